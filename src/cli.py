@@ -1,0 +1,121 @@
+"""Command lines out of dataclasses: flags, `--help` and YAML all come from the fields and their docstrings."""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import jsonargparse
+
+from src.errors import InputError, fail, nearest
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+Arguments = TypeVar("Arguments")
+
+
+def modes() -> list[str]:
+    """The model sizes that `--mode` knows: one YAML file each in `configs/`."""
+    return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
+
+
+def mode_file(mode: str) -> Path:
+    """The YAML file of a mode; `2.6b` finds `2.6B`.
+
+    Raises:
+        InputError: No such mode.
+    """
+    for name in modes():
+        if name.lower() == mode.lower():
+            return CONFIG_DIR / f"{name}.yaml"
+    raise InputError(f"--mode '{mode}' is none of {', '.join(modes())}{nearest(mode, modes())}")
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Reports any error in one line, with the nearest known name for an unknown one."""
+
+    known_keys: Sequence[str] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        unknown_flag = re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message, re.IGNORECASE)
+        unknown_key = re.search(r"(?:Group '([^']*)' does not accept (?:option|nested key) '([^']+)'"
+                                r"|Option '([^']+)' is not accepted)", message)
+        if unknown_flag:
+            message = f"no option --{unknown_flag[1]}" + self._nearest_key(unknown_flag[1])
+        elif unknown_key:
+            key = ".".join(part for part in unknown_key.groups() if part)
+            message = f"no setting '{key}'" + self._nearest_key(key)
+        else:
+            message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "").replace("Parser key ", "")
+        fail(message)
+
+    def _nearest_key(self, key: str) -> str:
+        """The nearest known key: compared whole, and then by its last part, for those who leave out the group."""
+        whole = nearest(key, self.known_keys)
+        if whole:
+            return whole
+        by_last_part = {known.rsplit(".", 1)[-1]: known for known in self.known_keys}
+        close = nearest(key.rsplit(".", 1)[-1], by_last_part)
+        return close and re.sub(r"'(.+)'", lambda match: f"'{by_last_part[match[1]]}'", close)
+
+
+def _keys(arguments_class: type, prefix: str = "") -> list[str]:
+    keys = []
+    for field in fields(arguments_class):
+        nested = is_dataclass(field.type)
+        keys += _keys(field.type, f"{prefix}{field.name}.") if nested else [prefix + field.name]
+    return keys
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of `flag` on a command line, before the real parser runs."""
+    for position, argument in enumerate(arguments):
+        if argument == flag and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(flag + "="):
+            return argument[len(flag) + 1:]
+    return None
+
+
+def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParser:
+    """The parser of a dataclass; nested dataclasses become groups (`--model.hidden_size`).
+
+    A class with nested groups also gets `--config FILE` and `--mode NAME`.
+    """
+    summary = (arguments_class.__doc__ or "").split("Args:")[0].strip()
+    parser = _Parser(prog=prog, description=summary)
+    parser.known_keys = _keys(arguments_class)
+    if any(is_dataclass(field.type) for field in fields(arguments_class)):
+        parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="A YAML file of settings.")
+        parser.add_argument("--mode", type=str, help=f"A model size from configs/: {', '.join(modes())}.")
+        parser.known_keys += ["config", "mode"]
+    parser.add_class_arguments(arguments_class, as_group=False)
+    return parser
+
+
+def parse(arguments_class: type[Arguments], prog: str, arguments: Sequence[str] | None = None,
+          base_config: Path | None = None) -> Arguments:
+    """Build a dataclass from a command line.
+
+    Later wins: the class's defaults, `base_config`, `--mode`, `--config`, single flags.
+
+    Args:
+        arguments_class: The dataclass; its `__post_init__` checks may raise InputError.
+        prog: The program's name, as its user types it.
+        arguments: The command line without the program; `sys.argv[1:]` when None.
+        base_config: A YAML file of settings that come before all others (a checkpoint's own, say).
+
+    Exits:
+        With status 2 and one line for anything unknown or impossible.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser(arguments_class, prog)
+    try:
+        mode = _value_of("--mode", arguments) if "mode" in parser.known_keys else None
+        files = [file for file in (base_config, mode and mode_file(mode)) if file]
+        namespace = parser.parse_args([part for file in files for part in ("--config", str(file))] + arguments)
+        namespace = parser.instantiate(namespace).as_dict()
+    except InputError as error:
+        fail(str(error))
+    return arguments_class(**{field.name: namespace[field.name] for field in fields(arguments_class)})

@@ -1,0 +1,297 @@
+"""Every setting of the project: typed, documented, checked once.
+
+The docstrings are the command line's help. `configs/*.yaml` hold only what differs from the defaults here.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from src.errors import InputError
+
+DType = Literal["float32", "float16", "bfloat16"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _dtype_name(dtype: object) -> str:
+    """'float32' for 'float32', mindspore.float32 or numpy's."""
+    name = str(getattr(dtype, "__name__", dtype)).lower()
+    _require(name in DType.__args__, f"dtype '{dtype}' is none of {', '.join(DType.__args__)}")
+    return name
+
+
+@dataclass
+class PanguAlphaConfig:
+    """The network.
+
+    Args:
+        vocab_size: Rows of the word embedding; at least the tokenizer's pieces.
+        hidden_size: Width of the residual stream.
+        num_layers: Transformer layers, the query layer counted.
+        num_heads: Attention heads; divides hidden_size.
+        seq_length: Rows of the position table: the longest text, in tokens.
+        ffn_hidden_size: Width of the feed-forward layer; 4 * hidden_size when not given.
+        dropout_rate: Dropout of embeddings, attention and feed-forward outputs while training.
+        hidden_act: fast_gelu (x * sigmoid(1.702 x), as on Ascend) or gelu (tanh form, as the GPU original).
+        eod_token: Id that ends a document in the corpus; 6 in the released models.
+        pad_token: Id whose positions carry no loss; 6 in the released models.
+        eod_reset: Restart positions and attention after each end of document while training.
+        compute_dtype: Of matrix products. float32 on CPU; float16 or bfloat16 on Ascend and GPU.
+        softmax_compute_dtype: Of the attention's softmax.
+        param_init_dtype: Of the weights; LayerNorms and embeddings are always float32.
+        layernorm_epsilon: Added to the variance.
+        initializer_range: Standard deviation of initial weights and embeddings.
+        depth_scaled_init: Divide the initial residual projections by sqrt(2 * num_layers), as GPT-2 does.
+    """
+
+    vocab_size: int = 40000
+    hidden_size: int = 2560
+    num_layers: int = 32
+    num_heads: int = 32
+    seq_length: int = 1024
+    ffn_hidden_size: int | None = None
+    dropout_rate: float = 0.1
+    hidden_act: Literal["fast_gelu", "gelu"] = "fast_gelu"
+    eod_token: int = 6
+    pad_token: int = 6
+    eod_reset: bool = True
+    compute_dtype: DType = "float32"
+    softmax_compute_dtype: DType = "float32"
+    param_init_dtype: DType = "float32"
+    layernorm_epsilon: float = 1e-5
+    initializer_range: float = 0.01
+    depth_scaled_init: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_heads", "seq_length"):
+            _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        _require(self.num_layers >= 2, f"model.num_layers is {self.num_layers}; it must be at least 2 "
+                                       "(one block and the query layer)")
+        if self.hidden_size % self.num_heads:
+            fitting = [heads for heads in range(1, self.hidden_size + 1) if self.hidden_size % heads == 0]
+            best = min(fitting, key=lambda heads: abs(heads - self.num_heads))
+            raise InputError(f"model.num_heads {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
+                             f"{best} would")
+        if self.ffn_hidden_size is None:
+            self.ffn_hidden_size = 4 * self.hidden_size
+        _require(self.ffn_hidden_size >= 1, f"model.ffn_hidden_size is {self.ffn_hidden_size}; it must be at least 1")
+        _require(0 <= self.dropout_rate < 1, f"model.dropout_rate is {self.dropout_rate}; it must lie in [0, 1)")
+        _require(self.hidden_act in ("fast_gelu", "gelu"),
+                 f"model.hidden_act '{self.hidden_act}' is none of fast_gelu, gelu")
+        for name in ("eod_token", "pad_token"):
+            _require(0 <= getattr(self, name) < self.vocab_size,
+                     f"model.{name} {getattr(self, name)} is outside the vocabulary of {self.vocab_size} ids")
+        for name in ("compute_dtype", "softmax_compute_dtype", "param_init_dtype"):
+            setattr(self, name, _dtype_name(getattr(self, name)))
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the network, the tied word embedding counted once."""
+        hidden, ffn = self.hidden_size, self.ffn_hidden_size
+        layer = 4 * (hidden * hidden + hidden) + 2 * hidden * ffn + ffn + hidden + 4 * hidden
+        return self.num_layers * layer + 2 * hidden + (self.vocab_size + 2 * self.seq_length) * hidden
+
+
+@dataclass
+class DataConfig:
+    """Where the text comes from and how it becomes ids.
+
+    Args:
+        train: Folder of MindRecord files (from src.preprocess), or one such file.
+        validation: The same for the validation text; empty for none.
+        column: Name of the MindRecord column that holds the ids.
+        tokenizer: jieba (SentencePiece over jieba words, the official one) or gpt (GPT-2 byte-level BPE).
+        tokenizer_path: Folder or file of the vocabulary: vocab.model, or vocab.json and merges.txt.
+        shuffle: Shuffle the records anew each epoch, from training.seed.
+    """
+
+    train: str = ""
+    validation: str = ""
+    column: str = "input_ids"
+    tokenizer: Literal["jieba", "gpt"] = "jieba"
+    tokenizer_path: str = ""
+    shuffle: bool = True
+
+
+@dataclass
+class TrainingConfig:
+    """How the weights are learned.
+
+    Args:
+        batch_size: Sequences a device and a micro-batch.
+        accumulation_steps: Micro-batches whose gradients are averaged before an optimizer step.
+        steps: Optimizer steps of the whole run.
+        optimizer: adam_weight_decay (the release's: no bias correction), adamw (with it) or lamb.
+        learning_rate: Highest learning rate, at the end of the warm-up.
+        end_learning_rate: Where the cosine decay ends.
+        warmup_steps: Steps of linear warm-up.
+        decay_steps: Step at which the cosine decay ends; `steps` when not given.
+        beta1: Decay of the gradient's running mean.
+        beta2: Decay of the squared gradient's running mean.
+        epsilon: Added to the root of the second moment.
+        weight_decay: Decoupled weight decay; none for LayerNorms and biases.
+        clip_norm: Largest global norm of the gradients; 0 for no clipping.
+        loss_scale: First loss scale; 1 with dynamic_loss_scale false turns scaling off.
+        dynamic_loss_scale: Halve the loss scale and skip the step on overflow, double it after a clean window.
+        loss_scale_window: Clean steps before the loss scale doubles.
+        recompute: Recompute each layer's activations in the backward pass: less memory, more time.
+        seed: Of the weights, the dropout masks and the data order.
+        eval_interval: Steps between two validation perplexities; 0 for never.
+        eval_batches: Validation batches each time; 0 for all.
+        log_interval: Steps between two metric lines.
+        save_interval: Steps between two checkpoints; 0 for only the last.
+        keep_checkpoints: Newest checkpoints that are kept.
+        output: Folder of the run: checkpoints, metrics, the loss curve.
+        resume: Go on from the newest whole checkpoint in `output` where there is one.
+        init_checkpoint: Weights to start from (incremental training, fine-tuning); the optimizer starts anew.
+    """
+
+    batch_size: int = 8
+    accumulation_steps: int = 1
+    steps: int = 200000
+    optimizer: Literal["adam_weight_decay", "adamw", "lamb"] = "adam_weight_decay"
+    learning_rate: float = 1e-4
+    end_learning_rate: float = 1e-6
+    warmup_steps: int = 2000
+    decay_steps: int | None = None
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    loss_scale: float = 2.0 ** 32
+    dynamic_loss_scale: bool = True
+    loss_scale_window: int = 1000
+    recompute: bool = False
+    seed: int = 0
+    eval_interval: int = 0
+    eval_batches: int = 0
+    log_interval: int = 10
+    save_interval: int = 1000
+    keep_checkpoints: int = 3
+    output: str = "output"
+    resume: bool = True
+    init_checkpoint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation_steps", "steps", "loss_scale_window", "log_interval",
+                     "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"training.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("warmup_steps", "eval_interval", "eval_batches", "save_interval", "clip_norm", "weight_decay",
+                     "end_learning_rate", "seed"):
+            _require(getattr(self, name) >= 0, f"training.{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("learning_rate", "epsilon", "loss_scale"):
+            _require(getattr(self, name) > 0, f"training.{name} is {getattr(self, name)}; it must be positive")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"training.{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        if self.decay_steps is None:
+            self.decay_steps = max(self.steps, self.warmup_steps + 1)
+        _require(self.decay_steps > self.warmup_steps, f"training.decay_steps {self.decay_steps} must be more than "
+                                                       f"training.warmup_steps {self.warmup_steps}")
+        _require(self.end_learning_rate <= self.learning_rate,
+                 f"training.end_learning_rate {self.end_learning_rate} is above training.learning_rate "
+                 f"{self.learning_rate}")
+
+
+@dataclass
+class ParallelConfig:
+    """The machine that runs it.
+
+    Args:
+        device_target: CPU, GPU or Ascend.
+        device_id: Which of the machine's devices.
+    """
+
+    device_target: Literal["CPU", "GPU", "Ascend"] = "CPU"
+    device_id: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.device_id >= 0, f"parallel.device_id is {self.device_id}; it must not be negative")
+
+
+@dataclass
+class GenerationConfig:
+    """How text is made from the model's logits.
+
+    Args:
+        max_new_tokens: Most tokens added to a prompt.
+        method: sample, greedy or beam.
+        temperature: Divides the logits before sampling; 0 means greedy.
+        top_k: Sample among the k likeliest tokens; 0 for all.
+        top_p: Sample among the likeliest tokens whose probabilities first add up to p; 1 for all.
+        repetition_penalty: Divides positive and multiplies negative logits of tokens in prompt or answer; 1 for none.
+        frequency_penalty: Subtracted from a token's logit for each time it was generated.
+        presence_penalty: Subtracted once from the logit of each generated token.
+        num_samples: Answers a prompt.
+        num_beams: Beams of the beam search.
+        length_penalty: A beam's log-probability is divided by its length to this power.
+        end_token: Id at which an answer ends; 9 (<eot>) in the released models.
+        stop: Texts at which an answer ends; not part of it.
+        seed: Of the sampling.
+        use_past: Keep keys and values of past tokens; false recomputes everything each token (a check).
+    """
+
+    max_new_tokens: int = 64
+    method: Literal["sample", "greedy", "beam"] = "greedy"
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    num_samples: int = 1
+    num_beams: int = 4
+    length_penalty: float = 1.0
+    end_token: int = 9
+    stop: list[str] = field(default_factory=list)
+    seed: int = 0
+    use_past: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_samples", "num_beams"):
+            _require(getattr(self, name) >= 1, f"generation.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("temperature", "top_k", "seed", "end_token"):
+            _require(getattr(self, name) >= 0, f"generation.{name} is {getattr(self, name)}; it must not be negative")
+        _require(0 < self.top_p <= 1, f"generation.top_p is {self.top_p}; it must lie in (0, 1]")
+        _require(self.repetition_penalty > 0,
+                 f"generation.repetition_penalty is {self.repetition_penalty}; it must be positive")
+        _require(self.method in ("sample", "greedy", "beam"),
+                 f"generation.method '{self.method}' is none of sample, greedy, beam")
+        _require(all(self.stop), "generation.stop holds an empty text, which would end every answer at once")
+        if self.method == "beam":
+            _require(self.num_samples <= self.num_beams,
+                     f"generation.num_samples {self.num_samples} is more than generation.num_beams {self.num_beams}")
+
+
+@dataclass
+class RunConfig:
+    """PanGu-α: settings come from configs/ (`--mode`), a YAML file (`--config`) and single flags, later ones winning.
+
+    Args:
+        model: The network.
+        data: Text and tokenizer.
+        training: Optimization, checkpoints and reports.
+        parallel: The machine.
+        generation: Sampling.
+    """
+
+    model: PanguAlphaConfig
+    data: DataConfig
+    training: TrainingConfig
+    parallel: ParallelConfig
+    generation: GenerationConfig
+
+    def save(self, path: str | Path) -> None:
+        """Write all settings as YAML, readable again by `--config`."""
+        Path(path).write_text(yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8")
