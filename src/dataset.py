@@ -1,0 +1,233 @@
+"""MindRecord to batches: any batch of any epoch by its number, so that a run resumes where it stopped."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore.dataset as ds
+import numpy as np
+
+from src.errors import InputError
+
+LOSS_MASK_COLUMN = "loss_mask"
+READER_THREADS = 2
+
+
+def eod_reset(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and attention that start anew after each end of document, which itself ends the old one.
+
+    Args:
+        ids: int32 (B, S+1); the last column is only a label.
+        eod_token: Id that ends a document.
+
+    Returns:
+        position_ids, int32 (B, S), and attention_mask, int8 (B, S, S): 1 where a query (row) may attend to a key
+        (column), that is to itself and to what comes before it in the same document.
+    """
+    inputs = ids[:, :-1]
+    ends = inputs == eod_token
+    begins = np.pad(ends[:, :-1], ((0, 0), (1, 0)))
+    document = np.cumsum(begins, axis=1, dtype=np.int32)  # (B, S)
+    place = np.arange(inputs.shape[1], dtype=np.int32)
+    start = np.maximum.accumulate(np.where(begins, place, 0), axis=1)  # (B, S)
+    may_attend = document[:, :, None] == document[:, None, :]  # (B, S, S)
+    may_attend &= place[:, None] >= place
+    return place - start, may_attend.view(np.int8)
+
+
+def causal(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and attention that take no notice of documents; arguments and results as of `eod_reset`."""
+    batch, length = ids.shape[0], ids.shape[1] - 1
+    position_ids = np.broadcast_to(np.arange(length, dtype=np.int32), (batch, length))
+    attention_mask = np.broadcast_to(np.tril(np.ones((length, length), np.int8)), (batch, length, length))
+    return position_ids.copy(), attention_mask.copy()
+
+
+@dataclass
+class Batch:
+    """Some records.
+
+    Args:
+        ids: int32 (B, S+1): inputs are ids[:, :-1], labels ids[:, 1:].
+        loss_mask: float32 (B, S), 1 where the label counts; None where all do.
+    """
+
+    ids: np.ndarray
+    loss_mask: np.ndarray | None = None
+
+
+class TokenBatches:
+    """Batches of the records of a MindRecord file, or of all such files of a folder in the order of their names.
+
+    The number of a batch alone determines what is in it. With several ranks, batch n is the same as one rank's
+    batch n of `rank_size * batch_size` records, and rank r has its rows from `r * batch_size` on.
+
+    Args:
+        path: A MindRecord file (its .db beside it) or a folder of them, from src.preprocess.
+        column: Name of the column of ids. Where there is a column `loss_mask` too, it is read.
+        batch_size: Records a batch on each rank.
+        seq_length: The model's S; records have S+1 ids.
+        vocab_size: The model's; ids are below it.
+        seed: Of the order of the records.
+        shuffle: Draw a new order for each epoch; false keeps the order of the files.
+        rank: Which of the data-parallel ranks this is.
+        rank_size: Number of data-parallel ranks.
+
+    Raises:
+        InputError: No such file, no whole MindRecord, no such column, records of another length, fewer records than
+            one batch needs; while iterating, an id outside the vocabulary.
+    """
+
+    def __init__(self, path: str | Path, column: str, batch_size: int, seq_length: int, vocab_size: int,
+                 seed: int = 0, shuffle: bool = True, rank: int = 0, rank_size: int = 1) -> None:
+        self._files = record_files(path)
+        self._width, self._vocab_size = seq_length + 1, vocab_size
+        self._batch_size, self._rank, self._rank_size = batch_size, rank, rank_size
+        self._seed, self._shuffle = seed, shuffle
+        counts, self._columns = _check_files(self._files, column)
+        self._ends = np.cumsum(counts)
+        if not self.batches_per_epoch:
+            raise InputError(f"{path} holds {self.num_records} records, fewer than one batch of "
+                             f"{batch_size * rank_size} (batch size {batch_size}, {rank_size} data-parallel ranks)")
+        self._check_outermost_records()
+
+    @property
+    def num_records(self) -> int:
+        """Records of all files."""
+        return int(self._ends[-1])
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches an epoch."""
+        return self.num_records // (self._batch_size * self._rank_size)
+
+    @property
+    def dropped_per_epoch(self) -> int:
+        """Records that an epoch leaves out, since they make no whole batch; others each epoch when shuffled."""
+        return self.num_records % (self._batch_size * self._rank_size)
+
+    def iterate(self, start_batch: int = 0) -> Iterator[Batch]:
+        """Batches start_batch, start_batch + 1, ... without end; nothing before them is read."""
+        epoch, first = divmod(start_batch, self.batches_per_epoch)
+        while True:
+            order = np.arange(self.num_records)
+            if self._shuffle:
+                order = np.random.default_rng((self._seed, epoch)).permutation(self.num_records)
+            yield from self._read(order, first, self.batches_per_epoch)
+            epoch, first = epoch + 1, 0
+
+    def once(self, num_batches: int = 0) -> Iterator[Batch]:
+        """The first `num_batches` whole batches (0: all), in the order of the files, for validation."""
+        last = min(num_batches or self.batches_per_epoch, self.batches_per_epoch)
+        return self._read(np.arange(self.num_records), 0, last)
+
+    def _read(self, order: np.ndarray, first: int, last: int) -> Iterator[Batch]:
+        """This rank's part of batches first to last - 1 of an order of the records."""
+        grid = order[:self.batches_per_epoch * self._rank_size * self._batch_size]
+        mine = grid.reshape(-1, self._rank_size, self._batch_size)[first:last, self._rank]
+        rows = _rows(self._files, self._columns, mine.ravel())
+        for records in mine:
+            ids, *loss_mask = zip(*(next(rows) for _ in records), strict=True)
+            self._check(ids, records)
+            yield Batch(np.stack(ids), np.stack(loss_mask[0]).astype(np.float32) if loss_mask else None)
+
+    def _check(self, ids: Sequence[np.ndarray], records: Sequence[int]) -> None:
+        """Raise InputError for the first of `records` whose ids are not as the model needs them."""
+        for record, row in zip(records, ids, strict=True):
+            problem = None
+            if row.shape != (self._width,):
+                problem = f"has {row.size} ids; seq_length {self._width - 1} needs {self._width}"
+            elif row.min() < 0 or row.max() >= self._vocab_size:
+                problem = f"holds ids from {row.min()} to {row.max()}; vocab_size {self._vocab_size} has 0 to " \
+                          f"{self._vocab_size - 1}"
+            if problem:
+                file = int(np.searchsorted(self._ends, record, side="right"))
+                number = int(record - (self._ends[file - 1] if file else 0))
+                raise InputError(f"{self._files[file]}: record {number} {problem}")
+
+    def _check_outermost_records(self) -> None:
+        """Read the first and the last record of each file: a file that was cut off has lost the last."""
+        begin = 0
+        for file, end in zip(self._files, self._ends.tolist(), strict=True):
+            outermost = sorted({0, end - begin - 1})
+            try:
+                with _quiet_stderr():
+                    rows = list(_rows([file], self._columns, np.array(outermost)))
+            except RuntimeError:
+                raise _not_whole(file) from None
+            self._check([row[0] for row in rows], [begin + number for number in outermost])
+            begin = end
+
+
+def record_files(path: str | Path) -> list[Path]:
+    """The MindRecord files that `path` is or holds, by name.
+
+    In a folder they are known by their suffix .mindrecord or by the index (.db) that stands beside them.
+
+    Raises:
+        InputError: No such path, or none in the folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no MindRecord file or folder '{path}'; `python -m src.preprocess` makes one")
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix == ".mindrecord" or _index_of(file).exists())
+    if not files:
+        raise InputError(f"folder '{path}' holds no MindRecord file; `python -m src.preprocess` makes one")
+    return files
+
+
+def _index_of(file: Path) -> Path:
+    return file.with_name(file.name + ".db")
+
+
+def _not_whole(file: Path) -> InputError:
+    return InputError(f"{file} and its index {_index_of(file).name} are not a whole MindRecord (cut off, renamed or "
+                      "something else); make them anew with `python -m src.preprocess`")
+
+
+def _check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[str]]:
+    """The number of records of each file, and the columns to read from all of them."""
+    counts, have_mask = [], []
+    for file in files:
+        if not _index_of(file).is_file():
+            raise InputError(f"{file} has no index {_index_of(file).name} beside it; copy both, or make them anew "
+                             "with `python -m src.preprocess`")
+        try:
+            dataset = ds.MindDataset([str(file)])
+            names = dataset.get_col_names()
+            counts.append(dataset.get_dataset_size())
+        except (RuntimeError, ValueError):
+            raise _not_whole(file) from None
+        if column not in names:
+            raise InputError(f"{file} has no column '{column}'; it has {', '.join(names)}")
+        have_mask.append(LOSS_MASK_COLUMN in names)
+    if len(set(have_mask)) > 1:
+        raise InputError(f"only some of the files in {files[0].parent} have a column {LOSS_MASK_COLUMN}; keep "
+                         "pre-training and fine-tuning records in folders of their own")
+    return counts, [column, LOSS_MASK_COLUMN] if have_mask[0] else [column]
+
+
+def _rows(files: Sequence[Path], columns: Sequence[str], records: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The columns of each of `records`, which are numbered through `files`."""
+    dataset = ds.MindDataset([str(file) for file in files], list(columns), num_parallel_workers=READER_THREADS,
+                             sampler=ds.SubsetSampler(records.tolist()))
+    return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keep what MindSpore's C++ threads write to stderr from the user, who gets our one line instead."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

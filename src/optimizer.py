@@ -1,0 +1,147 @@
+"""AdamWeightDecay, AdamW and LAMB, and the learning rate of each step.
+
+The schedule and the bias corrections are functions of the step alone and come in from the host, so that an optimizer's
+whole state is its two moments.
+"""
+
+import math
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from src.pangu_alpha_config import TrainingConfig
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up to `learning_rate`, then half a cosine down to `end_learning_rate` at `decay_steps`.
+
+    Args:
+        step: Optimizer steps done before this one.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = min(1.0, (step - config.warmup_steps) / (config.decay_steps - config.warmup_steps))
+    span = config.learning_rate - config.end_learning_rate
+    return config.end_learning_rate + span * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to a parameter: to all but LayerNorms and biases."""
+    return "layernorm" not in name and "bias" not in name
+
+
+@dataclass
+class StepScalars:
+    """What one optimizer step needs from the host.
+
+    Args:
+        learning_rate: Of this step.
+        beta1_power: beta1 ** t for bias correction, t from 1; 0 for none.
+        beta2_power: The same of beta2.
+    """
+
+    learning_rate: float
+    beta1_power: float
+    beta2_power: float
+
+    @classmethod
+    def at(cls, config: TrainingConfig, step: int, applied_steps: int) -> "StepScalars":
+        """The scalars of optimizer step `step`, before which `applied_steps` updates were not skipped by overflow."""
+        corrected = config.optimizer != "adam_weight_decay"
+        powers = [beta ** (applied_steps + 1) if corrected else 0.0 for beta in (config.beta1, config.beta2)]
+        return cls(learning_rate(config, step), *powers)
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As float32 scalars."""
+        return tuple(Tensor(np.float32(value)) for value in (self.learning_rate, self.beta1_power, self.beta2_power))
+
+
+class Update(nn.Cell):
+    """Base of the updates of one parameter: parameter, its moments (float32), gradient (float32), scalars -> anything
+    to depend on. Parameters and moments change in place."""
+
+    def __init__(self, config: TrainingConfig):
+        super().__init__()
+        self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
+        self.assign = ops.Assign()
+        self.sqrt = ops.Sqrt()
+        self.cast = ops.Cast()
+
+    def direction(self, m: Parameter, v: Parameter, gradient: Tensor, beta1_power: Tensor,
+                  beta2_power: Tensor) -> Tensor:
+        """Advance the moments; the bias-corrected m / (sqrt(v) + epsilon)."""
+        m_next = self.assign(m, m * self.beta1 + gradient * (1.0 - self.beta1))
+        v_next = self.assign(v, v * self.beta2 + gradient * gradient * (1.0 - self.beta2))
+        return m_next / (1.0 - beta1_power) / (self.sqrt(v_next / (1.0 - beta2_power)) + self.epsilon)
+
+
+class AdamUpdate(Update):
+    """p <- p - lr * (m / (sqrt(v) + epsilon) + decay * p), by the fused operator where parameters are float32."""
+
+    def __init__(self, config: TrainingConfig):
+        super().__init__(config)
+        self.adam = ops.Adam()
+
+    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor, lr: Tensor,
+                  beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
+        if parameter.dtype != ms.float32:
+            value = self.cast(parameter, ms.float32)
+            change = self.direction(m, v, gradient, beta1_power, beta2_power) + decay * value
+            return self.assign(parameter, self.cast(value - lr * change, parameter.dtype))
+        if decay > 0:
+            gradient = ops.depend(gradient, self.assign(parameter, parameter * (1.0 - lr * decay)))
+        # The operator adds its epsilon to the uncorrected root: scaled so, it is the one added to the corrected root.
+        epsilon = self.epsilon * self.sqrt(1.0 - beta2_power)
+        return self.adam(parameter, m, v, beta1_power, beta2_power, lr, self.beta1, self.beta2, epsilon, gradient)[0]
+
+
+class LambUpdate(Update):
+    """LAMB (arXiv 1904.00962): AdamW's step, scaled to lr times the parameter's own norm."""
+
+    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor, lr: Tensor,
+                  beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
+        value = self.cast(parameter, ms.float32)
+        change = self.direction(m, v, gradient, beta1_power, beta2_power) + decay * value
+        value_norm, change_norm = self.sqrt(sum_of_squares(value)), self.sqrt(sum_of_squares(change))
+        both = ops.logical_and(value_norm > 0, change_norm > 0)
+        trust = ops.select(both, value_norm / ops.select(both, change_norm, ops.ones_like(change_norm)),
+                           ops.ones_like(value_norm))
+        return self.assign(parameter, self.cast(value - lr * trust * change, parameter.dtype))
+
+
+def sum_of_squares(x: Tensor) -> Tensor:
+    """Float32 scalar. The last axis first: on CPU three times faster than all at once, and as exact."""
+    squares = ops.square(ops.cast(x, ms.float32))
+    return ops.ReduceSum()(ops.ReduceSum()(squares, -1))
+
+
+class Optimizer(nn.Cell):
+    """All parameters' updates. Moments are named adam_m.* and adam_v.*, as MindSpore's AdamWeightDecay names them.
+
+    Inputs:
+        gradients: One float tensor a parameter; factor (float32 scalar) that each is multiplied by first; lr,
+        beta1_power, beta2_power (float32 scalars) of `StepScalars`.
+    """
+
+    def __init__(self, config: TrainingConfig, parameters: list[Parameter]):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.first_moments = self._moments("adam_m")
+        self.second_moments = self._moments("adam_v")
+        self.decays = tuple(config.weight_decay if is_decayed(p.name) else 0.0 for p in parameters)
+        self.update = LambUpdate(config) if config.optimizer == "lamb" else AdamUpdate(config)
+
+    def _moments(self, prefix: str) -> ParameterTuple:
+        return ParameterTuple([Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"{prefix}.{p.name}",
+                                         requires_grad=False) for p in self.parameters])
+
+    def construct(self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor,
+                  beta2_power: Tensor) -> bool:
+        done = ()
+        for i in range(len(gradients)):
+            gradient = ops.cast(gradients[i], ms.float32) * factor
+            done += (self.update(self.decays[i], self.parameters[i], self.first_moments[i], self.second_moments[i],
+                                 gradient, lr, beta1_power, beta2_power),)
+        return ops.depend(True, done)

@@ -1,0 +1,334 @@
+"""PanGu-α: the model, and only the model. Read it top to bottom beside the paper's figure (arXiv 2104.12369).
+
+What is unusual, for those who know GPT-2:
+  * A *query layer* on top. Its keys and values come from the layer below, its queries from a learned embedding of the
+    position: "what comes at this place?". Its residual is the layer below, as in any block.
+  * The final LayerNorm stands *before* the query layer; nothing normalises what goes into the head.
+  * Queries and keys are each divided by d^(1/4), so that fp16 scores cannot overflow before they meet the softmax.
+  * The activation is fast_gelu, x * sigmoid(1.702 x).
+  * Q, K and V have weights stored (out, in); every other weight is stored (in, out). Names are the official checkpoint's.
+
+Hidden states are (B * S, H) between layers: B rows of S tokens, H wide. A is the number of heads, d = H / A.
+A cell calls its operators through attributes, so that shard strategies can be attached from outside.
+"""
+
+import math
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+from src.dropout import Dropout, number_sites
+from src.pangu_alpha_config import PanguAlphaConfig
+
+MASKED_SCORE = -10000.0  # finite, and in fp16's range
+
+
+class EmbeddingTable(nn.Cell):
+    """A float32 table of `rows` vectors; the ids of any shape give (..., H)."""
+
+    def __init__(self, rows: int, config: PanguAlphaConfig):
+        super().__init__()
+        self.embedding_table = Parameter(
+            initializer(Normal(config.initializer_range), (rows, config.hidden_size), ms.float32))
+        self.gather = ops.Gather()
+
+    def construct(self, ids: Tensor) -> Tensor:
+        return self.gather(self.embedding_table, ids, 0)
+
+
+class Embedding(nn.Cell):
+    """Word plus position embedding: two (B, S) ids -> (B * S, H) in the compute dtype."""
+
+    def __init__(self, config: PanguAlphaConfig):
+        super().__init__()
+        self.word_embedding = EmbeddingTable(config.vocab_size, config)
+        self.position_embedding = EmbeddingTable(config.seq_length, config)
+        self.add = ops.Add()
+        self.reshape = ops.Reshape()
+        self.cast = ops.Cast()
+        self.dropout = Dropout(config.dropout_rate)
+        self.hidden_size = config.hidden_size
+        self.compute_dtype = getattr(ms, config.compute_dtype)
+
+    def construct(self, input_ids: Tensor, position_ids: Tensor, dropout_key: Tensor | None = None) -> Tensor:
+        x = self.add(self.word_embedding(input_ids), self.position_embedding(position_ids))
+        x = self.dropout(x, dropout_key)
+        return self.cast(self.reshape(x, (-1, self.hidden_size)), self.compute_dtype)
+
+
+class LayerNorm(nn.Cell):
+    """LayerNorm over the last axis, in float32 whatever comes in. Composed of means: on CPU its backward is 2.5 times
+    faster than that of the fused operator."""
+
+    def __init__(self, config: PanguAlphaConfig):
+        super().__init__()
+        self.gamma = Parameter(initializer("ones", (config.hidden_size,), ms.float32))
+        self.beta = Parameter(initializer("zeros", (config.hidden_size,), ms.float32))
+        self.epsilon = config.layernorm_epsilon
+        self.mean = ops.ReduceMean(keep_dims=True)
+        self.sub = ops.Sub()
+        self.square = ops.Square()
+        self.rsqrt = ops.Rsqrt()
+        self.mul = ops.Mul()
+        self.add = ops.Add()
+        self.cast = ops.Cast()
+
+    def construct(self, x: Tensor) -> Tensor:
+        centred = self.cast(x, ms.float32)
+        centred = self.sub(centred, self.mean(centred, -1))
+        scale = self.rsqrt(self.mean(self.square(centred), -1) + self.epsilon)
+        normed = self.add(self.mul(self.mul(centred, scale), self.gamma), self.beta)
+        return self.cast(normed, x.dtype)
+
+
+class Linear(nn.Cell):
+    """x @ weight + bias in the compute dtype; the weight is stored (out, in) where `transposed`, else (in, out)."""
+
+    def __init__(self, in_size: int, out_size: int, config: PanguAlphaConfig, transposed: bool = False,
+                 std: float | None = None):
+        super().__init__()
+        shape = (out_size, in_size) if transposed else (in_size, out_size)
+        dtype = getattr(ms, config.param_init_dtype)
+        std = config.initializer_range if std is None else std
+        self.weight = Parameter(initializer(Normal(std), shape, dtype))
+        self.bias = Parameter(initializer("zeros", (out_size,), dtype))
+        self.matmul = ops.MatMul(transpose_b=transposed)
+        self.add = ops.Add()
+        self.cast = ops.Cast()
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.matmul(x, self.cast(self.weight, x.dtype))
+        return self.add(x, self.cast(self.bias, x.dtype))
+
+
+class Attention(nn.Cell):
+    """Multi-head attention. Queries come from `query`, keys and values from `x`: in a block both are the same.
+
+    `cache` is None, or a cell that a runtime attaches: it stores the new keys and values (B, A, S, d) at a place and
+    answers with those to attend to.
+    """
+
+    def __init__(self, config: PanguAlphaConfig, residual_std: float):
+        super().__init__()
+        hidden = config.hidden_size
+        self.dense1 = Linear(hidden, hidden, config, transposed=True)
+        self.dense2 = Linear(hidden, hidden, config, transposed=True)
+        self.dense3 = Linear(hidden, hidden, config, transposed=True)
+        self.projection = Linear(hidden, hidden, config, std=residual_std)
+        self.cache = None
+        self.num_heads = config.num_heads
+        self.head_size = config.head_size
+        self.scale = config.head_size ** -0.25
+        self.softmax_dtype = getattr(ms, config.softmax_compute_dtype)
+        self.reshape = ops.Reshape()
+        self.transpose = ops.Transpose()
+        self.mul = ops.Mul()
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.add = ops.Add()
+        self.softmax = ops.Softmax(axis=-1)
+        self.weighted_sum = ops.BatchMatMul()
+        self.cast = ops.Cast()
+        self.attention_dropout = Dropout(config.dropout_rate)
+        self.output_dropout = Dropout(config.dropout_rate)
+
+    def construct(self, query: Tensor, x: Tensor, bias: Tensor, dropout_key: Tensor | None = None,
+                  position: Tensor | None = None) -> Tensor:
+        batch = bias.shape[0]
+        q = self._heads(self.mul(self.dense1(query), self.scale), batch)                    # (B, A, S, d)
+        k = self._heads(self.mul(self.dense2(x), self.scale), batch)                        # (B, A, S, d)
+        v = self._heads(self.dense3(x), batch)                                              # (B, A, S, d)
+        if self.cache is not None:
+            k, v = self.cache(k, v, position)
+        scores = self.add(self.cast(self.scores(q, k), self.softmax_dtype), bias)           # (B, A, S, S)
+        weights = self.cast(self.softmax(scores), v.dtype)
+        weights = self.attention_dropout(weights, dropout_key)
+        mixed = self.transpose(self.weighted_sum(weights, v), (0, 2, 1, 3))                 # (B, S, A, d)
+        output = self.projection(self.reshape(mixed, (-1, self.num_heads * self.head_size)))
+        return self.output_dropout(output, dropout_key)                                     # (B * S, H)
+
+    def _heads(self, x: Tensor, batch: int) -> Tensor:
+        return self.transpose(self.reshape(x, (batch, -1, self.num_heads, self.head_size)), (0, 2, 1, 3))
+
+
+class FastGelu(nn.Cell):
+    """x * sigmoid(1.702 x). Written with two plain operators: several times faster on CPU than ops.gelu."""
+
+    def __init__(self):
+        super().__init__()
+        self.mul = ops.Mul()
+        self.sigmoid = ops.Sigmoid()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.mul(x, self.sigmoid(self.mul(x, 1.702)))
+
+
+class FeedForward(nn.Cell):
+    """H -> 4H -> H."""
+
+    def __init__(self, config: PanguAlphaConfig, residual_std: float):
+        super().__init__()
+        self.mapping = Linear(config.hidden_size, config.ffn_hidden_size, config)
+        self.activation = FastGelu() if config.hidden_act == "fast_gelu" else ops.GeLU()
+        self.projection = Linear(config.ffn_hidden_size, config.hidden_size, config, std=residual_std)
+        self.dropout = Dropout(config.dropout_rate)
+
+    def construct(self, x: Tensor, dropout_key: Tensor | None = None) -> Tensor:
+        return self.dropout(self.projection(self.activation(self.mapping(x))), dropout_key)
+
+
+class Block(nn.Cell):
+    """Pre-LayerNorm Transformer layer; the query layer is one whose `query` is given."""
+
+    def __init__(self, config: PanguAlphaConfig):
+        super().__init__()
+        residual_std = config.initializer_range
+        if config.depth_scaled_init:
+            residual_std /= math.sqrt(2 * config.num_layers)
+        self.layernorm1 = LayerNorm(config)
+        self.attention = Attention(config, residual_std)
+        self.layernorm2 = LayerNorm(config)
+        self.output = FeedForward(config, residual_std)
+        self.add = ops.Add()
+
+    def construct(self, x: Tensor, bias: Tensor, query: Tensor | None = None, dropout_key: Tensor | None = None,
+                  position: Tensor | None = None) -> Tensor:
+        normed = self.layernorm1(x)
+        x = self.add(x, self.attention(normed if query is None else query, normed, bias, dropout_key, position))
+        return self.add(x, self.output(self.layernorm2(x), dropout_key))
+
+
+class Backbone(nn.Cell):
+    """Embedding, blocks, final LayerNorm, query layer."""
+
+    def __init__(self, config: PanguAlphaConfig):
+        super().__init__()
+        self.embedding = Embedding(config)
+        self.blocks = nn.CellList([Block(config) for _ in range(config.num_layers - 1)])
+        self.layernorm = LayerNorm(config)
+        self.top_query_embedding = EmbeddingTable(config.seq_length, config)
+        self.top_query_layer = Block(config)
+        self.hidden_size = config.hidden_size
+        self.softmax_dtype = getattr(ms, config.softmax_compute_dtype)
+        self.reshape = ops.Reshape()
+        self.expand_dims = ops.ExpandDims()
+        self.sub = ops.Sub()
+        self.mul = ops.Mul()
+        self.cast = ops.Cast()
+
+    def construct(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor,
+                  dropout_key: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        allowed = self.expand_dims(self.cast(attention_mask, self.softmax_dtype), 1)        # (B, 1, S, S)
+        bias = self.mul(self.sub(1.0, allowed), MASKED_SCORE)
+        x = self.embedding(input_ids, position_ids, dropout_key)                            # (B * S, H)
+        for block in self.blocks:
+            x = block(x, bias, None, dropout_key, position)
+        x = self.layernorm(x)
+        query = self.reshape(self.top_query_embedding(position_ids), (-1, self.hidden_size))
+        return self.top_query_layer(x, bias, self.cast(query, x.dtype), dropout_key, position)
+
+
+class Head(nn.Cell):
+    """Hidden states against every row of the (tied) word embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.matmul = ops.MatMul(transpose_b=True)
+        self.cast = ops.Cast()
+
+    def construct(self, x: Tensor, table: Tensor) -> Tensor:
+        return self.cast(self.matmul(x, self.cast(table, x.dtype)), ms.float32)
+
+
+class PanguAlphaModel(nn.Cell):
+    """Ids to the logits of each next token.
+
+    Args:
+        config: Shapes and arithmetic.
+
+    Inputs:
+        input_ids (B, S) int32, position_ids (B, S) int32: the tokens and the rows of the position tables.
+        attention_mask (B, S, S), any number type: 1 where the token of axis 1 may look at that of axis 2, else 0.
+        dropout_key (B,) int32: one a row; without it nothing is dropped (see src/dropout.py).
+
+    Returns:
+        logits (B, S, V) float32.
+    """
+
+    def __init__(self, config: PanguAlphaConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.head = Head()
+        self.reshape = ops.Reshape()
+        number_sites(self)
+
+    def construct(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor,
+                  dropout_key: Tensor | None = None) -> Tensor:
+        x = self.backbone(input_ids, position_ids, attention_mask, dropout_key)
+        logits = self.head(x, self.backbone.embedding.word_embedding.embedding_table)
+        return self.reshape(logits, input_ids.shape + (-1,))
+
+
+class CrossEntropy(nn.Cell):
+    """Negative log-likelihood of each row: logits (N, V) float32, labels (N,) int32 -> (N,) float32.
+
+    The gradient, softmax minus one-hot, comes from the fused operator: several times faster on CPU than one made of
+    parts. Its own forward pass is not used: it knows only the mean, and adds that up in one float32.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.log_softmax = ops.LogSoftmax(axis=-1)
+        self.gather = ops.GatherD()
+        self.mean_gradient = ops.SparseSoftmaxCrossEntropyWithLogits(is_grad=True)
+        self.reshape = ops.Reshape()
+        self.mul = ops.Mul()
+        self.neg = ops.Neg()
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        picked = self.gather(self.log_softmax(logits), 1, self.reshape(labels, (-1, 1)))
+        return self.neg(self.reshape(picked, (-1,)))
+
+    def bprop(self, logits: Tensor, labels: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.reshape(self.mul(dout, labels.shape[0]), (-1, 1))
+        return self.mul(self.mean_gradient(logits, labels), rows), ops.zeros_like(labels)
+
+
+class PanguAlphaWithLoss(nn.Cell):
+    """Mean negative log-likelihood, in float32, of the labels ids[:, 1:] over the inputs ids[:, :-1] that are not pad.
+
+    Inputs:
+        ids (B, S + 1) int32; position_ids (B, S) and attention_mask (B, S, S) as the model takes them.
+        loss_mask (B, S): 1 where a label counts (fine-tuning); all that follow a non-pad input when not given.
+        dropout_key (B,) int32, or none.
+
+    Returns:
+        The loss, a float32 scalar.
+    """
+
+    def __init__(self, config: PanguAlphaConfig, model: PanguAlphaModel):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.pad_token = config.pad_token
+        self.vocab_size = config.vocab_size
+        self.cross_entropy = CrossEntropy()
+        self.not_equal = ops.NotEqual()
+        self.mul = ops.Mul()
+        self.div = ops.Div()
+        self.add = ops.Add()
+        self.sum = ops.ReduceSum()
+        self.cast = ops.Cast()
+        self.reshape = ops.Reshape()
+
+    def construct(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
+                  dropout_key: Tensor | None = None) -> Tensor:
+        input_ids = ids[:, :-1]
+        labels = self.reshape(ids[:, 1:], (-1,))
+        counted = self.cast(self.not_equal(input_ids, self.pad_token), ms.float32)
+        if loss_mask is not None:
+            counted = self.mul(counted, self.cast(loss_mask, ms.float32))
+        counted = self.reshape(counted, (-1,))
+        logits = self.model(input_ids, position_ids, attention_mask, dropout_key)
+        losses = self.cross_entropy(self.reshape(logits, (-1, self.vocab_size)), labels)
+        return self.div(self.sum(self.mul(losses, counted)), self.add(self.sum(counted), 1e-8))

@@ -1,0 +1,114 @@
+"""Write the quickstart's corpus: `python -m src.quickstart.corpus --output DIR`.
+
+Facts are asked in a dozen phrasings each. For every fact a few phrasings are held out of the training text, so that a
+model can only answer them by having learned the fact from the others; they become the quickstart's exam.
+"""
+
+import json
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from src.cli import parse
+from src.errors import InputError, run_program
+from src.quickstart.templates import RELATIONS, couplets, sums
+
+README_QUESTION = "四川的省会是哪里?"
+HELD_OUT_PER_FACT = 2
+VALIDATION_DOCUMENTS = 200
+ANSWER_FORMS = ("{question}{answer}", "问:{question}答:{answer}")
+
+
+@dataclass
+class CorpusArguments:
+    """Write a small Chinese corpus of facts in many phrasings, sums and couplets, and questions held out of it.
+
+    Args:
+        output: Folder for train.txt and validation.txt (documents separated by blank lines) and questions.jsonl.
+        seed: Of the choice of held-out questions, of the validation documents and of their order.
+    """
+
+    output: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}; it must not be negative")
+
+
+class Corpus(NamedTuple):
+    """Documents, each one line, no two the same.
+
+    Args:
+        train: To learn from.
+        validation: Of the same kind, none of them in `train`.
+        questions: (question, answer) pairs; no question stands anywhere in `train` or `validation`.
+    """
+
+    train: list[str]
+    validation: list[str]
+    questions: list[tuple[str, str]]
+
+
+def build_corpus(seed: int = 0) -> Corpus:
+    """The whole corpus; the same seed gives the same corpus.
+
+    README_QUESTION is always held out.
+    """
+    rng = random.Random(seed)
+    documents, held_out = [*sums(), *couplets()], []
+    for relation in RELATIONS:
+        for place in relation.places():
+            fields = place._asdict()
+            questions = [template.format(**fields) for template in relation.questions]
+            rng.shuffle(questions)
+            questions.sort(key=lambda question: question != README_QUESTION)  # first, so always held out
+            answer = fields[relation.answer]
+            held_out += [(question, answer) for question in questions[:HELD_OUT_PER_FACT]]
+            documents += [form.format(question=question, answer=answer)
+                          for question in questions[HELD_OUT_PER_FACT:] for form in ANSWER_FORMS]
+            documents += [template.format(**fields) for template in relation.statements]
+    rng.shuffle(documents)
+    return Corpus(documents[VALIDATION_DOCUMENTS:], documents[:VALIDATION_DOCUMENTS], held_out)
+
+
+def write_corpus(corpus: Corpus, output: str | Path) -> None:
+    """Write train.txt, validation.txt and questions.jsonl, each whole or not at all.
+
+    Args:
+        corpus: What to write.
+        output: Folder; made where it is missing.
+
+    Raises:
+        InputError: `output` cannot be a folder or cannot be written to.
+    """
+    texts = {
+        "train.txt": "\n\n".join(corpus.train) + "\n",
+        "validation.txt": "\n\n".join(corpus.validation) + "\n",
+        "questions.jsonl": "".join(json.dumps({"question": question, "answer": answer}, ensure_ascii=False) + "\n"
+                                   for question, answer in corpus.questions),
+    }
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            partial = folder / f"{name}.partial"
+            partial.write_text(text, encoding="utf-8", newline="\n")
+            os.replace(partial, folder / name)
+    except OSError as error:
+        raise InputError(f"--output '{output}' cannot be written to ({error.strerror}); name another folder") from error
+
+
+def main() -> None:
+    """Entry point of `python -m src.quickstart.corpus`."""
+    arguments = parse(CorpusArguments, "python -m src.quickstart.corpus")
+    corpus = build_corpus(arguments.seed)
+    write_corpus(corpus, arguments.output)
+    print(f"{arguments.output}: {len(corpus.train)} training documents, {len(corpus.validation)} validation documents, "
+          f"{len(corpus.questions)} held-out questions")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,168 @@
+"""From logits to the next token: penalties, temperature, top-k, top-p and the draw, in this order, in NumPy.
+
+Logits are (B, V) arrays, a row an answer in the making; a token ruled out has the logit -inf. Nothing here changes an
+array that it was given. The smallest id wins wherever logits are equal, as with argmax.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from src.errors import InputError
+from src.pangu_alpha_config import GenerationConfig
+
+_NUCLEUS_GUESS = 512  # tokens; a nucleus is nearly always smaller, and sorting these is far cheaper than sorting all
+
+
+class Penalties:
+    """The repetition, frequency and presence penalties of a batch, and the token counts that they need.
+
+    Args:
+        prompts: Prompt ids of each row; only the repetition penalty looks at them.
+        vocab_size: V, the width of the logits.
+        config: Gives the three penalties; with none on, nothing is counted.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], vocab_size: int, config: GenerationConfig) -> None:
+        self.config = config
+        self.on = bool(config.repetition_penalty != 1 or config.frequency_penalty or config.presence_penalty)
+        if self.on:
+            self.in_prompt = np.zeros((len(prompts), vocab_size), bool)
+            self.counts = np.zeros((len(prompts), vocab_size), np.float32)
+            for row, prompt in enumerate(prompts):
+                self.in_prompt[row, prompt] = True
+
+    def apply(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The penalised logits of `rows`: float32 (len(rows), V), like the logits given."""
+        if not self.on:
+            return logits
+        return penalise(logits, self.in_prompt[rows], self.counts[rows], self.config)
+
+    def count(self, tokens: np.ndarray, rows: np.ndarray) -> None:
+        """Take note of one new answer token in each of `rows`."""
+        if self.on:
+            self.counts[rows, tokens] += 1
+
+    def reorder(self, rows: np.ndarray) -> None:
+        """Row i continues what was row rows[i]."""
+        if self.on:
+            self.in_prompt, self.counts = self.in_prompt[rows], self.counts[rows]
+
+
+def penalise(logits: np.ndarray, in_prompt: np.ndarray, counts: np.ndarray, config: GenerationConfig) -> np.ndarray:
+    """Make tokens that were already used less likely.
+
+    Args:
+        logits: float32 (B, V).
+        in_prompt: bool (B, V), the tokens of the prompt.
+        counts: float32 (B, V), how often the answer holds each token.
+        config: Gives the penalties: repetition (CTRL, arXiv:1909.05858) for prompt and answer, then frequency and
+            presence for the answer alone.
+    """
+    repeated = np.where(logits > 0, logits / config.repetition_penalty, logits * config.repetition_penalty)
+    logits = np.where(in_prompt | (counts > 0), repeated, logits)
+    return logits - (config.frequency_penalty * counts + config.presence_penalty * (counts > 0))
+
+
+def choose_tokens(logits: np.ndarray, config: GenerationConfig,
+                  generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """The next token of each row, int64 (B,).
+
+    Args:
+        logits: float32 (B, V), penalties already applied.
+        config: Greedy (also for temperature 0), or temperature, top_k and top_p of the sampling.
+        generators: One for each row, so that no row depends on its neighbours; greedy draws nothing.
+    """
+    if config.method == "greedy" or config.temperature == 0:
+        return logits.argmax(axis=-1)
+    logits = apply_temperature(logits, config.temperature)
+    if 0 < config.top_k < logits.shape[-1]:
+        logits = keep_top_k(logits, config.top_k)
+    if config.top_p < 1:
+        logits = keep_top_p(logits, config.top_p)
+    return draw(logits, np.array([generator.random() for generator in generators]))
+
+
+def row_generator(seed: int, prompt: int, sample: int) -> np.random.Generator:
+    """The random numbers of one answer: they depend on nothing but the seed, its prompt's place and its own."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(prompt, sample)))
+
+
+def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """float64 logits divided by a positive temperature; the largest of each row becomes 0, so none can overflow up."""
+    with np.errstate(over="ignore"):
+        return (logits - logits.max(axis=-1, keepdims=True)).astype(np.float64) / temperature
+
+
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """Rule out all but the k largest logits of each row; 1 <= k <= V."""
+    first_kept = logits.shape[-1] - k
+    smallest = np.partition(logits, first_kept, axis=-1)[:, first_kept]
+    return _keep_largest(logits, smallest, np.full(len(logits), k))
+
+
+def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """Rule out all but the nucleus of each row (arXiv:1904.09751), the token that reaches p included; 0 < p < 1."""
+    smallest, sizes = zip(*(_nucleus(row, p) for row in logits), strict=True)
+    return _keep_largest(logits, np.array(smallest), np.array(sizes))
+
+
+def _nucleus(logits: np.ndarray, p: float) -> tuple[float, int]:
+    """Smallest logit and size of the least set of tokens (of one row) whose probabilities add up to p or more."""
+    vocab_size = len(logits)
+    highest = logits.max()
+    target = p * np.exp(logits - highest).sum(dtype=np.float64)
+    size = min(_NUCLEUS_GUESS, vocab_size)
+    while True:
+        first_kept = vocab_size - size
+        largest = np.sort(np.partition(logits, first_kept)[first_kept:])[::-1]
+        cumulated = np.cumsum(np.exp(largest - highest), dtype=np.float64)
+        if cumulated[-1] >= target or size == vocab_size:
+            needed = min(int(np.searchsorted(cumulated, target)) + 1, size)
+            return largest[needed - 1], needed
+        size = min(8 * size, vocab_size)
+
+
+def _keep_largest(logits: np.ndarray, smallest: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Keep sizes[b] logits of row b, all those above smallest[b] and as many equal to it as there is room for."""
+    above = logits > smallest[:, None]
+    equal = logits == smallest[:, None]
+    room = sizes - above.sum(axis=-1)
+    return np.where(above | (equal & (equal.cumsum(axis=-1) <= room[:, None])), logits, -np.inf)
+
+
+def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Sample from softmax(logits) by the inverse of its cumulated distribution, in float64.
+
+    Args:
+        logits: (B, V).
+        uniforms: float64 (B,) in [0, 1).
+
+    Returns:
+        int64 (B,); never a token ruled out, for its piece of the distribution is empty.
+    """
+    weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    cumulated = weights.cumsum(axis=-1)
+    return np.array([np.searchsorted(row, uniform * row[-1], side="right")
+                     for row, uniform in zip(cumulated, uniforms, strict=True)])
+
+
+def log_normalizer(logits: np.ndarray) -> np.ndarray:
+    """log(sum(exp(logits))) of each row, float64 (B,): log-probabilities are logits less this.
+
+    Raises:
+        InputError: The model gave NaN or infinity.
+    """
+    highest = logits.max(axis=-1)
+    if not np.isfinite(highest).all():
+        raise InputError("the model's logits are not finite: its weights are damaged, or overflow in "
+                         "model.compute_dtype; try float32")
+    return highest + np.log(np.exp(logits - highest[:, None]).sum(axis=-1, dtype=np.float64))
+
+
+def largest_entries(scores: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """Row and column of the `count` largest entries of a matrix (of all, if it has fewer), the largest first."""
+    flat = scores.ravel()
+    first_kept = max(flat.size - count, 0)
+    places = np.sort(np.argpartition(flat, first_kept)[first_kept:])
+    return [divmod(place, scores.shape[1]) for place in places[np.argsort(-flat[places], kind="stable")].tolist()]

@@ -1,0 +1,235 @@
+"""The forms of raw text that `src.preprocess` reads, as a stream: a file is never in memory whole."""
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TextIO
+
+from src.errors import InputError
+from src.vocabulary import check_text
+
+PIECE_CHARS = 32_768
+JSON_LINE_CHARS = 64_000_000
+READ_BYTES = 1 << 20
+
+
+class Piece(NamedTuple):
+    """A document, or a part of a long one cut after a line, so that several processes can share it."""
+
+    text: str
+    ends_document: bool
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of text."""
+        return len(self.text)
+
+
+class Example(NamedTuple):
+    """A prompt and the completion that the model learns to give."""
+
+    prompt: str
+    completion: str
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of text."""
+        return len(self.prompt) + len(self.completion)
+
+
+class Line(NamedTuple):
+    """A line with its newline, and where it stands."""
+
+    text: str
+    path: Path
+    number: int
+
+    @property
+    def place(self) -> str:
+        """`file:number`."""
+        return f"{self.path}:{self.number}"
+
+
+def _as_is(text: str) -> str:
+    return text
+
+
+def _pieces(documents_of_lines: Iterator[tuple[str, bool]]) -> Iterator[Piece]:
+    """Gather (line, begins a document) pairs into pieces of about PIECE_CHARS characters."""
+    held: list[str] = []
+    num_chars = 0
+    for text, begins_document in documents_of_lines:
+        if held and (begins_document or num_chars >= PIECE_CHARS):
+            piece = "".join(held)
+            yield Piece(piece.rstrip("\n") if begins_document else piece, begins_document)
+            held, num_chars = [], 0
+        held.append(text)
+        num_chars += len(text)
+    if held:
+        yield Piece("".join(held).rstrip("\n"), True)
+
+
+def _read_paragraphs(lines: Iterator[Line]) -> Iterator[Piece]:
+    """Documents with blank lines between them."""
+
+    def marked() -> Iterator[tuple[str, bool]]:
+        begins, at_line_start = True, True
+        for line in lines:
+            if at_line_start and line.text.isspace():
+                begins = True
+            else:
+                yield line.text, begins
+                begins = False
+            at_line_start = line.text.endswith("\n")
+
+    return _pieces(marked())
+
+
+def _read_wikitext(lines: Iterator[Line]) -> Iterator[Piece]:
+    """Articles, each begun by its ` = Title = ` line; the blank lines around headings are dropped."""
+    title = re.compile(r" = (?!=).*(?<!=) = \n?")
+    return _pieces((line.text, bool(title.fullmatch(line.text))) for line in lines if not line.text.isspace())
+
+
+def clean_wikitext(text: str) -> str:
+    """Undo WikiText's tokenization: `1 @,@ 000 miles , ( he said ) .` becomes `1,000 miles, (he said).`"""
+    text = re.sub(r" @([-,.])@ ", r"\1", text)
+    text = re.sub(r"= (?==)", "=", text)
+    text = re.sub(r" (?=n't\b|'(?:s|t|m|d|re|ve|ll)\b)", "", text)
+    text = re.sub(r'" ([^"\n]*?) "', r'"\1"', text)
+    text = re.sub(r"([(\[{]) ", r"\1", text)
+    text = re.sub(r" (?=[)\]}]|[,.:;!?](?:\s|$))", "", text)
+    return re.sub(r" *\n *", "\n", text).strip(" ")
+
+
+def _json_fields(line: Line, *names: str) -> list[str]:
+    try:
+        record = json.loads(line.text)
+    except ValueError as error:
+        raise InputError(f"{line.place}: not a JSON object ({error}); each line must be one") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{line.place}: a JSON {type(record).__name__} where an object with "
+                         f"{' and '.join(names)} should be")
+    for name in names:
+        if not isinstance(record.get(name), str):
+            raise InputError(f"{line.place}: no text under \"{name}\"; the object has {', '.join(record) or 'nothing'}")
+        try:
+            check_text(record[name])
+        except InputError as error:
+            raise InputError(f"{line.place}: {error}") from None
+    return [record[name] for name in names]
+
+
+def _read_jsonl(lines: Iterator[Line]) -> Iterator[Piece]:
+    """One document a line, `{"text": ...}`."""
+    texts = (_json_fields(line, "text")[0] for line in lines if not line.text.isspace())
+    return (Piece(text, True) for text in texts if text.strip())
+
+
+def _read_lambada(lines: Iterator[Line]) -> Iterator[Piece]:
+    """One document a line, as bare text or as `{"text": ...}`."""
+    for line in lines:
+        text = _json_fields(line, "text")[0] if line.text.startswith("{") else line.text
+        if text.strip():
+            yield Piece(text.rstrip("\n"), True)
+
+
+def _read_finetune(lines: Iterator[Line]) -> Iterator[Example]:
+    """One example a line, `{"prompt": ..., "completion": ...}`."""
+    return (Example(*_json_fields(line, "prompt", "completion")) for line in lines if not line.text.isspace())
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of raw text.
+
+    Args:
+        read: Lines of one file -> its pieces of documents, or its examples.
+        clean: Applied to each piece before it is tokenized, in the worker processes.
+        whole_lines: Whether a line must be whole: then one above JSON_LINE_CHARS is refused, else one above
+            PIECE_CHARS is cut.
+    """
+
+    read: Callable[[Iterator[Line]], Iterator[Piece] | Iterator[Example]]
+    clean: Callable[[str], str] = _as_is
+    whole_lines: bool = False
+
+
+_TEXT = Form(_read_paragraphs)
+_WIKITEXT = Form(_read_wikitext, clean=clean_wikitext)
+FORMS = {
+    "text": _TEXT,
+    "openwebtext": _TEXT,
+    "wikitext": _WIKITEXT,
+    "wiki": _WIKITEXT,
+    "lambada": Form(_read_lambada, whole_lines=True),
+    "jsonl": Form(_read_jsonl, whole_lines=True),
+    "finetune": Form(_read_finetune, whole_lines=True),
+}
+
+
+class Corpus:
+    """The raw text of some files, one after the other.
+
+    Args:
+        files: Read in this order; a document ends with its file at the latest.
+        form: How documents lie in them.
+
+    Raises:
+        InputError: A file that cannot be read, is not UTF-8, or has a line that its form does not allow; while
+            iterating.
+    """
+
+    def __init__(self, files: Sequence[Path], form: Form) -> None:
+        self._files = files
+        self._form = form
+        self.num_bytes = sum(path.stat().st_size for path in files)
+        self._bytes_before = 0
+        self._file: TextIO | None = None
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all files taken from the disk so far."""
+        return self._bytes_before + (self._file.buffer.tell() if self._file else 0)
+
+    def __iter__(self) -> Iterator[Piece] | Iterator[Example]:
+        for path in self._files:
+            yield from self._form.read(self._lines(path))
+
+    def _lines(self, path: Path) -> Iterator[Line]:
+        limit = JSON_LINE_CHARS if self._form.whole_lines else PIECE_CHARS
+        try:
+            with open(path, encoding="utf-8-sig") as self._file:
+                for number in count(1):
+                    line = Line(self._file.readline(limit), path, number)
+                    if not line.text:
+                        break
+                    if self._form.whole_lines and len(line.text) == limit:
+                        raise InputError(f"{line.place}: a line of {limit} characters or more; "
+                                         "put one document or JSON object on each line")
+                    yield line
+                self._bytes_before, self._file = self.bytes_read, None
+        except UnicodeDecodeError:
+            with open(path, "rb") as file:
+                offset = _first_invalid_byte(file)
+            raise InputError(f"{path}: byte {offset} is not UTF-8; convert the file to UTF-8 first") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _first_invalid_byte(file: BinaryIO) -> int:
+    """Offset of the first byte that is not UTF-8; the text layer only tells it within its own buffer."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    while True:
+        block = file.read(READ_BYTES)
+        pending = len(decoder.getstate()[0])
+        try:
+            decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            return offset - pending + error.start
+        offset += len(block)

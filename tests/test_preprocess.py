@@ -1,0 +1,266 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from mindspore.mindrecord import FileReader
+
+from src import preprocess as module
+from src import text_sources
+from src.errors import InputError
+from src.preprocess import PreprocessArguments, preprocess
+from src.text_sources import clean_wikitext
+from src.tokenization import load_tokenizer
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EOT = 6
+
+
+def rows_of(path, column="input_ids"):
+    reader = FileReader(str(path), num_consumer=1)
+    rows = [row[column] for row in reader.get_next()]
+    reader.close()
+    return np.stack(rows)
+
+
+@pytest.fixture
+def run(tmp_path, tiny_vocab):
+    """Preprocess the given text; the summary and the output's path."""
+
+    def run(text, **flags):
+        source = tmp_path / "text.txt"
+        source.write_bytes(text if isinstance(text, bytes) else text.encode())
+        settings = dict(input_glob=str(source), model_file=str(tiny_vocab), num_process=1, seq_length=33,
+                        output_file=str(tmp_path / "output" / "ids.mindrecord")) | flags
+        return preprocess(PreprocessArguments(**settings)), Path(settings["output_file"])
+
+    return run
+
+
+def packed(documents, tokenizer, seq_length):
+    """The whole specification of packing."""
+    ids = [token for document in documents for token in [*tokenizer.encode(document), EOT]]
+    count = len(ids) // seq_length
+    return np.array(ids[:count * seq_length]).reshape(count, seq_length), len(ids)
+
+
+def paragraphs(text):
+    return [part.strip("\n") for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Cut long documents every few lines, and let few of the pieces be under way at once."""
+    monkeypatch.setattr(text_sources, "PIECE_CHARS", 200)
+    monkeypatch.setattr(module, "CHUNK_CHARS", 300)
+    monkeypatch.setattr(module, "CHARS_IN_FLIGHT", 1000)
+
+
+@pytest.mark.parametrize("num_process", [1, 3])
+def test_packing_is_the_naive_one(run, chinese_text, tiny_vocab, small_pieces, num_process):
+    text = "\n \n" + chinese_text(1, 300) + "no newline at the end"
+    summary, output = run(text, num_process=num_process)
+    documents = paragraphs(text)
+    rows, tokens = packed(documents, load_tokenizer("jieba", tiny_vocab), 33)
+    np.testing.assert_array_equal(rows_of(output), rows)
+    assert rows_of(output).dtype == np.int32
+    assert summary[:4] == (len(documents), tokens, len(rows), tokens % 33)
+    assert max(map(len, documents)) > 600, "no document was long enough to be cut"
+    assert left_in(output.parent) == ["ids.mindrecord", "ids.mindrecord.db"]
+
+
+def test_files_do_not_depend_on_the_number_of_processes(run, chinese_text, small_pieces):
+    contents = []
+    for num_process in (1, 2, 3):
+        _, output = run(chinese_text(2, 200), num_process=num_process)
+        contents.append(output.read_bytes())
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_reading_ahead_is_bounded(tiny_vocab, small_pieces):
+    taken = 0
+
+    def chunks():
+        nonlocal taken
+        for _ in range(500):
+            taken += 1
+            yield module.Chunk([text_sources.Piece("一" * 300, True)], 300, 0)
+
+    encoder = module.DocumentEncoder(load_tokenizer("jieba", tiny_vocab), EOT, str)
+    with module.Workers(encoder, 2) as workers:
+        for finished, _ in enumerate(workers.encode(chunks()), start=1):
+            assert (taken - finished) * 300 <= module.CHARS_IN_FLIGHT
+
+
+def test_a_line_without_end_is_read_in_parts(run, small_pieces):
+    summary, _ = run("一" * 200 + "\n" + "月" * 1000)  # the first line fills a piece to the last character
+    assert summary.documents == 1
+
+
+def test_several_files_each_end_a_document(run, tmp_path, tiny_vocab):
+    for name, text in (("b.txt", "床前明月光\n"), ("a.txt", "春风又绿江南岸")):
+        (tmp_path / name).write_text(text)
+    _, output = run("", input_glob=str(tmp_path / "[ab].txt"), seq_length=2, data_column_name="tokens")
+    rows, _ = packed(["春风又绿江南岸", "床前明月光"], load_tokenizer("jieba", tiny_vocab), 2)
+    np.testing.assert_array_equal(rows_of(output, "tokens"), rows)
+
+
+LINES = "\n".join(["春风", "明月光", "今天是"] * 9)
+TEXTS = ["春风", "明月光", "今天是"] * 9
+
+
+@pytest.mark.parametrize("form, text, documents", [
+    ("openwebtext", LINES.replace("\n", "\n\n"), TEXTS),
+    ("lambada", LINES, TEXTS),
+    ("lambada", "\n".join(json.dumps({"text": text}) for text in TEXTS), TEXTS),
+    ("jsonl", "\n".join(json.dumps({"id": 1, "text": text}) for text in TEXTS + [""]) + "\n\n", TEXTS),
+    ("wikitext", " \n = Fox = \n \n the fox , quick \n \n = = Life = = \n\n 13 dogs .\n = Dog = \n over \n" * 5,
+     ["= Fox =\nthe fox, quick\n== Life ==\n13 dogs.", "= Dog =\nover"] * 5),
+])
+def test_forms(run, tiny_vocab, form, text, documents):
+    summary, output = run(text, dataset_type=form, seq_length=5)
+    rows, tokens = packed(documents, load_tokenizer("jieba", tiny_vocab), 5)
+    np.testing.assert_array_equal(rows_of(output), rows)
+    assert (summary.documents, summary.tokens) == (len(documents), tokens)
+
+
+def test_wikitext_is_detokenized():
+    raw = ' The " quick " <unk> , ( 1 @,@ 000 @.@ 5 fox @-@ like ) did n\'t : it \'s over ; done ! \n = = = Life = = = \n'
+    assert clean_wikitext(raw) == 'The "quick" <unk>, (1,000.5 fox-like) didn\'t: it\'s over; done!\n=== Life ===\n'
+
+
+def test_finetune_mask_covers_completion_and_eot(run, tiny_vocab):
+    tokenizer = load_tokenizer("jieba", tiny_vocab)
+    examples = [("床前", "明月光"), ("疑是地上霜，" * 20, "长"), ("", "春风"), ("举头望明月", "")]
+    text = "\n".join(json.dumps({"prompt": prompt, "completion": completion}) for prompt, completion in examples)
+    summary, output = run(text, dataset_type="finetune", seq_length=24)
+    rows, masks = rows_of(output), rows_of(output, "loss_mask")
+    assert (summary.documents, summary.records, summary.dropped) == (4, 3, 1)
+    assert rows.shape == (3, 24) and masks.shape == (3, 23)
+    for row, mask, (prompt, completion) in zip(rows, masks, [examples[0], *examples[2:]], strict=True):
+        wanted = tokenizer.encode(completion) + [tokenizer.eot_id]
+        ids = tokenizer.encode(prompt) + wanted
+        assert row.tolist() == ids + [tokenizer.pad_id] * (24 - len(ids))
+        labels_that_count = row[1:][mask == 1].tolist()
+        assert labels_that_count == (wanted if prompt else wanted[1:])  # nothing predicts the very first id
+        assert set(mask.tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("text, flags, told", [
+    ("春风" * 99, dict(input_glob="/nowhere/*.txt"), "'/nowhere/*.txt' matches no file"),
+    ("春风" * 99, dict(model_file="/nowhere/vocab.model"), "/nowhere/vocab.model"),
+    ("春风" * 99, dict(eot=10_000), "--eot 10000 is outside"),
+    ("春风" * 99, dict(eot=-1), "--eot -1 is outside"),
+    ("春风" * 99, dict(seq_length=1), "--seq_length is 1"),
+    ("春风" * 99, dict(num_process=-1), "--num_process is -1"),
+    ("春风" * 99, dict(data_column_name="a-b"), "'a-b'"),
+    ("春风" * 99, dict(output_file="/proc/nowhere/x.mindrecord"), "cannot write in /proc/nowhere"),
+    ("春风" * 99, dict(output_file="a:b"), "'a:b'"),
+    ("春", dict(seq_length=50), "not one record of 50"),
+    ("", {}, "0 tokens in 0 documents"),
+    ("春风".encode() + b"\n\xff\n" + b"a" * 99, {}, "text.txt: byte 7 is not UTF-8"),
+    ("一".encode() * 700_000 + b"\xe4\xb8", {}, "text.txt: byte 2100000 is not UTF-8"),
+    ('{"text": "a"}\nnot json', dict(dataset_type="jsonl"), "text.txt:2: not a JSON object"),
+    ('\n{"txt": "a"}', dict(dataset_type="jsonl"), 'text.txt:2: no text under "text"; the object has txt'),
+    ('["a"]', dict(dataset_type="jsonl"), "text.txt:1: a JSON list"),
+    ('{"text": "\\ud800"}', dict(dataset_type="jsonl"), "text.txt:1: the text holds half a surrogate pair"),
+    ('{"prompt": "a"}', dict(dataset_type="finetune"), 'text.txt:1: no text under "completion"'),
+    ('{"prompt": "a", "completion": "%s"}' % ("春" * 99), dict(dataset_type="finetune"), "none of 1 examples fits"),
+])
+@pytest.mark.parametrize("num_process", [1, 2])
+def test_bad_input_is_told_in_one_line_and_leaves_nothing(run, tmp_path, text, flags, told, num_process):
+    with pytest.raises(InputError, match=re.escape(told)) as error:
+        run(text, **dict(num_process=num_process) | flags)
+    assert "\n" not in str(error.value)
+    assert left_in(tmp_path) in (["text.txt"], ["output", "text.txt"])
+    assert not (tmp_path / "output").exists() or left_in(tmp_path / "output") == []
+
+
+def test_a_failed_run_keeps_the_older_file(run, chinese_text):
+    _, output = run(chinese_text(3, 60))
+    before = rows_of(output)
+    with pytest.raises(InputError):
+        run(chinese_text(3, 60).encode() + b"\xff")
+    np.testing.assert_array_equal(rows_of(output), before)
+    summary, _ = run(chinese_text(4, 90))
+    assert len(rows_of(output)) == summary.records != len(before)
+
+
+@pytest.fixture
+def started(tmp_path, tiny_vocab, chinese_text):
+    """A run that has begun to write its file, as a process."""
+    (tmp_path / "long.txt").write_text(chinese_text(5, 2000) * 60)
+    output = tmp_path / "output" / "ids.mindrecord"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.preprocess", "--input_glob", str(tmp_path / "long.txt"), "--model_file",
+         str(tiny_vocab), "--output_file", str(output), "--num_process", "2"],
+        cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("output/.ids.mindrecord.partial-*/ids.mindrecord")):
+        assert process.poll() is None and time.monotonic() < deadline, "the run never began to write"
+        time.sleep(0.01)
+    yield process, output
+    process.kill()
+    process.communicate()
+
+
+def all_gone(processes, seconds=10):
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+@pytest.mark.parametrize("sent, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_clears_up(started, sent, status):
+    process, output = started
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert "Traceback" not in stderr
+    assert left_in(output.parent) == []
+    assert all_gone(workers)
+
+
+def test_a_killed_run_leaves_nothing_that_looks_whole(started, run, chinese_text):
+    process, output = started
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert all(name.startswith(".") for name in left_in(output.parent))
+    assert all_gone(workers)
+    run(chinese_text(6, 60))
+    assert left_in(output.parent) == ["ids.mindrecord", "ids.mindrecord.db"]
+
+
+def test_a_killed_worker_ends_the_run(started):
+    process, output = started
+    psutil.Process(process.pid).children()[0].kill()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "error: a worker process was killed" in stderr
+    assert left_in(output.parent) == []
+
+
+def test_command_line_as_modelzoo_users_type_it(tmp_path, tiny_vocab, chinese_text):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text(chinese_text(7, 400))
+    done = subprocess.run(
+        [sys.executable, "-m", "src.preprocess", "--input_glob", str(tmp_path / "data/*.txt"), "--tokenizer", "jieba",
+         "--model_file", str(tiny_vocab), "--eot", "6", "--data_column_name", "input_ids", "--seq_length", "129"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path / "output" / "pangu.mindrecord")
+    assert rows.shape[1] == 129
+    assert f"{len(rows)} records of 129" in done.stdout and "tokens/s" in done.stdout
+    assert done.stdout.count("\n") == 1

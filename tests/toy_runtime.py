@@ -1,0 +1,53 @@
+"""A model of two tokens' memory: small enough for brute force, with a cache that can go wrong."""
+
+import math
+
+import numpy as np
+
+PAD = 0
+
+
+class ToyRuntime:
+    """Looks its logits up by the last two tokens, read from a real cache, and checks that it is used properly."""
+
+    def __init__(self, vocab_size, seq_length=64, seed=0, spread=2.0):
+        self.vocab_size, self.seq_length = vocab_size, seq_length
+        self.table = np.random.default_rng(seed).normal(0, spread, (vocab_size + 1, vocab_size, vocab_size))
+        self.table = self.table.astype(np.float32)
+        self.decoded = []
+
+    def prefill(self, ids, lengths, capacity):
+        assert ids.dtype == lengths.dtype == np.int32
+        assert capacity <= self.seq_length and lengths.min() >= 1
+        self.capacity = capacity
+        self.prefilled_rows = len(ids)
+        self.decoded = []
+        self.reorders = 0
+        self.cache = np.full((len(ids), capacity), -1)
+        for row, prompt, length in zip(self.cache, ids, lengths, strict=True):
+            row[:length] = prompt[:length]
+            assert (prompt[length:] == PAD).all()
+        return self._logits(lengths - 1)
+
+    def decode(self, ids, positions):
+        assert ids.dtype == positions.dtype == np.int32
+        assert (positions < self.capacity).all()
+        rows = np.arange(len(ids))
+        assert (self.cache[rows, np.maximum(positions - 1, 0)] >= 0).all(), "a gap in the cache"
+        self.decoded.append((ids.copy(), positions.copy()))
+        self.cache[rows, positions] = ids
+        return self._logits(positions)
+
+    def reorder(self, rows):
+        self.reorders += 1
+        self.cache = self.cache[rows]
+
+    def _logits(self, positions):
+        rows = np.arange(len(positions))
+        before = np.where(positions > 0, self.cache[rows, positions - 1], self.vocab_size)
+        return self.table[before, self.cache[rows, positions]]
+
+    def log_probs(self, tokens):
+        """The truth for brute force: log-probabilities of the token after `tokens`, from no cache at all."""
+        logits = self.table[tokens[-2] if len(tokens) > 1 else self.vocab_size, tokens[-1]].astype(float)
+        return logits - math.log(np.exp(logits).sum())
