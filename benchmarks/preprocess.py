@@ -21,7 +21,7 @@ from src.train_tokenizer import train_sentencepiece
 WORDS_A_LINE = 12
 LINES_A_DOCUMENT = 8
 TRAINING_LINES = 5_000
-VOCAB_SIZE = 8_000
+VOCAB_SIZE = 4_000
 
 
 @dataclass

@@ -68,8 +68,8 @@ def _keys(arguments_class: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value of `flag` on a command line, before the real parser runs."""
+def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of `flag` on a command line, for what must be known before it is parsed."""
     for position, argument in enumerate(arguments):
         if argument == flag and position + 1 < len(arguments):
             return arguments[position + 1]
@@ -112,7 +112,7 @@ def parse(arguments_class: type[Arguments], prog: str, arguments: Sequence[str] 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(arguments_class, prog)
     try:
-        mode = _value_of("--mode", arguments) if "mode" in parser.known_keys else None
+        mode = flag_value("--mode", arguments) if "mode" in parser.known_keys else None
         files = [file for file in (base_config, mode and mode_file(mode)) if file]
         namespace = parser.parse_args([part for file in files for part in ("--config", str(file))] + arguments)
         namespace = parser.instantiate(namespace).as_dict()

@@ -11,8 +11,8 @@ import mindspore.dataset as ds
 import numpy as np
 
 from src.errors import InputError
+from src.record_writer import LOSS_MASK_COLUMN
 
-LOSS_MASK_COLUMN = "loss_mask"
 READER_THREADS = 2
 
 

@@ -137,6 +137,11 @@ class Optimizer(nn.Cell):
         return ParameterTuple([Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"{prefix}.{p.name}",
                                          requires_grad=False) for p in self.parameters])
 
+    @property
+    def state(self) -> list[Parameter]:
+        """All moments."""
+        return [*self.first_moments, *self.second_moments]
+
     def construct(self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor,
                   beta2_power: Tensor) -> bool:
         done = ()

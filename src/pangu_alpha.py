@@ -13,6 +13,7 @@ A cell calls its operators through attributes, so that shard strategies can be a
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
@@ -105,8 +106,8 @@ class Linear(nn.Cell):
 class Attention(nn.Cell):
     """Multi-head attention. Queries come from `query`, keys and values from `x`: in a block both are the same.
 
-    `cache` is None, or a cell that a runtime attaches: it stores the new keys and values (B, A, S, d) at a place and
-    answers with those to attend to.
+    `cache`, where a runtime gives one, is a function that takes the new keys and values (B, A, S, d) and answers with
+    those to attend to.
     """
 
     def __init__(self, config: PanguAlphaConfig, residual_std: float):
@@ -116,14 +117,13 @@ class Attention(nn.Cell):
         self.dense2 = Linear(hidden, hidden, config, transposed=True)
         self.dense3 = Linear(hidden, hidden, config, transposed=True)
         self.projection = Linear(hidden, hidden, config, std=residual_std)
-        self.cache = None
         self.num_heads = config.num_heads
         self.head_size = config.head_size
-        self.scale = config.head_size ** -0.25
+        self.scale = config.head_size ** 0.25
         self.softmax_dtype = getattr(ms, config.softmax_compute_dtype)
         self.reshape = ops.Reshape()
         self.transpose = ops.Transpose()
-        self.mul = ops.Mul()
+        self.div = ops.Div()
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.add = ops.Add()
         self.softmax = ops.Softmax(axis=-1)
@@ -133,13 +133,13 @@ class Attention(nn.Cell):
         self.output_dropout = Dropout(config.dropout_rate)
 
     def construct(self, query: Tensor, x: Tensor, bias: Tensor, dropout_key: Tensor | None = None,
-                  position: Tensor | None = None) -> Tensor:
+                  cache: Callable | None = None) -> Tensor:
         batch = bias.shape[0]
-        q = self._heads(self.mul(self.dense1(query), self.scale), batch)                    # (B, A, S, d)
-        k = self._heads(self.mul(self.dense2(x), self.scale), batch)                        # (B, A, S, d)
+        q = self._heads(self.div(self.dense1(query), self.scale), batch)                    # (B, A, S, d)
+        k = self._heads(self.div(self.dense2(x), self.scale), batch)                        # (B, A, S, d)
         v = self._heads(self.dense3(x), batch)                                              # (B, A, S, d)
-        if self.cache is not None:
-            k, v = self.cache(k, v, position)
+        if cache is not None:
+            k, v = cache(k, v)
         scores = self.add(self.cast(self.scores(q, k), self.softmax_dtype), bias)           # (B, A, S, S)
         weights = self.cast(self.softmax(scores), v.dtype)
         weights = self.attention_dropout(weights, dropout_key)
@@ -192,9 +192,9 @@ class Block(nn.Cell):
         self.add = ops.Add()
 
     def construct(self, x: Tensor, bias: Tensor, query: Tensor | None = None, dropout_key: Tensor | None = None,
-                  position: Tensor | None = None) -> Tensor:
+                  cache: Callable | None = None) -> Tensor:
         normed = self.layernorm1(x)
-        x = self.add(x, self.attention(normed if query is None else query, normed, bias, dropout_key, position))
+        x = self.add(x, self.attention(normed if query is None else query, normed, bias, dropout_key, cache))
         return self.add(x, self.output(self.layernorm2(x), dropout_key))
 
 
@@ -217,15 +217,16 @@ class Backbone(nn.Cell):
         self.cast = ops.Cast()
 
     def construct(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor,
-                  dropout_key: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+                  dropout_key: Tensor | None = None, caches: Sequence[Callable] | None = None) -> Tensor:
         allowed = self.expand_dims(self.cast(attention_mask, self.softmax_dtype), 1)        # (B, 1, S, S)
         bias = self.mul(self.sub(1.0, allowed), MASKED_SCORE)
         x = self.embedding(input_ids, position_ids, dropout_key)                            # (B * S, H)
-        for block in self.blocks:
-            x = block(x, bias, None, dropout_key, position)
+        for i, block in enumerate(self.blocks):
+            x = block(x, bias, None, dropout_key, caches[i] if caches is not None else None)
         x = self.layernorm(x)
         query = self.reshape(self.top_query_embedding(position_ids), (-1, self.hidden_size))
-        return self.top_query_layer(x, bias, self.cast(query, x.dtype), dropout_key, position)
+        return self.top_query_layer(x, bias, self.cast(query, x.dtype), dropout_key,
+                                    caches[-1] if caches is not None else None)
 
 
 class Head(nn.Cell):

@@ -6,7 +6,6 @@ Fine-tuning examples keep a record each. Reading and writing stay in this proces
 
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -15,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob
 from multiprocessing import get_context
@@ -23,18 +21,16 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import psutil
 from tqdm import tqdm
 
 from src.cli import parse
 from src.errors import InputError, run_program
+from src.record_writer import FORBIDDEN_IN_NAMES, LOSS_MASK_COLUMN, RecordWriter
 from src.text_sources import FORMS, Corpus, Example, Piece
 from src.tokenization import Tokenizer, load_tokenizer
 
-LOSS_MASK_COLUMN = "loss_mask"
 CHUNK_CHARS = 32_768
 CHARS_IN_FLIGHT = 256 * CHUNK_CHARS
-RECORDS_A_WRITE = 256
 PARENT_CHECK_SECONDS = 1.0
 TERMINATED_STATUS = 128 + signal.SIGTERM
 
@@ -77,9 +73,10 @@ class PreprocessArguments:
             raise InputError(f"--data_column_name '{self.data_column_name}' must be of letters, digits and _ "
                              f"(and not {LOSS_MASK_COLUMN})")
         name = os.path.basename(self.output_file)
-        if not name or re.search(r"[\\:*?\"<>|`&';]", name) or os.path.isdir(self.output_file):
-            raise InputError(f"--output_file '{self.output_file}' must be a file name without \\:*?\"<>|`&';")
-        self.num_process = self.num_process or os.cpu_count() or 1
+        if not name or set(FORBIDDEN_IN_NAMES) & set(name) or os.path.isdir(self.output_file):
+            raise InputError(f"--output_file '{self.output_file}' must be a file with none of {FORBIDDEN_IN_NAMES} "
+                             "in its name")
+        self.num_process = self.num_process or len(os.sched_getaffinity(0))
 
 
 class Summary(NamedTuple):
@@ -219,89 +216,33 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def encode(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Records]]:
-        """The records of each chunk, in order; at most CHARS_IN_FLIGHT characters (and a chunk) are read ahead."""
+        """The records of each chunk, in order; at most CHARS_IN_FLIGHT characters (and a chunk) are read ahead.
+
+        Raises:
+            InputError: A worker was killed.
+        """
         if not self._pool:
             for chunk in chunks:
                 yield chunk, self._encoder(chunk.items)
             return
+        try:
+            yield from self._encode_ahead(chunks)
+        except BrokenProcessPool:
+            raise InputError("a worker process was killed from outside, perhaps for want of memory; "
+                             "try a smaller --num_process") from None
+
+    def _encode_ahead(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Records]]:
         waiting: deque[tuple[Chunk, Future[Records]]] = deque()
         chars_in_flight = 0
         for chunk in chunks:
             waiting.append((chunk, self._pool.submit(_encode_in_worker, chunk.items)))
             chars_in_flight += chunk.num_chars
             while chars_in_flight > CHARS_IN_FLIGHT:
-                chars_in_flight -= waiting[0][0].num_chars
-                yield self._finished(*waiting.popleft())
-        while waiting:
-            yield self._finished(*waiting.popleft())
-
-    @staticmethod
-    def _finished(chunk: Chunk, future: Future[Records]) -> tuple[Chunk, Records]:
-        try:
-            return chunk, future.result()
-        except BrokenProcessPool:
-            raise InputError("a worker process was killed from outside, perhaps for want of memory; "
-                             "try a smaller --num_process") from None
-
-
-class RecordWriter:
-    """A MindRecord file that grows in a folder of its own until `finish` puts it in its place.
-
-    The file name is part of a MindRecord's content, so it is the folder that is temporary and not the name.
-
-    Args:
-        folder: Where it grows.
-        output: Where it is to stand.
-        widths: Ids a record, of each column.
-    """
-
-    def __init__(self, folder: Path, output: Path, widths: dict[str, int]) -> None:
-        self._partial, self._output = folder / output.name, output
-        self._schema = {column: {"type": "int32", "shape": [width]} for column, width in widths.items()}
-        self._writer = None
-        self.num_records = 0
-
-    def write(self, *columns: np.ndarray) -> None:
-        """Add records, int32 (records, width) for each column."""
-        rows = [dict(zip(self._schema, values, strict=True)) for values in zip(*columns, strict=True)]
-        if rows and not self._writer:
-            from mindspore.mindrecord import FileWriter  # not above: a second, better spent while workers tokenize
-
-            self._writer = FileWriter(str(self._partial), shard_num=1)
-            self._writer.add_schema(self._schema)
-        for start in range(0, len(rows), RECORDS_A_WRITE):
-            self._writer.write_raw_data(rows[start:start + RECORDS_A_WRITE])
-        self.num_records += len(rows)
-
-    def finish(self) -> None:
-        """Index the file and move it to its place.
-
-        An older file goes before, lest it be met with the new index; the new one comes last, for it is what readers
-        look for.
-        """
-        self._writer.commit()
-        self._output.unlink(missing_ok=True)
-        os.replace(f"{self._partial}.db", f"{self._output}.db")
-        os.replace(self._partial, self._output)
-
-
-@contextmanager
-def _temporary_folder(output: Path) -> Iterator[Path]:
-    """A hidden folder beside `output`, removed at the end; those that killed runs left are removed too."""
-    prefix = f".{output.name}.partial-"
-    folder = output.parent / f"{prefix}{os.getpid()}"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        for other in output.parent.glob(f"{prefix}[0-9]*"):
-            if other == folder or not psutil.pid_exists(int(other.name.removeprefix(prefix))):
-                shutil.rmtree(other)
-        folder.mkdir()
-    except OSError as error:
-        raise InputError(f"--output_file {output}: cannot write in {output.parent} ({error.strerror})") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+                oldest, future = waiting.popleft()
+                chars_in_flight -= oldest.num_chars
+                yield oldest, future.result()
+        for chunk, future in waiting:
+            yield chunk, future.result()
 
 
 class Packer:
@@ -346,20 +287,20 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
         packer = Packer(width)
 
     documents = tokens = 0
-    output = Path(arguments.output_file)
-    with (Workers(encoder, arguments.num_process) as workers, _temporary_folder(output) as folder,
+    with (Workers(encoder, arguments.num_process) as workers,
+          RecordWriter(Path(arguments.output_file), widths) as writer,
           tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, disable=None) as bar):
-        writer = RecordWriter(folder, output, widths)
         for chunk, encoded in workers.encode(_chunks(corpus)):
             writer.write(*([packer.add(encoded.ids)] if packer else [encoded.ids, encoded.loss_mask]))
             documents += encoded.documents
             tokens += encoded.tokens
             bar.update(chunk.position - bar.n)
         if not writer.num_records:
-            raise InputError(f"--input_glob '{arguments.input_glob}' gives {tokens} tokens in {documents} documents, "
-                             f"not one record of {width}; give more text or a smaller --seq_length" if packer else
-                             f"--input_glob '{arguments.input_glob}': none of {documents} examples fits in {width} "
-                             "tokens; give shorter ones or a larger --seq_length")
+            problem = (f"{tokens} tokens in {documents} documents do not fill one record of {width}; give more text "
+                       "or a smaller --seq_length" if packer else
+                       f"none of {documents} examples fits in a record of {width} tokens; give shorter ones or a "
+                       "larger --seq_length")
+            raise InputError(f"--input_glob '{arguments.input_glob}': {problem}")
         writer.finish()
     dropped = len(packer.rest) if packer else documents - writer.num_records
     return Summary(documents, tokens, writer.num_records, dropped, time.perf_counter() - started)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from sentencepiece import SentencePieceTrainer
 from tqdm import tqdm
@@ -49,6 +50,7 @@ class TrainTokenizerArguments:
         input_glob: UTF-8 text files, a quoted pattern: 'data/*.txt'; ** goes through folders.
         output: Folder that gets vocab.model.
         vocab_size: Pieces, the 10 special ones counted.
+        model_type: unigram, as the official vocab.model, or bpe, which makes longer pieces of a small corpus.
         character_coverage: Share of the text's characters that the pieces must cover; rarer ones become <unk>.
         input_sentence_size: Lines (of at most 800 characters) drawn at random to train on; 0 for all. Memory: about
             75 bytes a drawn character, 1.5 GB for 200,000 lines of 100 characters.
@@ -58,6 +60,7 @@ class TrainTokenizerArguments:
     input_glob: str
     output: str
     vocab_size: int = 40000
+    model_type: Literal["unigram", "bpe"] = "unigram"
     character_coverage: float = 0.9995
     input_sentence_size: int = 200_000
     seed: int = 0
@@ -114,16 +117,18 @@ def draw(lines: Iterable[str], size: int, seed: int) -> list[str]:
     return kept
 
 
-def train_sentencepiece(lines: Iterable[str], vocab_size: int, character_coverage: float) -> bytes:
+def train_sentencepiece(lines: Iterable[str], vocab_size: int, character_coverage: float,
+                        model_type: str = "unigram") -> bytes:
     """A serialized SentencePiece model with the official layout, trained on lines as `JiebaTokenizer` will see them.
 
-    Unigram, nmt_nfkc, no byte fallback, pieces of at most 16 characters: SentencePiece's defaults, which are what the
-    official vocab.model records of its own training.
+    nmt_nfkc, no byte fallback, pieces of at most 16 characters: SentencePiece's defaults, which (with unigram) are what
+    the official vocab.model records of its own training.
 
     Args:
         lines: Of at most LINE_CHARACTERS characters each.
         vocab_size: Pieces, the special ones counted.
         character_coverage: Share of the characters to cover.
+        model_type: unigram or bpe.
 
     Raises:
         InputError: The lines cannot give that many pieces, or their characters need more; a size that fits is named.
@@ -131,7 +136,7 @@ def train_sentencepiece(lines: Iterable[str], vocab_size: int, character_coverag
     model = io.BytesIO()
     words = (words_for_sentencepiece(line).replace(RESERVED_SYMBOL, "") for line in lines)
     try:
-        SentencePieceTrainer.train(sentence_iterator=words, model_writer=model, model_type="unigram",
+        SentencePieceTrainer.train(sentence_iterator=words, model_writer=model, model_type=model_type,
                                    normalization_rule_name="nmt_nfkc", vocab_size=vocab_size,
                                    character_coverage=character_coverage, user_defined_symbols=USER_SYMBOLS,
                                    minloglevel=2)
@@ -179,7 +184,8 @@ def train_tokenizer(arguments: TrainTokenizerArguments) -> None:
     if not lines:
         raise InputError(f"the {len(files)} files of --input_glob '{arguments.input_glob}' hold no text")
     print(f"training on {len(lines)} of {corpus.num_lines} lines from {len(files)} files", flush=True)
-    model = train_sentencepiece(_progress(lines, "segmenting"), arguments.vocab_size, arguments.character_coverage)
+    model = train_sentencepiece(_progress(lines, "segmenting"), arguments.vocab_size, arguments.character_coverage,
+                                arguments.model_type)
     partial = output / f"{MODEL_NAME}.{os.getpid()}.partial"
     try:
         partial.write_bytes(model)

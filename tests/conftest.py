@@ -6,8 +6,8 @@ import pytest
 import sentencepiece
 
 SPECIAL_PIECES = ["\u2583", "\u2582", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]
-PHRASES = ["春风又绿江南岸", "明月何时照我还", "今天是一个好天气", "小明背起书包去上学", "突然刮起了狂风暴雨", "床前明月光",
-           "疑是地上霜", "举头望明月", "低头思故乡", "the quick brown fox", "jumps over 13 lazy dogs"]
+PHRASES = ["春风又绿江南岸", "明月何时照我还", "今天是一个好天气", "小明背起书包去上学", "突然刮起了狂风暴雨",
+           "床前明月光", "疑是地上霜", "举头望明月", "低头思故乡", "the quick brown fox", "jumps over 13 lazy dogs"]
 
 
 @pytest.fixture(scope="session")

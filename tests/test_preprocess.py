@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from mindspore.mindrecord import FileReader
+from tokenizers.pre_tokenizers import ByteLevel
 
 from src import preprocess as module
 from src import text_sources
@@ -116,6 +117,14 @@ def test_several_files_each_end_a_document(run, tmp_path, tiny_vocab):
     np.testing.assert_array_equal(rows_of(output, "tokens"), rows)
 
 
+def test_gpt_ends_documents_with_its_end_of_text(run, tmp_path):
+    pieces = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
+    (tmp_path / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    _, output = run("fox\n\ndog", tokenizer="gpt", model_file=str(tmp_path), num_process=2, seq_length=4)
+    np.testing.assert_array_equal(rows_of(output), [[*map(pieces.index, "fox"), 0], [*map(pieces.index, "dog"), 0]])
+
+
 LINES = "\n".join(["春风", "明月光", "今天是"] * 9)
 TEXTS = ["春风", "明月光", "今天是"] * 9
 
@@ -136,8 +145,8 @@ def test_forms(run, tiny_vocab, form, text, documents):
 
 
 def test_wikitext_is_detokenized():
-    raw = ' The " quick " <unk> , ( 1 @,@ 000 @.@ 5 fox @-@ like ) did n\'t : it \'s over ; done ! \n = = = Life = = = \n'
-    assert clean_wikitext(raw) == 'The "quick" <unk>, (1,000.5 fox-like) didn\'t: it\'s over; done!\n=== Life ===\n'
+    raw = ' The " quick " <unk> , ( 1 @,@ 000 @.@ 5 fox @-@ like ) did n\'t : it \'s ; done ! \n = = = Life = = = \n'
+    assert clean_wikitext(raw) == 'The "quick" <unk>, (1,000.5 fox-like) didn\'t: it\'s; done!\n=== Life ===\n'
 
 
 def test_finetune_mask_covers_completion_and_eot(run, tiny_vocab):
@@ -167,8 +176,8 @@ def test_finetune_mask_covers_completion_and_eot(run, tiny_vocab):
     ("春风" * 99, dict(data_column_name="a-b"), "'a-b'"),
     ("春风" * 99, dict(output_file="/proc/nowhere/x.mindrecord"), "cannot write in /proc/nowhere"),
     ("春风" * 99, dict(output_file="a:b"), "'a:b'"),
-    ("春", dict(seq_length=50), "not one record of 50"),
-    ("", {}, "0 tokens in 0 documents"),
+    ("春", dict(seq_length=50), "do not fill one record of 50"),
+    ("", {}, "0 tokens in 0 documents do not fill"),
     ("春风".encode() + b"\n\xff\n" + b"a" * 99, {}, "text.txt: byte 7 is not UTF-8"),
     ("一".encode() * 700_000 + b"\xe4\xb8", {}, "text.txt: byte 2100000 is not UTF-8"),
     ('{"text": "a"}\nnot json', dict(dataset_type="jsonl"), "text.txt:2: not a JSON object"),
@@ -213,6 +222,20 @@ def started(tmp_path, tiny_vocab, chinese_text):
     yield process, output
     process.kill()
     process.communicate()
+
+
+def test_a_worker_killed_while_reading_goes_on_is_told(tiny_vocab, small_pieces):
+    def chunks():
+        for number in range(100):
+            if number == 50:
+                for child in psutil.Process().children():
+                    child.kill()
+                    child.wait()
+            yield module.Chunk([text_sources.Piece("一" * 300, True)], 300, 0)
+
+    encoder = module.DocumentEncoder(load_tokenizer("jieba", tiny_vocab), EOT, str)
+    with module.Workers(encoder, 2) as workers, pytest.raises(InputError, match="a worker process was killed"):
+        list(workers.encode(chunks()))
 
 
 def all_gone(processes, seconds=10):

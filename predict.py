@@ -1,0 +1,118 @@
+"""Continue texts with PanGu-α: `python predict.py --checkpoint output --prompt 四川的省会是哪里?`. See `--help`."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.cli import flag_value, parse
+from src.errors import InputError, run_program
+from src.generate import TextGenerator
+from src.pangu_alpha_config import RunConfig
+
+
+@dataclass
+class PredictConfig(RunConfig):
+    """Continue texts. A checkpoint that was trained here brings its own settings; --mode, --config and flags override.
+
+    Without a prompt, prompts are asked for at the terminal.
+
+    Args:
+        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder.
+        checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
+        random_weights: No checkpoint: random weights, to try speed and memory.
+        prompt: Text to continue.
+        prompt_file: File of prompts, one a line.
+        stream: Print the text as it is made; of one sample a prompt.
+    """
+
+    checkpoint: str = ""
+    checkpoint_name: str = ""
+    random_weights: bool = False
+    prompt: str = ""
+    prompt_file: str = ""
+    stream: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.checkpoint) == self.random_weights:
+            raise InputError("give --checkpoint: a .ckpt file or a training run's output folder (or --random_weights true)")
+        if self.prompt and self.prompt_file:
+            raise InputError("give --prompt or --prompt_file, not both")
+        if self.stream and self.generation.num_samples > 1:
+            raise InputError(f"--stream prints one sample, not generation.num_samples {self.generation.num_samples}")
+        if not self.data.tokenizer_path:
+            raise InputError("data.tokenizer_path is not given: the folder of vocab.model (bash scripts/get_tokenizer.sh)")
+
+
+def read_prompts(path: str) -> list[str]:
+    """The lines of a file.
+
+    Raises:
+        InputError: It can't be read or holds none.
+    """
+    try:
+        prompts = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--prompt_file {path} can't be read as UTF-8 text: {error}") from error
+    if not prompts:
+        raise InputError(f"--prompt_file {path} is empty; give one prompt a line")
+    return prompts
+
+
+def ask_for_prompts() -> Iterator[str]:
+    """Prompts typed at the terminal, until end of file."""
+    print("A prompt a line; Ctrl-D ends.", file=sys.stderr)
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            return
+        if prompt:
+            yield prompt
+
+
+def answer(generator: TextGenerator, prompts: list[str], stream: bool) -> None:
+    """Print the prompts with their continuations."""
+    if stream:
+        for prompt in prompts:
+            print(f"Input: {prompt}\nOutput: ", end="", flush=True)
+            for piece in generator.stream(prompt):
+                print(piece, end="", flush=True)
+            print()
+        return
+    for prompt, completions in zip(prompts, generator.generate(prompts), strict=True):
+        print(f"Input: {prompt}")
+        for completion in completions:
+            print(f"Output: {completion.text}", flush=True)
+
+
+def main() -> None:
+    """Parse, build, generate."""
+    from src.checkpoint import store
+
+    arguments = sys.argv[1:]
+    weights, beside = None, None
+    if flag_value("--checkpoint", arguments):
+        weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
+        beside = store.config_beside(weights)
+    config = parse(PredictConfig, "predict.py", base_config=beside)
+    from src.device import prepare_device
+    from src.runtimes import build_runtime, load_model
+    from src.tokenization import load_tokenizer
+
+    prepare_device(config.parallel)
+    tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
+    runtime = build_runtime(load_model(config.model, weights), config.generation.use_past)
+    generator = TextGenerator(runtime, tokenizer, config.generation, config.model.pad_token)
+    if config.prompt or config.prompt_file:
+        answer(generator, read_prompts(config.prompt_file) if config.prompt_file else [config.prompt], config.stream)
+        return
+    for prompt in ask_for_prompts():
+        try:
+            answer(generator, [prompt], stream=config.generation.num_samples == 1)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_program(main)

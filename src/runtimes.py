@@ -1,0 +1,185 @@
+"""MindSpore as a runtime of the generation loop (`src.generate.Runtime`): `prefill`, `decode`, the cache between them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.nn.utils import no_init_parameters
+
+from src.checkpoint import store
+from src.pangu_alpha import PanguAlphaModel
+from src.pangu_alpha_config import PanguAlphaConfig
+
+SMALLEST_BUCKET = 16
+
+
+def bucket(length: int, seq_length: int) -> int:
+    """The padded length that is computed for `length` tokens: a power of two, so that few graphs are compiled."""
+    return min(seq_length, max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()))
+
+
+class KeyValueCache(nn.Cell):
+    """Keys and values of one layer, as rows ((batch * head) * capacity + position) of d numbers.
+
+    Inputs:
+        key, value (B, A, T, d): of T tokens that follow each other.
+        position (B,) int32: of the first of them.
+
+    Returns:
+        The keys and values to attend to: of one token, all that is cached (B, A, capacity, d); of several, which
+        begin a text, themselves.
+    """
+
+    def __init__(self, config: PanguAlphaConfig, batch: int, capacity: int, name: str):
+        super().__init__(auto_prefix=False)
+        self.shape = (batch, config.num_heads, capacity, config.head_size)
+        rows, dtype = batch * config.num_heads * capacity, getattr(ms, config.compute_dtype)
+        self.keys, self.values = (Parameter(Tensor(np.zeros((rows, config.head_size)), dtype),
+                                            name=f"cache.{name}.{kind}", requires_grad=False)
+                                  for kind in ("key", "value"))
+        self.first_rows = Tensor(np.arange(batch * config.num_heads).reshape(batch, config.num_heads, 1) * capacity,
+                                 ms.int32)
+        self.reshape = ops.Reshape()
+        self.scatter = ops.ScatterUpdate()
+
+    def construct(self, position: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        batch, _, tokens, head_size = key.shape
+        places = self.reshape(position, (batch, 1, 1)) + ops.range(0, tokens, 1)
+        rows = self.reshape(self.first_rows + ops.cast(places, ms.int32), (-1,))
+        keys = self.scatter(self.keys, rows, self.reshape(key, (-1, head_size)))
+        values = self.scatter(self.values, rows, self.reshape(value, (-1, head_size)))
+        if tokens == 1:
+            return self.reshape(keys, self.shape), self.reshape(values, self.shape)
+        return ops.depend(key, keys), ops.depend(value, values)
+
+    def reorder(self, rows: np.ndarray) -> None:
+        """Let each batch row become what row rows[i] was."""
+        for parameter in (self.keys, self.values):
+            parameter.set_data(Tensor(parameter.asnumpy().reshape(self.shape)[rows].reshape(parameter.shape)))
+
+
+class NextLogits(nn.Cell):
+    """The model over T new tokens a row and the cached ones before them; with capacity 0, over whole texts, no cache.
+
+    Inputs:
+        ids (B, T) int32; position (B,) int32, of each row's first new token; last (B,) int32, which of the T tokens
+        is the row's last.
+
+    Returns:
+        logits (B, V) float32 after the last tokens.
+    """
+
+    def __init__(self, model: PanguAlphaModel, batch: int = 0, capacity: int = 0):
+        super().__init__(auto_prefix=False)
+        config = model.config
+        self.model = model
+        self.capacity = capacity
+        self.caches = nn.CellList([KeyValueCache(config, batch, capacity, str(layer))
+                                   for layer in range(config.num_layers)], auto_prefix=False) if capacity else None
+
+    def construct(self, ids: Tensor, position: Tensor, last: Tensor) -> Tensor:
+        batch, tokens = ids.shape
+        position_ids = ops.reshape(position, (batch, 1)) + ops.cast(ops.range(0, tokens, 1), ms.int32)
+        if self.caches is None:
+            return self._last_logits(ids, position_ids, tokens, last, None)
+        caches = ()
+        for cell in self.caches:
+            caches += (ops.partial(cell, position),)
+        return self._last_logits(ids, position_ids, self.capacity if tokens == 1 else tokens, last, caches)
+
+    def _last_logits(self, ids: Tensor, position_ids: Tensor, seen: int, last: Tensor,
+                     caches: tuple[Callable, ...] | None) -> Tensor:
+        batch, tokens = ids.shape
+        mask = ops.range(0, seen, 1) <= ops.reshape(position_ids, (batch, tokens, 1))
+        x = self.model.backbone(ids, position_ids, mask, None, caches)
+        row = ops.cast(ops.range(0, batch, 1), ms.int32) * tokens + last
+        return self.model.head(ops.gather(x, row, 0), self.model.backbone.embedding.word_embedding.embedding_table)
+
+
+class CachedRuntime:
+    """Incremental generation: one pass over the prompts, then one token a row each time.
+
+    One graph is compiled for each bucket of prompt lengths and one for the tokens after it.
+    """
+
+    def __init__(self, model: PanguAlphaModel):
+        self.seq_length = model.config.seq_length
+        self.vocab_size = model.config.vocab_size
+        self._model = model
+        self._cached: NextLogits | None = None
+        self._cached_for = (0, 0)
+
+    def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
+        """See `src.generate.Runtime`."""
+        batch = len(ids)
+        wanted = (batch, bucket(capacity, self.seq_length))
+        if self._cached_for != wanted:
+            self._cached, self._cached_for = NextLogits(self._model, *wanted), wanted
+        padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
+        return self._cached(_int32(padded), _int32(np.zeros(batch)), _int32(lengths - 1)).asnumpy()
+
+    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """See `src.generate.Runtime`."""
+        return self._cached(_int32(ids[:, None]), _int32(positions), _int32(np.zeros(len(ids)))).asnumpy()
+
+    def reorder(self, rows: np.ndarray) -> None:
+        """See `src.generate.Runtime`."""
+        for cache in self._cached.caches:
+            cache.reorder(rows)
+
+
+class RecomputeRuntime:
+    """The check of `CachedRuntime`: computes the whole text anew for each token."""
+
+    def __init__(self, model: PanguAlphaModel):
+        self.seq_length = model.config.seq_length
+        self.vocab_size = model.config.vocab_size
+        self._logits = NextLogits(model)
+        self._ids = np.zeros((0, 0), np.int32)
+
+    def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
+        """See `src.generate.Runtime`."""
+        self._ids = _pad(ids, bucket(capacity, self.seq_length))
+        return self._compute(lengths - 1)
+
+    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """See `src.generate.Runtime`."""
+        self._ids[np.arange(len(ids)), positions] = ids
+        return self._compute(positions)
+
+    def reorder(self, rows: np.ndarray) -> None:
+        """See `src.generate.Runtime`."""
+        self._ids = self._ids[rows]
+
+    def _compute(self, last: np.ndarray) -> np.ndarray:
+        length = bucket(int(last.max()) + 1, self.seq_length)
+        return self._logits(_int32(self._ids[:, :length]), _int32(np.zeros(len(last))), _int32(last)).asnumpy()
+
+
+def _pad(ids: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
+
+
+def _int32(values: np.ndarray) -> Tensor:
+    return Tensor(np.ascontiguousarray(values, np.int32))
+
+
+def build_runtime(model: PanguAlphaModel, use_past: bool = True) -> CachedRuntime | RecomputeRuntime:
+    """The runtime of a model: with its cache, or the slow check without."""
+    return CachedRuntime(model) if use_past else RecomputeRuntime(model)
+
+
+def load_model(config: PanguAlphaConfig, weights: Path | None) -> PanguAlphaModel:
+    """A model with the weights of a .ckpt file, or with random ones.
+
+    Raises:
+        InputError: The file doesn't fit.
+    """
+    if weights is None:
+        return PanguAlphaModel(config)
+    with no_init_parameters():  # drawing random numbers would only cost time
+        model = PanguAlphaModel(config)
+    store.load(weights, model.get_parameters())
+    return model

@@ -1,0 +1,20 @@
+"""Train PanGu-α: `python train.py --mode tiny --data.train DIR`. See `--help` and docs/training.md."""
+
+from src.cli import parse
+from src.errors import run_program
+from src.pangu_alpha_config import RunConfig
+
+
+def main() -> None:
+    """Parse, build, run."""
+    config = parse(RunConfig, "train.py")
+    # MindSpore takes seconds to import: bad arguments and --help are answered before.
+    from src.device import prepare_device
+    from src.trainer import Trainer
+
+    prepare_device(config.parallel)
+    Trainer(config).run()
+
+
+if __name__ == "__main__":
+    run_program(main)
