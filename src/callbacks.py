@@ -78,7 +78,9 @@ class TensorBoard:
     """Event files in the folder `tensorboard`."""
 
     def __init__(self, folder: Path, first_step: int):
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+        # The file's name has the time in whole seconds: the suffix keeps a run that goes on at once from overwriting it.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None,
+                                     filename_suffix=f".{first_step}")
 
     def on_step(self, metrics: Metrics) -> None:
         """Add a scalar for each metric."""

@@ -52,7 +52,7 @@ class Dropout(nn.Cell):
             return x
         batch = key.shape[0]
         row_size = x.size // batch
-        element = self.range(Tensor(0, ms.int32), Tensor(row_size, ms.int32), Tensor(1, ms.int32))
+        element = self.cast(self.range(0, row_size, 1), ms.int32)
         row = self._mix(self.add(key, self.site))
         word = self.add(self.reshape(row, (batch, 1)), self.mul(self.reshape(element, (1, -1)), _GOLDEN_RATIO))
         kept = self.greater_equal(self.bit_and(self._mix(word), _int32(_LOW_31_BITS)), self.threshold)

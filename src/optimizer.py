@@ -83,6 +83,7 @@ class AdamUpdate(Update):
     def __init__(self, config: TrainingConfig):
         super().__init__(config)
         self.adam = ops.Adam()
+        self.subtract_scaled = ops.ApplyGradientDescent()
 
     def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor, lr: Tensor,
                   beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class AdamUpdate(Update):
             change = self.direction(m, v, gradient, beta1_power, beta2_power) + decay * value
             return self.assign(parameter, self.cast(value - lr * change, parameter.dtype))
         if decay > 0:
-            gradient = ops.depend(gradient, self.assign(parameter, parameter * (1.0 - lr * decay)))
+            gradient = ops.depend(gradient, self.subtract_scaled(parameter, lr * decay, parameter))
         # The operator adds its epsilon to the uncorrected root: scaled so, it is the one added to the corrected root.
         epsilon = self.epsilon * self.sqrt(1.0 - beta2_power)
         return self.adam(parameter, m, v, beta1_power, beta2_power, lr, self.beta1, self.beta2, epsilon, gradient)[0]

@@ -3,7 +3,7 @@
 The docstrings are the command line's help. `configs/*.yaml` hold only what differs from the defaults here.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -295,3 +295,16 @@ class RunConfig:
     def save(self, path: str | Path) -> None:
         """Write all settings as YAML, readable again by `--config`."""
         Path(path).write_text(yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """A configuration that `RunConfig.save` wrote.
+
+    Raises:
+        InputError: It is no such file.
+    """
+    try:
+        groups = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return RunConfig(**{field.name: field.type(**groups[field.name]) for field in fields(RunConfig)})
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the configuration of a run ({error})") from error

@@ -8,15 +8,10 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from glob import glob
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,10 +23,10 @@ from src.errors import InputError, run_program
 from src.record_writer import FORBIDDEN_IN_NAMES, LOSS_MASK_COLUMN, RecordWriter
 from src.text_sources import FORMS, Corpus, Example, Piece
 from src.tokenization import Tokenizer, load_tokenizer
+from src.workers import Workers
 
 CHUNK_CHARS = 32_768
-CHARS_IN_FLIGHT = 256 * CHUNK_CHARS
-PARENT_CHECK_SECONDS = 1.0
+CHARS_A_WORKER = 16 * CHUNK_CHARS  # some seconds of work, while this process imports MindSpore
 TERMINATED_STATUS = 128 + signal.SIGTERM
 
 
@@ -97,6 +92,32 @@ class Summary(NamedTuple):
     seconds: float
 
 
+class Chunk(NamedTuple):
+    """As much text as a worker takes at once.
+
+    Args:
+        items: Pieces of documents, or examples.
+        weight: Characters of text.
+        position: Bytes of the corpus that are read with it.
+    """
+
+    items: list[Piece] | list[Example]
+    weight: int
+    position: int
+
+
+def _chunks(corpus: Corpus) -> Iterator[Chunk]:
+    items, num_chars = [], 0
+    for item in corpus:
+        items.append(item)
+        num_chars += item.num_chars
+        if num_chars >= CHUNK_CHARS:
+            yield Chunk(items, num_chars, corpus.bytes_read)
+            items, num_chars = [], 0
+    if items:
+        yield Chunk(items, num_chars, corpus.bytes_read)
+
+
 class Records(NamedTuple):
     """What one chunk of text becomes.
 
@@ -119,14 +140,14 @@ class DocumentEncoder:
     def __init__(self, tokenizer: Tokenizer, eot: int, clean: Callable[[str], str]) -> None:
         self._tokenizer, self._eot, self._clean = tokenizer, eot, clean
 
-    def __call__(self, pieces: Sequence[Piece]) -> Records:
+    def __call__(self, chunk: Chunk) -> Records:
         """The ids of all pieces in one row."""
         ids: list[int] = []
-        for text, ends_document in pieces:
+        for text, ends_document in chunk.items:
             ids += self._tokenizer.encode(self._clean(text))
             if ends_document:
                 ids.append(self._eot)
-        return Records(sum(piece.ends_document for piece in pieces), len(ids), np.array(ids, np.int32))
+        return Records(sum(piece.ends_document for piece in chunk.items), len(ids), np.array(ids, np.int32))
 
 
 class ExampleEncoder:
@@ -136,10 +157,10 @@ class ExampleEncoder:
         self._tokenizer, self._eot, self._seq_length = tokenizer, eot, seq_length
         self._pad = eot if tokenizer.pad_id is None else tokenizer.pad_id
 
-    def __call__(self, examples: Sequence[Example]) -> Records:
+    def __call__(self, chunk: Chunk) -> Records:
         """A row for each example that fits."""
         rows, masks, tokens = [], [], 0
-        for prompt, completion in examples:
+        for prompt, completion in chunk.items:
             prompt_ids = self._tokenizer.encode(prompt)
             ids = [*prompt_ids, *self._tokenizer.encode(completion), self._eot]
             tokens += len(ids)
@@ -149,100 +170,8 @@ class ExampleEncoder:
             labels = np.arange(1, self._seq_length)
             rows.append(ids + [self._pad] * padding)
             masks.append((labels >= len(prompt_ids)) & (labels < len(ids)))
-        return Records(len(examples), tokens, np.array(rows, np.int32).reshape(-1, self._seq_length),
+        return Records(len(chunk.items), tokens, np.array(rows, np.int32).reshape(-1, self._seq_length),
                        np.array(masks, np.int32).reshape(-1, self._seq_length - 1))
-
-
-class Chunk(NamedTuple):
-    """As much text as a worker takes at once; `position` is how far the corpus was then read, in bytes."""
-
-    items: list[Piece] | list[Example]
-    num_chars: int
-    position: int
-
-
-def _chunks(corpus: Corpus) -> Iterator[Chunk]:
-    items, num_chars = [], 0
-    for item in corpus:
-        items.append(item)
-        num_chars += item.num_chars
-        if num_chars >= CHUNK_CHARS:
-            yield Chunk(items, num_chars, corpus.bytes_read)
-            items, num_chars = [], 0
-    if items:
-        yield Chunk(items, num_chars, corpus.bytes_read)
-
-
-_worker_encoder: Callable[[Sequence], Records]
-
-
-def _start_worker(encoder: Callable[[Sequence], Records], parent: int) -> None:
-    """Ctrl-C and SIGTERM are the parent's to handle; a worker only leaves when the parent is gone."""
-
-    def leave_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_CHECK_SECONDS)
-        os._exit(1)
-
-    global _worker_encoder
-    _worker_encoder = encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def _encode_in_worker(items: Sequence) -> Records:
-    return _worker_encoder(items)
-
-
-class Workers:
-    """Processes that encode chunks.
-
-    They are forked at once, so that they share the loaded dictionary, and before anything here starts a thread.
-    """
-
-    def __init__(self, encoder: Callable[[Sequence], Records], num_process: int) -> None:
-        self._encoder = encoder
-        self._pool = None
-        if num_process > 1:
-            self._pool = ProcessPoolExecutor(num_process, get_context("fork"), _start_worker, (encoder, os.getpid()))
-            self._pool.submit(_encode_in_worker, [])
-
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-
-    def encode(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Records]]:
-        """The records of each chunk, in order; at most CHARS_IN_FLIGHT characters (and a chunk) are read ahead.
-
-        Raises:
-            InputError: A worker was killed.
-        """
-        if not self._pool:
-            for chunk in chunks:
-                yield chunk, self._encoder(chunk.items)
-            return
-        try:
-            yield from self._encode_ahead(chunks)
-        except BrokenProcessPool:
-            raise InputError("a worker process was killed from outside, perhaps for want of memory; "
-                             "try a smaller --num_process") from None
-
-    def _encode_ahead(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Records]]:
-        waiting: deque[tuple[Chunk, Future[Records]]] = deque()
-        chars_in_flight = 0
-        for chunk in chunks:
-            waiting.append((chunk, self._pool.submit(_encode_in_worker, chunk.items)))
-            chars_in_flight += chunk.num_chars
-            while chars_in_flight > CHARS_IN_FLIGHT:
-                oldest, future = waiting.popleft()
-                chars_in_flight -= oldest.num_chars
-                yield oldest, future.result()
-        for chunk, future in waiting:
-            yield chunk, future.result()
 
 
 class Packer:
@@ -287,10 +216,10 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
         packer = Packer(width)
 
     documents = tokens = 0
-    with (Workers(encoder, arguments.num_process) as workers,
+    with (Workers(encoder, arguments.num_process, CHARS_A_WORKER) as workers,
           RecordWriter(Path(arguments.output_file), widths) as writer,
           tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, disable=None) as bar):
-        for chunk, encoded in workers.encode(_chunks(corpus)):
+        for chunk, encoded in workers.map(_chunks(corpus)):
             writer.write(*([packer.add(encoded.ids)] if packer else [encoded.ids, encoded.loss_mask]))
             documents += encoded.documents
             tokens += encoded.tokens

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ class RecordWriter:
         widths: int32 values a record, for each column.
 
     Raises:
-        InputError: On entering, when the output's folder cannot be written in.
+        InputError: The output's folder cannot be written in, or its disk is full.
     """
 
     def __init__(self, output: Path, widths: dict[str, int]) -> None:
@@ -67,8 +69,17 @@ class RecordWriter:
 
             self._writer = FileWriter(str(self._partial), shard_num=1)
             self._writer.add_schema(self._schema)
-        self._writer.write_raw_data(self._waiting)
+        with self._told_if_full():
+            self._writer.write_raw_data(self._waiting)
         self._waiting = []
+
+    @contextmanager
+    def _told_if_full(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:
+            raise InputError(f"{self._output}: MindSpore cannot write it; has the disk of {self._output.parent} no "
+                             "space left?") from None
 
     def finish(self) -> None:
         """Index the file, which must hold a record, and move it to its place.
@@ -78,7 +89,8 @@ class RecordWriter:
         """
         if self._waiting:
             self._flush()
-        self._writer.commit()
+        with self._told_if_full():
+            self._writer.commit()
         self._output.unlink(missing_ok=True)
         os.replace(f"{self._partial}.db", f"{self._output}.db")
         os.replace(self._partial, self._output)

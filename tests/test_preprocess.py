@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def small_pieces(monkeypatch):
     """Cut long documents every few lines, and let few of the pieces be under way at once."""
     monkeypatch.setattr(text_sources, "PIECE_CHARS", 200)
     monkeypatch.setattr(module, "CHUNK_CHARS", 300)
-    monkeypatch.setattr(module, "CHARS_IN_FLIGHT", 1000)
+    monkeypatch.setattr(module, "CHARS_A_WORKER", 400)
 
 
 @pytest.mark.parametrize("num_process", [1, 3])
@@ -87,21 +88,6 @@ def test_files_do_not_depend_on_the_number_of_processes(run, chinese_text, small
         _, output = run(chinese_text(2, 200), num_process=num_process)
         contents.append(output.read_bytes())
     assert contents[0] == contents[1] == contents[2]
-
-
-def test_reading_ahead_is_bounded(tiny_vocab, small_pieces):
-    taken = 0
-
-    def chunks():
-        nonlocal taken
-        for _ in range(500):
-            taken += 1
-            yield module.Chunk([text_sources.Piece("一" * 300, True)], 300, 0)
-
-    encoder = module.DocumentEncoder(load_tokenizer("jieba", tiny_vocab), EOT, str)
-    with module.Workers(encoder, 2) as workers:
-        for finished, _ in enumerate(workers.encode(chunks()), start=1):
-            assert (taken - finished) * 300 <= module.CHARS_IN_FLIGHT
 
 
 def test_a_line_without_end_is_read_in_parts(run, small_pieces):
@@ -224,20 +210,6 @@ def started(tmp_path, tiny_vocab, chinese_text):
     process.communicate()
 
 
-def test_a_worker_killed_while_reading_goes_on_is_told(tiny_vocab, small_pieces):
-    def chunks():
-        for number in range(100):
-            if number == 50:
-                for child in psutil.Process().children():
-                    child.kill()
-                    child.wait()
-            yield module.Chunk([text_sources.Piece("一" * 300, True)], 300, 0)
-
-    encoder = module.DocumentEncoder(load_tokenizer("jieba", tiny_vocab), EOT, str)
-    with module.Workers(encoder, 2) as workers, pytest.raises(InputError, match="a worker process was killed"):
-        list(workers.encode(chunks()))
-
-
 def all_gone(processes, seconds=10):
     return not psutil.wait_procs(processes, timeout=seconds)[1]
 
@@ -248,7 +220,7 @@ def test_a_stopped_run_clears_up(started, sent, status):
     workers = psutil.Process(process.pid).children()
     assert len(workers) == 2
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == status
     assert "Traceback" not in stderr
     assert left_in(output.parent) == []
@@ -269,10 +241,21 @@ def test_a_killed_run_leaves_nothing_that_looks_whole(started, run, chinese_text
 def test_a_killed_worker_ends_the_run(started):
     process, output = started
     psutil.Process(process.pid).children()[0].kill()
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "error: a worker process was killed" in stderr
+    assert "error: a worker process ended early" in stderr
     assert left_in(output.parent) == []
+
+
+def test_a_full_disk_is_told(tmp_path, tiny_vocab, chinese_text):
+    (tmp_path / "a.txt").write_text(chinese_text(7, 400))
+    done = subprocess.run(
+        [sys.executable, "-m", "src.preprocess", "--input_glob", str(tmp_path / "a.txt"), "--model_file",
+         str(tiny_vocab), "--output_file", str(tmp_path / "output" / "x"), "--seq_length", "99"], cwd=REPOSITORY,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000,) * 2), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*no space left\?\n", done.stderr)
+    assert left_in(tmp_path / "output") == []
 
 
 def test_command_line_as_modelzoo_users_type_it(tmp_path, tiny_vocab, chinese_text):

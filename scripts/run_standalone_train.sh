@@ -1,0 +1,25 @@
+#!/bin/bash
+# Train on one device.
+#
+# usage: bash scripts/run_standalone_train.sh DATASET TYPE MODE PER_BATCH [DEVICE_TARGET] [flags of train.py]
+#   DATASET        folder of MindRecord files
+#   TYPE           fp32 or fp16: of the parameters
+#   MODE           a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B
+#   PER_BATCH      sequences a step
+#   DEVICE_TARGET  CPU (default), GPU or Ascend
+. "$(dirname "$0")/common.sh"
+[ $# -ge 4 ] || usage "bash scripts/run_standalone_train.sh DATASET TYPE MODE PER_BATCH [DEVICE_TARGET] [flags of train.py]"
+case $2 in
+    fp32) dtype=float32 ;;
+    fp16) dtype=float16 ;;
+    *) fail "TYPE '$2' is none of fp32, fp16" ;;
+esac
+dataset=$1 mode=$3 per_batch=$4
+shift 4
+device_target=CPU
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+    device_target=$1
+    shift
+fi
+logged 0 "$VENV_PYTHON" "$ROOT/train.py" --mode "$mode" --data.train "$dataset" --model.param_init_dtype "$dtype" \
+    --training.batch_size "$per_batch" --parallel.device_target "$device_target" "$@"

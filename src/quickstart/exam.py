@@ -1,0 +1,77 @@
+"""Ask a trained model the questions that were held out: `python -m src.quickstart.exam --checkpoint output`."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.cli import parse
+from src.errors import InputError, run_program
+from src.generate import TextGenerator
+from src.pangu_alpha_config import GenerationConfig
+
+BATCH_SIZE = 61  # 854 questions make 14 whole batches, so that one pair of graphs serves all
+SHOWN = 8
+FAILED_STATUS = 1
+
+
+@dataclass
+class ExamArguments:
+    """Answer questions greedily; an answer counts when it is right to the letter.
+
+    Args:
+        checkpoint: The training run's output folder.
+        questions: questions.jsonl of src.quickstart.corpus.
+        passing: Least share of right answers; below it the exit status is 1.
+    """
+
+    checkpoint: str
+    questions: str
+    passing: float = 0.9
+
+
+def read_questions(path: str) -> list[tuple[str, str]]:
+    """(question, answer) pairs.
+
+    Raises:
+        InputError: No such file, or lines of another kind.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return [(item["question"], item["answer"]) for item in map(json.loads, lines)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a questions.jsonl of src.quickstart.corpus ({error})") from error
+
+
+def main() -> None:
+    """Load, ask, count."""
+    arguments = parse(ExamArguments, "python -m src.quickstart.exam")
+    questions = read_questions(arguments.questions)
+    from src.checkpoint import store
+    from src.device import prepare_device
+    from src.pangu_alpha_config import load_config
+    from src.runtimes import build_runtime, load_model
+    from src.tokenization import load_tokenizer
+
+    weights = store.find(arguments.checkpoint)
+    config = load_config(store.config_beside(weights))
+    prepare_device(config.parallel)
+    tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
+    settings = GenerationConfig(max_new_tokens=12, end_token=config.model.eod_token)
+    generator = TextGenerator(build_runtime(load_model(config.model, weights)), tokenizer, settings,
+                              config.model.pad_token)
+    answers = []
+    for first in range(0, len(questions), BATCH_SIZE):
+        prompts = [question for question, _ in questions[first:first + BATCH_SIZE]]
+        answers += [completions[0].text for completions in generator.generate(prompts)]
+    right = sum(answer == expected for answer, (_, expected) in zip(answers, questions, strict=True))
+    for (question, _), answer in list(zip(questions, answers, strict=True))[::max(1, len(questions) // SHOWN)]:
+        print(f"{question} -> {answer}")
+    accuracy = right / len(questions)
+    print(f"accuracy on facts in a phrasing not seen with them: {accuracy:.4f} ({right} of {len(questions)})", flush=True)
+    if accuracy < arguments.passing:
+        sys.exit(FAILED_STATUS)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,82 @@
+import json
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.callbacks import LossCurve, MetricsFile, ProgressBar, TensorBoard, read_metrics
+
+
+def step(number, loss=2.0):
+    return {"step": number, "loss": loss, "learning_rate": 1e-3, "grad_norm": 0.5, "loss_scale": 4.0, "overflow": False,
+            "tokens_per_second": 123.4}
+
+
+def validation(number):
+    return {"step": number, "validation_loss": 1.5, "validation_perplexity": 4.48}
+
+
+def test_metrics_come_back_as_they_were(tmp_path):
+    told = [step(1, 0.1 + 0.2), validation(1), step(2, float("nan"))]
+    writer = MetricsFile(tmp_path, 0)
+    writer.on_step(told[0])
+    writer.on_validation(told[1])
+    assert read_metrics(tmp_path) == told[:2]  # readable while the run goes on
+    writer.on_step(told[2])
+    writer.close()
+    assert json.dumps(read_metrics(tmp_path)) == json.dumps(told)
+
+
+def test_a_resumed_run_replaces_what_lies_after_its_first_step(tmp_path):
+    for first, numbers in ((0, (1, 2, 3, 4)), (2, (3,))):
+        writer = MetricsFile(tmp_path, first)
+        for number in numbers:
+            writer.on_step(step(number, loss=first))
+        writer.close()
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(1, 0), (2, 0), (3, 2)]
+
+
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(step(1)) + '\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [step(1)]
+    MetricsFile(tmp_path, 2).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(step(1)) + "\n"
+
+
+def test_no_metrics_yet(tmp_path):
+    assert read_metrics(tmp_path) == []
+    LossCurve(tmp_path).close()
+    assert (tmp_path / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curve_is_drawn_from_the_file(tmp_path):
+    LossCurve(tmp_path).close()
+    empty = (tmp_path / "loss_curve.png").read_bytes()
+    writer = MetricsFile(tmp_path, 0)
+    for number in range(1, 9):
+        writer.on_step(step(number, 5 / number))
+    writer.on_validation(validation(8))
+    writer.close()
+    LossCurve(tmp_path).close()
+    assert (tmp_path / "loss_curve.png").read_bytes() != empty
+
+
+def test_progress_tells_loss_rate_and_speed(capsys):
+    bar = ProgressBar(3, 10)
+    bar.on_step(step(5))
+    bar.on_validation(validation(5))
+    bar.on_step(step(6))
+    bar.close()
+    output = capsys.readouterr()
+    assert output.out == "step 5: validation loss 1.5000, perplexity 4.48\n"
+    assert "6/10" in output.err and "loss 2.0000, lr 1.00e-03, 123 tokens/s" in output.err
+
+
+def test_tensorboard_events(tmp_path):
+    for first, numbers in ((0, (1, 2, 3)), (2, (3, 4))):
+        board = TensorBoard(tmp_path, first)
+        for number in numbers:
+            board.on_step(step(number, loss=10 * first + number))
+        board.on_validation(validation(number))
+        board.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1), (2, 2), (3, 23), (4, 24)]
+    assert [event.step for event in events.Scalars("validation_perplexity")] == [4]

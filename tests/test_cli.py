@@ -1,0 +1,121 @@
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from src.cli import flag_value, mode_file, parse
+from src.errors import InputError, nearest, run_program
+from src.pangu_alpha_config import RunConfig
+
+
+@dataclass
+class Inner:
+    """Inside.
+
+    Args:
+        width: How wide it is.
+        kind: Which kind.
+    """
+
+    width: int = 3
+    kind: Literal["round", "square"] = "round"
+
+    def __post_init__(self):
+        if self.width < 0:
+            raise InputError(f"inner.width is {self.width}; it must not be negative")
+
+
+@dataclass
+class Outer:
+    """Do something.
+
+    Args:
+        inner: What is inside.
+        names: Some names.
+        name: One name.
+    """
+
+    inner: Inner
+    names: list[str] = field(default_factory=list)
+    name: str = ""
+
+
+def told(capsys, arguments, arguments_class=Outer):
+    """The one line on stderr, and that the status is 2."""
+    with pytest.raises(SystemExit) as stopped:
+        parse(arguments_class, "do.py", arguments)
+    output = capsys.readouterr()
+    assert stopped.value.code == 2 and output.out == ""
+    assert output.err.startswith("error: ") and output.err.count("\n") == 1
+    return output.err.removeprefix("error: ").rstrip("\n")
+
+
+def test_defaults_files_and_flags_in_their_order(tmp_path):
+    base, own = tmp_path / "base.yaml", tmp_path / "own.yaml"
+    base.write_text("inner: {width: 5, kind: square}\nname: base")
+    own.write_text("inner: {width: 7}\nnames: [a, b]")
+    assert parse(Outer, "do.py", []) == Outer(Inner())
+    assert parse(Outer, "do.py", ["--config", str(own)], base_config=base) == Outer(Inner(7, "square"), ["a", "b"], "base")
+    assert parse(Outer, "do.py", ["--config", str(own), "--inner.width=9"]) == Outer(Inner(9), ["a", "b"])
+
+
+def test_mode_comes_before_files_and_flags(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("model: {num_layers: 5}")
+    config = parse(RunConfig, "train.py", ["--config", str(file), "--model.num_heads", "8", "--mode", "2.6b"])
+    assert (config.model.hidden_size, config.model.num_layers, config.model.num_heads) == (2560, 5, 8)
+
+
+def test_unknown_names_are_told_with_the_nearest(capsys, tmp_path):
+    assert told(capsys, ["--inner.widht", "4"]) == "no option --inner.widht; did you mean 'inner.width'?"
+    assert told(capsys, ["--width", "4"]) == "no option --width; did you mean 'inner.width'?"
+    assert told(capsys, ["--zzz", "4"]) == "no option --zzz"
+    file = tmp_path / "own.yaml"
+    file.write_text("inner: {widht: 7}")
+    assert told(capsys, ["--config", str(file)]) == "no setting 'inner.widht'; did you mean 'inner.width'?"
+
+
+@pytest.mark.parametrize("arguments, parts", [
+    (["--inner.width", "wide"], ["inner.width", "wide"]),
+    (["--inner.kind", "oval"], ["inner.kind", "oval"]),
+    (["--inner.width", "-1"], ["inner.width is -1"]),
+    (["--config", "no-such.yaml"], ["no-such.yaml"]),
+])
+def test_bad_values_are_named(capsys, arguments, parts):
+    message = told(capsys, arguments)
+    assert all(part in message for part in parts)
+
+
+def test_unknown_mode(capsys):
+    assert told(capsys, ["--mode", "2.5B"], RunConfig).endswith("did you mean '2.6B'?")
+    assert mode_file("TINY").name == "tiny.yaml"
+
+
+def test_help_is_the_docstring_s(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(Outer, "do.py", ["--help"])
+    output = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert all(text in output for text in ("Do something.", "How wide it is.", "--inner.width", "round,square"))
+
+
+def test_flag_value():
+    arguments = ["--a", "1", "--bc=2", "--d"]
+    assert [flag_value(flag, arguments) for flag in ("--a", "--bc", "--b", "--d")] == ["1", "2", None, None]
+
+
+def test_nearest():
+    assert nearest("hiden_size", ["hidden_size", "num_heads"]) == "; did you mean 'hidden_size'?"
+    assert nearest("xyz", ["hidden_size"]) == ""
+
+
+@pytest.mark.parametrize("error, status, line", [
+    (InputError("no file\n  'a'"), 2, "error: no file 'a'\n"), (KeyboardInterrupt(), 130, ""), (None, 0, "")])
+def test_programs_end_as_shells_expect(capsys, error, status, line):
+    def main():
+        if error:
+            raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run_program(main)
+    assert (stopped.value.code, capsys.readouterr().err) == (status, line)

@@ -1,0 +1,131 @@
+"""The cache against computing everything anew, and both against the model."""
+
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from src.checkpoint import store
+from src.errors import InputError
+from src.generate import generate_tokens
+from src.pangu_alpha_config import GenerationConfig
+from src.runtimes import CachedRuntime, RecomputeRuntime, bucket, build_runtime, load_model
+from tests import numpy_pangu
+from tests.helpers import TINY, random_model
+
+CHANGES = dict(seq_length=96, num_layers=3)
+CONFIG = replace(TINY, **CHANGES)
+LENGTHS = (3, 17, 1, 30)
+
+
+@pytest.fixture(scope="module")
+def model_and_weights():
+    return random_model(seed=7, **CHANGES)
+
+
+@pytest.fixture(scope="module")
+def runtimes(model_and_weights):
+    """Shared, since each compiles its graphs once."""
+    model, _ = model_and_weights
+    return build_runtime(model), build_runtime(model, use_past=False)
+
+
+def prompts(lengths=LENGTHS, seed=0):
+    draw = np.random.default_rng(seed)
+    return [draw.integers(10, CONFIG.vocab_size, length).tolist() for length in lengths]
+
+
+def generate(runtime, texts, **settings):
+    config = GenerationConfig(**dict(max_new_tokens=64, end_token=9) | settings)
+    return [[(answer.tokens, answer.finish_reason) for answer in group]
+            for group in generate_tokens(runtime, texts, config, CONFIG.pad_token)]
+
+
+def test_kinds(runtimes):
+    assert [type(runtime) for runtime in runtimes] == [CachedRuntime, RecomputeRuntime]
+
+
+def test_buckets_are_powers_of_two_within_the_table():
+    assert [bucket(length, 96) for length in (1, 16, 17, 32, 33, 64, 65, 96)] == [16, 16, 32, 32, 64, 64, 96, 96]
+    assert bucket(5, 8) == 8
+
+
+def test_logits_are_the_specification_s(model_and_weights, runtimes):
+    """Two prompts of unequal length and five tokens after each, as a float64 model sees the bare texts."""
+    _, weights = model_and_weights
+    texts = prompts((4, 20))
+    ids, lengths = np.full((2, 20), CONFIG.pad_token, np.int32), np.array([4, 20], np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        row[:len(text)] = text
+    for runtime in runtimes:
+        grown = [list(text) for text in texts]
+        logits = runtime.prefill(ids, lengths, 40)
+        for step in range(6):
+            for row, text in enumerate(grown):
+                size = len(text)
+                expected = numpy_pangu.logits(weights, CONFIG, np.array([text]), np.arange(size)[None],
+                                              np.tril(np.ones((1, size, size))))[0, -1]
+                assert np.abs(logits[row] - expected).max() < 1e-4
+                text.append(int(expected.argmin()))
+            logits = runtime.decode(np.array([text[-1] for text in grown], np.int32), lengths + step)
+
+
+def test_greedy_tokens_are_the_same_with_and_without_the_cache(runtimes):
+    cached, recomputed = (generate(runtime, prompts(), repetition_penalty=1.3) for runtime in runtimes)
+    assert cached == recomputed
+    assert max(len(tokens) for [(tokens, _)] in cached) == 64
+    assert len({token for [(tokens, _)] in cached for token in tokens}) > 10
+
+
+def test_a_batch_answers_as_its_prompts_would_alone(runtimes):
+    whole = generate(runtimes[0], prompts())
+    assert whole[1:2] == generate(runtimes[0], prompts()[1:2])
+
+
+def test_samples_are_the_same_with_and_without_the_cache(runtimes):
+    settings = dict(method="sample", top_k=20, top_p=0.9, temperature=1.5, seed=3, num_samples=2, max_new_tokens=24)
+    cached, recomputed = (generate(runtime, prompts(LENGTHS[:2]), **settings) for runtime in runtimes)
+    assert cached == recomputed
+    assert cached != generate(runtimes[0], prompts(LENGTHS[:2]), **settings | {"seed": 4})
+
+
+def test_beams_are_the_same_with_and_without_the_cache(runtimes):
+    settings = dict(method="beam", num_beams=2, num_samples=2, max_new_tokens=24)
+    cached, recomputed = (generate(runtime, prompts(LENGTHS[:2]), **settings) for runtime in runtimes)
+    assert cached == recomputed
+
+
+def test_reorder_moves_the_cached_rows(runtimes):
+    cached, recomputed = runtimes
+    lengths, rows = np.array([5, 9, 2, 7], np.int32), np.array([2, 2, 0, 3])
+    ids = np.random.default_rng(1).integers(10, 50, (4, 9)).astype(np.int32)
+    next_ids = np.array([11, 12, 13, 14], np.int32)
+    answers = []
+    for runtime in runtimes:
+        runtime.prefill(ids, lengths, 20)
+        runtime.reorder(rows)
+        answers.append(runtime.decode(next_ids, lengths[rows]))
+    np.testing.assert_allclose(*answers, atol=1e-4)
+    cached.prefill(ids, lengths, 20)
+    assert np.abs(cached.decode(next_ids, lengths) - answers[0]).max(1)[[0, 1, 2]].min() > 0.1
+
+
+def test_the_end_of_the_position_table_is_reached_by_both(runtimes):
+    texts = prompts((90, 92, 88, 95))
+    cached, recomputed = (generate(runtime, texts, end_token=0) for runtime in runtimes)
+    assert cached == recomputed
+    assert [len(tokens) for [(tokens, reason)] in cached if reason == "length"] == [6, 4, 8, 1]
+
+
+def test_weights_come_from_a_file(model_and_weights, tmp_path):
+    model, weights = model_and_weights
+    file = tmp_path / "model.ckpt"
+    ms.save_checkpoint(model, str(file))
+    loaded = load_model(CONFIG, file)
+    for parameter in loaded.get_parameters():
+        np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name])
+    with pytest.raises(InputError, match="has no parameter 'backbone.blocks.2"):
+        load_model(replace(CONFIG, num_layers=4), file)
+    assert store.find(tmp_path) == file
+    assert {p.name for p in load_model(CONFIG, None).get_parameters()} == set(weights)

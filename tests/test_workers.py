@@ -1,0 +1,77 @@
+import os
+import signal
+import time
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+from src.errors import InputError
+from src.workers import Workers
+
+WEIGHT = 10
+
+
+class Number(NamedTuple):
+    value: int
+    weight: int = WEIGHT
+
+
+class Text(NamedTuple):
+    text: bytes
+    weight: int = WEIGHT
+
+
+def squared(number):
+    time.sleep(0.002 * (number.value % 3))  # so that they are not done in the order of their start
+    if number.value < 0:
+        raise InputError(f"{number.value} is negative")
+    return number.value ** 2
+
+
+@pytest.mark.parametrize("num_process", [1, 2, 5])
+def test_results_come_in_order(num_process):
+    with Workers(squared, num_process, weight_a_worker=30) as workers:
+        results = list(workers.map(map(Number, range(100))))
+    assert [(task.value, result) for task, result in results] == [(value, value ** 2) for value in range(100)]
+
+
+@pytest.mark.parametrize("num_process", [1, 2, 5])
+def test_reading_ahead_is_bounded(num_process):
+    taken = 0
+
+    def tasks():
+        nonlocal taken
+        for taken in range(1, 101):
+            yield Number(taken)
+
+    with Workers(squared, num_process, weight_a_worker=30) as workers:
+        for finished, _ in enumerate(workers.map(tasks())):
+            assert (taken - finished - 1) * WEIGHT <= 30 * num_process
+
+
+def test_large_tasks_and_results_do_not_block_each_other():
+    with Workers(lambda task: task.text * 2, 2, weight_a_worker=100) as workers:
+        assert [len(result) for _, result in workers.map(Text(b"x" * 1_000_000) for _ in range(30))] == [2_000_000] * 30
+
+
+@pytest.mark.parametrize("num_process", [1, 3])
+def test_an_input_error_is_handed_on(num_process):
+    with (Workers(squared, num_process, weight_a_worker=30) as workers,
+          pytest.raises(InputError, match="-7 is negative")):
+        list(workers.map(map(Number, [1, 2, -7, 3])))
+    assert not psutil.Process().children()
+
+
+@pytest.mark.parametrize("killed_at", [0, 20])
+def test_a_killed_worker_is_told(killed_at):
+    def tasks():
+        for value in range(100):
+            if value == killed_at:
+                os.kill(psutil.Process().children()[0].pid, signal.SIGKILL)
+            yield Number(value)
+
+    with (Workers(squared, 3, weight_a_worker=30) as workers,
+          pytest.raises(InputError, match="a worker process ended early")):
+        list(workers.map(tasks()))
+    assert not psutil.Process().children()
