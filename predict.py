@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.cli import flag_value, parse
+import yaml
+
+from src.cli import flag_value, mode_file, parse
 from src.errors import InputError, run_program
 from src.generate import TextGenerator
-from src.pangu_alpha_config import RunConfig
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 
 
 @dataclass
 class PredictConfig(RunConfig):
-    """Continue texts. A checkpoint that was trained here brings its own settings; --mode, --config and flags override.
+    """Continue texts. A checkpoint that was trained here brings its own settings; --config and flags override them.
 
     Without a prompt, prompts are asked for at the terminal.
 
@@ -35,13 +37,15 @@ class PredictConfig(RunConfig):
 
     def __post_init__(self) -> None:
         if bool(self.checkpoint) == self.random_weights:
-            raise InputError("give --checkpoint: a .ckpt file or a training run's output folder (or --random_weights true)")
+            raise InputError("give --checkpoint: a .ckpt file or a training run's output folder "
+                             "(or --random_weights true)")
         if self.prompt and self.prompt_file:
             raise InputError("give --prompt or --prompt_file, not both")
         if self.stream and self.generation.num_samples > 1:
             raise InputError(f"--stream prints one sample, not generation.num_samples {self.generation.num_samples}")
         if not self.data.tokenizer_path:
-            raise InputError("data.tokenizer_path is not given: the folder of vocab.model (bash scripts/get_tokenizer.sh)")
+            raise InputError("data.tokenizer_path is not given: the folder of vocab.model "
+                             "(bash scripts/get_tokenizer.sh DIR)")
 
 
 def read_prompts(path: str) -> list[str]:
@@ -57,6 +61,19 @@ def read_prompts(path: str) -> list[str]:
     if not prompts:
         raise InputError(f"--prompt_file {path} is empty; give one prompt a line")
     return prompts
+
+
+def check_mode(mode: str, config: PanguAlphaConfig, weights: Path) -> None:
+    """A checkpoint's own settings hold, so a --mode beside them must mean the same network.
+
+    Raises:
+        InputError: It doesn't.
+    """
+    named = yaml.safe_load(mode_file(mode).read_text())["model"]
+    for name in ("hidden_size", "num_layers", "num_heads"):
+        if getattr(config, name) != named[name]:
+            raise InputError(f"--mode {mode} has {name} {named[name]}, but {weights.parent} was trained with "
+                             f"{getattr(config, name)}; leave --mode out")
 
 
 def ask_for_prompts() -> Iterator[str]:
@@ -96,6 +113,8 @@ def main() -> None:
         weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
         beside = store.config_beside(weights)
     config = parse(PredictConfig, "predict.py", base_config=beside)
+    if beside and flag_value("--mode", arguments):
+        check_mode(flag_value("--mode", arguments), config.model, weights)
     from src.device import prepare_device
     from src.runtimes import build_runtime, load_model
     from src.tokenization import load_tokenizer

@@ -10,7 +10,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (the backend must be chosen first)
+from matplotlib import pyplot  # the backend must be chosen first
 
 Metrics = dict[str, float | int | bool]
 METRICS_FILE = "metrics.jsonl"
@@ -78,7 +78,7 @@ class TensorBoard:
     """Event files in the folder `tensorboard`."""
 
     def __init__(self, folder: Path, first_step: int):
-        # The file's name has the time in whole seconds: the suffix keeps a run that goes on at once from overwriting it.
+        # The file's name has the time in whole seconds: the suffix keeps a run that goes on at once from overwriting.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None,
                                      filename_suffix=f".{first_step}")
 

@@ -98,13 +98,13 @@ def parse(arguments_class: type[Arguments], prog: str, arguments: Sequence[str] 
           base_config: Path | None = None) -> Arguments:
     """Build a dataclass from a command line.
 
-    Later wins: the class's defaults, `base_config`, `--mode`, `--config`, single flags.
+    Later wins: the class's defaults, `--mode`, `base_config`, `--config`, single flags.
 
     Args:
         arguments_class: The dataclass; its `__post_init__` checks may raise InputError.
         prog: The program's name, as its user types it.
         arguments: The command line without the program; `sys.argv[1:]` when None.
-        base_config: A YAML file of settings that come before all others (a checkpoint's own, say).
+        base_config: A YAML file of settings that only `--config` and flags override (a checkpoint's own, say).
 
     Exits:
         With status 2 and one line for anything unknown or impossible.
@@ -113,7 +113,7 @@ def parse(arguments_class: type[Arguments], prog: str, arguments: Sequence[str] 
     parser = build_parser(arguments_class, prog)
     try:
         mode = flag_value("--mode", arguments) if "mode" in parser.known_keys else None
-        files = [file for file in (base_config, mode and mode_file(mode)) if file]
+        files = [file for file in (mode and mode_file(mode), base_config) if file]
         namespace = parser.parse_args([part for file in files for part in ("--config", str(file))] + arguments)
         namespace = parser.instantiate(namespace).as_dict()
     except InputError as error:

@@ -3,7 +3,6 @@
 On Ascend and GPU they compute the same from the same primitives.
 """
 
-import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 
@@ -48,7 +47,7 @@ class Affine(nn.Cell):
 
 
 class Softmax(nn.Cell):
-    """Softmax over the last axis. Its gradient, p * (dp - sum(p * dp)), sums a matrix: MindSpore's own sums four axes."""
+    """Softmax over the last axis. Its gradient, p * (dp - sum(p * dp)), sums a matrix, MindSpore's own four axes."""
 
     def __init__(self):
         super().__init__()

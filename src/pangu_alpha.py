@@ -6,7 +6,7 @@ What is unusual, for those who know GPT-2:
   * The final LayerNorm stands *before* the query layer; nothing normalises what goes into the head.
   * Queries and keys are each divided by d^(1/4), so that fp16 scores cannot overflow before they meet the softmax.
   * The activation is fast_gelu, x * sigmoid(1.702 x).
-  * Q, K and V have weights stored (out, in); every other weight is stored (in, out). Names are the official checkpoint's.
+  * Q, K and V have weights stored (out, in), all others (in, out). Names are the official checkpoint's.
 
 Hidden states are (B * S, H) between layers: B rows of S tokens, H wide. A is the number of heads, d = H / A.
 A cell calls its operators through attributes, so that shard strategies can be attached from outside.
@@ -86,7 +86,7 @@ class LayerNorm(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """x @ weight + bias in the compute dtype; the weight is stored (out, in) where `weight_transposed`, else (in, out)."""
+    """x @ weight + bias in the compute dtype; the weight is (in, out), or (out, in) where `weight_transposed`."""
 
     def __init__(self, in_size: int, out_size: int, config: PanguAlphaConfig, weight_transposed: bool = False,
                  std: float | None = None):
@@ -179,8 +179,8 @@ class FastGelu(nn.Cell):
 class FeedForward(nn.Cell):
     """H -> 4H -> H.
 
-    Between the two products the hidden states stand transposed, (4H, N): with weights stored (in, out), all six products
-    of a training step then have the layouts that CPU libraries compute fastest. A few rows (decoding) gain nothing.
+    Between the two products the hidden states stand transposed, (4H, N): with weights stored (in, out), all six
+    products of a training step then have layouts that CPU libraries compute fastest. Few rows (decoding) gain nothing.
     """
 
     def __init__(self, config: PanguAlphaConfig, residual_std: float):

@@ -1,4 +1,4 @@
-"""MindSpore as a runtime of the generation loop (`src.generate.Runtime`): `prefill`, `decode`, the cache between them."""
+"""MindSpore as a runtime of the generation loop (`src.generate.Runtime`): prefill, decode, the cache between them."""
 
 from collections.abc import Callable
 from pathlib import Path

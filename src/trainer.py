@@ -131,8 +131,8 @@ class Trainer:
         changed = [f"{name} {state['order'][name]!r} -> {value!r}" for name, value in self._data_order().items()
                    if state["order"].get(name) != value]
         if changed:
-            raise InputError(f"{checkpoint} can't go on with other data or settings ({', '.join(changed)}); take the old "
-                             "ones, or begin anew with --training.init_checkpoint and another --training.output")
+            raise InputError(f"{checkpoint} can't go on with other data or settings ({', '.join(changed)}); take the "
+                             "old ones, or begin anew with --training.init_checkpoint and another --training.output")
         store.load(checkpoint / store.MODEL_FILE, self.model.get_parameters())
         store.load(checkpoint / store.OPTIMIZER_FILE, self.optimizer.state)
         print(f"going on from {checkpoint}", flush=True)

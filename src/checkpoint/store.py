@@ -186,6 +186,6 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return ms.load_checkpoint(str(file))
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise InputError(f"{file} is not a whole MindSpore checkpoint ({os.path.getsize(file)} bytes): fetch or copy it "
-                         "again") from error
+        raise InputError(f"{file} is not a whole MindSpore checkpoint ({os.path.getsize(file)} bytes): fetch or "
+                         "copy it again") from error
 

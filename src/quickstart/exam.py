@@ -68,7 +68,7 @@ def main() -> None:
     for (question, _), answer in list(zip(questions, answers, strict=True))[::max(1, len(questions) // SHOWN)]:
         print(f"{question} -> {answer}")
     accuracy = right / len(questions)
-    print(f"accuracy on facts in a phrasing not seen with them: {accuracy:.4f} ({right} of {len(questions)})", flush=True)
+    print(f"accuracy on facts in a phrasing not seen with them: {accuracy:.4f} ({right} of {len(questions)})")
     if accuracy < arguments.passing:
         sys.exit(FAILED_STATUS)
 

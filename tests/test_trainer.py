@@ -1,0 +1,233 @@
+"""Whole runs of train.py as processes, and the trainer's parts that can be looked at from inside."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from src.cli import parse
+from src.dataset import causal, eod_reset
+from src.errors import InputError
+from src.pangu_alpha_config import RunConfig
+from src.trainer import Trainer
+from tests import numpy_pangu
+from tests.helpers import ROOT, TINY, TIMEOUT, finish, metrics, random_ids, run, start, train_flags, write_mindrecord
+
+STEPS = 20
+TRAIN = ROOT / "train.py"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """27 records, so that epochs of 13 batches leave one over."""
+    file = tmp_path_factory.mktemp("data") / "train.mindrecord"
+    write_mindrecord(file, random_ids(27))
+    return file
+
+
+def loss_lines(folder):
+    return [(line["step"], line["loss"], line["learning_rate"], line["grad_norm"], line["loss_scale"])
+            for line in metrics(folder) if "loss" in line]
+
+
+def wait_for_step(folder, step, process):
+    """Until a run has logged a step."""
+    file, ends = folder / "metrics.jsonl", time.monotonic() + TIMEOUT
+    while time.monotonic() < ends and process.poll() is None:
+        if file.exists() and f'"step": {step},' in file.read_text():
+            return
+        time.sleep(0.01)
+    pytest.fail(f"step {step} was not reached: {process.communicate() if process.poll() is not None else 'too slow'}")
+
+
+def train(data, output, **training):
+    """A run to its end; its stdout and stderr."""
+    status, told, errors = run(TRAIN, *train_flags(data, output, **training))
+    assert status == 0, errors
+    return told, errors
+
+
+# A loss scale that overflows at first and doubles every few steps, and micro-batches: more state to go on with.
+LIVELY = dict(steps=STEPS, accumulation_steps=2, optimizer="adamw", loss_scale=3e38, loss_scale_window=3)
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """The folder of a run without interruption."""
+    output = tmp_path_factory.mktemp("straight")
+    train(data, output, **LIVELY, save_interval=5)
+    return output
+
+
+def stop(data, output, number, after=10, **training):
+    """Start a run and send it a signal once it has logged step `after`; (status, stdout, stderr)."""
+    process = start(TRAIN, *train_flags(data, output, **training))
+    wait_for_step(output, after, process)
+    process.send_signal(number)
+    return finish(process)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stop_and_resume_give_the_losses_of_a_straight_run(data, straight, tmp_path, number, status):
+    stopped = stop(data, tmp_path, number, **LIVELY)
+    last = metrics(tmp_path)[-1]["step"]
+    assert stopped[0] == status and 10 <= last < STEPS
+    assert f"stopped by {number.name} after step {last}; the same command goes on from there" in stopped[1]
+    assert "Traceback" not in stopped[2]
+    told, _ = train(data, tmp_path, **LIVELY)
+    assert f"going on from {tmp_path}/checkpoint/step_{last:08d}" in told
+    assert loss_lines(tmp_path) == loss_lines(straight)
+    lines = metrics(straight)
+    assert lines[0]["overflow"] and len({line["loss_scale"] for line in lines}) > 3
+    assert (tmp_path / "loss_curve.png").stat().st_size > 1000
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(data, straight, tmp_path):
+    """kill -9 in the middle of writing: simulated by the folder that it would leave."""
+    status, *_ = stop(data, tmp_path, signal.SIGKILL, after=7, **LIVELY, save_interval=5)
+    checkpoints = tmp_path / "checkpoint"
+    assert status == -signal.SIGKILL
+    shutil.copytree(checkpoints / "step_00000005", checkpoints / ".unfinished_10", dirs_exist_ok=True)
+    (checkpoints / ".unfinished_10" / "model.ckpt").write_bytes(b"half")
+    told, _ = train(data, tmp_path, **LIVELY, save_interval=5)
+    assert "going on from" in told
+    assert loss_lines(tmp_path) == loss_lines(straight)
+    assert sorted(path.name for path in checkpoints.iterdir()) == [f"step_{step:08d}" for step in (10, 15, 20)]
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(data, straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    model = tmp_path / "run" / "checkpoint" / "step_00000020" / "model.ckpt"
+    model.write_bytes(model.read_bytes()[:1000])
+    told, errors = train(data, tmp_path / "run", **LIVELY)
+    assert "step_00000020 is damaged: model.ckpt was changed" in errors
+    assert "going on from" in told and "step_00000015" in told
+    assert loss_lines(tmp_path / "run") == loss_lines(straight)
+
+
+@pytest.mark.slow
+def test_200_steps_straight_or_stopped_at_100(data, tmp_path):
+    settings = dict(steps=200, loss_scale_window=30)
+    train(data, tmp_path / "straight", **settings)
+    assert stop(data, tmp_path / "stopped", signal.SIGTERM, after=100, **settings)[0] == 143
+    train(data, tmp_path / "stopped", **settings)
+    assert len(loss_lines(tmp_path / "stopped")) == 200
+    assert loss_lines(tmp_path / "stopped") == loss_lines(tmp_path / "straight")
+
+
+# From here on in this process.
+
+def config(data, output, *flags, **training):
+    return parse(RunConfig, "train.py", [*train_flags(data, output, **dict(steps=4) | training), *flags])
+
+
+def steps(trainer, number):
+    """The metrics of some steps."""
+    batches = trainer.train_batches.iterate(trainer.progress.step * trainer.config.training.accumulation_steps)
+    return [trainer._step(batches) for _ in range(number)]
+
+
+def weights(trainer):
+    return {p.name: p.asnumpy().copy() for p in trainer.model.get_parameters()}
+
+
+def test_the_seed_decides_weights_and_masks(data, tmp_path):
+    one, same, other = (Trainer(config(data, tmp_path, seed=seed)) for seed in (1, 1, 2))
+    name = "backbone.blocks.0.attention.dense1.weight"
+    assert (weights(one)[name] == weights(same)[name]).all()
+    assert (weights(one)[name] != weights(other)[name]).any()
+    assert steps(one, 2) == steps(same, 2)
+
+
+def test_recompute_gives_the_same_losses(data, tmp_path):
+    plain, saving = (steps(Trainer(config(data, tmp_path, recompute=recompute)), 3) for recompute in (False, True))
+    np.testing.assert_allclose([line["loss"] for line in plain], [line["loss"] for line in saving], rtol=1e-6)
+
+
+@pytest.mark.parametrize("changes, told", [
+    (dict(seed=1), "training.seed 0 -> 1"),
+    (dict(batch_size=3), "training.batch_size 2 -> 3"),
+    (dict(optimizer="lamb"), "training.optimizer 'adamw' -> 'lamb'"),
+])
+def test_resuming_with_other_settings_is_refused(data, straight, changes, told):
+    with pytest.raises(InputError, match=told) as error:
+        Trainer(config(data, straight, **LIVELY | changes))
+    assert "\n" not in str(error.value)
+
+
+def test_resuming_with_other_data_is_refused(straight, tmp_path):
+    file = tmp_path / "other.mindrecord"
+    write_mindrecord(file, random_ids(5))
+    with pytest.raises(InputError, match="records of data.train 27 -> 5"):
+        Trainer(config(file, straight, **LIVELY))
+
+
+def test_a_run_can_begin_with_the_weights_of_another(data, straight, tmp_path):
+    trainer = Trainer(config(data, tmp_path, init_checkpoint=straight, steps=2))
+    assert trainer.progress.step == 0
+    begun = weights(trainer)
+    resumed = weights(Trainer(config(data, straight, **LIVELY)))
+    assert all((begun[name] == resumed[name]).all() for name in resumed)
+    assert all((moment.asnumpy() == 0).all() for moment in trainer.optimizer.state)
+    assert steps(trainer, 1)[0]["learning_rate"] == pytest.approx(1e-3 / 3)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """Fine-tuning records: ids, loss_mask and their file."""
+    ids, draw = random_ids(6, seed=3), np.random.default_rng(0)
+    loss_mask = (draw.random((6, TINY.seq_length)) < 0.3).astype(np.int32)
+    file = tmp_path_factory.mktemp("examples") / "examples.mindrecord"
+    write_mindrecord(file, ids, loss_mask)
+    return ids, loss_mask, file
+
+
+def test_fine_tuning_loss_is_over_the_completions(examples, tmp_path):
+    ids, loss_mask, file = examples
+    trainer = Trainer(config(file, tmp_path, "--data.shuffle=false", "--model.dropout_rate=0"))
+    model = trainer.config.model
+    logits = numpy_pangu.logits(weights(trainer), model, ids[:2, :-1], *eod_reset(ids[:2], model.eod_token))
+    expected = numpy_pangu.loss(logits, ids[:2], model.pad_token, loss_mask[:2])
+    assert steps(trainer, 1)[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("flags, batches", [([], 3), (["--training.eval_batches=2"], 2), (["--model.eod_reset=false"], 3)])
+def test_validation_perplexity_is_over_all_counted_tokens(examples, tmp_path, flags, batches):
+    """Batches have unequal numbers of counted tokens; each token weighs the same."""
+    ids, loss_mask, file = examples
+    trainer = Trainer(config(file, tmp_path, f"--data.validation={file}", *flags))
+    model, ids = trainer.config.model, ids[:2 * batches]
+    inputs = eod_reset(ids, model.eod_token) if model.eod_reset else causal(ids)
+    logits = numpy_pangu.logits(weights(trainer), model, ids[:, :-1], *inputs)
+    expected = numpy_pangu.loss(logits, ids, model.pad_token, loss_mask[:len(ids)])
+    measured = trainer.validate()
+    assert measured["validation_loss"] == pytest.approx(expected, rel=1e-5)
+    assert measured["validation_perplexity"] == pytest.approx(np.exp(expected), rel=1e-4)
+
+
+def test_validation_and_logging_keep_their_intervals(data, tmp_path):
+    trainer = Trainer(config(data, tmp_path, f"--data.validation={data}", steps=7, eval_interval=3, log_interval=2,
+                             eval_batches=1, save_interval=2, keep_checkpoints=2))
+    trainer.run()
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 7]
+    assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6, 7]
+    assert sorted(os.listdir(tmp_path / "checkpoint")) == ["step_00000006", "step_00000007"]
+    finished = Trainer(config(data, tmp_path, steps=7))
+    finished.run()
+    assert finished.progress.step == 7 and metrics(tmp_path) == lines
+
+
+def test_a_tiny_model_learns_a_pattern(tmp_path):
+    """Counting up: the loss falls from that of a guess, log 50, to near 0."""
+    file = tmp_path / "count.mindrecord"
+    write_mindrecord(file, 10 + (np.arange(16)[:, None] * 3 + np.arange(TINY.seq_length + 1)) % 40)
+    trainer = Trainer(config(file, tmp_path, "--model.dropout_rate=0", batch_size=8, steps=80, learning_rate=1e-2))
+    losses = [line["loss"] for line in steps(trainer, 80)]
+    assert losses[0] == pytest.approx(np.log(50), abs=0.1) and losses[-1] < 0.1
