@@ -15,9 +15,9 @@ SHAPES = {"blocks.0.dense1.weight": (5, 7), "blocks.0.dense1.bias": (7,), "layer
           "layernorm.beta": (6,), "embedding_table": (9, 4), "still.weight": (3, 3)}
 
 
-def settings(optimizer, **changes):
-    return TrainingConfig(**dict(optimizer=optimizer, learning_rate=0.02, end_learning_rate=0.002, warmup_steps=2,
-                                 steps=8, beta1=0.8, beta2=0.9, epsilon=1e-3, weight_decay=0.3) | changes)
+def settings(optimizer):
+    return TrainingConfig(optimizer=optimizer, learning_rate=0.02, end_learning_rate=0.002, warmup_steps=2, steps=8,
+                          beta1=0.8, beta2=0.9, epsilon=1e-3, weight_decay=0.3)
 
 
 def draw_problem(seed=0):
@@ -88,15 +88,14 @@ def computed(config, values, gradients, factor, dtype=ms.float32):
     return {p.name: p.asnumpy() for p in parameters}
 
 
-@pytest.mark.parametrize("weight_decay", [0.3, 0.0])
 @pytest.mark.parametrize("name", SPECIFICATIONS)
-def test_updates_are_the_published_ones(name, weight_decay):
-    config = settings(name, weight_decay=weight_decay)
+def test_updates_are_the_published_ones(name):
+    config = settings(name)
     values, gradients = draw_problem()
     expected = specified(config, values, gradients, 0.5)
     for key, value in computed(config, values, gradients, 0.5).items():
         np.testing.assert_allclose(value, expected[key], rtol=2e-5, atol=2e-6, err_msg=key)
-        assert (key == "still.weight") == (np.abs(value - values[key]).max() < 1e-3)
+        assert (key == "still.weight") == (value == values[key]).all()
 
 
 @pytest.mark.parametrize("name", SPECIFICATIONS)

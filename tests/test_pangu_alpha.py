@@ -9,11 +9,11 @@ import pytest
 from mindspore import ParameterTuple, Tensor, ops
 
 from src.dataset import causal, eod_reset
+from src.generate import generate_tokens
 from src.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, TrainingConfig
 from src.pangu_alpha_wrapcell import TrainStep
-from src.generate import generate_tokens
 from src.runtimes import build_runtime
 from tests import numpy_pangu
 from tests.helpers import TINY, random_ids, random_model
