@@ -38,11 +38,13 @@ class _Parser(jsonargparse.ArgumentParser):
     known_keys: Sequence[str] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        unknown_flag = re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message, re.IGNORECASE)
+        unknown_flag = re.match(r"unrecognized arguments: (--)?([^\s=]+)", message, re.IGNORECASE)
         unknown_key = re.search(r"(?:Group '([^']*)' does not accept (?:option|nested key) '([^']+)'"
                                 r"|Option '([^']+)' is not accepted)", message)
-        if unknown_flag:
-            message = f"no option --{unknown_flag[1]}" + self._nearest_key(unknown_flag[1])
+        if unknown_flag and unknown_flag[1]:
+            message = f"no option --{unknown_flag[2]}" + self._nearest_key(unknown_flag[2]).replace("'", "'--", 1)
+        elif unknown_flag:
+            message = f"unexpected argument '{unknown_flag[2]}'; every option has a name (--help), patterns need quotes"
         elif unknown_key:
             key = ".".join(part for part in unknown_key.groups() if part)
             message = f"no setting '{key}'" + self._nearest_key(key)
@@ -84,7 +86,7 @@ def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParse
     A class with nested groups also gets `--config FILE` and `--mode NAME`.
     """
     summary = (arguments_class.__doc__ or "").split("Args:")[0].strip()
-    parser = _Parser(prog=prog, description=summary)
+    parser = _Parser(prog=prog, description=summary, allow_abbrev=False)
     parser.known_keys = _keys(arguments_class)
     if any(is_dataclass(field.type) for field in fields(arguments_class)):
         parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="A YAML file of settings.")

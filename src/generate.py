@@ -13,6 +13,7 @@ import numpy as np
 from src.errors import InputError
 from src.pangu_alpha_config import GenerationConfig
 from src.sampling import Penalties, choose_tokens, largest_entries, log_normalizer, row_generator
+from src.tokenization import Tokenizer
 
 INCOMPLETE_CHARACTER = "\ufffd"
 
@@ -49,22 +50,6 @@ class Runtime(Protocol):
 
     def reorder(self, rows: np.ndarray) -> None:
         """Row i of the cache becomes a copy of what row rows[i] was; rows: int64 (B,)."""
-
-
-class Tokenizer(Protocol):
-    """Text to ids and back.
-
-    What `decode` gives for the first ids must begin what it gives for all, but that a character of which bytes are
-    still missing stands as U+FFFD.
-    """
-
-    vocab_size: int
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids."""
 
 
 @dataclass

@@ -35,6 +35,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special ones shown as their pieces.
 
+        The text of the first ids begins that of all, but that a character of which bytes are still missing stands as
+        U+FFFD: what makes streaming possible.
+
         Raises:
             InputError: An id is outside the vocabulary.
         """

@@ -12,13 +12,14 @@ PROCESSES = 2
 
 # Each: the flags (with {names} of files below), and what the line must hold. A later flag wins over train's usual ones.
 TRAIN = {
-    "misspelt flag": (["--model.hiden_size=64"], ["--model.hiden_size", "did you mean 'model.hidden_size'"]),
+    "misspelt flag": (["--model.hiden_size=64"], ["--model.hiden_size", "did you mean '--model.hidden_size'"]),
     "unknown mode": (["--mode=2.5B"], ["'2.5B'", "did you mean '2.6B'"]),
     "a word for a number": (["--training.steps=many"], ["training.steps", "many"]),
     "heads that do not divide": (["--model.num_heads=3"], ["num_heads 3", "hidden_size 32", "2 would"]),
     "no configuration file": (["--config=nowhere.yaml"], ["nowhere.yaml"]),
-    "configuration that is no YAML": (["--config={broken_yaml}"], ["{broken_yaml}"]),
-    "misspelt setting in a file": (["--config={misspelt_yaml}"], ["model.num_layer", "did you mean 'model.num_layers'"]),
+    "configuration that is no YAML": (["--config={broken_yaml}"], ["config", "line 2, column 1"]),
+    "misspelt setting in a file": (["--config={misspelt_yaml}"],
+                                  ["model.num_layer", "did you mean 'model.num_layers'"]),
     "no data": (["--data.train="], ["data.train", "src.preprocess"]),
     "data that is not there": (["--data.train=nowhere"], ["'nowhere'", "src.preprocess"]),
     "truncated data": (["--data.train={cut}"], ["{cut}", "not a whole MindRecord"]),
@@ -48,10 +49,12 @@ PREDICT = {
     "a prompt file that is not there": ([*RANDOM, "--prompt_file=nowhere"], ["--prompt_file nowhere"]),
     "an empty prompt file": ([*RANDOM, "--prompt_file={empty}"], ["{empty}", "is empty"]),
     "an empty line among prompts": ([*RANDOM, "--prompt_file={blank_line}"], ["prompt 2 of 3", "length 0"]),
-    "a prompt that is too long": ([*RANDOM, "--prompt=" + "床前明月光疑是地上霜" * 20], ["prompt 1 of 1", "at most 15"]),
+    "a prompt that is too long": ([*RANDOM, "--prompt=" + "床前明月光疑是地上霜" * 20],
+                               ["prompt 1 of 1", "at most 15"]),
     "no tokenizer": (["--random_weights=true"], ["data.tokenizer_path"]),
     "a tokenizer that is not there": ([*RANDOM, "--data.tokenizer_path=nowhere", "--prompt=明月"], ["nowhere"]),
-    "a tokenizer larger than the model": ([*RANDOM, "--model.vocab_size=20", "--generation.end_token=9", "--prompt=明月"],
+    "a tokenizer larger than the model": ([*RANDOM, "--model.vocab_size=20",
+                                           "--generation.end_token=9", "--prompt=明月"],
                                           ["the tokenizer has", "20"]),
     "impossible sampling": ([*RANDOM, "--generation.top_p=0"], ["generation.top_p is 0"]),
     "a method that does not exist": ([*RANDOM, "--generation.method=nucleus"], ["generation.method", "nucleus"]),
@@ -68,7 +71,7 @@ PREPROCESS = {
     "a vocabulary that is none": (["--model_file={text}"], ["{text}"]),
     "a form that does not exist": (["--dataset_type=html"], ["dataset_type", "html"]),
 }
-TOKENIZER_USUAL = ["--input_glob={text}", "--output=out", "--vocab_size=60"]
+TOKENIZER_USUAL = ["--input_glob={text}", "--output=out", "--vocab_size=120"]
 TOKENIZER = {
     "no text files": (["--input_glob=nowhere/*"], ["nowhere/*"]),
     "an empty text": (["--input_glob={empty}"], ["hold no text"]),
@@ -149,7 +152,8 @@ def test_one_line_tells_it(name, outcomes, files):
 
 def test_the_usual_flags_are_good(files, tmp_path):
     """Or the table would prove nothing."""
-    for name, wanted in (("misspelt flag", "metrics.jsonl"), ("no files", "a.mindrecord"), ("no text files", "vocab.model")):
+    for name, wanted in (("misspelt flag", "metrics.jsonl"),
+                         ("no files", "a.mindrecord"), ("no text files", "vocab.model")):
         *flags, _ = command(name, files)
         status, _, errors = run(*flags, cwd=tmp_path)
         assert status == 0, errors

@@ -55,7 +55,8 @@ def test_defaults_files_and_flags_in_their_order(tmp_path):
     base.write_text("inner: {width: 5, kind: square}\nname: base")
     own.write_text("inner: {width: 7}\nnames: [a, b]")
     assert parse(Outer, "do.py", []) == Outer(Inner())
-    assert parse(Outer, "do.py", ["--config", str(own)], base_config=base) == Outer(Inner(7, "square"), ["a", "b"], "base")
+    merged = parse(Outer, "do.py", ["--config", str(own)], base_config=base)
+    assert merged == Outer(Inner(7, "square"), ["a", "b"], "base")
     assert parse(Outer, "do.py", ["--config", str(own), "--inner.width=9"]) == Outer(Inner(9), ["a", "b"])
 
 
@@ -67,8 +68,8 @@ def test_mode_comes_before_files_and_flags(tmp_path):
 
 
 def test_unknown_names_are_told_with_the_nearest(capsys, tmp_path):
-    assert told(capsys, ["--inner.widht", "4"]) == "no option --inner.widht; did you mean 'inner.width'?"
-    assert told(capsys, ["--width", "4"]) == "no option --width; did you mean 'inner.width'?"
+    assert told(capsys, ["--inner.widht", "4"]) == "no option --inner.widht; did you mean '--inner.width'?"
+    assert told(capsys, ["--width", "4"]) == "no option --width; did you mean '--inner.width'?"
     assert told(capsys, ["--zzz", "4"]) == "no option --zzz"
     file = tmp_path / "own.yaml"
     file.write_text("inner: {widht: 7}")
