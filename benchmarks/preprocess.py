@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 
 import jieba
 
+from benchmarks.harness import print_table, rate_cells, ratio_of_pairs
 from src.cli import parse
 from src.errors import InputError, run_program
 from src.preprocess import PreprocessArguments, Summary, preprocess
@@ -72,13 +72,10 @@ def run_once(arguments: PreprocessArguments) -> Summary:
 
 def report(rates: dict[int, list[float]]) -> None:
     """Print a row for each number of processes, and the ratio."""
-    print(f"{'processes':>9} {'median tokens/s':>16} {'slowest':>10} {'fastest':>10}")
-    for num_process, values in rates.items():
-        print(f"{num_process:>9} {median(values):>16,.0f} {min(values):>10,.0f} {max(values):>10,.0f}")
+    print_table(["processes", "median tokens/s", "slowest", "fastest"],
+                [[str(num_process), *rate_cells(values)] for num_process, values in rates.items()])
     one, many = rates.values()
-    ratios = sorted(after / before for before, after in zip(one, many, strict=True))
-    print(f"ratio {median(ratios):.2f} (median of {len(ratios)} neighbouring pairs, "
-          f"{ratios[0]:.2f} to {ratios[-1]:.2f})")
+    print(f"ratio {ratio_of_pairs(many, one)}")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import jsonargparse
+import yaml
 
 from src.errors import InputError, fail, nearest
 
@@ -80,6 +81,16 @@ def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
+def _check_settings_file(path: str | Path) -> None:
+    """What is wrong with a file is told with its name, before the parser tells it without."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path} can't be read as YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"--config {path} holds no settings; they look like `model: {{num_layers: 3}}`")
+
+
 def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParser:
     """The parser of a dataclass; nested dataclasses become groups (`--model.hidden_size`).
 
@@ -116,6 +127,8 @@ def parse(arguments_class: type[Arguments], prog: str, arguments: Sequence[str] 
     try:
         mode = flag_value("--mode", arguments) if "mode" in parser.known_keys else None
         files = [file for file in (mode and mode_file(mode), base_config) if file]
+        if flag_value("--config", arguments):
+            _check_settings_file(flag_value("--config", arguments))
         namespace = parser.parse_args([part for file in files for part in ("--config", str(file))] + arguments)
         namespace = parser.instantiate(namespace).as_dict()
     except InputError as error:

@@ -1,8 +1,12 @@
-"""Operators with gradients written by hand, where MindSpore's own are several times slower on a CPU.
+"""Operators without parameters: composed, or with gradients written by hand, where MindSpore's own are several times
+slower on a CPU.
 
 On Ascend and GPU they compute the same from the same primitives.
 """
 
+from collections.abc import Callable
+
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 
@@ -46,25 +50,100 @@ class Affine(nn.Cell):
         return self.nt(dout, weight), self.tn(x, dout), dbias
 
 
-class Softmax(nn.Cell):
-    """Softmax over the last axis. Its gradient, p * (dp - sum(p * dp)), sums a matrix, MindSpore's own four axes."""
+class Normalize(nn.Cell):
+    """LayerNorm over the last axis, in float32 whatever comes in. Composed of means: on CPU its backward is 2.5 times
+    faster than that of the fused operator.
+
+    Args:
+        epsilon: Added to the variance.
+
+    Inputs:
+        x (..., H); gamma and beta (H,) float32.
+    """
+
+    def __init__(self, epsilon: float):
+        super().__init__()
+        self.epsilon = epsilon
+        self.mean = ops.ReduceMean(keep_dims=True)
+        self.sub = ops.Sub()
+        self.square = ops.Square()
+        self.rsqrt = ops.Rsqrt()
+        self.mul = ops.Mul()
+        self.add = ops.Add()
+        self.cast = ops.Cast()
+
+    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        centred = self.cast(x, ms.float32)
+        centred = self.sub(centred, self.mean(centred, -1))
+        scale = self.rsqrt(self.mean(self.square(centred), -1) + self.epsilon)
+        normed = self.add(self.mul(self.mul(centred, scale), gamma), beta)
+        return self.cast(normed, x.dtype)
+
+
+class MaskedSoftmax(nn.Cell):
+    """Softmax over the last axis of scores (B, A, Q, K) + bias (B, 1, Q, K), a constant: it has no gradient.
+
+    That of the scores, p * (dp - sum(p * dp)), sums a matrix, MindSpore's own four axes.
+    """
 
     def __init__(self):
         super().__init__()
+        self.add = ops.Add()
         self.softmax = ops.Softmax(axis=-1)
         self.mul = ops.Mul()
         self.sub = ops.Sub()
         self.sum = ops.ReduceSum(keep_dims=True)
         self.reshape = ops.Reshape()
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.softmax(x)
+    def construct(self, scores: Tensor, bias: Tensor) -> Tensor:
+        return self.softmax(self.add(scores, bias))
 
-    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        """The gradient of x."""
+    def bprop(self, scores: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of the scores, and none of the bias."""
         p = self.reshape(out, (-1, out.shape[-1]))
         weighted = self.mul(p, self.reshape(dout, p.shape))
-        return (self.reshape(self.sub(weighted, self.mul(p, self.sum(weighted, -1))), out.shape),)
+        gradient = self.sub(weighted, self.mul(p, self.sum(weighted, -1)))
+        return self.reshape(gradient, out.shape), ops.zeros_like(bias)
+
+
+class SwapAxes(nn.Cell):
+    """`factor` times x, the middle axes of its four swapped: between (B, S, A, d) and (B, A, S, d)."""
+
+    def __init__(self, factor: float = 1.0):
+        super().__init__()
+        self.factor = factor
+        self.mul = ops.Mul()
+        self.transpose = ops.Transpose()
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.factor != 1.0:
+            x = self.mul(x, self.factor)
+        return self.transpose(x, (0, 2, 1, 3))
+
+
+class FastGelu(nn.Cell):
+    """x * sigmoid(1.702 x). Written with two plain operators: several times faster on CPU than ops.gelu."""
+
+    def __init__(self):
+        super().__init__()
+        self.mul = ops.Mul()
+        self.sigmoid = ops.Sigmoid()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.mul(x, self.sigmoid(self.mul(x, 1.702)))
+
+
+class BiasedRows(nn.Cell):
+    """`activation` of x (F, N) + bias (F,)."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.activation = activation
+        self.add = ops.Add()
+        self.reshape = ops.Reshape()
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.activation(self.add(x, self.reshape(bias, (-1, 1))))
 
 
 class CrossEntropy(nn.Cell):

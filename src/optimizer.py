@@ -59,8 +59,8 @@ class StepScalars:
 
 
 class Update(nn.Cell):
-    """Base of the updates of one parameter: parameter, its moments (float32), gradient (float32), scalars -> anything
-    to depend on. Parameters and moments change in place."""
+    """Base of the updates of one parameter: parameter, its moments (float32), gradient and the factor that it is
+    multiplied by first, scalars -> anything to depend on. Parameters and moments change in place."""
 
     def __init__(self, config: TrainingConfig):
         super().__init__()
@@ -85,8 +85,9 @@ class AdamUpdate(Update):
         self.adam = ops.Adam()
         self.subtract_scaled = ops.ApplyGradientDescent()
 
-    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor, lr: Tensor,
-                  beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
+    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor,
+                  factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
+        gradient = self.cast(gradient, ms.float32) * factor
         if parameter.dtype != ms.float32:
             value = self.cast(parameter, ms.float32)
             change = self.direction(m, v, gradient, beta1_power, beta2_power) + decay * value
@@ -101,8 +102,9 @@ class AdamUpdate(Update):
 class LambUpdate(Update):
     """LAMB (arXiv 1904.00962): AdamW's step, scaled to lr times the parameter's own norm."""
 
-    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor, lr: Tensor,
-                  beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
+    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor,
+                  factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
+        gradient = self.cast(gradient, ms.float32) * factor
         value = self.cast(parameter, ms.float32)
         change = self.direction(m, v, gradient, beta1_power, beta2_power) + decay * value
         value_norm, change_norm = self.sqrt(sum_of_squares(value)), self.sqrt(sum_of_squares(change))
@@ -147,7 +149,6 @@ class Optimizer(nn.Cell):
                   beta2_power: Tensor) -> bool:
         done = ()
         for i in range(len(gradients)):
-            gradient = ops.cast(gradients[i], ms.float32) * factor
             done += (self.update(self.decays[i], self.parameters[i], self.first_moments[i], self.second_moments[i],
-                                 gradient, lr, beta1_power, beta2_power),)
+                                 gradients[i], factor, lr, beta1_power, beta2_power),)
         return ops.depend(True, done)

@@ -20,7 +20,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from src.dropout import Dropout, number_sites
-from src.operators import Affine, CrossEntropy, Softmax
+from src.operators import Affine, BiasedRows, CrossEntropy, FastGelu, MaskedSoftmax, Normalize, SwapAxes
 from src.pangu_alpha_config import PanguAlphaConfig
 
 MASKED_SCORE = -10000.0  # finite, and in fp16's range
@@ -61,28 +61,16 @@ class Embedding(nn.Cell):
 
 
 class LayerNorm(nn.Cell):
-    """LayerNorm over the last axis, in float32 whatever comes in. Composed of means: on CPU its backward is 2.5 times
-    faster than that of the fused operator."""
+    """LayerNorm over the last axis, in float32 whatever comes in."""
 
     def __init__(self, config: PanguAlphaConfig):
         super().__init__()
         self.gamma = Parameter(initializer("ones", (config.hidden_size,), ms.float32))
         self.beta = Parameter(initializer("zeros", (config.hidden_size,), ms.float32))
-        self.epsilon = config.layernorm_epsilon
-        self.mean = ops.ReduceMean(keep_dims=True)
-        self.sub = ops.Sub()
-        self.square = ops.Square()
-        self.rsqrt = ops.Rsqrt()
-        self.mul = ops.Mul()
-        self.add = ops.Add()
-        self.cast = ops.Cast()
+        self.normalize = Normalize(config.layernorm_epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
-        centred = self.cast(x, ms.float32)
-        centred = self.sub(centred, self.mean(centred, -1))
-        scale = self.rsqrt(self.mean(self.square(centred), -1) + self.epsilon)
-        normed = self.add(self.mul(self.mul(centred, scale), self.gamma), self.beta)
-        return self.cast(normed, x.dtype)
+        return self.normalize(x, self.gamma, self.beta)
 
 
 class Linear(nn.Cell):
@@ -99,17 +87,14 @@ class Linear(nn.Cell):
         self.affine = Affine(weight_transposed)
         self.affine_of_transposed = Affine(input_transposed=True)
         self.matmul_to_transposed = ops.MatMul(transpose_a=True, transpose_b=True)
-        self.add = ops.Add()
         self.cast = ops.Cast()
-        self.reshape = ops.Reshape()
 
     def construct(self, x: Tensor) -> Tensor:
         return self.affine(x, self.cast(self.weight, x.dtype), self.cast(self.bias, x.dtype))
 
-    def to_transposed(self, x: Tensor) -> Tensor:
-        """(N, in) -> (out, N)."""
-        bias = self.reshape(self.cast(self.bias, x.dtype), (-1, 1))
-        return self.add(self.matmul_to_transposed(self.cast(self.weight, x.dtype), x), bias)
+    def to_transposed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, in) -> the product (out, N), and the bias (out,) that is still to be added to it."""
+        return self.matmul_to_transposed(self.cast(self.weight, x.dtype), x), self.cast(self.bias, x.dtype)
 
     def of_transposed(self, x: Tensor) -> Tensor:
         """(in, N) -> (N, out)."""
@@ -132,14 +117,12 @@ class Attention(nn.Cell):
         self.projection = Linear(hidden, hidden, config, std=residual_std)
         self.num_heads = config.num_heads
         self.head_size = config.head_size
-        self.scale = config.head_size ** -0.25
         self.softmax_dtype = getattr(ms, config.softmax_compute_dtype)
         self.reshape = ops.Reshape()
-        self.transpose = ops.Transpose()
-        self.mul = ops.Mul()
+        self.swap_scaled = SwapAxes(config.head_size ** -0.25)
+        self.swap = SwapAxes()
         self.scores = ops.BatchMatMul(transpose_b=True)
-        self.add = ops.Add()
-        self.softmax = Softmax()
+        self.softmax = MaskedSoftmax()
         self.weighted_sum = ops.BatchMatMul()
         self.cast = ops.Cast()
         self.attention_dropout = Dropout(config.dropout_rate)
@@ -148,32 +131,20 @@ class Attention(nn.Cell):
     def construct(self, query: Tensor, x: Tensor, bias: Tensor, dropout_key: Tensor | None = None,
                   cache: Callable | None = None) -> Tensor:
         batch = bias.shape[0]
-        q = self._heads(self.mul(self.dense1(query), self.scale), batch)                    # (B, A, S, d)
-        k = self._heads(self.mul(self.dense2(x), self.scale), batch)                        # (B, A, S, d)
-        v = self._heads(self.dense3(x), batch)                                              # (B, A, S, d)
+        q = self.swap_scaled(self._heads(self.dense1(query), batch))                        # (B, A, S, d)
+        k = self.swap_scaled(self._heads(self.dense2(x), batch))                            # (B, A, S, d)
+        v = self.swap(self._heads(self.dense3(x), batch))                                   # (B, A, S, d)
         if cache is not None:
             k, v = cache(k, v)
-        scores = self.add(self.cast(self.scores(q, k), self.softmax_dtype), bias)           # (B, A, S, S)
-        weights = self.cast(self.softmax(scores), v.dtype)
+        scores = self.cast(self.scores(q, k), self.softmax_dtype)                           # (B, A, S, S)
+        weights = self.cast(self.softmax(scores, bias), v.dtype)
         weights = self.attention_dropout(weights, dropout_key)
-        mixed = self.transpose(self.weighted_sum(weights, v), (0, 2, 1, 3))                 # (B, S, A, d)
+        mixed = self.swap(self.weighted_sum(weights, v))                                    # (B, S, A, d)
         output = self.projection(self.reshape(mixed, (-1, self.num_heads * self.head_size)))
         return self.output_dropout(output, dropout_key)                                     # (B * S, H)
 
     def _heads(self, x: Tensor, batch: int) -> Tensor:
-        return self.transpose(self.reshape(x, (batch, -1, self.num_heads, self.head_size)), (0, 2, 1, 3))
-
-
-class FastGelu(nn.Cell):
-    """x * sigmoid(1.702 x). Written with two plain operators: several times faster on CPU than ops.gelu."""
-
-    def __init__(self):
-        super().__init__()
-        self.mul = ops.Mul()
-        self.sigmoid = ops.Sigmoid()
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.mul(x, self.sigmoid(self.mul(x, 1.702)))
+        return self.reshape(x, (batch, -1, self.num_heads, self.head_size))
 
 
 class FeedForward(nn.Cell):
@@ -187,6 +158,7 @@ class FeedForward(nn.Cell):
         super().__init__()
         self.mapping = Linear(config.hidden_size, config.ffn_hidden_size, config)
         self.activation = FastGelu() if config.hidden_act == "fast_gelu" else ops.GeLU()
+        self.biased_activation = BiasedRows(self.activation)
         self.projection = Linear(config.ffn_hidden_size, config.hidden_size, config, std=residual_std)
         self.dropout = Dropout(config.dropout_rate)
 
@@ -194,7 +166,7 @@ class FeedForward(nn.Cell):
         if x.shape[0] < FEW_ROWS:
             output = self.projection(self.activation(self.mapping(x)))
         else:
-            hidden = self.activation(self.mapping.to_transposed(x))                         # (4H, N)
+            hidden = self.biased_activation(*self.mapping.to_transposed(x))                 # (4H, N)
             output = self.projection.of_transposed(hidden)
         return self.dropout(output, dropout_key)
 

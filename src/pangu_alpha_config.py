@@ -145,7 +145,9 @@ class TrainingConfig:
         loss_scale: First loss scale; 1 with dynamic_loss_scale false turns scaling off.
         dynamic_loss_scale: Halve the loss scale and skip the step on overflow, double it after a clean window.
         loss_scale_window: Clean steps before the loss scale doubles.
-        recompute: Recompute each layer's activations in the backward pass: less memory, more time.
+        recompute: Recompute each layer's activations in the backward pass, to save a device's memory. On a CPU it runs
+            but saves none, and the compiled kernels are not used.
+        cpu_kernels: Train a float32 model on a CPU with the compiled kernels of src/cpu_kernels; needs g++.
         seed: Of the weights, the dropout masks and the data order.
         eval_interval: Steps between two validation perplexities; 0 for never.
         eval_batches: Validation batches each time; 0 for all.
@@ -174,6 +176,7 @@ class TrainingConfig:
     dynamic_loss_scale: bool = True
     loss_scale_window: int = 1000
     recompute: bool = False
+    cpu_kernels: bool = True
     seed: int = 0
     eval_interval: int = 0
     eval_batches: int = 0

@@ -36,6 +36,16 @@ class Accumulator(nn.Cell):
         return ops.depend(loss, done)
 
 
+class GlobalNorm(nn.Cell):
+    """Root of the sum of all squares of some tensors: a float32 scalar."""
+
+    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        squares = ()
+        for x in tensors:
+            squares += (sum_of_squares(x),)
+        return ops.sqrt(ops.addn(squares))
+
+
 class TrainStep(nn.Cell):
     """Loss, gradients, overflow check, clipping by global norm, and the update, in one graph.
 
@@ -54,6 +64,7 @@ class TrainStep(nn.Cell):
         self.network = network
         self.optimizer = optimizer
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
+        self.global_norm = GlobalNorm()
         self.sums = accumulator.sums if accumulator else None
         self.micro_batches = micro_batches
         self.clip_norm = clip_norm
@@ -65,7 +76,7 @@ class TrainStep(nn.Cell):
         if self.sums is not None:
             gradients = self._with_accumulated(gradients)
         unscale = 1.0 / (loss_scale * self.micro_batches)
-        norm = global_norm(gradients) * unscale
+        norm = self.global_norm(gradients) * unscale
         finite = ops.isfinite(norm)
         factor = unscale
         if self.clip_norm > 0:
@@ -80,11 +91,3 @@ class TrainStep(nn.Cell):
             total = self.sums[i] + ops.cast(gradients[i], ms.float32)
             totals += (ops.depend(total, ops.assign(self.sums[i], ops.zeros_like(ops.depend(self.sums[i], total)))),)
         return totals
-
-
-def global_norm(tensors: tuple[Tensor, ...]) -> Tensor:
-    """Root of the sum of all squares: a float32 scalar."""
-    squares = ()
-    for x in tensors:
-        squares += (sum_of_squares(x),)
-    return ops.sqrt(ops.addn(squares))

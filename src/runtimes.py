@@ -21,7 +21,10 @@ def bucket(length: int, seq_length: int) -> int:
 
 
 class KeyValueCache(nn.Cell):
-    """Keys and values of one layer, as rows ((batch * head) * capacity + position) of d numbers.
+    """Keys and values of one layer.
+
+    A write is a minimum and then a maximum with the new numbers, which leaves exactly these: on a CPU these two work in
+    place, while ScatterNdUpdate copies the whole cache, and so does a Reshape after ScatterUpdate.
 
     Inputs:
         key, value (B, A, T, d): of T tokens that follow each other.
@@ -34,30 +37,33 @@ class KeyValueCache(nn.Cell):
 
     def __init__(self, config: PanguAlphaConfig, batch: int, capacity: int, name: str):
         super().__init__(auto_prefix=False)
-        self.shape = (batch, config.num_heads, capacity, config.head_size)
-        rows, dtype = batch * config.num_heads * capacity, getattr(ms, config.compute_dtype)
-        self.keys, self.values = (Parameter(Tensor(np.zeros((rows, config.head_size)), dtype),
-                                            name=f"cache.{name}.{kind}", requires_grad=False)
-                                  for kind in ("key", "value"))
-        self.first_rows = Tensor(np.arange(batch * config.num_heads).reshape(batch, config.num_heads, 1) * capacity,
-                                 ms.int32)
+        shape = (batch, config.num_heads, capacity, config.head_size)
+        dtype = getattr(ms, config.compute_dtype)
+        self.keys, self.values = (Parameter(Tensor(np.zeros(shape), dtype), name=f"cache.{name}.{kind}",
+                                            requires_grad=False) for kind in ("key", "value"))
+        heads = np.indices(shape[:2]).transpose(1, 2, 0).reshape(batch, config.num_heads, 1, 2)
+        self.heads = Tensor(heads, ms.int32)                                                # (B, A, 1, 2)
         self.reshape = ops.Reshape()
-        self.scatter = ops.ScatterUpdate()
+        self.tile = ops.Tile()
+        self.concat = ops.Concat(-1)
+        self.lower_to = ops.ScatterNdMin()
+        self.raise_to = ops.ScatterNdMax()
 
     def construct(self, position: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        batch, _, tokens, head_size = key.shape
-        places = self.reshape(position, (batch, 1, 1)) + ops.range(0, tokens, 1)
-        rows = self.reshape(self.first_rows + ops.cast(places, ms.int32), (-1,))
-        keys = self.scatter(self.keys, rows, self.reshape(key, (-1, head_size)))
-        values = self.scatter(self.values, rows, self.reshape(value, (-1, head_size)))
+        batch, num_heads, tokens, _ = key.shape
+        places = self.reshape(position, (batch, 1, 1, 1)) + self.reshape(ops.range(0, tokens, 1), (1, 1, tokens, 1))
+        places = self.concat((self.tile(self.heads, (1, 1, tokens, 1)),
+                              self.tile(ops.cast(places, ms.int32), (1, num_heads, 1, 1))))  # (B, A, T, 3)
+        keys = self.raise_to(self.lower_to(self.keys, places, key), places, key)
+        values = self.raise_to(self.lower_to(self.values, places, value), places, value)
         if tokens == 1:
-            return self.reshape(keys, self.shape), self.reshape(values, self.shape)
+            return keys, values
         return ops.depend(key, keys), ops.depend(value, values)
 
     def reorder(self, rows: np.ndarray) -> None:
         """Let each batch row become what row rows[i] was."""
         for parameter in (self.keys, self.values):
-            parameter.set_data(Tensor(parameter.asnumpy().reshape(self.shape)[rows].reshape(parameter.shape)))
+            parameter.set_data(Tensor(parameter.asnumpy()[rows]))
 
 
 class NextLogits(nn.Cell):
@@ -76,6 +82,7 @@ class NextLogits(nn.Cell):
         config = model.config
         self.model = model
         self.capacity = capacity
+        self.hidden_size = config.hidden_size
         self.caches = nn.CellList([KeyValueCache(config, batch, capacity, str(layer))
                                    for layer in range(config.num_layers)], auto_prefix=False) if capacity else None
 
@@ -92,10 +99,13 @@ class NextLogits(nn.Cell):
     def _last_logits(self, ids: Tensor, position_ids: Tensor, seen: int, last: Tensor,
                      caches: tuple[Callable, ...] | None) -> Tensor:
         batch, tokens = ids.shape
+        # Read before the caches are written, as the embedding reads it: of a parameter that is read on both sides of a
+        # write MindSpore makes two copies. The reshape changes nothing but the place of the reading.
+        table = ops.reshape(self.model.backbone.embedding.word_embedding.embedding_table, (-1, self.hidden_size))
         mask = ops.range(0, seen, 1) <= ops.reshape(position_ids, (batch, tokens, 1))
         x = self.model.backbone(ids, position_ids, mask, None, caches)
         row = ops.cast(ops.range(0, batch, 1), ms.int32) * tokens + last
-        return self.model.head(ops.gather(x, row, 0), self.model.backbone.embedding.word_embedding.embedding_table)
+        return self.model.head(ops.gather(x, row, 0), table)
 
 
 class CachedRuntime:

@@ -14,6 +14,7 @@ from mindspore import Tensor
 
 from src.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
 from src.checkpoint import store
+from src.cpu_kernels.attach import attach
 from src.dataset import Batch, TokenBatches, causal, eod_reset
 from src.dropout import dropout_keys
 from src.errors import InputError
@@ -112,6 +113,9 @@ class Trainer:
         micro_batches = training.accumulation_steps
         self.accumulator = Accumulator(self.network, parameters) if micro_batches > 1 else None
         self.train_step = TrainStep(self.network, self.optimizer, training.clip_norm, self.accumulator, micro_batches)
+        # MindSpore's recomputation makes a cycle of a graph with custom operators.
+        if training.cpu_kernels and not training.recompute and config.parallel.device_target == "CPU":
+            attach(self.network, self.train_step)
         self.progress = self._start()
 
     def _batches(self, path: str, shuffle: bool) -> TokenBatches:

@@ -59,7 +59,8 @@ def write_mindrecord(path, ids, loss_mask=None):
 
 def train_flags(data, output, **training):
     """Flags of a run of a TINY model with dropout, that logs every step."""
-    model = {name: getattr(TINY, name) for name in ("vocab_size", "hidden_size", "num_heads", "seq_length", "eod_token")}
+    model = {name: getattr(TINY, name) for name in
+             ("vocab_size", "hidden_size", "num_heads", "seq_length", "eod_token")}
     settings = {f"model.{name}": value for name, value in model.items()}
     settings |= {"model.num_layers": 2, "model.dropout_rate": 0.1, "data.train": data, "training.output": output}
     settings |= {f"training.{name}": value for name, value in

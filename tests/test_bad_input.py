@@ -17,7 +17,8 @@ TRAIN = {
     "a word for a number": (["--training.steps=many"], ["training.steps", "many"]),
     "heads that do not divide": (["--model.num_heads=3"], ["num_heads 3", "hidden_size 32", "2 would"]),
     "no configuration file": (["--config=nowhere.yaml"], ["nowhere.yaml"]),
-    "configuration that is no YAML": (["--config={broken_yaml}"], ["config", "line 2, column 1"]),
+    "configuration that is no YAML": (["--config={broken_yaml}"], ["broken.yaml", "line 1, column"]),
+    "configuration of random bytes": (["--config={random_bytes}"], ["{random_bytes}", "can't be read as YAML"]),
     "misspelt setting in a file": (["--config={misspelt_yaml}"],
                                   ["model.num_layer", "did you mean 'model.num_layers'"]),
     "no data": (["--data.train="], ["data.train", "src.preprocess"]),
@@ -71,7 +72,7 @@ PREPROCESS = {
     "a vocabulary that is none": (["--model_file={text}"], ["{text}"]),
     "a form that does not exist": (["--dataset_type=html"], ["dataset_type", "html"]),
 }
-TOKENIZER_USUAL = ["--input_glob={text}", "--output=out", "--vocab_size=120"]
+TOKENIZER_USUAL = ["--input_glob={text}", "--output=out", "--vocab_size=92"]
 TOKENIZER = {
     "no text files": (["--input_glob=nowhere/*"], ["nowhere/*"]),
     "an empty text": (["--input_glob={empty}"], ["hold no text"]),
@@ -106,7 +107,7 @@ def files(tmp_path_factory, tiny_vocab, chinese_text):
         empty=write("empty", ""), blank_line=write("blank_line", "明月\n\n春风\n"),
         latin=write("latin", "Caf\u00e9 au lait".encode("latin-1").replace(b"\xe9", b"e\xe9", 1)),
         lines=write("lines", '{"text": "春风"}\n春风\n'), broken_yaml=write("broken.yaml", "model: {num_layers: ["),
-        misspelt_yaml=write("misspelt.yaml", "model: {num_layer: 3}"))
+        misspelt_yaml=write("misspelt.yaml", "model: {num_layer: 3}"), random_bytes=write("random.yaml", b"\xc2\x00\xff"))
 
 
 def command(name, files):

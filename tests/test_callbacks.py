@@ -72,7 +72,7 @@ def test_progress_tells_loss_rate_and_speed(capsys):
 
 
 def read_events(folder):
-    """All files' events: each is framed by its length (8 bytes) and checksum (4) before it and a checksum (4) behind."""
+    """Each event is framed by its length (8 bytes) and a checksum (4) before it, and a checksum (4) behind."""
     events = []
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
@@ -92,7 +92,8 @@ def test_tensorboard_events(tmp_path):
         board.close()
     events = read_events(tmp_path / "tensorboard")
     scalars = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
-    assert [(step, value) for step, tag, value in scalars if tag == "loss"] == [(1, 1), (2, 2), (3, 3), (3, 23), (4, 24)]
+    losses = [(step, value) for step, tag, value in scalars if tag == "loss"]
+    assert losses == [(1, 1), (2, 2), (3, 3), (3, 23), (4, 24)]
     assert [step for step, tag, _ in scalars if tag == "validation_perplexity"] == [3, 4]
     # What TensorBoard forgets the replaced step by.
     assert [event.step for event in events if event.session_log.status == event.session_log.START] == [3]

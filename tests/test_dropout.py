@@ -50,7 +50,7 @@ def test_rows_sites_steps_micro_steps_and_seeds_are_independent():
     mask = kept(dropout_keys(**base, rows=ROWS))
     for row in range(1, ROWS):
         assert_independent(mask[row], mask[0])
-    for site in (1, 2, 3, 40):
+    for site in (1, 40):
         assert_independent(kept(dropout_keys(**base, rows=ROWS), site), mask)
     for change in (dict(seed=6), dict(step=10), dict(step=0), dict(micro_step=1)):
         assert_independent(kept(dropout_keys(**base | change, rows=ROWS)), mask)

@@ -145,4 +145,5 @@ def test_bias_correction_counts_the_steps_that_were_applied():
 @pytest.mark.parametrize("shape", [(), (5,), (3, 70_000), (2, 3, 4)])
 def test_sum_of_squares(shape):
     values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    assert float(sum_of_squares(Tensor(values))) == pytest.approx(float((values.astype(np.float64) ** 2).sum()), rel=1e-6)
+    expected = float((values.astype(np.float64) ** 2).sum())
+    assert float(sum_of_squares(Tensor(values))) == pytest.approx(expected, rel=1e-6)

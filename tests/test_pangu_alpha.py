@@ -91,7 +91,7 @@ def test_three_optimizer_steps_are_the_peer_s(golden_model, golden_batch):
             assert float(norm) == pytest.approx(float(PEER["gradient_norm"]), rel=1e-5)
     for parameter in golden_model.get_parameters():
         error = largest(parameter.asnumpy() - GOLDEN["updated"][parameter.name])
-        assert error < (1e-4 if is_key_bias(parameter.name) else 1e-5), parameter.name
+        assert error < (1e-3 if is_key_bias(parameter.name) else 1e-5), parameter.name
 
 
 @pytest.mark.parametrize("use_past", [True, False])

@@ -1,4 +1,4 @@
-"""kernels.cpp, compiled for this machine and kept in the user's cache."""
+"""kernels.cpp, compiled for this machine on first use and kept in the user's cache."""
 
 import fcntl
 import hashlib
@@ -14,6 +14,7 @@ COMPILER = "g++"
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared",
          "-fPIC", "-pthread"]
 TIME_LIMIT = 120  # seconds
+CPU_LINES = ("vendor_id", "model", "flags", "CPU ", "Features")  # of /proc/cpuinfo, on x86 and Arm
 
 
 def library() -> Path | None:
@@ -22,18 +23,25 @@ def library() -> Path | None:
     Returns:
         The shared library; None, after one line on stderr, where it can't be made.
     """
-    path = _cache() / f"kernels-{_fingerprint()}.so"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of one run start together; one compiles
-            if not path.exists():
-                _compile(path)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        print(f"src/cpu_kernels can't be compiled ({reason}); training takes MindSpore's own operators, which are "
-              f"slower. Install {COMPILER}, or set --training.cpu_kernels=false", file=sys.stderr, flush=True)
+        return _compiled(_cache() / f"kernels-{_fingerprint()}.so")
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        reason = " ".join((getattr(error, "stderr", None) or str(error)).split())[:200]
+        print(f"training without the compiled kernels, with MindSpore's plain operators, which are slower: {reason}. "
+              f"Install {COMPILER}, or say --training.cpu_kernels=false", file=sys.stderr, flush=True)
         return None
+
+
+def _compiled(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of one run start together: one compiles, the others wait
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                finished = Path(folder) / path.name
+                subprocess.run([COMPILER, *FLAGS, str(SOURCE), "-o", str(finished)], check=True, capture_output=True,
+                               text=True, timeout=TIME_LIMIT)
+                os.replace(finished, path)
     return path
 
 
@@ -42,16 +50,8 @@ def _cache() -> Path:
 
 
 def _fingerprint() -> str:
-    """Of all that the machine code depends on: a home may be shared between machines."""
-    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0] if sys.platform == "linux" else ""
-    features = [line for line in cpu.splitlines() if line.startswith(("model", "flags", "Features"))]
-    parts = [SOURCE.read_text(encoding="utf-8"), COMPILER, *FLAGS, platform.machine(), *features]
+    """Of all that the machine code depends on; a home may be shared between machines."""
+    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    parts = [SOURCE.read_text(encoding="utf-8"), COMPILER, *FLAGS, platform.machine(),
+             *(line for line in cpu if line.startswith(CPU_LINES))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _compile(path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        finished = Path(folder) / path.name
-        subprocess.run([COMPILER, *FLAGS, str(SOURCE), "-o", str(finished)], check=True, capture_output=True, text=True,
-                       timeout=TIME_LIMIT)
-        os.replace(finished, path)

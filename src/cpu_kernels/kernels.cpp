@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <future>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -277,29 +278,40 @@ void cross_entropy_gradient(const Arguments &a) {
   });
 }
 
-// any number of arrays -> the root of the sum of all squares, a scalar
+double sum_of_squares(const float *x, int64_t n) {
+  constexpr int64_t kLanes = 32;  // sums that do not wait for each other
+  double sums[kLanes] = {};
+  const int64_t whole = n - n % kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double value = x[i + lane];
+      sums[lane] += value * value;
+    }
+  }
+  for (int64_t i = whole; i < n; ++i) sums[i - whole] += static_cast<double>(x[i]) * x[i];
+  return std::accumulate(sums, sums + kLanes, 0.0);
+}
+
+// any number of arrays -> the root of the sum of all squares (1): infinite where that sum leaves the range of float32,
+// as with the plain operators, so that both skip the same steps
 void global_norm(const Arguments &a) {
   double total = 0;
   for (int i = 0; i + 1 < a.count; ++i) {
-    const float *x = a[i];
     const int64_t size = a.size(i);
     std::vector<double> parts((size + kBlock - 1) / kBlock);
     parallel(parts.size(), kBlock, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
-        const int64_t block_end = std::min((block + 1) * kBlock, size);
-        double squares = 0;  // the square of a scaled gradient may leave the range of float32
-#pragma omp simd reduction(+ : squares)
-        for (int64_t j = block * kBlock; j < block_end; ++j) squares += static_cast<double>(x[j]) * x[j];
-        parts[block] = squares;
+        parts[block] = sum_of_squares(a[i] + block * kBlock, std::min(kBlock, size - block * kBlock));
       }
     });
-    for (const double part : parts) total += part;
+    total = std::accumulate(parts.begin(), parts.end(), total);
   }
-  *a[a.count - 1] = static_cast<float>(std::sqrt(total));
+  *a[a.count - 1] = std::sqrt(static_cast<float>(total));
 }
 
 // parameter, m, v (changed in place), gradient; scalars factor, lr, beta1_power, beta2_power, decay;
-// {beta1, 1 - beta1, beta2, 1 - beta2, epsilon} -> a scalar to depend on
+// {beta1, 1 - beta1, beta2, 1 - beta2, epsilon} -> a number to depend on (1)
 void adam_update(const Arguments &a) {
   float *parameter = a[0], *m = a[1], *v = a[2];
   const float *gradient = a[3], *constants = a[9];

@@ -1,0 +1,106 @@
+"""What the benchmarks share: contestants that take turns, each in a process of its own, and how figures are told."""
+
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+from src.errors import InputError
+
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
+
+
+def require_torch() -> None:
+    """Raise InputError when the peer is not installed."""
+    if find_spec("torch") is None:
+        raise InputError("PyTorch, the peer, is not installed; python -m pip install -r requirements-benchmark.txt")
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
+
+
+class ContestantError(RuntimeError):
+    """A contestant has failed; the message is its last line."""
+
+
+class Contestant:
+    """A worker in a fresh process, which computes when it is called and sleeps while the others do.
+
+    Args:
+        threads: Processor cores that it may use.
+        make: A function of a module, called in the process; what it returns is what the contestant does.
+        arguments: Of `make`.
+    """
+
+    def __init__(self, threads: int, make: Callable[..., Callable], *arguments: Any):
+        context = get_context("spawn")
+        self._pipe, other_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other_end, threads, make, arguments), daemon=True)
+        self._process.start()
+        other_end.close()
+
+    def __call__(self, *request: Any) -> Any:
+        """What the worker answers.
+
+        Raises:
+            ContestantError: It has failed, now or while it was made.
+        """
+        try:
+            self._pipe.send(request)
+            failed, answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise ContestantError("the process has ended") from error
+        if failed:
+            raise ContestantError(answer)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe: Connection, threads: int, make: Callable[..., Callable], arguments: Sequence) -> None:
+    """The life of a contestant's process. The number of threads is set before its libraries are imported."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    worker = None
+    while True:
+        try:
+            request = pipe.recv()
+        except EOFError:
+            return
+        try:
+            worker = worker or make(*arguments)
+            pipe.send((False, worker(*request)))
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send((True, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"))
+
+
+def ratio_of_pairs(after: Sequence[float], before: Sequence[float]) -> str:
+    """`1.20 (1.15 to 1.31)`: median, least and greatest of after / before, turn by turn."""
+    ratios = sorted(one / other for one, other in zip(after, before, strict=True))
+    return f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table, its columns aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    for row in (header, rule, *rows):
+        print("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |", flush=True)
+
+
+def rate_cells(values: Sequence[float]) -> list[str]:
+    """Median, least and greatest of rates, for a table."""
+    return [f"{value:,.0f}" for value in (median(values), min(values), max(values))]

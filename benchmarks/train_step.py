@@ -1,0 +1,185 @@
+"""A training step beside PyTorch's on the same shapes: `python -m benchmarks.train_step`.
+
+Both run in processes of their own and take turns step by step, so that what else the machine does hits both. The step
+is loss, gradients, clipping by global norm and AdamW, in float32 and without dropout.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.harness import (
+    Contestant,
+    ContestantError,
+    peak_memory,
+    print_table,
+    rate_cells,
+    ratio_of_pairs,
+    require_torch,
+)
+from src.cli import parse
+from src.errors import InputError, run_program
+from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig, TrainingConfig
+
+OURS, EAGER, COMPILED = "MindSpore, this project", "PyTorch eager", "torch.compile"
+SPECIAL_IDS = 10  # below them are <pad> and its like, which carry no loss
+
+
+@dataclass
+class BenchmarkArguments:
+    """Compare training steps, ours and PyTorch's, in turn.
+
+    Args:
+        num_layers: Transformer layers, the query layer counted.
+        hidden_size: Width of the residual stream.
+        num_heads: Attention heads.
+        seq_length: Tokens a sequence.
+        batch_size: Sequences a step.
+        vocab_size: Rows of the word embedding.
+        steps: Measured steps of each, after two that are not.
+        threads: Processor cores that each may use.
+        compile: Measure torch.compile too; it needs a C++ compiler.
+        cpu_kernels: Ours with the compiled kernels of src/cpu_kernels, as training.cpu_kernels.
+    """
+
+    num_layers: int = 12
+    hidden_size: int = 768
+    num_heads: int = 12
+    seq_length: int = 256
+    batch_size: int = 4
+    vocab_size: int = 40000
+    steps: int = 10
+    threads: int = 2
+    compile: bool = True
+    cpu_kernels: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.threads, self.batch_size) < 1:
+            raise InputError("--steps, --threads and --batch_size must be at least 1")
+        if self.vocab_size <= SPECIAL_IDS:
+            raise InputError(f"--vocab_size must be more than {SPECIAL_IDS}")
+
+    @property
+    def model(self) -> PanguAlphaConfig:
+        """The shapes."""
+        return PanguAlphaConfig(self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length,
+                                dropout_rate=0.0)
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The release's optimizer without loss scale, which float32 does not need."""
+        return TrainingConfig(batch_size=self.batch_size, loss_scale=1.0, dynamic_loss_scale=False,
+                              cpu_kernels=self.cpu_kernels)
+
+    def batch(self) -> np.ndarray:
+        """int32 (B, S + 1)."""
+        draw = np.random.default_rng(0)
+        return draw.integers(SPECIAL_IDS, self.vocab_size, (self.batch_size, self.seq_length + 1), dtype=np.int32)
+
+
+def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float, int]]:
+    """A function that takes a step, by the trainer's own cells: its seconds, its loss, the peak memory in bytes."""
+    from mindspore import Tensor
+
+    from src.cpu_kernels.attach import attach
+    from src.dataset import causal
+    from src.device import prepare_device
+    from src.optimizer import Optimizer, StepScalars
+    from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
+    from src.pangu_alpha_wrapcell import TrainStep
+
+    prepare_device(ParallelConfig())
+    model = PanguAlphaModel(arguments.model)
+    network = PanguAlphaWithLoss(arguments.model, model)
+    optimizer = Optimizer(arguments.training, model.trainable_params())
+    train_step = TrainStep(network, optimizer, arguments.training.clip_norm)
+    if arguments.training.cpu_kernels:
+        attach(network, train_step)
+    ids = arguments.batch()
+    scalars = StepScalars.at(arguments.training, step=0, applied_steps=0).tensors()
+    inputs = [Tensor(np.float32(arguments.training.loss_scale)), *scalars, *map(Tensor, (ids, *causal(ids)))]
+
+    def step() -> tuple[float, float, int]:
+        begin = time.perf_counter()
+        loss, _, finite = train_step(*inputs)
+        loss, _ = float(loss.asnumpy()), finite.asnumpy()
+        return time.perf_counter() - begin, loss, peak_memory()
+
+    return step
+
+
+def make_peer(arguments: BenchmarkArguments, compiled: bool) -> Callable[[], tuple[float, float, int]]:
+    """The same in PyTorch."""
+    import torch
+
+    from benchmarks.torch_peer import PanguAlphaPeer, causal_bias
+    from src.optimizer import learning_rate
+
+    torch.set_num_threads(arguments.threads)
+    training, model = arguments.training, PanguAlphaPeer(arguments.model)
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": training.weight_decay},
+                                   {"params": others, "weight_decay": 0.0}], lr=learning_rate(training, 0),
+                                  betas=(training.beta1, training.beta2), eps=training.epsilon, foreach=True)
+    ids = torch.from_numpy(arguments.batch()).long()
+    position_ids = torch.arange(arguments.seq_length).expand(arguments.batch_size, -1)
+    bias = causal_bias(arguments.seq_length)
+    compute_loss = torch.compile(model.loss) if compiled else model.loss
+
+    def step() -> tuple[float, float, int]:
+        begin = time.perf_counter()
+        loss = compute_loss(ids, position_ids, bias)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - begin, loss.item(), peak_memory()
+
+    return step
+
+
+def race(arguments: BenchmarkArguments) -> dict[str, list[tuple[float, float, int]]]:
+    """What the steps of each contestant gave, turn by turn. One that cannot take its first steps is left out, aloud."""
+    contestants = {OURS: Contestant(arguments.threads, make_ours, arguments),
+                   EAGER: Contestant(arguments.threads, make_peer, arguments, False)}
+    if arguments.compile:
+        contestants[COMPILED] = Contestant(arguments.threads, make_peer, arguments, True)
+    try:
+        for name, step in list(contestants.items()):
+            try:
+                step(), step()
+            except ContestantError as error:
+                if name != COMPILED:
+                    raise
+                print(f"{name} is left out: {error}", flush=True)
+                contestants.pop(name).close()
+        turns = [{name: step() for name, step in contestants.items()} for _ in range(arguments.steps)]
+    finally:
+        for contestant in contestants.values():
+            contestant.close()
+    return {name: [turn[name] for turn in turns] for name in contestants}
+
+
+def report(results: dict[str, list[tuple[float, float, int]]], tokens: int) -> None:
+    """Print a row for each contestant; `tokens` is what a step reads."""
+    rates = {name: [tokens / seconds for seconds, _, _ in steps] for name, steps in results.items()}
+    print_table(["training step", "median tokens/s", "slowest", "fastest", "peak GiB", "ours / this (spread)"],
+                [[name, *rate_cells(rates[name]), f"{steps[-1][2] / 2 ** 30:.2f}",
+                  "" if name == OURS else ratio_of_pairs(rates[OURS], rates[name])]
+                 for name, steps in results.items()])
+
+
+def main() -> None:
+    """The command line."""
+    arguments = parse(BenchmarkArguments, "python -m benchmarks.train_step")
+    require_torch()
+    print(f"{arguments.model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} "
+          f"tokens a step, float32, {arguments.threads} threads", flush=True)
+    report(race(arguments), arguments.batch_size * arguments.seq_length)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,138 @@
+"""The benchmarks on tiny shapes: the peer is the same model, and the tables are printed."""
+
+import sys
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from benchmarks import decode, preprocess, train_step
+from benchmarks.harness import Contestant, ContestantError, print_table, ratio_of_pairs
+from src.dataset import causal
+from src.errors import InputError
+from src.pangu_alpha import PanguAlphaWithLoss
+from src.runtimes import CachedRuntime
+from tests.helpers import TINY, random_ids, random_model
+
+TINY_FLAGS = ["--num_layers=2", "--hidden_size=32", "--num_heads=4", "--vocab_size=50"]
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is the peer: pip install -r requirements-benchmark.txt")
+
+
+@pytest.fixture(scope="module")
+def model_and_peer(torch):
+    from benchmarks.torch_peer import PanguAlphaPeer
+
+    model, weights = random_model(seed=3)
+    peer = PanguAlphaPeer(TINY)
+    peer.load(weights)
+    return model, peer
+
+
+def test_the_peer_has_our_logits_and_loss(torch, model_and_peer):
+    from benchmarks.torch_peer import causal_bias
+
+    model, peer = model_and_peer
+    ids = random_ids(3)
+    position_ids, attention_mask = causal(ids)
+    ours = model(*map(Tensor, (ids[:, :-1], position_ids, attention_mask))).asnumpy()
+    our_loss = PanguAlphaWithLoss(TINY, model)(*map(Tensor, (ids, position_ids, attention_mask))).asnumpy()
+    tokens, places = torch.from_numpy(ids).long(), torch.from_numpy(position_ids).long()
+    with torch.no_grad():
+        logits = peer(tokens[:, :-1], places, causal_bias(TINY.seq_length)).numpy()
+        loss = peer.loss(tokens, places, causal_bias(TINY.seq_length)).numpy()
+    assert np.abs(ours).max() > 1
+    np.testing.assert_allclose(logits, ours, atol=1e-4)
+    np.testing.assert_allclose(loss, our_loss, atol=1e-4)
+
+
+def test_the_peer_decodes_as_our_runtime(model_and_peer):
+    from benchmarks.torch_peer import CachedPeer
+
+    model, peer = model_and_peer
+    ours, theirs = CachedRuntime(model), CachedPeer(peer)
+    ids = random_ids(2)
+    prompt = ids[:, :10]
+    np.testing.assert_allclose(theirs.prefill(prompt, 16), ours.prefill(prompt, np.full(2, 10, np.int32), 16),
+                               atol=1e-4)
+    for position in range(10, 16):
+        expected = ours.decode(ids[:, position], np.full(2, position, np.int32))
+        np.testing.assert_allclose(theirs.decode(ids[:, position], position), expected, atol=1e-4)
+
+
+def run(monkeypatch, capsys, benchmark, flags):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *flags])
+    benchmark.main()
+    return [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+
+
+def test_the_train_step_s_table(torch, monkeypatch, capsys):
+    header, _, ours, eager = run(monkeypatch, capsys, train_step,
+                                 [*TINY_FLAGS, "--seq_length=16", "--batch_size=2", "--steps=2", "--compile=false"])
+    assert [cell.strip() for cell in header[1:3]] == ["training step", "median tokens/s"]
+    assert ours[1].strip() == train_step.OURS and eager[1].strip() == train_step.EAGER
+    assert all(float(cell.replace(",", "")) > 0 for row in (ours, eager) for cell in row[2:6])
+    assert " to " in eager[6]
+
+
+def test_both_sides_start_from_the_loss_of_a_uniform_guess(torch):
+    arguments = train_step.BenchmarkArguments(2, 32, 4, 16, 2, 50)
+    for contestant in (train_step.make_ours(arguments), train_step.make_peer(arguments, compiled=False)):
+        losses = [contestant()[1] for _ in range(3)]
+        assert losses[0] == pytest.approx(np.log(50), abs=0.05)
+        assert losses[2] < losses[0]
+
+
+def test_the_decoding_s_tables(torch, monkeypatch, capsys):
+    rows = run(monkeypatch, capsys, decode, [*TINY_FLAGS, "--prompts=[16]", "--contexts=[16,32]", "--turns=1",
+                                             "--tokens=2"])
+    assert [row[1].strip() for row in rows if row[1].strip().isdigit()] == ["16", "16", "32"]
+    assert [row[1].split(",")[0].strip() for row in rows[::3][:2]] == ["prefill", "decoding"]
+
+
+def test_the_preprocessing_s_table(capsys):
+    preprocess.report({1: [100.0, 200.0], 2: [190.0, 300.0]})
+    output = capsys.readouterr().out
+    assert " 150 |     100 |     200 |" in output and "ratio 1.70 (1.50 to 1.90)" in output
+
+
+def test_ratios_are_of_turns():
+    assert ratio_of_pairs([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == "2.00 (1.00 to 3.00)"
+
+
+def test_a_table_is_aligned(capsys):
+    print_table(["a", "bcd"], [["long", "1"]])
+    assert capsys.readouterr().out == "|    a | bcd |\n| ---: | --: |\n| long |   1 |\n"
+
+
+def test_a_contestant_s_failure_is_told(capfd):
+    contestant = Contestant(1, _fails, "no such thing")
+    with pytest.raises(ContestantError, match="KeyError: 'no such thing'"):
+        contestant()
+    contestant.close()
+
+
+def _fails(word):
+    raise KeyError(word)
+
+
+@pytest.mark.parametrize("benchmark", [train_step, decode])
+def test_without_torch_the_remedy_is_named(monkeypatch, benchmark):
+    monkeypatch.setattr("benchmarks.harness.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    with pytest.raises(InputError, match="pip install -r requirements-benchmark.txt"):
+        benchmark.main()
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: train_step.BenchmarkArguments(steps=0), "must be at least 1"),
+    (lambda: train_step.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
+    (lambda: decode.BenchmarkArguments(tokens=0), "must be at least 1"),
+    (lambda: decode.BenchmarkArguments(contexts=[]), "at least one length"),
+    (lambda: preprocess.BenchmarkArguments(num_process=1), "--num_process must be at least 2")])
+def test_impossible_flags(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

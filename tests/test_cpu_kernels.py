@@ -1,0 +1,225 @@
+"""Each kernel against float64 numpy or the plain cell that it stands for, and the whole step with and without them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+from src import operators, optimizer
+from src.cpu_kernels import build, cells
+from src.cpu_kernels.attach import attach
+from src.dataset import eod_reset
+from src.dropout import dropout_keys
+from src.optimizer import Optimizer, StepScalars
+from src.pangu_alpha import PanguAlphaWithLoss
+from src.pangu_alpha_config import TrainingConfig
+from src.pangu_alpha_wrapcell import Accumulator, GlobalNorm, TrainStep
+from tests.helpers import TINY, random_ids, random_model
+
+TINIEST = 1e-37  # what is less is 0 to a kernel
+TRAINING = TrainingConfig(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0, steps=9)
+
+
+@pytest.fixture(scope="module")
+def library():
+    path = build.library()
+    if path is None:
+        pytest.skip("no compiler here")
+    return path
+
+
+def normal(*shape, scale=1.0, seed=0):
+    return np.random.default_rng([seed, *shape]).normal(0, scale, shape).astype(np.float32)
+
+
+def gradients(cell, inputs, dout):
+    """Output, and gradients of all inputs, of a cell."""
+    tensors = [Tensor(x) for x in inputs]
+    given = ops.GradOperation(get_all=True, sens_param=True)(cell)(*tensors, Tensor(dout))
+    return cell(*tensors).asnumpy(), [x.asnumpy() for x in given]
+
+
+def assert_near(ours, truth, rtol=2e-6):
+    """They differ by rtol of the largest value at most."""
+    assert ours.dtype == np.float32 and ours.shape == truth.shape
+    np.testing.assert_allclose(ours, truth, rtol=0, atol=rtol * np.abs(truth).max() + TINIEST)
+
+
+def assert_alike(kernel, plain, inputs, wanted, rtol=2e-6):
+    """Outputs and the first `wanted` gradients are near."""
+    dout = normal(*plain(*map(Tensor, inputs)).shape, seed=9)
+    (output, given), (expected, truth) = gradients(kernel, inputs, dout), gradients(plain, inputs, dout)
+    for ours, theirs in zip([output, *given[:wanted]], [expected, *truth[:wanted]], strict=True):
+        assert_near(ours, theirs, rtol)
+
+
+@pytest.mark.parametrize("rows, width", [(1, 5), (3, 7), (130, 517)])
+def test_normalize(library, rows, width):
+    inputs = normal(rows, width, scale=3.0) + 1, normal(width, seed=1), normal(width, seed=2)
+    assert_alike(cells.Normalize(library, 1e-5), operators.Normalize(1e-5), inputs, wanted=3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (2, 2, 70, 131)])
+def test_masked_softmax(library, shape):
+    batch, _, queries, keys = shape
+    allowed = np.random.default_rng(3).random((batch, 1, queries, keys)) < 0.6
+    allowed[..., 0] = True
+    inputs = normal(*shape, scale=4.0), np.where(allowed, 0, -10000).astype(np.float32)
+    assert_alike(cells.MaskedSoftmax(library), operators.MaskedSoftmax(), inputs, wanted=1)
+    weights = cells.MaskedSoftmax(library)(*map(Tensor, inputs)).asnumpy()
+    assert (weights[~np.broadcast_to(allowed, shape)] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 3, 7), (3, 40, 9, 33)])
+@pytest.mark.parametrize("factor", [1.0, 0.3])
+def test_swap_axes(library, shape, factor):
+    assert_alike(cells.SwapAxes(library, factor), operators.SwapAxes(factor), [normal(*shape)], wanted=1)
+
+
+@pytest.mark.parametrize("rows, width", [(1, 1), (5, 3), (70, 611)])
+def test_biased_fast_gelu(library, rows, width):
+    x, bias, dout = normal(rows, width, scale=8.0), normal(rows, seed=1), normal(rows, width, seed=2)
+    x[0, 0] = -300.0  # whose sigmoid leaves float32
+    output, (dx, dbias) = gradients(cells.BiasedFastGelu(library), [x, bias], dout)
+    y = (x + bias[:, None]).astype(np.float64)
+    gate = 1 / (1 + np.exp(-1.702 * y))
+    slope = dout * gate * (1 + 1.702 * y * (1 - gate))
+    for ours, truth in ((output, y * gate), (dx, slope), (dbias, slope.sum(1))):
+        assert_near(ours, truth)
+
+
+@pytest.mark.parametrize("rows, classes", [(1, 2), (5, 17), (33, 9001)])
+def test_cross_entropy(library, rows, classes):
+    logits, dout = normal(rows, classes, scale=9.0), normal(rows, seed=1)
+    labels = np.random.default_rng(2).integers(0, classes, rows).astype(np.int32)
+    output, (dlogits, _) = gradients(cells.CrossEntropy(library), [logits, labels], dout)
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    log_softmax = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    truth = (np.exp(log_softmax) - np.eye(classes)[labels]) * dout[:, None]
+    np.testing.assert_allclose(output, -log_softmax[np.arange(rows), labels], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(dlogits, truth, rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so(library, bad):
+    """The overflow check sees it in the norm."""
+    x = normal(3, 40)
+    x[1, 3] = bad
+    scores, rows, flat = x[None, None], np.zeros(3, np.float32), np.zeros(40, np.float32)
+    outputs = [cells.Normalize(library, 1e-5)(Tensor(x), Tensor(flat + 1), Tensor(flat)),
+               cells.MaskedSoftmax(library)(Tensor(scores), Tensor(np.zeros_like(scores))),
+               cells.BiasedFastGelu(library)(Tensor(x), Tensor(rows)),
+               cells.CrossEntropy(library)(Tensor(x), Tensor(np.zeros(3, np.int32))),
+               cells.GlobalNorm(library)((Tensor(x),))]
+    assert [bool(np.isfinite(output.asnumpy()).all()) for output in outputs] == [False] * 5
+
+
+def test_global_norm(library):
+    values = [normal(*shape) for shape in ((), (3, 4), (70_001,), (2, 3, 4))]
+    kernel, plain = cells.GlobalNorm(library), GlobalNorm()
+    for scale in (1e-3, 1e15, 1e18):
+        scaled = [value * np.float32(scale) for value in values]
+        truth = np.sqrt(sum((value.astype(np.float64) ** 2).sum() for value in scaled)) if scale < 1e18 else np.inf
+        tensors = tuple(map(Tensor, scaled))
+        assert float(kernel(tensors)) == pytest.approx(truth, rel=1e-7)
+        assert float(plain(tensors)) == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.parametrize("powers", [(0.0, 0.0), (0.9 ** 3, 0.95 ** 3)])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_update(library, powers, decay):
+    class Step(nn.Cell):
+        def __init__(self, update):
+            super().__init__()
+            self.update = update
+            self.p, self.m, self.v = (Parameter(Tensor(value), name=name) for name, value in
+                                      (("p", normal(301, 157)), ("m", normal(301, 157, seed=1)),
+                                       ("v", normal(301, 157, seed=2) ** 2)))
+
+        def construct(self, gradient, factor, lr, beta1_power, beta2_power):
+            return ops.depend(lr, self.update(decay, self.p, self.m, self.v, gradient, factor, lr, beta1_power,
+                                              beta2_power))
+
+    settings = TRAINING.beta1, TRAINING.beta2, TRAINING.epsilon
+    steps = Step(cells.AdamUpdate(library, *settings)), Step(optimizer.AdamUpdate(TRAINING))
+    for number in range(2):
+        for step in steps:
+            step(Tensor(normal(301, 157, seed=number + 3)), *(Tensor(np.float32(x)) for x in (0.25, 0.01, *powers)))
+    for ours, plain in zip(*(step.get_parameters() for step in steps), strict=True):
+        np.testing.assert_allclose(ours.asnumpy(), plain.asnumpy(), rtol=2e-6, atol=1e-6)
+
+
+class Stepper:
+    """A tiny model with its train step over two micro-batches, with the kernels or without."""
+
+    def __init__(self, with_kernels, name="adam_weight_decay", **changes):
+        self.model, _ = random_model(seed=1, num_layers=2, dropout_rate=0.1, **changes)
+        parameters = self.model.trainable_params()
+        network = PanguAlphaWithLoss(self.model.config, self.model)
+        self.optimizer = Optimizer(replace(TRAINING, optimizer=name), parameters)
+        self.accumulator = Accumulator(network, parameters)
+        self.step = TrainStep(network, self.optimizer, 1.0, self.accumulator, micro_batches=2)
+        self.attached = with_kernels and attach(network, self.step)
+
+    def take(self, number, scale=1024.0):
+        """Loss, norm, whether finite."""
+        scale, ids = Tensor(np.float32(scale)), random_ids(2, seed=number)
+        inputs = [Tensor(ids), *map(Tensor, eod_reset(ids, TINY.eod_token)), None,
+                  Tensor(dropout_keys(0, number, 0, len(ids)))]
+        self.accumulator(scale, *inputs)
+        results = self.step(scale, *StepScalars.at(TRAINING, number, number).tensors(), *inputs)
+        return [x.asnumpy().item() for x in results]
+
+    def state(self):
+        return {p.name: p.asnumpy().copy() for p in [*self.model.get_parameters(), *self.optimizer.state]}
+
+
+def test_a_whole_step(library):
+    ours, plain = Stepper(True), Stepper(False)
+    assert ours.attached and list(ours.state()) == list(plain.state())
+    for number in range(2):
+        assert ours.take(number) == pytest.approx(plain.take(number), rel=1e-5)
+    for (name, value), expected in zip(ours.state().items(), plain.state().values(), strict=True):
+        if "dense2.bias" not in name:  # a softmax does not feel it: its gradient is rounding only
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_steps_repeat_and_an_overflow_changes_nothing(library):
+    steppers = Stepper(True), Stepper(True)
+    assert steppers[0].take(0) == steppers[1].take(0)
+    before = steppers[0].state()
+    assert all((value == before[name]).all() for name, value in steppers[1].state().items())
+    *_, finite = steppers[0].take(1, scale=3e38)
+    assert finite is False
+    assert all((value == before[name]).all() for name, value in steppers[0].state().items())
+
+
+@pytest.mark.parametrize("dtype", ["compute_dtype", "softmax_compute_dtype", "param_init_dtype"])
+def test_other_dtypes_keep_the_plain_cells(library, dtype):
+    stepper = Stepper(True, **{dtype: "float16"})
+    assert not stepper.attached
+    assert isinstance(stepper.step.network.cross_entropy, operators.CrossEntropy)
+
+
+def test_what_has_no_kernel_stays_plain(library):
+    stepper = Stepper(True, "lamb", hidden_act="gelu")
+    assert stepper.attached and isinstance(stepper.step.network.cross_entropy, cells.CrossEntropy)
+    assert isinstance(stepper.model.backbone.blocks[0].output.biased_activation, operators.BiasedRows)
+    assert isinstance(stepper.optimizer.update, optimizer.LambUpdate)
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler(compiler, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(build, "COMPILER", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    stepper = Stepper(True)
+    assert not stepper.attached and isinstance(stepper.optimizer.update, optimizer.AdamUpdate)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "plain operators" in error and compiler in error
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_it_is_compiled_once(library, monkeypatch):
+    monkeypatch.setattr(build.subprocess, "run", None)
+    assert build.library() == library
