@@ -28,7 +28,7 @@ class KeyValueCache(nn.Cell):
 
     Inputs:
         key, value (B, A, T, d): of T tokens that follow each other.
-        position (B,) int32: of the first of them.
+        places (B, A, T, 3) int32: batch row, head and position of each of them.
 
     Returns:
         The keys and values to attend to: of one token, all that is cached (B, A, capacity, d); of several, which
@@ -41,22 +41,13 @@ class KeyValueCache(nn.Cell):
         dtype = getattr(ms, config.compute_dtype)
         self.keys, self.values = (Parameter(Tensor(np.zeros(shape), dtype), name=f"cache.{name}.{kind}",
                                             requires_grad=False) for kind in ("key", "value"))
-        heads = np.indices(shape[:2]).transpose(1, 2, 0).reshape(batch, config.num_heads, 1, 2)
-        self.heads = Tensor(heads, ms.int32)                                                # (B, A, 1, 2)
-        self.reshape = ops.Reshape()
-        self.tile = ops.Tile()
-        self.concat = ops.Concat(-1)
         self.lower_to = ops.ScatterNdMin()
         self.raise_to = ops.ScatterNdMax()
 
-    def construct(self, position: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        batch, num_heads, tokens, _ = key.shape
-        places = self.reshape(position, (batch, 1, 1, 1)) + self.reshape(ops.range(0, tokens, 1), (1, 1, tokens, 1))
-        places = self.concat((self.tile(self.heads, (1, 1, tokens, 1)),
-                              self.tile(ops.cast(places, ms.int32), (1, num_heads, 1, 1))))  # (B, A, T, 3)
+    def construct(self, places: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         keys = self.raise_to(self.lower_to(self.keys, places, key), places, key)
         values = self.raise_to(self.lower_to(self.values, places, value), places, value)
-        if tokens == 1:
+        if key.shape[2] == 1:
             return keys, values
         return ops.depend(key, keys), ops.depend(value, values)
 
@@ -83,6 +74,9 @@ class NextLogits(nn.Cell):
         self.model = model
         self.capacity = capacity
         self.hidden_size = config.hidden_size
+        self.num_heads = config.num_heads
+        heads = np.indices((batch, config.num_heads)).transpose(1, 2, 0)[:, :, None]
+        self.rows_and_heads = Tensor(heads, ms.int32)                                       # (B, A, 1, 2)
         self.caches = nn.CellList([KeyValueCache(config, batch, capacity, str(layer))
                                    for layer in range(config.num_layers)], auto_prefix=False) if capacity else None
 
@@ -91,9 +85,11 @@ class NextLogits(nn.Cell):
         position_ids = ops.reshape(position, (batch, 1)) + ops.cast(ops.range(0, tokens, 1), ms.int32)
         if self.caches is None:
             return self._last_logits(ids, position_ids, tokens, last, None)
+        places = ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1))
+        places = ops.concat((ops.tile(self.rows_and_heads, (1, 1, tokens, 1)), places), -1)  # (B, A, T, 3)
         caches = ()
         for cell in self.caches:
-            caches += (ops.partial(cell, position),)
+            caches += (ops.partial(cell, places),)
         return self._last_logits(ids, position_ids, self.capacity if tokens == 1 else tokens, last, caches)
 
     def _last_logits(self, ids: Tensor, position_ids: Tensor, seen: int, last: Tensor,

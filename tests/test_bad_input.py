@@ -107,7 +107,8 @@ def files(tmp_path_factory, tiny_vocab, chinese_text):
         empty=write("empty", ""), blank_line=write("blank_line", "明月\n\n春风\n"),
         latin=write("latin", "Caf\u00e9 au lait".encode("latin-1").replace(b"\xe9", b"e\xe9", 1)),
         lines=write("lines", '{"text": "春风"}\n春风\n'), broken_yaml=write("broken.yaml", "model: {num_layers: ["),
-        misspelt_yaml=write("misspelt.yaml", "model: {num_layer: 3}"), random_bytes=write("random.yaml", b"\xc2\x00\xff"))
+        misspelt_yaml=write("misspelt.yaml", "model: {num_layer: 3}"),
+        random_bytes=write("random.yaml", b"\xc2\x00\xff"))
 
 
 def command(name, files):
