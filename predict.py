@@ -121,7 +121,8 @@ def main() -> None:
 
     prepare_device(config.parallel)
     tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
-    runtime = build_runtime(load_model(config.model, weights), config.generation.use_past)
+    runtime = build_runtime(load_model(config.model, weights), config.generation.use_past,
+                            config.parallel.uses_cpu_kernels)
     generator = TextGenerator(runtime, tokenizer, config.generation, config.model.pad_token)
     if config.prompt or config.prompt_file:
         answer(generator, read_prompts(config.prompt_file) if config.prompt_file else [config.prompt], config.stream)

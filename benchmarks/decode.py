@@ -65,7 +65,7 @@ def make_ours(config: PanguAlphaConfig) -> Worker:
     from src.runtimes import CachedRuntime
 
     prepare_device(ParallelConfig())
-    runtime = CachedRuntime(PanguAlphaModel(config))
+    runtime = CachedRuntime(PanguAlphaModel(config), cpu_kernels=True)
 
     def work(length: int, tokens: int) -> list[float]:
         ids = draw_ids(config, length)

@@ -41,7 +41,7 @@ class BenchmarkArguments:
         steps: Measured steps of each, after two that are not.
         threads: Processor cores that each may use.
         compile: Measure torch.compile too; it needs a C++ compiler.
-        cpu_kernels: Ours with the compiled kernels of src/cpu_kernels, as training.cpu_kernels.
+        cpu_kernels: Ours with the compiled kernels of src/cpu_kernels, as parallel.cpu_kernels.
     """
 
     num_layers: int = 12
@@ -70,8 +70,7 @@ class BenchmarkArguments:
     @property
     def training(self) -> TrainingConfig:
         """The release's optimizer without loss scale, which float32 does not need."""
-        return TrainingConfig(batch_size=self.batch_size, loss_scale=1.0, dynamic_loss_scale=False,
-                              cpu_kernels=self.cpu_kernels)
+        return TrainingConfig(batch_size=self.batch_size, loss_scale=1.0, dynamic_loss_scale=False)
 
     def batch(self) -> np.ndarray:
         """int32 (B, S + 1)."""
@@ -83,7 +82,7 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
     """A function that takes a step, by the trainer's own cells: its seconds, its loss, the peak memory in bytes."""
     from mindspore import Tensor
 
-    from src.cpu_kernels.attach import attach
+    from src.cpu_kernels.attach import attach_to_training
     from src.dataset import causal
     from src.device import prepare_device
     from src.optimizer import Optimizer, StepScalars
@@ -95,8 +94,8 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
     network = PanguAlphaWithLoss(arguments.model, model)
     optimizer = Optimizer(arguments.training, model.trainable_params())
     train_step = TrainStep(network, optimizer, arguments.training.clip_norm)
-    if arguments.training.cpu_kernels:
-        attach(network, train_step)
+    if arguments.cpu_kernels:
+        attach_to_training(network, train_step)
     ids = arguments.batch()
     scalars = StepScalars.at(arguments.training, step=0, applied_steps=0).tensors()
     inputs = [Tensor(np.float32(arguments.training.loss_scale)), *scalars, *map(Tensor, (ids, *causal(ids)))]

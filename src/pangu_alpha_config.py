@@ -147,7 +147,6 @@ class TrainingConfig:
         loss_scale_window: Clean steps before the loss scale doubles.
         recompute: Recompute each layer's activations in the backward pass, to save a device's memory. On a CPU it runs
             but saves none, and the compiled kernels are not used.
-        cpu_kernels: Train a float32 model on a CPU with the compiled kernels of src/cpu_kernels; needs g++.
         seed: Of the weights, the dropout masks and the data order.
         eval_interval: Steps between two validation perplexities; 0 for never.
         eval_batches: Validation batches each time; 0 for all.
@@ -176,7 +175,6 @@ class TrainingConfig:
     dynamic_loss_scale: bool = True
     loss_scale_window: int = 1000
     recompute: bool = False
-    cpu_kernels: bool = True
     seed: int = 0
     eval_interval: int = 0
     eval_batches: int = 0
@@ -214,13 +212,20 @@ class ParallelConfig:
     Args:
         device_target: CPU, GPU or Ascend.
         device_id: Which of the machine's devices.
+        cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU; needs g++.
     """
 
     device_target: Literal["CPU", "GPU", "Ascend"] = "CPU"
     device_id: int = 0
+    cpu_kernels: bool = True
 
     def __post_init__(self) -> None:
         _require(self.device_id >= 0, f"parallel.device_id is {self.device_id}; it must not be negative")
+
+    @property
+    def uses_cpu_kernels(self) -> bool:
+        """Whether the compiled kernels are wanted and this is a machine for them."""
+        return self.cpu_kernels and self.device_target == "CPU"
 
 
 @dataclass

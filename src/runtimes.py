@@ -5,10 +5,11 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
 from src.checkpoint import store
+from src.cpu_kernels.attach import attach_to_decoding
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 
@@ -51,10 +52,22 @@ class KeyValueCache(nn.Cell):
             return keys, values
         return ops.depend(key, keys), ops.depend(value, values)
 
-    def reorder(self, rows: np.ndarray) -> None:
-        """Let each batch row become what row rows[i] was."""
-        for parameter in (self.keys, self.values):
-            parameter.set_data(Tensor(parameter.asnumpy()[rows]))
+
+class Reorder(nn.Cell):
+    """Lets each batch row of all caches become what row rows[i] was; rows (B,) int32. In a graph, for a compiled one
+    does not notice what is set outside of it."""
+
+    def __init__(self, caches: nn.CellList):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple([parameter for cache in caches for parameter in (cache.keys, cache.values)])
+        self.gather = ops.Gather()
+        self.assign = ops.Assign()
+
+    def construct(self, rows: Tensor) -> bool:
+        done = ()
+        for i in range(len(self.parameters)):
+            done += (self.assign(self.parameters[i], self.gather(self.parameters[i], rows, 0)),)
+        return ops.depend(True, done)
 
 
 class NextLogits(nn.Cell):
@@ -77,6 +90,7 @@ class NextLogits(nn.Cell):
         self.num_heads = config.num_heads
         heads = np.indices((batch, config.num_heads)).transpose(1, 2, 0)[:, :, None]
         self.rows_and_heads = Tensor(heads, ms.int32)                                       # (B, A, 1, 2)
+        self.token_decoder = None  # or a cell that does for one token a row what follows the embeddings
         self.caches = nn.CellList([KeyValueCache(config, batch, capacity, str(layer))
                                    for layer in range(config.num_layers)], auto_prefix=False) if capacity else None
 
@@ -85,6 +99,10 @@ class NextLogits(nn.Cell):
         position_ids = ops.reshape(position, (batch, 1)) + ops.cast(ops.range(0, tokens, 1), ms.int32)
         if self.caches is None:
             return self._last_logits(ids, position_ids, tokens, last, None)
+        if tokens == 1 and self.token_decoder is not None:
+            x = self.model.backbone.embedding(ids, position_ids)
+            query = ops.reshape(self.model.backbone.top_query_embedding(position_ids), x.shape)
+            return self.token_decoder(x, query, position)
         places = ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1))
         places = ops.concat((ops.tile(self.rows_and_heads, (1, 1, tokens, 1)), places), -1)  # (B, A, T, 3)
         caches = ()
@@ -108,12 +126,19 @@ class CachedRuntime:
     """Incremental generation: one pass over the prompts, then one token a row each time.
 
     One graph is compiled for each bucket of prompt lengths and one for the tokens after it.
+
+    Args:
+        model: The model.
+        cpu_kernels: Decode with the compiled kernels where they fit (`ParallelConfig.uses_cpu_kernels`).
     """
 
-    def __init__(self, model: PanguAlphaModel):
+    def __init__(self, model: PanguAlphaModel, cpu_kernels: bool = False):
         self.seq_length = model.config.seq_length
         self.vocab_size = model.config.vocab_size
         self._model = model
+        self._cpu_kernels = cpu_kernels
+        self._next_logits: Callable[..., Tensor] | None = None
+        self._reorder: Callable[[Tensor], bool] | None = None
         self._cached: NextLogits | None = None
         self._cached_for = (0, 0)
 
@@ -123,17 +148,20 @@ class CachedRuntime:
         wanted = (batch, bucket(capacity, self.seq_length))
         if self._cached_for != wanted:
             self._cached, self._cached_for = NextLogits(self._model, *wanted), wanted
+            if self._cpu_kernels:
+                attach_to_decoding(self._cached)
+            self._next_logits = _compiled(self._cached)
+            self._reorder = _compiled(Reorder(self._cached.caches))
         padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
-        return self._cached(_int32(padded), _int32(np.zeros(batch)), _int32(lengths - 1)).asnumpy()
+        return self._next_logits(_int32(padded), _int32(np.zeros(batch)), _int32(lengths - 1)).asnumpy()
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `src.generate.Runtime`."""
-        return self._cached(_int32(ids[:, None]), _int32(positions), _int32(np.zeros(len(ids)))).asnumpy()
+        return self._next_logits(_int32(ids[:, None]), _int32(positions), _int32(np.zeros(len(ids)))).asnumpy()
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `src.generate.Runtime`."""
-        for cache in self._cached.caches:
-            cache.reorder(rows)
+        self._reorder(_int32(rows))
 
 
 class RecomputeRuntime:
@@ -164,6 +192,15 @@ class RecomputeRuntime:
         return self._logits(_int32(self._ids[:, :length]), _int32(np.zeros(len(last))), _int32(last)).asnumpy()
 
 
+def _compiled(cell: nn.Cell) -> Callable:
+    """The cell's graph. A cell's own call looks through all of its cells each time, which takes milliseconds."""
+    @ms.jit
+    def call(*inputs: Tensor) -> Tensor:
+        return cell(*inputs)
+
+    return call
+
+
 def _pad(ids: np.ndarray, length: int) -> np.ndarray:
     return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
 
@@ -172,9 +209,10 @@ def _int32(values: np.ndarray) -> Tensor:
     return Tensor(np.ascontiguousarray(values, np.int32))
 
 
-def build_runtime(model: PanguAlphaModel, use_past: bool = True) -> CachedRuntime | RecomputeRuntime:
-    """The runtime of a model: with its cache, or the slow check without."""
-    return CachedRuntime(model) if use_past else RecomputeRuntime(model)
+def build_runtime(model: PanguAlphaModel, use_past: bool = True,
+                  cpu_kernels: bool = False) -> CachedRuntime | RecomputeRuntime:
+    """The runtime of a model: with its cache, and where wanted the compiled kernels, or the slow check without."""
+    return CachedRuntime(model, cpu_kernels) if use_past else RecomputeRuntime(model)
 
 
 def load_model(config: PanguAlphaConfig, weights: Path | None) -> PanguAlphaModel:

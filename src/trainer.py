@@ -14,7 +14,7 @@ from mindspore import Tensor
 
 from src.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
 from src.checkpoint import store
-from src.cpu_kernels.attach import attach
+from src.cpu_kernels.attach import attach_to_training
 from src.dataset import Batch, TokenBatches, causal, eod_reset
 from src.dropout import dropout_keys
 from src.errors import InputError
@@ -114,8 +114,8 @@ class Trainer:
         self.accumulator = Accumulator(self.network, parameters) if micro_batches > 1 else None
         self.train_step = TrainStep(self.network, self.optimizer, training.clip_norm, self.accumulator, micro_batches)
         # MindSpore's recomputation makes a cycle of a graph with custom operators.
-        if training.cpu_kernels and not training.recompute and config.parallel.device_target == "CPU":
-            attach(self.network, self.train_step)
+        if config.parallel.uses_cpu_kernels and not training.recompute:
+            attach_to_training(self.network, self.train_step)
         self.progress = self._start()
 
     def _batches(self, path: str, shuffle: bool) -> TokenBatches:

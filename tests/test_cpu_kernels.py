@@ -8,13 +8,14 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from src import operators, optimizer
 from src.cpu_kernels import build, cells
-from src.cpu_kernels.attach import attach
+from src.cpu_kernels.attach import attach_to_decoding, attach_to_training
 from src.dataset import eod_reset
 from src.dropout import dropout_keys
 from src.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_config import TrainingConfig
 from src.pangu_alpha_wrapcell import Accumulator, GlobalNorm, TrainStep
+from src.runtimes import CachedRuntime, NextLogits
 from tests.helpers import TINY, random_ids, random_model
 
 TINIEST = 1e-37  # what is less is 0 to a kernel
@@ -160,7 +161,7 @@ class Stepper:
         self.optimizer = Optimizer(replace(TRAINING, optimizer=name), parameters)
         self.accumulator = Accumulator(network, parameters)
         self.step = TrainStep(network, self.optimizer, 1.0, self.accumulator, micro_batches=2)
-        self.attached = with_kernels and attach(network, self.step)
+        self.attached = with_kernels and attach_to_training(network, self.step)
 
     def take(self, number, scale=1024.0):
         """Loss, norm, whether finite."""
@@ -223,3 +224,29 @@ def test_without_a_compiler(compiler, monkeypatch, tmp_path, capsys):
 def test_it_is_compiled_once(library, monkeypatch):
     monkeypatch.setattr(build.subprocess, "run", None)
     assert build.library() == library
+
+
+@pytest.mark.parametrize("sizes", [dict(num_heads=6, hidden_size=72, ffn_hidden_size=130), dict(num_heads=1)])
+def test_decoding_by_kernel(sizes, library):
+    model, _ = random_model(**{"num_layers": 3, **sizes})
+    plain, ours = CachedRuntime(model), CachedRuntime(model, cpu_kernels=True)
+    draw = np.random.default_rng(0)
+    lengths = np.array([9, 3, 14], np.int32)
+    ids = draw.integers(0, model.config.vocab_size, (3, 14), dtype=np.int32)
+    for runtime in (plain, ours):
+        runtime.prefill(ids, lengths, 30)
+    for step in range(8):
+        if step == 4:
+            order = np.array([2, 0, 0])
+            lengths = lengths[order]
+            for runtime in (plain, ours):
+                runtime.reorder(order)
+        tokens = draw.integers(0, model.config.vocab_size, 3, dtype=np.int32)
+        wanted, got = (runtime.decode(tokens, lengths + step) for runtime in (plain, ours))
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_only_what_the_kernel_computes_is_decoded_by_it(library):
+    for sizes, rows, fits in ((dict(), 8, True), (dict(), 9, False), (dict(hidden_act="gelu"), 1, False)):
+        model, _ = random_model(num_layers=2, **sizes)
+        assert attach_to_decoding(NextLogits(model, rows, 16)) == fits

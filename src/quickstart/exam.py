@@ -58,8 +58,8 @@ def main() -> None:
     prepare_device(config.parallel)
     tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
     settings = GenerationConfig(max_new_tokens=12, end_token=config.model.eod_token)
-    generator = TextGenerator(build_runtime(load_model(config.model, weights)), tokenizer, settings,
-                              config.model.pad_token)
+    runtime = build_runtime(load_model(config.model, weights), cpu_kernels=config.parallel.uses_cpu_kernels)
+    generator = TextGenerator(runtime, tokenizer, settings, config.model.pad_token)
     answers = []
     for first in range(0, len(questions), BATCH_SIZE):
         prompts = [question for question, _ in questions[first:first + BATCH_SIZE]]
