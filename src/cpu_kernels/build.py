@@ -1,4 +1,4 @@
-"""kernels.cpp, compiled for this machine on first use and kept in the user's cache."""
+"""The C++ sources, compiled for this machine on first use and kept in the user's cache."""
 
 import fcntl
 import hashlib
@@ -9,7 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("training.cpp", "decoding.cpp")]
+HEADER = Path(__file__).with_name("common.h")
 COMPILER = "g++"
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared",
          "-fPIC", "-pthread"]
@@ -41,8 +42,8 @@ def _compiled(path: Path) -> Path:
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 finished = Path(folder) / path.name
-                subprocess.run([COMPILER, *FLAGS, str(SOURCE), "-o", str(finished)], check=True, capture_output=True,
-                               text=True, timeout=TIME_LIMIT)
+                subprocess.run([COMPILER, *FLAGS, *map(str, SOURCES), "-o", str(finished)], check=True,
+                               capture_output=True, text=True, timeout=TIME_LIMIT)
                 os.replace(finished, path)
     return path
 
@@ -54,6 +55,6 @@ def _cache() -> Path:
 def _fingerprint() -> str:
     """Of all that the machine code depends on; a home may be shared between machines."""
     cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    parts = [SOURCE.read_text(encoding="utf-8"), COMPILER, *FLAGS, platform.machine(),
+    parts = [*(path.read_text(encoding="utf-8") for path in [HEADER, *SOURCES]), COMPILER, *FLAGS, platform.machine(),
              *(line for line in cpu if line.startswith(CPU_LINES))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

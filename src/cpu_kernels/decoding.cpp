@@ -1,0 +1,208 @@
+// A whole decoded token in one call: on a CPU its time is that of reading the weights once, and a graph of hundreds of
+// operators adds its own.
+
+#include <atomic>
+
+#include "common.h"
+
+namespace pangu {
+namespace {
+
+// Threads that work on one thing together and wait for each other.
+class Team {
+ public:
+  explicit Team(int64_t size) : size_(size) {}
+  int64_t size() const { return size_; }
+
+  // work(member) in as many threads as there are members
+  template <class Work>
+  void run(const Work &work) {
+    std::vector<std::future<void>> others;
+    for (int64_t member = 1; member < size_; ++member) {
+      others.push_back(std::async(std::launch::async, [&work, member] { work(member); }));
+    }
+    work(0);
+    for (auto &other : others) other.get();
+  }
+
+  // Returns when all members have called it. They come within microseconds of each other: sleeping would cost more.
+  void wait() {
+    const int64_t round = round_.load();
+    if (arrived_.fetch_add(1) + 1 == size_) {
+      arrived_.store(0);
+      round_.fetch_add(1);
+    }
+    for (int spins = 0; round_.load() == round; ++spins) {
+      if (spins > 4096) std::this_thread::yield();
+    }
+  }
+
+ private:
+  const int64_t size_;
+  std::atomic<int64_t> arrived_{0}, round_{0};
+};
+
+// y (B, O) += inputs first to last of x (B, I) times columns begin to end of weight (I, O): each weight is read once,
+// four rows of weights at a time.
+void add_product(int64_t rows, const float *x, int64_t inputs, int64_t first, int64_t last, const float *weight,
+                 int64_t outputs, float *y, int64_t begin, int64_t end) {
+  for (int64_t input = first; input < last; input += 4) {
+    const float *w[4];
+    for (int64_t i = 0; i < 4; ++i) w[i] = weight + std::min(input + i, last - 1) * outputs;
+    for (int64_t row = 0; row < rows; ++row) {
+      float part[4] = {};
+      std::copy(x + row * inputs + input, x + row * inputs + std::min(input + 4, last), part);
+      float *sums = y + row * outputs;
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) {
+        sums[i] += part[0] * w[0][i] + part[1] * w[1][i] + part[2] * w[2][i] + part[3] * w[3][i];
+      }
+    }
+  }
+}
+
+// The parameters of a layer, in the order in which cells.py hands them over.
+struct Layer {
+  const float *gamma1, *beta1, *query, *query_bias, *key, *key_bias, *value, *value_bias, *projection, *projection_bias;
+  const float *gamma2, *beta2, *mapping, *mapping_bias, *output, *output_bias;
+  float *keys, *values;  // the caches (B, A, C, d)
+};
+constexpr int kLayerInputs = 18, kFirstLayer = 6;
+
+// One token's way through the layers. A member of the team computes whole heads and a share of the hidden units, and
+// their share of the products that follow; these shares are added up by everyone, so a layer has two meetings. Sums so
+// depend on the number of threads in their last bits.
+class Decoder {
+ public:
+  explicit Decoder(const Arguments &a)
+      : a_(a), rows_(a.dim(0, 0)), width_(a.dim(0, 1)), layers_((a.count - kFirstLayer - 2) / kLayerInputs),
+        heads_(a.dim(kFirstLayer + 16, 1)), capacity_(a.dim(kFirstLayer + 16, 2)), head_size_(width_ / heads_),
+        inner_(a.dim(kFirstLayer + 12, 1)), classes_(a.dim(a.count - 2, 0)),
+        team_(std::max(1u, std::thread::hardware_concurrency())), attended_(team_.size()), fed_(team_.size()) {}
+
+  void run() {
+    team_.run([this](int64_t member) { work(member); });
+  }
+
+ private:
+  using Vector = std::vector<float>;
+
+  // Every member keeps the residual stream for itself.
+  void work(int64_t member) {
+    Vector x(a_[0], a_[0] + rows_ * width_), normed(x.size());
+    for (int64_t index = 0; index < layers_; ++index) {
+      Layer layer;
+      std::memcpy(&layer, a_.data + kFirstLayer + index * kLayerInputs, sizeof layer);
+      const bool is_query_layer = index == layers_ - 1;
+      if (is_query_layer) normalize(x, a_[3], a_[4], x);
+      normalize(x, layer.gamma1, layer.beta1, normed);
+      attend(layer, is_query_layer ? a_[1] : normed.data(), normed.data(), member);
+      team_.wait();
+      add(attended_, layer.projection_bias, x);
+      normalize(x, layer.gamma2, layer.beta2, normed);
+      feed(layer, normed.data(), member);
+      team_.wait();
+      add(fed_, layer.output_bias, x);
+    }
+    const float *table = a_[a_.count - 2];
+    for (int64_t i = part(classes_, member); i < part(classes_, member + 1); ++i) {
+      for (int64_t row = 0; row < rows_; ++row) {
+        a_[a_.count - 1][row * classes_ + i] = dot(x.data() + row * width_, table + i * width_, width_);
+      }
+    }
+  }
+
+  int64_t part(int64_t count, int64_t member) const { return count * member / team_.size(); }
+
+  void normalize(const Vector &x, const float *gamma, const float *beta, Vector &normed) const {
+    for (int64_t row = 0; row < rows_; ++row) {
+      const float *from = x.data() + row * width_;
+      float *to = normed.data() + row * width_;
+      const auto [mean, scale] = moments(from, width_, a_.scalar(5));
+      for (int64_t i = 0; i < width_; ++i) to[i] = (from[i] - mean) * scale * gamma[i] + beta[i];
+    }
+  }
+
+  void add(const std::vector<Vector> &shares, const float *bias, Vector &x) const {
+    for (int64_t i = 0; i < rows_ * width_; ++i) x[i] += bias[i % width_];
+    for (const Vector &share : shares) {
+      for (int64_t i = 0; i < rows_ * width_; ++i) x[i] += share[i];
+    }
+  }
+
+  // factor * (x (B, H) weight^T + bias) of one head -> y, row after row `stride` apart, at its position in each
+  void project(const float *x, const float *weight, const float *bias, int64_t head, float factor, float *y,
+               const int32_t *positions, int64_t stride) const {
+    for (int64_t i = 0; i < head_size_; ++i) {
+      const int64_t output = head * head_size_ + i;
+      for (int64_t row = 0; row < rows_; ++row) {
+        y[row * stride + (positions ? positions[row] : 0) * head_size_ + i] =
+            factor * (dot(x + row * width_, weight + output * width_, width_) + bias[output]);
+      }
+    }
+  }
+
+  // The member's heads: new keys and values into the caches, attention over them, and their share of the projection.
+  void attend(const Layer &layer, const float *query, const float *x, int64_t member) {
+    const float factor = 1.0f / std::sqrt(std::sqrt(static_cast<float>(head_size_)));
+    const int64_t cache = capacity_ * head_size_, first = part(heads_, member), last = part(heads_, member + 1);
+    Vector q(rows_ * head_size_), weights(capacity_), mixed(rows_ * width_);
+    for (int64_t head = first; head < last; ++head) {
+      float *keys = layer.keys + head * cache, *values = layer.values + head * cache;
+      project(query, layer.query, layer.query_bias, head, factor, q.data(), nullptr, head_size_);
+      project(x, layer.key, layer.key_bias, head, factor, keys, a_.ints(2), heads_ * cache);
+      project(x, layer.value, layer.value_bias, head, 1.0f, values, a_.ints(2), heads_ * cache);
+      for (int64_t row = 0; row < rows_; ++row) {
+        mix(q.data() + row * head_size_, keys + row * heads_ * cache, values + row * heads_ * cache,
+            a_.ints(2)[row] + 1, weights, mixed.data() + row * width_ + head * head_size_);
+      }
+    }
+    attended_[member].assign(rows_ * width_, 0.0f);
+    add_product(rows_, mixed.data(), width_, first * head_size_, last * head_size_, layer.projection, width_,
+                attended_[member].data(), 0, width_);
+  }
+
+  // softmax(q keys^T) values over the first `count` of them -> mixed (d)
+  void mix(const float *q, const float *keys, const float *values, int64_t count, Vector &weights, float *mixed) const {
+    for (int64_t i = 0; i < count; ++i) weights[i] = dot(q, keys + i * head_size_, head_size_);
+    const float largest = maximum(weights.data(), count);
+    float total = 0;
+    for (int64_t i = 0; i < count; ++i) total += weights[i] = exponential(weights[i] - largest);
+    for (int64_t i = 0; i < count; ++i) {
+      const float share = weights[i] / total;
+#pragma omp simd
+      for (int64_t j = 0; j < head_size_; ++j) mixed[j] += share * values[i * head_size_ + j];
+    }
+  }
+
+  // The member's hidden units, and their share of the output.
+  void feed(const Layer &layer, const float *x, int64_t member) {
+    const int64_t begin = part(inner_, member), end = part(inner_, member + 1);
+    Vector hidden(rows_ * inner_);
+    for (int64_t row = 0; row < rows_; ++row) {
+      std::copy(layer.mapping_bias + begin, layer.mapping_bias + end, hidden.data() + row * inner_ + begin);
+    }
+    add_product(rows_, x, width_, 0, width_, layer.mapping, inner_, hidden.data(), begin, end);
+    for (int64_t row = 0; row < rows_; ++row) {
+      float *units = hidden.data() + row * inner_;
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) units[i] *= sigmoid(kGeluSlope * units[i]);
+    }
+    fed_[member].assign(rows_ * width_, 0.0f);
+    add_product(rows_, hidden.data(), inner_, begin, end, layer.output, width_, fed_[member].data(), 0, width_);
+  }
+
+  const Arguments &a_;
+  const int64_t rows_, width_, layers_, heads_, capacity_, head_size_, inner_, classes_;
+  Team team_;
+  std::vector<Vector> attended_, fed_;  // each member's shares
+};
+
+// x (B, H), query layer's queries (B, H), positions (B), final gamma and beta (H), epsilon; the Layers; table (V, H)
+// -> logits (B, V). The caches change in place.
+void decode_token(const Arguments &a) { Decoder(a).run(); }
+
+}  // namespace
+}  // namespace pangu
+
+KERNEL(decode_token)
