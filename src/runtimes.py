@@ -9,7 +9,8 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
 from src.checkpoint import store
-from src.cpu_kernels.attach import attach_to_decoding
+from src.cpu_kernels.attach import attach_to_model, token_decoder
+from src.cpu_kernels.token_decoder import TokenDecoder
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 
@@ -90,7 +91,6 @@ class NextLogits(nn.Cell):
         self.num_heads = config.num_heads
         heads = np.indices((batch, config.num_heads)).transpose(1, 2, 0)[:, :, None]
         self.rows_and_heads = Tensor(heads, ms.int32)                                       # (B, A, 1, 2)
-        self.token_decoder = None  # or a cell that does for one token a row what follows the embeddings
         self.caches = nn.CellList([KeyValueCache(config, batch, capacity, str(layer))
                                    for layer in range(config.num_layers)], auto_prefix=False) if capacity else None
 
@@ -99,10 +99,6 @@ class NextLogits(nn.Cell):
         position_ids = ops.reshape(position, (batch, 1)) + ops.cast(ops.range(0, tokens, 1), ms.int32)
         if self.caches is None:
             return self._last_logits(ids, position_ids, tokens, last, None)
-        if tokens == 1 and self.token_decoder is not None:
-            x = self.model.backbone.embedding(ids, position_ids)
-            query = ops.reshape(self.model.backbone.top_query_embedding(position_ids), x.shape)
-            return self.token_decoder(x, query, position)
         places = ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1))
         places = ops.concat((ops.tile(self.rows_and_heads, (1, 1, tokens, 1)), places), -1)  # (B, A, T, 3)
         caches = ()
@@ -129,7 +125,8 @@ class CachedRuntime:
 
     Args:
         model: The model.
-        cpu_kernels: Decode with the compiled kernels where they fit (`ParallelConfig.uses_cpu_kernels`).
+        cpu_kernels: Compute with the compiled kernels where they fit (`ParallelConfig.uses_cpu_kernels`). They are
+            attached to the model.
     """
 
     def __init__(self, model: PanguAlphaModel, cpu_kernels: bool = False):
@@ -139,29 +136,42 @@ class CachedRuntime:
         self._cpu_kernels = cpu_kernels
         self._next_logits: Callable[..., Tensor] | None = None
         self._reorder: Callable[[Tensor], bool] | None = None
-        self._cached: NextLogits | None = None
+        self._token_decoder: TokenDecoder | None = None
         self._cached_for = (0, 0)
+        if cpu_kernels:
+            attach_to_model(model)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
         """See `src.generate.Runtime`."""
         batch = len(ids)
         wanted = (batch, bucket(capacity, self.seq_length))
         if self._cached_for != wanted:
-            self._cached, self._cached_for = NextLogits(self._model, *wanted), wanted
-            if self._cpu_kernels:
-                attach_to_decoding(self._cached)
-            self._next_logits = _compiled(self._cached)
-            self._reorder = _compiled(Reorder(self._cached.caches))
+            self._allocate(*wanted)
         padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
-        return self._next_logits(_int32(padded), _int32(np.zeros(batch)), _int32(lengths - 1)).asnumpy()
+        logits = self._next_logits(_int32(padded), _int32(np.zeros(batch)), _int32(lengths - 1)).asnumpy()
+        if self._token_decoder:
+            self._token_decoder.locate()
+        return logits
+
+    def _allocate(self, batch: int, capacity: int) -> None:
+        self._next_logits = self._reorder = self._token_decoder = None  # the old caches' memory first
+        cell = NextLogits(self._model, batch, capacity)
+        self._cached_for = (batch, capacity)
+        self._next_logits, self._reorder = _compiled(cell), _compiled(Reorder(cell.caches))
+        if self._cpu_kernels:
+            self._token_decoder = token_decoder(self._model, [(cache.keys, cache.values) for cache in cell.caches])
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `src.generate.Runtime`."""
+        if self._token_decoder:
+            return self._token_decoder(ids, positions)
         return self._next_logits(_int32(ids[:, None]), _int32(positions), _int32(np.zeros(len(ids)))).asnumpy()
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `src.generate.Runtime`."""
         self._reorder(_int32(rows))
+        if self._token_decoder:
+            self._token_decoder.locate()
 
 
 class RecomputeRuntime:

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from src import operators, optimizer
 from src.cpu_kernels import build, cells
-from src.cpu_kernels.attach import attach_to_decoding, attach_to_training
+from src.cpu_kernels.attach import attach_to_training, token_decoder
 from src.dataset import eod_reset
 from src.dropout import dropout_keys
 from src.optimizer import Optimizer, StepScalars
@@ -228,13 +228,12 @@ def test_it_is_compiled_once(library, monkeypatch):
 
 @pytest.mark.parametrize("sizes", [dict(num_heads=6, hidden_size=72, ffn_hidden_size=130), dict(num_heads=1)])
 def test_decoding_by_kernel(sizes, library):
-    model, _ = random_model(**{"num_layers": 3, **sizes})
-    plain, ours = CachedRuntime(model), CachedRuntime(model, cpu_kernels=True)
+    model, other = (random_model(**{"num_layers": 3, **sizes})[0] for _ in range(2))
+    plain, ours = CachedRuntime(model), CachedRuntime(other, cpu_kernels=True)
     draw = np.random.default_rng(0)
     lengths = np.array([9, 3, 14], np.int32)
     ids = draw.integers(0, model.config.vocab_size, (3, 14), dtype=np.int32)
-    for runtime in (plain, ours):
-        runtime.prefill(ids, lengths, 30)
+    np.testing.assert_allclose(*(runtime.prefill(ids, lengths, 30) for runtime in (plain, ours)), rtol=1e-4, atol=1e-4)
     for step in range(8):
         if step == 4:
             order = np.array([2, 0, 0])
@@ -249,4 +248,5 @@ def test_decoding_by_kernel(sizes, library):
 def test_only_what_the_kernel_computes_is_decoded_by_it(library):
     for sizes, rows, fits in ((dict(), 8, True), (dict(), 9, False), (dict(hidden_act="gelu"), 1, False)):
         model, _ = random_model(num_layers=2, **sizes)
-        assert attach_to_decoding(NextLogits(model, rows, 16)) == fits
+        caches = [(cache.keys, cache.values) for cache in NextLogits(model, rows, 16).caches]
+        assert (token_decoder(model, caches) is not None) == fits

@@ -1,18 +1,16 @@
 """The kernels in the places of a built model's plain cells, where all is float32."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from mindspore import Parameter
 
 from src import operators, optimizer, pangu_alpha
 from src.cpu_kernels import build, cells
-from src.pangu_alpha import PanguAlphaWithLoss
+from src.cpu_kernels.token_decoder import TokenDecoder
+from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import TrainStep
-
-if TYPE_CHECKING:
-    from src.runtimes import NextLogits
 
 MOST_ROWS = 8  # with more, a matrix product reads the weights less often
 
@@ -27,19 +25,10 @@ def attach_to_training(network: PanguAlphaWithLoss, train_step: TrainStep) -> bo
     Returns:
         Whether they are in place: not for other dtypes, nor where the kernels can't be compiled.
     """
-    model = network.model.config
-    library = _library_for(model)
+    library = _library_for(network.model.config)
     if library is None:
         return False
-    for _, cell in list(network.cells_and_names()):
-        if isinstance(cell, pangu_alpha.LayerNorm):
-            cell.normalize = cells.Normalize(library, model.layernorm_epsilon)
-        elif isinstance(cell, pangu_alpha.Attention):
-            cell.softmax = cells.MaskedSoftmax(library)
-            cell.swap = cells.SwapAxes(library, cell.swap.factor)
-            cell.swap_scaled = cells.SwapAxes(library, cell.swap_scaled.factor)
-        elif isinstance(cell, pangu_alpha.FeedForward) and isinstance(cell.activation, operators.FastGelu):
-            cell.biased_activation = cells.BiasedFastGelu(library)
+    _attach_to_layers(network.model, library)
     network.cross_entropy = cells.CrossEntropy(library)
     train_step.global_norm = cells.GlobalNorm(library)
     update = train_step.optimizer.update
@@ -48,24 +37,39 @@ def attach_to_training(network: PanguAlphaWithLoss, train_step: TrainStep) -> bo
     return True
 
 
-def attach_to_decoding(cached: NextLogits) -> bool:
-    """Let one kernel decode tokens, for few rows.
-
-    Args:
-        cached: The model with its caches, before its first call.
-
-    Returns:
-        Whether it is in place.
-    """
-    config = cached.model.config
-    if cached.caches[0].keys.shape[0] > MOST_ROWS or config.hidden_act != "fast_gelu":
-        return False
-    library = _library_for(config)
+def attach_to_model(model: PanguAlphaModel) -> bool:
+    """The layers' part of `attach_to_training`, for a model that only computes logits."""
+    library = _library_for(model.config)
     if library is None:
         return False
-    cached.token_decoder = cells.TokenDecoder(library, cached.model, [(cache.keys, cache.values)
-                                                                      for cache in cached.caches])
+    _attach_to_layers(model, library)
     return True
+
+
+def token_decoder(model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]) -> TokenDecoder | None:
+    """One kernel for a decoded token, for few rows; None where there is none that fits.
+
+    Args:
+        model: The model.
+        caches: Keys and values of each layer (B, A, capacity, d).
+    """
+    config = model.config
+    if caches[0][0].shape[0] > MOST_ROWS or config.hidden_act != "fast_gelu":
+        return None
+    library = _library_for(config)
+    return library and TokenDecoder(library, model, caches)
+
+
+def _attach_to_layers(model: PanguAlphaModel, library: Path) -> None:
+    for _, cell in list(model.cells_and_names()):
+        if isinstance(cell, pangu_alpha.LayerNorm):
+            cell.normalize = cells.Normalize(library, model.config.layernorm_epsilon)
+        elif isinstance(cell, pangu_alpha.Attention):
+            cell.softmax = cells.MaskedSoftmax(library)
+            cell.swap = cells.SwapAxes(library, cell.swap.factor)
+            cell.swap_scaled = cells.SwapAxes(library, cell.swap_scaled.factor)
+        elif isinstance(cell, pangu_alpha.FeedForward) and isinstance(cell.activation, operators.FastGelu):
+            cell.biased_activation = cells.BiasedFastGelu(library)
 
 
 def _library_for(config: PanguAlphaConfig) -> Path | None:

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-
-from src.pangu_alpha import PanguAlphaModel
+from mindspore import Parameter, Tensor, nn, ops
 
 Shape = Sequence[int]
 
@@ -140,38 +138,6 @@ class GlobalNorm(nn.Cell):
 
     def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
         return self.reshape(self.norm(*tensors), ())
-
-
-class TokenDecoder(nn.Cell):
-    """One new token a row through all layers to its logits, in one call.
-
-    Inputs:
-        x (B, H): word plus position embedding; query (B, H): of the query layer; position (B,) int32.
-
-    Returns:
-        logits (B, V). The caches hold the token's keys and values.
-    """
-
-    def __init__(self, library: Path, model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]):
-        super().__init__(auto_prefix=False)
-        backbone, weights = model.backbone, []
-        for layer, cache in zip([*backbone.blocks, backbone.top_query_layer], caches, strict=True):
-            attention, feed = layer.attention, layer.output
-            weights += [layer.layernorm1.gamma, layer.layernorm1.beta]
-            for linear in (attention.dense1, attention.dense2, attention.dense3, attention.projection):
-                weights += [linear.weight, linear.bias]
-            weights += [layer.layernorm2.gamma, layer.layernorm2.beta]
-            for linear in (feed.mapping, feed.projection):
-                weights += [linear.weight, linear.bias]
-            weights += cache
-        self.final = ParameterTuple([backbone.layernorm.gamma, backbone.layernorm.beta])
-        self.layers = ParameterTuple(weights)
-        self.table = backbone.embedding.word_embedding.embedding_table
-        self.epsilon = Tensor(np.float32(model.config.layernorm_epsilon))
-        self.decode = _kernel(library, "decode_token", lambda *shapes: (shapes[0][0], shapes[-1][0]))
-
-    def construct(self, x: Tensor, query: Tensor, position: Tensor) -> Tensor:
-        return self.decode(x, query, position, *self.final, self.epsilon, *self.layers, self.table)
 
 
 class AdamUpdate(nn.Cell):

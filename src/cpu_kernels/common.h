@@ -1,4 +1,4 @@
-// What the kernels share. They are called by mindspore.ops.Custom; every array is contiguous float32 but for labels and
+// What the kernels share. They are called by mindspore.ops.Custom, or in its manner; every array is contiguous float32 but for labels and
 // positions, which are int32. Comments `shape -> shape` give a kernel's inputs and outputs.
 
 #pragma once

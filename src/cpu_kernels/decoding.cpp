@@ -61,13 +61,14 @@ void add_product(int64_t rows, const float *x, int64_t inputs, int64_t first, in
   }
 }
 
-// The parameters of a layer, in the order in which cells.py hands them over.
+// The parameters of a layer, in the order in which token_decoder.py hands them over.
 struct Layer {
   const float *gamma1, *beta1, *query, *query_bias, *key, *key_bias, *value, *value_bias, *projection, *projection_bias;
   const float *gamma2, *beta2, *mapping, *mapping_bias, *output, *output_bias;
   float *keys, *values;  // the caches (B, A, C, d)
 };
-constexpr int kLayerInputs = 18, kFirstLayer = 6;
+constexpr int kIds = 0, kPositions = 1, kEpsilon = 2, kWords = 3, kPlaces = 4, kQueries = 5, kFinal = 6, kFirstLayer = 8;
+constexpr int kLayerInputs = 18;
 
 // One token's way through the layers. A member of the team computes whole heads and a share of the hidden units, and
 // their share of the products that follow; these shares are added up by everyone, so a layer has two meetings. Sums so
@@ -75,9 +76,9 @@ constexpr int kLayerInputs = 18, kFirstLayer = 6;
 class Decoder {
  public:
   explicit Decoder(const Arguments &a)
-      : a_(a), rows_(a.dim(0, 0)), width_(a.dim(0, 1)), layers_((a.count - kFirstLayer - 2) / kLayerInputs),
+      : a_(a), rows_(a.dim(kIds, 0)), width_(a.dim(kWords, 1)), layers_((a.count - kFirstLayer - 1) / kLayerInputs),
         heads_(a.dim(kFirstLayer + 16, 1)), capacity_(a.dim(kFirstLayer + 16, 2)), head_size_(width_ / heads_),
-        inner_(a.dim(kFirstLayer + 12, 1)), classes_(a.dim(a.count - 2, 0)),
+        inner_(a.dim(kFirstLayer + 12, 1)), classes_(a.dim(kWords, 0)),
         team_(std::max(1u, std::thread::hardware_concurrency())), attended_(team_.size()), fed_(team_.size()) {}
 
   void run() {
@@ -89,14 +90,15 @@ class Decoder {
 
   // Every member keeps the residual stream for itself.
   void work(int64_t member) {
-    Vector x(a_[0], a_[0] + rows_ * width_), normed(x.size());
+    Vector x(rows_ * width_), top_query(x.size()), normed(x.size());
+    embed(x, top_query);
     for (int64_t index = 0; index < layers_; ++index) {
       Layer layer;
       std::memcpy(&layer, a_.data + kFirstLayer + index * kLayerInputs, sizeof layer);
       const bool is_query_layer = index == layers_ - 1;
-      if (is_query_layer) normalize(x, a_[3], a_[4], x);
+      if (is_query_layer) normalize(x, a_[kFinal], a_[kFinal + 1], x);
       normalize(x, layer.gamma1, layer.beta1, normed);
-      attend(layer, is_query_layer ? a_[1] : normed.data(), normed.data(), member);
+      attend(layer, is_query_layer ? top_query.data() : normed.data(), normed.data(), member);
       team_.wait();
       add(attended_, layer.projection_bias, x);
       normalize(x, layer.gamma2, layer.beta2, normed);
@@ -104,7 +106,7 @@ class Decoder {
       team_.wait();
       add(fed_, layer.output_bias, x);
     }
-    const float *table = a_[a_.count - 2];
+    const float *table = a_[kWords];
     for (int64_t i = part(classes_, member); i < part(classes_, member + 1); ++i) {
       for (int64_t row = 0; row < rows_; ++row) {
         a_[a_.count - 1][row * classes_ + i] = dot(x.data() + row * width_, table + i * width_, width_);
@@ -114,11 +116,20 @@ class Decoder {
 
   int64_t part(int64_t count, int64_t member) const { return count * member / team_.size(); }
 
+  void embed(Vector &x, Vector &top_query) const {
+    for (int64_t row = 0; row < rows_; ++row) {
+      const float *word = a_[kWords] + static_cast<int64_t>(a_.ints(kIds)[row]) * width_;
+      const int64_t place = static_cast<int64_t>(a_.ints(kPositions)[row]) * width_;
+      for (int64_t i = 0; i < width_; ++i) x[row * width_ + i] = word[i] + a_[kPlaces][place + i];
+      std::copy_n(a_[kQueries] + place, width_, top_query.data() + row * width_);
+    }
+  }
+
   void normalize(const Vector &x, const float *gamma, const float *beta, Vector &normed) const {
     for (int64_t row = 0; row < rows_; ++row) {
       const float *from = x.data() + row * width_;
       float *to = normed.data() + row * width_;
-      const auto [mean, scale] = moments(from, width_, a_.scalar(5));
+      const auto [mean, scale] = moments(from, width_, a_.scalar(kEpsilon));
       for (int64_t i = 0; i < width_; ++i) to[i] = (from[i] - mean) * scale * gamma[i] + beta[i];
     }
   }
@@ -150,11 +161,11 @@ class Decoder {
     for (int64_t head = first; head < last; ++head) {
       float *keys = layer.keys + head * cache, *values = layer.values + head * cache;
       project(query, layer.query, layer.query_bias, head, factor, q.data(), nullptr, head_size_);
-      project(x, layer.key, layer.key_bias, head, factor, keys, a_.ints(2), heads_ * cache);
-      project(x, layer.value, layer.value_bias, head, 1.0f, values, a_.ints(2), heads_ * cache);
+      project(x, layer.key, layer.key_bias, head, factor, keys, a_.ints(kPositions), heads_ * cache);
+      project(x, layer.value, layer.value_bias, head, 1.0f, values, a_.ints(kPositions), heads_ * cache);
       for (int64_t row = 0; row < rows_; ++row) {
         mix(q.data() + row * head_size_, keys + row * heads_ * cache, values + row * heads_ * cache,
-            a_.ints(2)[row] + 1, weights, mixed.data() + row * width_ + head * head_size_);
+            a_.ints(kPositions)[row] + 1, weights, mixed.data() + row * width_ + head * head_size_);
       }
     }
     attended_[member].assign(rows_ * width_, 0.0f);
@@ -198,8 +209,8 @@ class Decoder {
   std::vector<Vector> attended_, fed_;  // each member's shares
 };
 
-// x (B, H), query layer's queries (B, H), positions (B), final gamma and beta (H), epsilon; the Layers; table (V, H)
-// -> logits (B, V). The caches change in place.
+// ids (B), positions (B), epsilon; tables of words (V, H), positions and top queries (S, H); final gamma and beta (H);
+// the Layers -> logits (B, V). The caches change in place.
 void decode_token(const Arguments &a) { Decoder(a).run(); }
 
 }  // namespace
