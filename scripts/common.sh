@@ -24,4 +24,4 @@ logged() {
 }
 
 bash "$ROOT/scripts/setup_env.sh"
-export PYTHONPATH=$ROOT${PYTHONPATH:+:$VENV_PYTHONPATH}
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
