@@ -36,6 +36,7 @@ class PredictConfig(RunConfig):
     stream: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.checkpoint) == self.random_weights:
             raise InputError("give --checkpoint: a .ckpt file or a training run's output folder "
                              "(or --random_weights true)")

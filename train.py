@@ -2,12 +2,12 @@
 
 from src.cli import parse
 from src.errors import run_program
-from src.pangu_alpha_config import RunConfig
+from src.pangu_alpha_config import TrainConfig
 
 
 def main() -> None:
     """Parse, build, run."""
-    config = parse(RunConfig, "train.py")
+    config = parse(TrainConfig, "train.py")
     # MindSpore takes seconds to import: bad arguments and --help are answered before.
     from src.device import prepare_device
     from src.trainer import Trainer

@@ -2,9 +2,10 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import jsonargparse
@@ -36,7 +37,7 @@ def mode_file(mode: str) -> Path:
 class _Parser(jsonargparse.ArgumentParser):
     """Reports any error in one line, with the nearest known name for an unknown one."""
 
-    known_keys: Sequence[str] = ()
+    known_keys: Mapping[str, object] = MappingProxyType({})
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         unknown_flag = re.match(r"unrecognized arguments: (--)?([^\s=]+)", message, re.IGNORECASE)
@@ -63,11 +64,12 @@ class _Parser(jsonargparse.ArgumentParser):
         return close and re.sub(r"'(.+)'", lambda match: f"'{by_last_part[match[1]]}'", close)
 
 
-def _keys(arguments_class: type, prefix: str = "") -> list[str]:
-    keys = []
+def _keys(arguments_class: type, prefix: str = "") -> dict[str, object]:
+    """Names of all settings, with their types."""
+    keys = {}
     for field in fields(arguments_class):
         nested = is_dataclass(field.type)
-        keys += _keys(field.type, f"{prefix}{field.name}.") if nested else [prefix + field.name]
+        keys |= _keys(field.type, f"{prefix}{field.name}.") if nested else {prefix + field.name: field.type}
     return keys
 
 
@@ -79,6 +81,22 @@ def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
         if argument.startswith(flag + "="):
             return argument[len(flag) + 1:]
     return None
+
+
+def _switched_on(arguments: Sequence[str], switches: Iterable[str]) -> list[str]:
+    """The command line with `true` after each yes-or-no flag that stands alone."""
+    complete = []
+    for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
+        alone = argument.startswith("--") and argument[2:] in switches and following.lower() not in ("true", "false")
+        complete += [argument, "true"] if alone else [argument]
+    return complete
+
+
+def _without_machines(path: Path) -> str:
+    """A run's settings as YAML, but for the machines that it ran on."""
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings.pop("parallel", None)
+    return yaml.safe_dump(settings, allow_unicode=True)
 
 
 def _check_settings_file(path: str | Path) -> None:
@@ -102,7 +120,7 @@ def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParse
     if any(is_dataclass(field.type) for field in fields(arguments_class)):
         parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="A YAML file of settings.")
         parser.add_argument("--mode", type=str, help=f"A model size from configs/: {', '.join(modes())}.")
-        parser.known_keys += ["config", "mode"]
+        parser.known_keys |= {"config": str, "mode": str}
     parser.add_class_arguments(arguments_class, as_group=False)
     return parser
 
@@ -117,19 +135,24 @@ def parse(arguments_class: type[Arguments], prog: str, arguments: Sequence[str] 
         arguments_class: The dataclass; its `__post_init__` checks may raise InputError.
         prog: The program's name, as its user types it.
         arguments: The command line without the program; `sys.argv[1:]` when None.
-        base_config: A YAML file of settings that only `--config` and flags override (a checkpoint's own, say).
+        base_config: A YAML file of settings that only `--config` and flags override: a checkpoint's own, of which
+            `parallel` is left out.
 
     Exits:
         With status 2 and one line for anything unknown or impossible.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(arguments_class, prog)
+    switches = [name for name, kind in parser.known_keys.items() if kind is bool]
     try:
         mode = flag_value("--mode", arguments) if "mode" in parser.known_keys else None
-        files = [file for file in (mode and mode_file(mode), base_config) if file]
+        settings = [str(mode_file(mode))] if mode else []
+        if base_config:
+            settings.append(_without_machines(base_config))
         if flag_value("--config", arguments):
             _check_settings_file(flag_value("--config", arguments))
-        namespace = parser.parse_args([part for file in files for part in ("--config", str(file))] + arguments)
+        namespace = parser.parse_args([part for given in settings for part in ("--config", given)]
+                                      + _switched_on(arguments, switches))
         namespace = parser.instantiate(namespace).as_dict()
     except InputError as error:
         fail(str(error))

@@ -26,6 +26,10 @@ def _dtype_name(dtype: object) -> str:
     return name
 
 
+def _next_multiple(value: int, base: int) -> int:
+    return -(-value // base) * base
+
+
 @dataclass
 class PanguAlphaConfig:
     """The network.
@@ -48,6 +52,11 @@ class PanguAlphaConfig:
         layernorm_epsilon: Added to the variance.
         initializer_range: Standard deviation of initial weights and embeddings.
         depth_scaled_init: Divide the initial residual projections by sqrt(2 * num_layers), as GPT-2 does.
+        num_experts: Feed-forward networks of a layer with experts (MoE); 0 for none.
+        expert_interval: Every so many layers one has experts; 1 for all.
+        expert_top_k: Experts that each token goes to.
+        capacity_factor: While training, an expert takes at most this many times its even share of a sequence's tokens.
+        balance_loss_factor: Weight of the load-balancing loss.
     """
 
     vocab_size: int = 40000
@@ -67,6 +76,11 @@ class PanguAlphaConfig:
     layernorm_epsilon: float = 1e-5
     initializer_range: float = 0.01
     depth_scaled_init: bool = False
+    num_experts: int = 0
+    expert_interval: int = 2
+    expert_top_k: Literal[1, 2] = 1
+    capacity_factor: float = 1.25
+    balance_loss_factor: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_heads", "seq_length"):
@@ -89,6 +103,18 @@ class PanguAlphaConfig:
                      f"model.{name} {getattr(self, name)} is outside the vocabulary of {self.vocab_size} ids")
         for name in ("compute_dtype", "softmax_compute_dtype", "param_init_dtype"):
             setattr(self, name, _dtype_name(getattr(self, name)))
+        for name in ("num_experts", "balance_loss_factor"):
+            _require(getattr(self, name) >= 0, f"model.{name} is {getattr(self, name)}; it must not be negative")
+        _require(1 <= self.expert_interval <= self.num_layers, f"model.expert_interval is {self.expert_interval}; it "
+                                                               f"must lie in 1 to {self.num_layers}, the layers")
+        _require(self.capacity_factor > 0, f"model.capacity_factor is {self.capacity_factor}; it must be positive")
+        if self.num_experts:
+            _require(self.expert_top_k <= self.num_experts, f"model.expert_top_k {self.expert_top_k} is more than "
+                                                            f"model.num_experts {self.num_experts}")
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer, from 0, the query layer being the last, has experts."""
+        return self.num_experts > 0 and (layer + 1) % self.expert_interval == 0
 
     @property
     def head_size(self) -> int:
@@ -99,8 +125,12 @@ class PanguAlphaConfig:
     def num_parameters(self) -> int:
         """Weights of the network, the tied word embedding counted once."""
         hidden, ffn = self.hidden_size, self.ffn_hidden_size
-        layer = 4 * (hidden * hidden + hidden) + 2 * hidden * ffn + ffn + hidden + 4 * hidden
-        return self.num_layers * layer + 2 * hidden + (self.vocab_size + 2 * self.seq_length) * hidden
+        attention_and_norms = 4 * (hidden * hidden + hidden) + 4 * hidden
+        expert = 2 * hidden * ffn + ffn + hidden
+        feed_forward = sum(self.num_experts * (expert + hidden) if self.has_experts(layer) else expert
+                           for layer in range(self.num_layers))
+        tables = (self.vocab_size + 2 * self.seq_length) * hidden
+        return self.num_layers * attention_and_norms + feed_forward + 2 * hidden + tables
 
 
 @dataclass
@@ -145,8 +175,6 @@ class TrainingConfig:
         loss_scale: First loss scale; 1 with dynamic_loss_scale false turns scaling off.
         dynamic_loss_scale: Halve the loss scale and skip the step on overflow, double it after a clean window.
         loss_scale_window: Clean steps before the loss scale doubles.
-        recompute: Recompute each layer's activations in the backward pass, to save a device's memory. On a CPU it runs
-            but saves none, and the compiled kernels are not used.
         seed: Of the weights, the dropout masks and the data order.
         eval_interval: Steps between two validation perplexities; 0 for never.
         eval_batches: Validation batches each time; 0 for all.
@@ -174,7 +202,6 @@ class TrainingConfig:
     loss_scale: float = 2.0 ** 32
     dynamic_loss_scale: bool = True
     loss_scale_window: int = 1000
-    recompute: bool = False
     seed: int = 0
     eval_interval: int = 0
     eval_batches: int = 0
@@ -207,20 +234,55 @@ class TrainingConfig:
 
 @dataclass
 class ParallelConfig:
-    """The machine that runs it.
+    """The machines that run it, and what each of their ranks does.
 
     Args:
         device_target: CPU, GPU or Ascend.
-        device_id: Which of the machine's devices.
+        device_id: Which of the machine's devices; a launched rank takes its own.
         cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU; needs g++.
+        world_size: Ranks of the run; as many as were launched, or as the four numbers below make, when not given.
+        data: Replicas of the model, each with data of its own; what the others leave of world_size when not given.
+        tensor: Parts that heads, feed-forward units and the vocabulary are cut into.
+        pipeline: Stages that the layers are spread over.
+        expert: Parts that the experts of an MoE layer are spread over; each has data of its own as well.
+        optimizer_shard: Each replica keeps only its part of the optimizer's moments (ZeRO-1).
+        micro_batch_num: Micro-batches a step, times training.accumulation_steps; a pipeline needs as many as stages.
+        sequence_parallel: Between tensor-parallel parts, LayerNorms and dropouts each work on their own tokens.
+        recompute: Recompute each layer's activations in the backward pass, to save a device's memory. On a CPU it runs
+            but saves none, and the compiled kernels are not used.
+        optimizer_offload: Moments and their update stay in the host's memory ("heterogeneous" training on Ascend).
     """
 
     device_target: Literal["CPU", "GPU", "Ascend"] = "CPU"
     device_id: int = 0
     cpu_kernels: bool = True
+    world_size: int | None = None
+    data: int | None = None
+    tensor: int = 1
+    pipeline: int = 1
+    expert: int = 1
+    optimizer_shard: bool = False
+    micro_batch_num: int = 1
+    sequence_parallel: bool = False
+    recompute: bool = False
+    optimizer_offload: bool = False
 
     def __post_init__(self) -> None:
         _require(self.device_id >= 0, f"parallel.device_id is {self.device_id}; it must not be negative")
+        for name in ("world_size", "data", "tensor", "pipeline", "expert", "micro_batch_num"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"parallel.{name} is {value}; it must be at least 1")
+        others = self.tensor * self.pipeline * self.expert
+        if self.world_size is None:
+            self.world_size = (self.data or 1) * others
+        if self.data is None:
+            self.data = max(1, self.world_size // others)
+        _require(self.world_size == self.data * others,
+                 f"parallel.data {self.data} x tensor {self.tensor} x pipeline {self.pipeline} x expert {self.expert} "
+                 f"makes {self.data * others} ranks, but parallel.world_size is {self.world_size}; "
+                 f"{_next_multiple(self.world_size, others)} ranks would fit the last three")
+        _require(not self.sequence_parallel or self.tensor > 1,
+                 "parallel.sequence_parallel needs parallel.tensor of 2 or more: it spreads tokens over its parts")
 
     @property
     def uses_cpu_kernels(self) -> bool:
@@ -300,9 +362,56 @@ class RunConfig:
     parallel: ParallelConfig
     generation: GenerationConfig
 
+    def __post_init__(self) -> None:
+        model, parallel = self.model, self.parallel
+        tensor, stages = parallel.tensor, parallel.pipeline
+        for name in ("num_heads", "ffn_hidden_size", "vocab_size"):
+            size = getattr(model, name)
+            fitting = max(part for part in range(1, tensor + 1) if size % part == 0)
+            _require(size % tensor == 0,
+                     f"parallel.tensor {tensor} does not divide model.{name} {size}; {fitting} does")
+        _require(not parallel.sequence_parallel or model.seq_length % tensor == 0,
+                 f"parallel.tensor {tensor} does not divide model.seq_length {model.seq_length}, as "
+                 "parallel.sequence_parallel needs")
+        _require(stages <= model.num_layers,
+                 f"parallel.pipeline {stages} is more than the model's {model.num_layers} layers (model.num_layers, the "
+                 "query layer counted); at most that many fit")
+        if parallel.expert > 1:
+            _require(model.num_experts % parallel.expert == 0 and model.num_experts > 0,
+                     f"parallel.expert {parallel.expert} does not divide model.num_experts {model.num_experts}")
+
+    @property
+    def micro_steps(self) -> int:
+        """Micro-batches of each data-parallel rank in an optimizer step."""
+        return self.training.accumulation_steps * self.parallel.micro_batch_num
+
     def save(self, path: str | Path) -> None:
         """Write all settings as YAML, readable again by `--config`."""
-        Path(path).write_text(yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        groups = {field.name: asdict(getattr(self, field.name)) for field in fields(RunConfig)}
+        Path(path).write_text(yaml.safe_dump(groups, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """Train PanGu-α. Settings come from configs/ (`--mode`), a YAML file (`--config`) and flags, later ones winning.
+
+    Args:
+        plan: Print what each rank would hold, compute and send, and stop.
+    """
+
+    plan: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        training, parallel, stages = self.training, self.parallel, self.parallel.pipeline
+        _require(self.micro_steps >= stages,
+                 f"parallel.micro_batch_num {parallel.micro_batch_num} x training.accumulation_steps "
+                 f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
+                 f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
+                 "would fit")
+        _require(training.optimizer != "lamb" or (parallel.tensor == 1 and not parallel.optimizer_shard),
+                 "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor or "
+                 "parallel.optimizer_shard")
 
 
 def load_config(path: str | Path) -> RunConfig:

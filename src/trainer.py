@@ -105,7 +105,7 @@ class Trainer:
         ms.set_seed(training.seed)
         self.model = PanguAlphaModel(config.model)
         parameters = self.model.trainable_params()
-        if training.recompute:
+        if config.parallel.recompute:
             for layer in [*self.model.backbone.blocks, self.model.backbone.top_query_layer]:
                 layer.recompute()
         self.network = PanguAlphaWithLoss(config.model, self.model)
@@ -114,7 +114,7 @@ class Trainer:
         self.accumulator = Accumulator(self.network, parameters) if micro_batches > 1 else None
         self.train_step = TrainStep(self.network, self.optimizer, training.clip_norm, self.accumulator, micro_batches)
         # MindSpore's recomputation makes a cycle of a graph with custom operators.
-        if config.parallel.uses_cpu_kernels and not training.recompute:
+        if config.parallel.uses_cpu_kernels and not config.parallel.recompute:
             attach_to_training(self.network, self.train_step)
         self.progress = self._start()
 

@@ -148,7 +148,10 @@ def test_the_seed_decides_the_weights(data, tmp_path):
 
 
 def test_recompute_gives_the_same_losses(data, tmp_path):
-    plain, saving = (steps(Trainer(config(data, tmp_path, recompute=recompute)), 3) for recompute in (False, True))
+    settings = config(data, tmp_path)
+    plain = steps(Trainer(settings), 3)
+    settings.parallel.recompute = True
+    saving = steps(Trainer(settings), 3)
     np.testing.assert_allclose([line["loss"] for line in plain], [line["loss"] for line in saving], rtol=1e-6)
 
 
