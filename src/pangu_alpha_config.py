@@ -374,7 +374,7 @@ class RunConfig:
                  f"parallel.tensor {tensor} does not divide model.seq_length {model.seq_length}, as "
                  "parallel.sequence_parallel needs")
         _require(stages <= model.num_layers,
-                 f"parallel.pipeline {stages} is more than the model's {model.num_layers} layers (model.num_layers, the "
+                 f"parallel.pipeline {stages} is more than the model's {model.num_layers} layers (the "
                  "query layer counted); at most that many fit")
         if parallel.expert > 1:
             _require(model.num_experts % parallel.expert == 0 and model.num_experts > 0,
