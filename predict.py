@@ -20,7 +20,7 @@ class PredictConfig(RunConfig):
     Without a prompt, prompts are asked for at the terminal.
 
     Args:
-        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder.
+        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; of one process or of many.
         checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
         random_weights: No checkpoint: random weights, to try speed and memory.
         prompt: Text to continue.
@@ -64,7 +64,7 @@ def read_prompts(path: str) -> list[str]:
     return prompts
 
 
-def check_mode(mode: str, config: PanguAlphaConfig, weights: Path) -> None:
+def check_mode(mode: str, config: PanguAlphaConfig, beside: Path) -> None:
     """A checkpoint's own settings hold, so a --mode beside them must mean the same network.
 
     Raises:
@@ -73,7 +73,7 @@ def check_mode(mode: str, config: PanguAlphaConfig, weights: Path) -> None:
     named = yaml.safe_load(mode_file(mode).read_text())["model"]
     for name in ("hidden_size", "num_layers", "num_heads"):
         if getattr(config, name) != named[name]:
-            raise InputError(f"--mode {mode} has {name} {named[name]}, but {weights.parent} was trained with "
+            raise InputError(f"--mode {mode} has {name} {named[name]}, but {beside.parent} was trained with "
                              f"{getattr(config, name)}; leave --mode out")
 
 
@@ -115,7 +115,7 @@ def main() -> None:
         beside = store.config_beside(weights)
     config = parse(PredictConfig, "predict.py", base_config=beside)
     if beside and flag_value("--mode", arguments):
-        check_mode(flag_value("--mode", arguments), config.model, weights)
+        check_mode(flag_value("--mode", arguments), config.model, beside)
     from src.device import prepare_device
     from src.runtimes import build_runtime, load_model
     from src.tokenization import load_tokenizer

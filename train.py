@@ -3,11 +3,15 @@
 from src.cli import parse
 from src.errors import run_program
 from src.pangu_alpha_config import TrainConfig
+from src.parallel.plan_report import describe
 
 
 def main() -> None:
     """Parse, build, run."""
     config = parse(TrainConfig, "train.py")
+    if config.plan:
+        print(describe(config))
+        return
     # MindSpore takes seconds to import: bad arguments and --help are answered before.
     from src.device import prepare_device
     from src.trainer import Trainer

@@ -87,15 +87,16 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
     from src.device import prepare_device
     from src.optimizer import Optimizer, StepScalars
     from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
-    from src.pangu_alpha_wrapcell import TrainStep
+    from src.pangu_alpha_wrapcell import ApplyGradients, TrainStep
 
     prepare_device(ParallelConfig())
     model = PanguAlphaModel(arguments.model)
     network = PanguAlphaWithLoss(arguments.model, model)
-    optimizer = Optimizer(arguments.training, model.trainable_params())
-    train_step = TrainStep(network, optimizer, arguments.training.clip_norm)
+    parameters = model.trainable_params()
+    apply_gradients = ApplyGradients(Optimizer(arguments.training, parameters), arguments.training.clip_norm)
+    train_step = TrainStep(network, parameters, apply_gradients)
     if arguments.cpu_kernels:
-        attach_to_training(network, train_step)
+        attach_to_training(network, apply_gradients)
     ids = arguments.batch()
     scalars = StepScalars.at(arguments.training, step=0, applied_steps=0).tensors()
     inputs = [Tensor(np.float32(arguments.training.loss_scale)), *scalars, *map(Tensor, (ids, *causal(ids)))]

@@ -3,6 +3,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV_PYTHON=$ROOT/.venv/bin/python
+DEVICE_TARGET=${DEVICE_TARGET:-Ascend}  # of the distributed scripts
 
 fail() {
     echo "error: $1" >&2
@@ -21,6 +22,90 @@ logged() {
     shift
     mkdir -p "device$rank"
     "$@" 2>&1 | tee "device$rank/log$rank.log"
+}
+
+# dtype_of TYPE: the name of fp32 or fp16 in configurations.
+dtype_of() {
+    case $1 in
+        fp32) echo float32 ;;
+        fp16) echo float16 ;;
+        *) fail "TYPE '$1' is none of fp32, fp16" ;;
+    esac
+}
+
+# check_counts NAME VALUE ...: the values must be whole numbers, 1 or more.
+check_counts() {
+    while [ $# -gt 0 ]; do
+        [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || fail "$1 '$2' is no whole number of 1 or more"
+        shift 2
+    done
+}
+
+check_strategy() {
+    [ "$1" = none ] || fail "STRATEGY '$1': official checkpoints in slices are not read yet; give none, and a \
+checkpoint of one file or one that was trained here"
+}
+
+# tensor_parallel MODE RANKS [flags]: what --parallel.tensor says; without it the ModelZoo's default for its sizes, all
+# of a machine's 8 devices where a stage has as many, and 1 for other models.
+tensor_parallel() {
+    local mode=${1^^} ranks=$2
+    shift 2
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --parallel.tensor) echo "${2-}" && return ;;
+            --parallel.tensor=*) echo "${1#*=}" && return ;;
+        esac
+        shift
+    done
+    case $mode in
+        1.3B | 2.6B | 13B | 200B | 60B-MOE) echo $((ranks < 8 ? ranks : 8)) ;;
+        *) echo 1 ;;
+    esac
+}
+
+# launch RANK_SIZE RANK_TABLE RANK_START LOCAL_DEVICE_NUM PROGRAM...: become the launcher of this machine's ranks.
+# RANK_TABLE may be none. Without a table, several machines meet at MS_SCHED_HOST (and MS_SCHED_PORT).
+launch() {
+    local rank_size=$1 table=$2 start=$3 number=$4
+    shift 4
+    [ "$table" != none ] || table=
+    exec "$VENV_PYTHON" -m src.parallel.launch --rank_size "$rank_size" ${table:+--rank_table "$table"} \
+        --rank_start "$start" --local_device_num "$number" --device_target "$DEVICE_TARGET" \
+        ${MS_SCHED_HOST:+--scheduler_address "$MS_SCHED_HOST"} ${MS_SCHED_PORT:+--scheduler_port "$MS_SCHED_PORT"} \
+        -- "$@"
+}
+
+# launch_training: the arguments of run_distribute_train.sh.
+launch_training() {
+    local dataset=$1 table=$2 rank_size=$3 type=$4 mode=$5 stages=$6 micro_batches=$7 per_batch=$8 start=$9 number=${10}
+    shift 10
+    check_counts RANK_SIZE "$rank_size" STAGE_NUM "$stages" MICRO_SIZE "$micro_batches" PER_BATCH "$per_batch" \
+        LOCAL_DEVICE_NUM "$number"
+    [ $((rank_size % stages)) -eq 0 ] || fail "STAGE_NUM $stages does not divide RANK_SIZE $rank_size"
+    local dtype tensor
+    dtype=$(dtype_of "$type")
+    tensor=$(tensor_parallel "$mode" $((rank_size / stages)) "$@")
+    launch "$rank_size" "$table" "$start" "$number" "$ROOT/train.py" --mode "$mode" --data.train "$dataset" \
+        --model.param_init_dtype "$dtype" --training.batch_size "$per_batch" --parallel.device_target "$DEVICE_TARGET" \
+        --parallel.world_size "$rank_size" --parallel.pipeline "$stages" --parallel.micro_batch_num "$micro_batches" \
+        --parallel.tensor "$tensor" "$@"
+}
+
+# launch_moe_training: the arguments of run_distribute_train_moe.sh.
+launch_moe_training() {
+    local first=("${@:1:10}") rank_size=$3 mode=$5 stages=$6 experts_a_part=${11} alltoall=${12} parts=1 tensor
+    shift 12
+    check_counts RANK_SIZE "$rank_size" STAGE_NUM "$stages" EXPERT_NUM_PER_EP "$experts_a_part"
+    tensor=$(tensor_parallel "$mode" $((rank_size / stages)) "$@")
+    check_counts --parallel.tensor "$tensor"
+    case $alltoall in
+        0) ;;
+        1) parts=$((rank_size / stages / tensor)) ;;
+        *) fail "ENABLE_ALLTOALL '$alltoall' is neither 0 nor 1" ;;
+    esac
+    launch_training "${first[@]}" --model.num_experts $((experts_a_part * parts)) --model.expert_interval 1 \
+        --parallel.expert "$parts" "$@"
 }
 
 bash "$ROOT/scripts/setup_env.sh"

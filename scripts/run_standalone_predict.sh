@@ -11,7 +11,7 @@
 . "$(dirname "$0")/common.sh"
 [ $# -ge 5 ] || usage "bash scripts/run_standalone_predict.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE \
 [DEVICE_TARGET] [flags of predict.py]"
-[ "$1" = none ] || fail "STRATEGY '$1': checkpoints in slices are not read yet; give none and a checkpoint of one file"
+check_strategy "$1"
 tokenizer=$2 checkpoint=$3 name=$4 mode=$5
 shift 5
 device_target=CPU

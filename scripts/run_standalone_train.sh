@@ -9,11 +9,7 @@
 #   DEVICE_TARGET  CPU (default), GPU or Ascend
 . "$(dirname "$0")/common.sh"
 [ $# -ge 4 ] || usage "bash scripts/run_standalone_train.sh DATASET TYPE MODE PER_BATCH [DEVICE_TARGET] [flags of train.py]"
-case $2 in
-    fp32) dtype=float32 ;;
-    fp16) dtype=float16 ;;
-    *) fail "TYPE '$2' is none of fp32, fp16" ;;
-esac
+dtype=$(dtype_of "$2")
 dataset=$1 mode=$3 per_batch=$4
 shift 4
 device_target=CPU

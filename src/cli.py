@@ -112,15 +112,17 @@ def _check_settings_file(path: str | Path) -> None:
 def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParser:
     """The parser of a dataclass; nested dataclasses become groups (`--model.hidden_size`).
 
-    A class with nested groups also gets `--config FILE` and `--mode NAME`.
+    A class with nested groups also gets `--config FILE`, and one with a `model` also `--mode NAME`.
     """
     summary = (arguments_class.__doc__ or "").split("Args:")[0].strip()
     parser = _Parser(prog=prog, description=summary, allow_abbrev=False)
     parser.known_keys = _keys(arguments_class)
     if any(is_dataclass(field.type) for field in fields(arguments_class)):
         parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="A YAML file of settings.")
-        parser.add_argument("--mode", type=str, help=f"A model size from configs/: {', '.join(modes())}.")
-        parser.known_keys |= {"config": str, "mode": str}
+        parser.known_keys |= {"config": str}
+        if any(field.name == "model" for field in fields(arguments_class)):
+            parser.add_argument("--mode", type=str, help=f"A model size from configs/: {', '.join(modes())}.")
+            parser.known_keys |= {"mode": str}
     parser.add_class_arguments(arguments_class, as_group=False)
     return parser
 

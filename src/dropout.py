@@ -28,6 +28,10 @@ def dropout_keys(seed: int, step: int, micro_step: int, rows: int) -> np.ndarray
 class Dropout(nn.Cell):
     """Zero each element with probability `rate`, scale the others by 1 / (1 - rate).
 
+    Attributes:
+        site: Its number among the dropouts of the model.
+        part: Which of the equal parts of each row x is, where rows are spread over devices.
+
     Inputs:
         x (B * n elements, any shape whose leading axis is a multiple of B), key (B,) int32, or None for no dropout.
     """
@@ -36,6 +40,7 @@ class Dropout(nn.Cell):
         super().__init__()
         self.rate = rate
         self.site = 0
+        self.part = 0
         self.threshold = int(rate * 2 ** 31)
         self.range = ops.Range()
         self.reshape = ops.Reshape()
@@ -52,7 +57,8 @@ class Dropout(nn.Cell):
             return x
         batch = key.shape[0]
         row_size = x.size // batch
-        element = self.cast(self.range(0, row_size, 1), ms.int32)
+        begin = self.part * row_size
+        element = self.cast(self.range(begin, begin + row_size, 1), ms.int32)
         row = self._mix(self.add(key, self.site))
         word = self.add(self.reshape(row, (batch, 1)), self.mul(self.reshape(element, (1, -1)), _GOLDEN_RATIO))
         kept = self.greater_equal(self.bit_and(self._mix(word), _int32(_LOW_31_BITS)), self.threshold)

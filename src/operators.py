@@ -10,16 +10,15 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 
-class Affine(nn.Cell):
-    """x @ weight + bias. The bias's gradient is a product with ones: four times faster than a sum over rows, and 30
-    times faster than BiasAdd's own.
+class Product(nn.Cell):
+    """x @ weight.
 
     Args:
         weight_transposed: The weight is stored (out, in) rather than (in, out).
         input_transposed: x comes as (in, N) rather than (N, in).
 
     Inputs:
-        x, weight, bias (out,), all of one dtype.
+        x and weight, of one dtype.
 
     Returns:
         (N, out).
@@ -29,25 +28,39 @@ class Affine(nn.Cell):
         super().__init__()
         self.weight_transposed, self.input_transposed = weight_transposed, input_transposed
         self.matmul = ops.MatMul(transpose_a=input_transposed, transpose_b=weight_transposed)
-        self.bias_add = ops.BiasAdd()
-        self.reshape = ops.Reshape()
-        self.ones = ops.Ones()
         self.nn = ops.MatMul()
         self.nt = ops.MatMul(transpose_b=True)
         self.tn = ops.MatMul(transpose_a=True)
 
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.bias_add(self.matmul(x, weight), bias)
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.matmul(x, weight)
 
-    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor,
-              dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, weight and bias."""
-        dbias = self.reshape(self.nn(self.ones((1, dout.shape[0]), dout.dtype), dout), (-1,))
+    def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of x and weight, by products with layouts that CPU libraries compute fastest."""
         if self.weight_transposed:
-            return self.nn(dout, weight), self.tn(dout, x), dbias
+            return self.nn(dout, weight), self.tn(dout, x)
         if self.input_transposed:
-            return self.nt(weight, dout), self.nn(x, dout), dbias
-        return self.nt(dout, weight), self.tn(x, dout), dbias
+            return self.nt(weight, dout), self.nn(x, dout)
+        return self.nt(dout, weight), self.tn(x, dout)
+
+
+class AddBias(nn.Cell):
+    """x (N, out) + bias (out,). The bias's gradient is a product with ones: four times faster than a sum over rows, and
+    30 times faster than BiasAdd's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias_add = ops.BiasAdd()
+        self.matmul = ops.MatMul()
+        self.ones = ops.Ones()
+        self.reshape = ops.Reshape()
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.bias_add(x, bias)
+
+    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of x and bias."""
+        return dout, self.reshape(self.matmul(self.ones((1, dout.shape[0]), dout.dtype), dout), (-1,))
 
 
 class Normalize(nn.Cell):

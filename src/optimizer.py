@@ -123,22 +123,31 @@ def sum_of_squares(x: Tensor) -> Tensor:
 class Optimizer(nn.Cell):
     """All parameters' updates. Moments are named adam_m.* and adam_v.*, as MindSpore's AdamWeightDecay names them.
 
+    Args:
+        config: Which optimizer, and its settings.
+        parameters: What is updated.
+        names: Of the parameters that these are parts of, for the moments' names; their own when not given.
+
     Inputs:
         gradients: One float tensor a parameter; factor (float32 scalar) that each is multiplied by first; lr,
         beta1_power, beta2_power (float32 scalars) of `StepScalars`.
+
+    Returns:
+        Something to depend on.
     """
 
-    def __init__(self, config: TrainingConfig, parameters: list[Parameter]):
+    def __init__(self, config: TrainingConfig, parameters: list[Parameter], names: list[str] | None = None):
         super().__init__(auto_prefix=False)
+        names = names or [parameter.name for parameter in parameters]
         self.parameters = ParameterTuple(parameters)
-        self.first_moments = self._moments("adam_m")
-        self.second_moments = self._moments("adam_v")
-        self.decays = tuple(config.weight_decay if is_decayed(p.name) else 0.0 for p in parameters)
+        self.first_moments = self._moments("adam_m", names)
+        self.second_moments = self._moments("adam_v", names)
+        self.decays = tuple(config.weight_decay if is_decayed(name) else 0.0 for name in names)
         self.update = LambUpdate(config) if config.optimizer == "lamb" else AdamUpdate(config)
 
-    def _moments(self, prefix: str) -> ParameterTuple:
-        return ParameterTuple([Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"{prefix}.{p.name}",
-                                         requires_grad=False) for p in self.parameters])
+    def _moments(self, prefix: str, names: list[str]) -> ParameterTuple:
+        return ParameterTuple([Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"{prefix}.{name}",
+                                         requires_grad=False) for p, name in zip(self.parameters, names, strict=True)])
 
     @property
     def state(self) -> list[Parameter]:
@@ -146,9 +155,9 @@ class Optimizer(nn.Cell):
         return [*self.first_moments, *self.second_moments]
 
     def construct(self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor,
-                  beta2_power: Tensor) -> bool:
+                  beta2_power: Tensor) -> tuple[Tensor, ...]:
         done = ()
         for i in range(len(gradients)):
             done += (self.update(self.decays[i], self.parameters[i], self.first_moments[i], self.second_moments[i],
                                  gradients[i], factor, lr, beta1_power, beta2_power),)
-        return ops.depend(True, done)
+        return done

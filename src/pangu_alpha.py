@@ -20,7 +20,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from src.dropout import Dropout, number_sites
-from src.operators import Affine, BiasedRows, CrossEntropy, FastGelu, MaskedSoftmax, Normalize, SwapAxes
+from src.moe import MixtureOfExperts
+from src.operators import AddBias, BiasedRows, CrossEntropy, FastGelu, MaskedSoftmax, Normalize, Product, SwapAxes
 from src.pangu_alpha_config import PanguAlphaConfig
 
 MASKED_SCORE = -10000.0  # finite, and in fp16's range
@@ -28,16 +29,17 @@ FEW_ROWS = 32
 
 
 class EmbeddingTable(nn.Cell):
-    """A float32 table of `rows` vectors; the ids of any shape give (..., H)."""
+    """A float32 table of `rows` vectors; the ids (B, S) give (B * S, H)."""
 
     def __init__(self, rows: int, config: PanguAlphaConfig):
         super().__init__()
         self.embedding_table = Parameter(
             initializer(Normal(config.initializer_range), (rows, config.hidden_size), ms.float32))
         self.gather = ops.Gather()
+        self.reshape = ops.Reshape()
 
     def construct(self, ids: Tensor) -> Tensor:
-        return self.gather(self.embedding_table, ids, 0)
+        return self.gather(self.embedding_table, self.reshape(ids, (-1,)), 0)
 
 
 class Embedding(nn.Cell):
@@ -48,16 +50,13 @@ class Embedding(nn.Cell):
         self.word_embedding = EmbeddingTable(config.vocab_size, config)
         self.position_embedding = EmbeddingTable(config.seq_length, config)
         self.add = ops.Add()
-        self.reshape = ops.Reshape()
         self.cast = ops.Cast()
         self.dropout = Dropout(config.dropout_rate)
-        self.hidden_size = config.hidden_size
         self.compute_dtype = getattr(ms, config.compute_dtype)
 
     def construct(self, input_ids: Tensor, position_ids: Tensor, dropout_key: Tensor | None = None) -> Tensor:
         x = self.add(self.word_embedding(input_ids), self.position_embedding(position_ids))
-        x = self.dropout(x, dropout_key)
-        return self.cast(self.reshape(x, (-1, self.hidden_size)), self.compute_dtype)
+        return self.cast(self.dropout(x, dropout_key), self.compute_dtype)
 
 
 class LayerNorm(nn.Cell):
@@ -84,21 +83,23 @@ class Linear(nn.Cell):
         std = config.initializer_range if std is None else std
         self.weight = Parameter(initializer(Normal(std), shape, dtype))
         self.bias = Parameter(initializer("zeros", (out_size,), dtype))
-        self.affine = Affine(weight_transposed)
-        self.affine_of_transposed = Affine(input_transposed=True)
-        self.matmul_to_transposed = ops.MatMul(transpose_a=True, transpose_b=True)
+        self.product = Product(weight_transposed)
+        self.product_of_transposed = Product(input_transposed=True)
+        self.product_to_transposed = ops.MatMul(transpose_a=True, transpose_b=True)
+        self.add_bias = AddBias()
         self.cast = ops.Cast()
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.affine(x, self.cast(self.weight, x.dtype), self.cast(self.bias, x.dtype))
+        return self.add_bias(self.product(x, self.cast(self.weight, x.dtype)), self.cast(self.bias, x.dtype))
 
     def to_transposed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, in) -> the product (out, N), and the bias (out,) that is still to be added to it."""
-        return self.matmul_to_transposed(self.cast(self.weight, x.dtype), x), self.cast(self.bias, x.dtype)
+        return self.product_to_transposed(self.cast(self.weight, x.dtype), x), self.cast(self.bias, x.dtype)
 
     def of_transposed(self, x: Tensor) -> Tensor:
         """(in, N) -> (N, out)."""
-        return self.affine_of_transposed(x, self.cast(self.weight, x.dtype), self.cast(self.bias, x.dtype))
+        product = self.product_of_transposed(x, self.cast(self.weight, x.dtype))
+        return self.add_bias(product, self.cast(self.bias, x.dtype))
 
 
 class Attention(nn.Cell):
@@ -172,9 +173,13 @@ class FeedForward(nn.Cell):
 
 
 class Block(nn.Cell):
-    """Pre-LayerNorm Transformer layer; the query layer is one whose `query` is given."""
+    """Pre-LayerNorm Transformer layer; the query layer is one whose `query` is given.
 
-    def __init__(self, config: PanguAlphaConfig):
+    Returns:
+        The hidden states, and the load-balancing loss of the layer's experts: 0.0 where it has none.
+    """
+
+    def __init__(self, config: PanguAlphaConfig, layer: int):
         super().__init__()
         residual_std = config.initializer_range
         if config.depth_scaled_init:
@@ -182,45 +187,63 @@ class Block(nn.Cell):
         self.layernorm1 = LayerNorm(config)
         self.attention = Attention(config, residual_std)
         self.layernorm2 = LayerNorm(config)
-        self.output = FeedForward(config, residual_std)
+        self.has_experts = config.has_experts(layer)
+        self.output = (MixtureOfExperts if self.has_experts else FeedForward)(config, residual_std)
         self.add = ops.Add()
 
     def construct(self, x: Tensor, bias: Tensor, query: Tensor | None = None, dropout_key: Tensor | None = None,
-                  cache: Callable | None = None) -> Tensor:
+                  cache: Callable | None = None, drop_tokens: bool = True) -> tuple[Tensor, Tensor | float]:
         normed = self.layernorm1(x)
         x = self.add(x, self.attention(normed if query is None else query, normed, bias, dropout_key, cache))
-        return self.add(x, self.output(self.layernorm2(x), dropout_key))
+        normed = self.layernorm2(x)
+        if self.has_experts:
+            output, balance = self.output(normed, bias.shape[0], dropout_key, drop_tokens)
+        else:
+            output, balance = self.output(normed, dropout_key), 0.0
+        return self.add(x, output), balance
 
 
 class Backbone(nn.Cell):
-    """Embedding, blocks, final LayerNorm, query layer."""
+    """Embedding, blocks, final LayerNorm, query layer.
+
+    Inputs:
+        input_ids, position_ids, attention_mask, dropout_key: As PanguAlphaModel's.
+        caches: One a layer, see Attention.
+        drop_tokens: Whether experts may be full (see src/moe.py); for generation they may not.
+
+    Returns:
+        Hidden states (B * S, H), and the experts' load-balancing losses, summed over the layers: a float32 scalar, or
+        0.0 of a model without experts.
+    """
 
     def __init__(self, config: PanguAlphaConfig):
         super().__init__()
         self.embedding = Embedding(config)
-        self.blocks = nn.CellList([Block(config) for _ in range(config.num_layers - 1)])
+        self.blocks = nn.CellList([Block(config, layer) for layer in range(config.num_layers - 1)])
         self.layernorm = LayerNorm(config)
         self.top_query_embedding = EmbeddingTable(config.seq_length, config)
-        self.top_query_layer = Block(config)
-        self.hidden_size = config.hidden_size
+        self.top_query_layer = Block(config, config.num_layers - 1)
         self.softmax_dtype = getattr(ms, config.softmax_compute_dtype)
-        self.reshape = ops.Reshape()
         self.expand_dims = ops.ExpandDims()
         self.sub = ops.Sub()
         self.mul = ops.Mul()
         self.cast = ops.Cast()
 
     def construct(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor,
-                  dropout_key: Tensor | None = None, caches: Sequence[Callable] | None = None) -> Tensor:
+                  dropout_key: Tensor | None = None, caches: Sequence[Callable] | None = None,
+                  drop_tokens: bool = True) -> tuple[Tensor, Tensor | float]:
         allowed = self.expand_dims(self.cast(attention_mask, self.softmax_dtype), 1)        # (B, 1, S, S)
         bias = self.mul(self.sub(1.0, allowed), MASKED_SCORE)
         x = self.embedding(input_ids, position_ids, dropout_key)                            # (B * S, H)
+        balance = 0.0
         for i, block in enumerate(self.blocks):
-            x = block(x, bias, None, dropout_key, caches[i] if caches is not None else None)
+            x, of_layer = block(x, bias, None, dropout_key, caches[i] if caches is not None else None, drop_tokens)
+            balance = balance + of_layer
         x = self.layernorm(x)
-        query = self.reshape(self.top_query_embedding(position_ids), (-1, self.hidden_size))
-        return self.top_query_layer(x, bias, self.cast(query, x.dtype), dropout_key,
-                                    caches[-1] if caches is not None else None)
+        query = self.cast(self.top_query_embedding(position_ids), x.dtype)
+        x, of_layer = self.top_query_layer(x, bias, query, dropout_key, caches[-1] if caches is not None else None,
+                                           drop_tokens)
+        return x, balance + of_layer
 
 
 class Head(nn.Cell):
@@ -258,9 +281,14 @@ class PanguAlphaModel(nn.Cell):
         self.reshape = ops.Reshape()
         number_sites(self)
 
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks and the query layer, or those of them that are here."""
+        return [layer for layer in (*self.backbone.blocks, self.backbone.top_query_layer) if isinstance(layer, Block)]
+
     def construct(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor,
                   dropout_key: Tensor | None = None) -> Tensor:
-        x = self.backbone(input_ids, position_ids, attention_mask, dropout_key)
+        x, _ = self.backbone(input_ids, position_ids, attention_mask, dropout_key)
         logits = self.head(x, self.backbone.embedding.word_embedding.embedding_table)
         return self.reshape(logits, input_ids.shape + (-1,))
 
@@ -281,24 +309,39 @@ class PanguAlphaWithLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = model
         self.pad_token = config.pad_token
-        self.vocab_size = config.vocab_size
+        self.balance_loss_factor = config.balance_loss_factor if config.num_experts else 0.0
         self.cross_entropy = CrossEntropy()
         self.not_equal = ops.NotEqual()
         self.mul = ops.Mul()
         self.div = ops.Div()
         self.add = ops.Add()
         self.sum = ops.ReduceSum()
+        self.count = ops.ReduceSum()
         self.cast = ops.Cast()
         self.reshape = ops.Reshape()
 
     def construct(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
                   dropout_key: Tensor | None = None) -> Tensor:
-        input_ids = ids[:, :-1]
-        labels = self.reshape(ids[:, 1:], (-1,))
-        counted = self.cast(self.not_equal(input_ids, self.pad_token), ms.float32)
+        x, _ = self.model.backbone(ids[:, :-1], position_ids, attention_mask, dropout_key)
+        return self.of_hidden(x, ids, loss_mask)
+
+    def with_balance(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
+                     dropout_key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What training minimises, the loss plus that of unbalanced experts; and the loss."""
+        x, balance = self.model.backbone(ids[:, :-1], position_ids, attention_mask, dropout_key)
+        loss = self.of_hidden(x, ids, loss_mask)
+        return self.add_balance(loss, balance), loss
+
+    def of_hidden(self, x: Tensor, ids: Tensor, loss_mask: Tensor | None) -> Tensor:
+        """The loss of the backbone's hidden states."""
+        losses = self.cross_entropy(self.model.head(x, self.model.backbone.embedding.word_embedding.embedding_table),
+                                    self.reshape(ids[:, 1:], (-1,)))
+        counted = self.cast(self.not_equal(ids[:, :-1], self.pad_token), ms.float32)
         if loss_mask is not None:
             counted = self.mul(counted, self.cast(loss_mask, ms.float32))
         counted = self.reshape(counted, (-1,))
-        logits = self.model(input_ids, position_ids, attention_mask, dropout_key)
-        losses = self.cross_entropy(self.reshape(logits, (-1, self.vocab_size)), labels)
-        return self.div(self.sum(self.mul(losses, counted)), self.add(self.sum(counted), 1e-8))
+        return self.div(self.sum(self.mul(losses, counted)), self.add(self.count(counted), 1e-8))
+
+    def add_balance(self, loss: Tensor, balance: Tensor | float) -> Tensor:
+        """The loss plus the experts' load-balancing loss, weighted."""
+        return self.add(loss, self.mul(balance, self.balance_loss_factor)) if self.balance_loss_factor > 0 else loss

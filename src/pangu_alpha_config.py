@@ -108,6 +108,7 @@ class PanguAlphaConfig:
         _require(1 <= self.expert_interval <= self.num_layers, f"model.expert_interval is {self.expert_interval}; it "
                                                                f"must lie in 1 to {self.num_layers}, the layers")
         _require(self.capacity_factor > 0, f"model.capacity_factor is {self.capacity_factor}; it must be positive")
+        _require(self.expert_top_k in (1, 2), f"model.expert_top_k is {self.expert_top_k}; it must be 1 or 2")
         if self.num_experts:
             _require(self.expert_top_k <= self.num_experts, f"model.expert_top_k {self.expert_top_k} is more than "
                                                             f"model.num_experts {self.num_experts}")
@@ -240,7 +241,7 @@ class ParallelConfig:
         device_target: CPU, GPU or Ascend.
         device_id: Which of the machine's devices; a launched rank takes its own.
         cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU; needs g++.
-        world_size: Ranks of the run; as many as were launched, or as the four numbers below make, when not given.
+        world_size: Ranks of the run; as many as the next four numbers make when not given.
         data: Replicas of the model, each with data of its own; what the others leave of world_size when not given.
         tensor: Parts that heads, feed-forward units and the vocabulary are cut into.
         pipeline: Stages that the layers are spread over.
@@ -365,20 +366,19 @@ class RunConfig:
     def __post_init__(self) -> None:
         model, parallel = self.model, self.parallel
         tensor, stages = parallel.tensor, parallel.pipeline
-        for name in ("num_heads", "ffn_hidden_size", "vocab_size"):
+        sequence = ["seq_length"] if parallel.sequence_parallel else []
+        for name in ["num_heads", "ffn_hidden_size", "vocab_size", *sequence]:
             size = getattr(model, name)
             fitting = max(part for part in range(1, tensor + 1) if size % part == 0)
             _require(size % tensor == 0,
                      f"parallel.tensor {tensor} does not divide model.{name} {size}; {fitting} does")
-        _require(not parallel.sequence_parallel or model.seq_length % tensor == 0,
-                 f"parallel.tensor {tensor} does not divide model.seq_length {model.seq_length}, as "
-                 "parallel.sequence_parallel needs")
         _require(stages <= model.num_layers,
                  f"parallel.pipeline {stages} is more than the model's {model.num_layers} layers (the "
                  "query layer counted); at most that many fit")
-        if parallel.expert > 1:
-            _require(model.num_experts % parallel.expert == 0 and model.num_experts > 0,
-                     f"parallel.expert {parallel.expert} does not divide model.num_experts {model.num_experts}")
+        most = min(parallel.expert, max(1, model.num_experts))
+        fitting = max(part for part in range(1, most + 1) if model.num_experts % part == 0)
+        _require(fitting == parallel.expert, f"parallel.expert {parallel.expert} does not divide model.num_experts "
+                                             f"{model.num_experts}; {fitting} does")
 
     @property
     def micro_steps(self) -> int:
@@ -409,9 +409,10 @@ class TrainConfig(RunConfig):
                  f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
                  f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
                  "would fit")
-        _require(training.optimizer != "lamb" or (parallel.tensor == 1 and not parallel.optimizer_shard),
-                 "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor or "
-                 "parallel.optimizer_shard")
+        sliced = parallel.tensor > 1 or parallel.expert > 1 or parallel.optimizer_shard
+        _require(training.optimizer != "lamb" or not sliced,
+                 "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor, "
+                 "parallel.expert or parallel.optimizer_shard")
 
 
 def load_config(path: str | Path) -> RunConfig:

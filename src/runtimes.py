@@ -113,7 +113,8 @@ class NextLogits(nn.Cell):
         # write MindSpore makes two copies. The reshape changes nothing but the place of the reading.
         table = ops.reshape(self.model.backbone.embedding.word_embedding.embedding_table, (-1, self.hidden_size))
         mask = ops.range(0, seen, 1) <= ops.reshape(position_ids, (batch, tokens, 1))
-        x = self.model.backbone(ids, position_ids, mask, None, caches)
+        # Nothing is dropped at experts: what a token gets may not depend on how many are computed with it.
+        x, _ = self.model.backbone(ids, position_ids, mask, None, caches, False)
         row = ops.cast(ops.range(0, batch, 1), ms.int32) * tokens + last
         return self.model.head(ops.gather(x, row, 0), table)
 

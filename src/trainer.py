@@ -4,24 +4,26 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 
 from src.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
 from src.checkpoint import store
-from src.cpu_kernels.attach import attach_to_training
+from src.checkpoint.layout import Holder
 from src.dataset import Batch, TokenBatches, causal, eod_reset
 from src.dropout import dropout_keys
 from src.errors import InputError
-from src.optimizer import Optimizer, StepScalars
-from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
+from src.optimizer import StepScalars
 from src.pangu_alpha_config import RunConfig, TrainingConfig
-from src.pangu_alpha_wrapcell import Accumulator, TrainStep
+from src.parallel.gradients import ShardedOptimizer
+from src.parallel.mesh import connect
+from src.parallel.plan import AXES, Plan
+from src.parallel.sharding import parameter_shapes
+from src.parallel.spread import build_model, build_stepper
 
 SIGNAL_STATUS = 128  # a shell's exit status for a process that a signal ended, less the signal's number
 
@@ -98,38 +100,30 @@ class Trainer:
         self.checkpoints = self.output / "checkpoint"
         if not data.train:
             raise InputError("data.train is not given: a folder of MindRecord files from `python -m src.preprocess`")
+        self.mesh = connect(Plan.of(config.parallel, config.model))
+        self.holder = Holder(self.mesh.plan, self.mesh.rank, parameter_shapes(config.model), self.mesh.all_true)
         self.train_batches = self._batches(data.train, data.shuffle)
         self.validation_batches = self._batches(data.validation, shuffle=False) if data.validation else None
         if training.eval_interval and self.validation_batches is None:
             raise InputError("training.eval_interval is set but data.validation is not")
-        ms.set_seed(training.seed)
-        self.model = PanguAlphaModel(config.model)
-        parameters = self.model.trainable_params()
-        if config.parallel.recompute:
-            for layer in [*self.model.backbone.blocks, self.model.backbone.top_query_layer]:
-                layer.recompute()
-        self.network = PanguAlphaWithLoss(config.model, self.model)
-        self.optimizer = Optimizer(training, parameters)
-        micro_batches = training.accumulation_steps
-        self.accumulator = Accumulator(self.network, parameters) if micro_batches > 1 else None
-        self.train_step = TrainStep(self.network, self.optimizer, training.clip_norm, self.accumulator, micro_batches)
-        # MindSpore's recomputation makes a cycle of a graph with custom operators.
-        if config.parallel.uses_cpu_kernels and not config.parallel.recompute:
-            attach_to_training(self.network, self.train_step)
+        self.model = build_model(config.model, self.mesh, training.seed)
+        self.stepper, self.optimizer = build_stepper(config, self.model, self.mesh)
         self.progress = self._start()
+        self.stopped_by = 0
 
     def _batches(self, path: str, shuffle: bool) -> TokenBatches:
         model, training, data = self.config.model, self.config.training, self.config.data
         return TokenBatches(path, data.column, training.batch_size, model.seq_length, model.vocab_size,
-                            seed=training.seed, shuffle=shuffle)
+                            seed=training.seed, shuffle=shuffle, rank=self.mesh.plan.data_rank(self.mesh.rank),
+                            rank_size=self.mesh.plan.data_ranks)
 
     def _start(self) -> Progress:
         """Go on from the newest checkpoint, or begin: anew or from `init_checkpoint`."""
         training = self.config.training
-        checkpoint = store.newest(self.checkpoints) if training.resume else None
+        checkpoint = store.newest(self.checkpoints, self.holder) if training.resume else None
         if checkpoint is None:
             if training.init_checkpoint:
-                store.load(store.find(training.init_checkpoint), self.model.get_parameters())
+                self._load(store.find(training.init_checkpoint, holder=self.holder), self.model.get_parameters())
             return Progress(0, 0, LossScale(training.loss_scale))
         state = store.read_state(checkpoint)
         changed = [f"{name} {state['order'][name]!r} -> {value!r}" for name, value in self._data_order().items()
@@ -137,16 +131,21 @@ class Trainer:
         if changed:
             raise InputError(f"{checkpoint} can't go on with other data or settings ({', '.join(changed)}); take the "
                              "old ones, or begin anew with --training.init_checkpoint and another --training.output")
-        store.load(checkpoint / store.MODEL_FILE, self.model.get_parameters())
-        store.load(checkpoint / store.OPTIMIZER_FILE, self.optimizer.state)
-        print(f"going on from {checkpoint}", flush=True)
+        self._load(checkpoint, [*self.model.get_parameters(), *self.optimizer.state])
+        self._tell(f"going on from {checkpoint}")
         return Progress(state["step"], state["applied_steps"], LossScale(**state["loss_scale"]))
+
+    def _load(self, source: Path, parameters: Iterable[Parameter]) -> None:
+        store.load(source, parameters, self.holder)
+        if isinstance(self.optimizer, ShardedOptimizer):
+            self.optimizer.refresh()
 
     def _data_order(self) -> dict:
         """What must stay the same for the data, the masks and the moments to go on where they were."""
         training, data = self.config.training, self.config.data
-        return {"training.seed": training.seed, "training.batch_size": training.batch_size,
-                "training.accumulation_steps": training.accumulation_steps, "training.optimizer": training.optimizer,
+        sequences = training.batch_size * self.mesh.plan.data_ranks
+        return {"training.seed": training.seed, "sequences a micro-batch": sequences,
+                "micro-batches": self.config.micro_steps, "training.optimizer": training.optimizer,
                 "data.shuffle": data.shuffle, "records of data.train": self.train_batches.num_records}
 
     def run(self) -> None:
@@ -157,9 +156,11 @@ class Trainer:
         """
         self.output.mkdir(parents=True, exist_ok=True)
         first = self.progress.step
-        self._announce()
-        callbacks = [MetricsFile(self.output, first), TensorBoard(self.output, first), LossCurve(self.output),
-                     ProgressBar(first, self.config.training.steps)]
+        self._tell(self._summary())
+        callbacks = []
+        if self.mesh.rank == 0:
+            callbacks = [MetricsFile(self.output, first), TensorBoard(self.output, first), LossCurve(self.output),
+                         ProgressBar(first, self.config.training.steps)]
         stop = StopSignal()
         try:
             self._loop(callbacks, stop)
@@ -169,26 +170,31 @@ class Trainer:
             stop.restore()
             for callback in callbacks:
                 callback.close()
-        if stop.number:
-            print(f"stopped by {signal.Signals(stop.number).name} after step {self.progress.step}; the same command "
-                  "goes on from there", flush=True)
-            sys.exit(SIGNAL_STATUS + stop.number)
-        print(f"finished step {self.progress.step}: checkpoint, metrics.jsonl and loss_curve.png are in {self.output}",
-              flush=True)
+        if self.stopped_by:
+            self._tell(f"stopped by {signal.Signals(self.stopped_by).name} after step {self.progress.step}; the same "
+                       "command goes on from there")
+            sys.exit(SIGNAL_STATUS + self.stopped_by)
+        self._tell(f"finished step {self.progress.step}: checkpoint, metrics.jsonl and loss_curve.png are in "
+                   f"{self.output}")
 
-    def _announce(self) -> None:
-        training, batches = self.config.training, self.train_batches
-        tokens = training.batch_size * training.accumulation_steps * self.config.model.seq_length
-        print(f"{self.config.model.num_parameters / 1e6:.1f}M parameters on {self.config.parallel.device_target}; "
-              f"{batches.num_records} records, {batches.batches_per_epoch} batches an epoch "
-              f"({batches.dropped_per_epoch} records left over); {training.steps} steps of {tokens} tokens", flush=True)
+    def _tell(self, line: str) -> None:
+        if self.mesh.rank == 0:
+            print(line, flush=True)
+
+    def _summary(self) -> str:
+        batches, parallel = self.train_batches, self.config.parallel
+        ranks = f" x {parallel.world_size} ranks" if parallel.world_size > 1 else ""
+        return (f"{self.config.model.num_parameters / 1e6:.1f}M parameters on {parallel.device_target}{ranks}; "
+                f"{batches.num_records} records, {batches.batches_per_epoch} batches an epoch "
+                f"({batches.dropped_per_epoch} records left over); {self.config.training.steps} steps of "
+                f"{self._tokens(1)} tokens")
 
     def _loop(self, callbacks: list[Callback], stop: StopSignal) -> None:
         training, progress = self.config.training, self.progress
-        batches = self.train_batches.iterate(progress.step * training.accumulation_steps)
+        batches = self.train_batches.iterate(progress.step * self.config.micro_steps)
         began, logged = time.perf_counter(), progress.step
-        while progress.step < training.steps and not stop.number:
-            metrics = self._step(batches)
+        while progress.step < training.steps and not self.stopped_by:
+            metrics = self._step(batches, stop.number)
             if progress.step % training.log_interval == 0 or progress.step == training.steps:
                 now = time.perf_counter()
                 metrics["tokens_per_second"] = round(self._tokens(progress.step - logged) / (now - began), 1)
@@ -205,50 +211,48 @@ class Trainer:
                 self._save()
 
     def _tokens(self, steps: int) -> int:
-        training = self.config.training
-        return steps * training.batch_size * training.accumulation_steps * self.config.model.seq_length
+        sequences = self.config.training.batch_size * self.mesh.plan.data_ranks * self.config.micro_steps
+        return steps * sequences * self.config.model.seq_length
 
-    def _step(self, batches: Iterator[Batch]) -> dict:
-        """One optimizer step; its metrics."""
+    def _step(self, batches: Iterator[Batch], signal_number: int = 0) -> dict:
+        """One optimizer step; its metrics. Afterwards all ranks know whether one of them was told to stop."""
         training, progress = self.config.training, self.progress
-        scale = Tensor(np.float32(progress.loss_scale.value))
         scalars = StepScalars.at(training, progress.step, progress.applied_steps)
-        losses = []
-        for micro_step in range(training.accumulation_steps):
-            inputs = self._inputs(next(batches), micro_step)
-            if micro_step < training.accumulation_steps - 1:
-                losses.append(self.accumulator(scale, *inputs))
-        loss, norm, finite = self.train_step(scale, *scalars.tensors(), *inputs)
-        finite = bool(finite.asnumpy())
-        metrics = {"step": progress.step + 1, "loss": float(np.mean([x.asnumpy() for x in [*losses, loss]])),
-                   "learning_rate": scalars.learning_rate, "grad_norm": float(norm.asnumpy()),
-                   "loss_scale": progress.loss_scale.value, "overflow": not finite}
+        micro_batches = (self._inputs(next(batches), micro_step) for micro_step in range(self.config.micro_steps))
+        result = self.stepper.train(progress.loss_scale.value, scalars, micro_batches)
+        loss, stopping = self.mesh.total(np.array([result.loss / self.mesh.plan.tensor, signal_number]), *AXES)
+        self.stopped_by = signal_number or (signal.SIGTERM if stopping else 0)
+        metrics = {"step": progress.step + 1, "loss": float(loss), "learning_rate": scalars.learning_rate,
+                   "grad_norm": result.gradient_norm, "loss_scale": progress.loss_scale.value,
+                   "overflow": not result.finite}
         progress.step += 1
-        progress.applied_steps += finite
-        progress.loss_scale.update(finite, training)
+        progress.applied_steps += result.finite
+        progress.loss_scale.update(result.finite, training)
         return metrics
 
     def _inputs(self, batch: Batch, micro_step: int | None) -> tuple[Tensor | None, ...]:
         """A batch as PanguAlphaWithLoss takes it; with dropout keys where it is one of training."""
-        model = self.config.model
+        model, plan, rows = self.config.model, self.mesh.plan, len(batch.ids)
         position_ids, attention_mask = eod_reset(batch.ids, model.eod_token) if model.eod_reset else causal(batch.ids)
         loss_mask = None if batch.loss_mask is None else Tensor(batch.loss_mask)
         keys = None
         if micro_step is not None and model.dropout_rate > 0:
-            keys = Tensor(dropout_keys(self.config.training.seed, self.progress.step, micro_step, len(batch.ids)))
+            mine = plan.data_rank(self.mesh.rank) * rows
+            keys = dropout_keys(self.config.training.seed, self.progress.step, micro_step, rows * plan.data_ranks)
+            keys = Tensor(keys[mine:mine + rows])
         return Tensor(batch.ids), Tensor(position_ids), Tensor(attention_mask), loss_mask, keys
 
     def validate(self) -> dict[str, float]:
         """Mean loss and perplexity over the counted tokens of the validation batches."""
-        total, tokens = 0.0, 0.0
+        shares, tokens = [], []
         for batch in self.validation_batches.once(self.config.training.eval_batches):
             counted = batch.ids[:, :-1] != self.config.model.pad_token
             if batch.loss_mask is not None:
                 counted = counted * batch.loss_mask
-            weight = float(counted.sum())
-            total += float(self.network(*self._inputs(batch, None)).asnumpy()) * weight
-            tokens += weight
-        loss = total / max(tokens, 1.0)
+            tokens.append(counted.sum() if self.mesh.at.pipeline == 0 else 0)
+            shares.append(self.stepper.evaluate(self._inputs(batch, None)))
+        losses, tokens = self.mesh.total(np.array([shares, tokens]) / self.mesh.plan.tensor, *AXES).astype(np.float64)
+        loss = float((losses * tokens).sum() / max(tokens.sum(), 1.0))
         return {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0))}
 
     def _save(self) -> None:
@@ -256,4 +260,4 @@ class Trainer:
         state = {"applied_steps": progress.applied_steps, "loss_scale": asdict(progress.loss_scale),
                  "order": self._data_order()}
         store.save(self.checkpoints, progress.step, self.model.get_parameters(), self.optimizer.state, state,
-                   self.config.save, self.config.training.keep_checkpoints)
+                   self.config.save, self.config.training.keep_checkpoints, self.holder)

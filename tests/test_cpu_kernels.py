@@ -1,6 +1,6 @@
 """Each kernel against float64 numpy or the plain cell that it stands for, and the whole step with and without them."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from src.dropout import dropout_keys
 from src.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_config import TrainingConfig
-from src.pangu_alpha_wrapcell import Accumulator, GlobalNorm, TrainStep
+from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
 from src.runtimes import CachedRuntime, NextLogits
 from tests.helpers import TINY, random_ids, random_model
 
@@ -151,33 +151,31 @@ def test_adam_update(library, powers, decay):
         np.testing.assert_allclose(ours.asnumpy(), plain.asnumpy(), rtol=2e-6, atol=1e-6)
 
 
-class Stepper:
-    """A tiny model with its train step over two micro-batches, with the kernels or without."""
+class Steps:
+    """A tiny model with its stepper over two micro-batches, with the kernels or without."""
 
     def __init__(self, with_kernels, name="adam_weight_decay", **changes):
         self.model, _ = random_model(seed=1, num_layers=2, dropout_rate=0.1, **changes)
         parameters = self.model.trainable_params()
-        network = PanguAlphaWithLoss(self.model.config, self.model)
+        self.network = PanguAlphaWithLoss(self.model.config, self.model)
         self.optimizer = Optimizer(replace(TRAINING, optimizer=name), parameters)
-        self.accumulator = Accumulator(network, parameters)
-        self.step = TrainStep(network, self.optimizer, 1.0, self.accumulator, micro_batches=2)
-        self.attached = with_kernels and attach_to_training(network, self.step)
+        apply_gradients = ApplyGradients(self.optimizer, 1.0, micro_batches=2)
+        self.stepper = Stepper(self.network, parameters, apply_gradients)
+        self.attached = with_kernels and attach_to_training(self.network, apply_gradients)
 
     def take(self, number, scale=1024.0):
         """Loss, norm, whether finite."""
-        scale, ids = Tensor(np.float32(scale)), random_ids(2, seed=number)
-        inputs = [Tensor(ids), *map(Tensor, eod_reset(ids, TINY.eod_token)), None,
-                  Tensor(dropout_keys(0, number, 0, len(ids)))]
-        self.accumulator(scale, *inputs)
-        results = self.step(scale, *StepScalars.at(TRAINING, number, number).tensors(), *inputs)
-        return [x.asnumpy().item() for x in results]
+        ids = random_ids(2, seed=number)
+        batch = [Tensor(ids), *map(Tensor, eod_reset(ids, TINY.eod_token)), None,
+                 Tensor(dropout_keys(0, number, 0, len(ids)))]
+        return astuple(self.stepper.train(scale, StepScalars.at(TRAINING, number, number), [batch, batch]))
 
     def state(self):
         return {p.name: p.asnumpy().copy() for p in [*self.model.get_parameters(), *self.optimizer.state]}
 
 
 def test_a_whole_step(library):
-    ours, plain = Stepper(True), Stepper(False)
+    ours, plain = Steps(True), Steps(False)
     assert ours.attached and list(ours.state()) == list(plain.state())
     for number in range(2):
         assert ours.take(number) == pytest.approx(plain.take(number), rel=1e-5)
@@ -187,7 +185,7 @@ def test_a_whole_step(library):
 
 
 def test_steps_repeat_and_an_overflow_changes_nothing(library):
-    steppers = Stepper(True), Stepper(True)
+    steppers = Steps(True), Steps(True)
     assert steppers[0].take(0) == steppers[1].take(0)
     before = steppers[0].state()
     assert all((value == before[name]).all() for name, value in steppers[1].state().items())
@@ -198,24 +196,24 @@ def test_steps_repeat_and_an_overflow_changes_nothing(library):
 
 @pytest.mark.parametrize("dtype", ["compute_dtype", "softmax_compute_dtype", "param_init_dtype"])
 def test_other_dtypes_keep_the_plain_cells(library, dtype):
-    stepper = Stepper(True, **{dtype: "float16"})
-    assert not stepper.attached
-    assert isinstance(stepper.step.network.cross_entropy, operators.CrossEntropy)
+    steps = Steps(True, **{dtype: "float16"})
+    assert not steps.attached
+    assert isinstance(steps.network.cross_entropy, operators.CrossEntropy)
 
 
 def test_what_has_no_kernel_stays_plain(library):
-    stepper = Stepper(True, "lamb", hidden_act="gelu")
-    assert stepper.attached and isinstance(stepper.step.network.cross_entropy, cells.CrossEntropy)
-    assert isinstance(stepper.model.backbone.blocks[0].output.biased_activation, operators.BiasedRows)
-    assert isinstance(stepper.optimizer.update, optimizer.LambUpdate)
+    steps = Steps(True, "lamb", hidden_act="gelu")
+    assert steps.attached and isinstance(steps.network.cross_entropy, cells.CrossEntropy)
+    assert isinstance(steps.model.backbone.blocks[0].output.biased_activation, operators.BiasedRows)
+    assert isinstance(steps.optimizer.update, optimizer.LambUpdate)
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler(compiler, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(build, "COMPILER", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    stepper = Stepper(True)
-    assert not stepper.attached and isinstance(stepper.optimizer.update, optimizer.AdamUpdate)
+    steps = Steps(True)
+    assert not steps.attached and isinstance(steps.optimizer.update, optimizer.AdamUpdate)
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "plain operators" in error and compiler in error
     assert not list(tmp_path.rglob("*.so"))

@@ -13,7 +13,7 @@ from src.generate import generate_tokens
 from src.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, TrainingConfig
-from src.pangu_alpha_wrapcell import TrainStep
+from src.pangu_alpha_wrapcell import ApplyGradients, TrainStep
 from src.runtimes import build_runtime
 from tests import numpy_pangu
 from tests.helpers import TINY, random_ids, random_model
@@ -81,8 +81,9 @@ def test_loss_and_gradients_are_the_peer_s(golden_model, golden_batch):
 
 def test_three_optimizer_steps_are_the_peer_s(golden_model, golden_batch):
     training = TrainingConfig(learning_rate=1e-3, end_learning_rate=1e-3, warmup_steps=0, steps=3)
-    optimizer = Optimizer(training, golden_model.trainable_params())
-    step = TrainStep(PanguAlphaWithLoss(CONFIG, golden_model), optimizer, clip_norm=1.0)
+    parameters = golden_model.trainable_params()
+    apply_gradients = ApplyGradients(Optimizer(training, parameters), clip_norm=1.0)
+    step = TrainStep(PanguAlphaWithLoss(CONFIG, golden_model), parameters, apply_gradients)
     scale = Tensor(np.float32(1024))
     for number, expected in enumerate(PEER["losses"]):
         loss, norm, finite = step(scale, *StepScalars.at(training, number, number).tensors(), *golden_batch)

@@ -1,3 +1,5 @@
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -6,38 +8,32 @@ from src.dataset import eod_reset
 from src.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_config import TrainingConfig
-from src.pangu_alpha_wrapcell import Accumulator, GlobalNorm, TrainStep
+from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
 from src.trainer import LossScale
 from tests.helpers import TINY, random_ids, random_model
 
 TRAINING = TrainingConfig(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0, steps=9)
 
 
-class Stepper:
-    """A model with its train step; `take` runs one optimizer step over micro-batches of ids."""
+class Steps:
+    """A model with its stepper; `take` runs one optimizer step over micro-batches of ids."""
 
     def __init__(self, clip_norm=1.0, micro_batches=1):
         self.model, _ = random_model(seed=1, num_layers=2)
         parameters = self.model.trainable_params()
-        network = PanguAlphaWithLoss(self.model.config, self.model)
         self.optimizer = Optimizer(TRAINING, parameters)
-        self.accumulator = Accumulator(network, parameters) if micro_batches > 1 else None
-        self.step = TrainStep(network, self.optimizer, clip_norm, self.accumulator, micro_batches)
+        self.stepper = Stepper(PanguAlphaWithLoss(self.model.config, self.model), parameters,
+                               ApplyGradients(self.optimizer, clip_norm, micro_batches))
         self.first_state = self.state()
 
     def state(self):
-        sums = self.accumulator.sums if self.accumulator else []
+        sums = self.stepper.accumulator.sums if self.stepper.accumulator else []
         return [p.asnumpy().copy() for p in [*self.model.get_parameters(), *self.optimizer.state, *sums]]
 
     def take(self, *micro_batches, scale=1.0, number=0):
-        """Losses, norm, whether finite."""
-        scale, losses = Tensor(np.float32(scale)), []
-        for place, ids in enumerate(micro_batches):
-            inputs = (Tensor(ids), *map(Tensor, eod_reset(ids, TINY.eod_token)))
-            if place < len(micro_batches) - 1:
-                losses.append(float(self.accumulator(scale, *inputs)))
-        loss, norm, finite = self.step(scale, *StepScalars.at(TRAINING, number, number).tensors(), *inputs)
-        return [*losses, float(loss)], float(norm), bool(finite)
+        """Loss, norm, whether finite."""
+        batches = [(Tensor(ids), *map(Tensor, eod_reset(ids, TINY.eod_token))) for ids in micro_batches]
+        return astuple(self.stepper.train(scale, StepScalars.at(TRAINING, number, number), batches))
 
 
 def assert_same(ones, others):
@@ -56,7 +52,7 @@ def test_the_loss_scale_changes_nothing_else():
     """A power of two only moves exponents: the results are equal bit for bit."""
     ids, results = random_ids(2), []
     for scale in (1.0, 2.0 ** 20):
-        some = Stepper()
+        some = Steps()
         results.append(([some.take(ids, scale=scale, number=number) for number in range(2)], some.state()))
     (told, state), (other_told, other_state) = results
     assert told == other_told
@@ -64,8 +60,8 @@ def test_the_loss_scale_changes_nothing_else():
 
 
 def test_overflow_leaves_everything_as_it_was():
-    ids, some = random_ids(2), Stepper()
-    [loss], norm, finite = some.take(ids, scale=3e38)
+    ids, some = random_ids(2), Steps()
+    loss, norm, finite = some.take(ids, scale=3e38)
     assert np.isfinite(loss) and not np.isfinite(norm) and not finite
     assert_same(some.state(), some.first_state)
     assert some.take(ids)[2]
@@ -74,18 +70,18 @@ def test_overflow_leaves_everything_as_it_was():
 
 def test_overflow_in_a_micro_batch_does_not_reach_the_next_step():
     first, second = random_ids(2), random_ids(2, seed=1)
-    some = Stepper(micro_batches=2)
+    some = Steps(micro_batches=2)
     assert not some.take(first, second, scale=3e38)[2]
     assert_same(some.state(), some.first_state)
     told = some.take(first, second)
-    assert told[2] and told == Stepper(micro_batches=2).take(first, second)
+    assert told[2] and told == Steps(micro_batches=2).take(first, second)
 
 
 def test_clipping():
     """Adam's own scale hides a gradient's size; the first moment after one step shows it: (1 - beta1) * gradient."""
     ids, norms = random_ids(2), []
     for clip_norm in (0.0, 1.0):
-        some = Stepper(clip_norm)
+        some = Steps(clip_norm)
         _, norm, _ = some.take(ids)
         moments = [moment.asnumpy().astype(np.float64) for moment in some.optimizer.first_moments]
         norms.append(np.sqrt(sum((moment ** 2).sum() for moment in moments)) / (1 - TRAINING.beta1))
@@ -96,15 +92,15 @@ def test_clipping():
 def test_micro_batches_equal_one_batch():
     """With equally many counted tokens, the mean of the means is the mean."""
     ids = random_ids(5)[:4]  # without the row that ends in pads
-    whole, parts = Stepper(), Stepper(micro_batches=2)
+    whole, parts = Steps(), Steps(micro_batches=2)
     for number in range(2):
-        [loss], norm, _ = whole.take(ids, number=number)
-        losses, parts_norm, _ = parts.take(ids[:2], ids[2:], number=number)
-        assert np.mean(losses) == pytest.approx(loss, rel=1e-6) and parts_norm == pytest.approx(norm, rel=1e-5)
+        loss, norm, _ = whole.take(ids, number=number)
+        parts_loss, parts_norm, _ = parts.take(ids[:2], ids[2:], number=number)
+        assert parts_loss == pytest.approx(loss, rel=1e-6) and parts_norm == pytest.approx(norm, rel=1e-5)
     for one, other in zip(whole.model.get_parameters(), parts.model.get_parameters(), strict=True):
         if not one.name.endswith("dense2.bias"):  # its true gradient is 0: Adam scales rounding noise up
             np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), atol=1e-4, err_msg=one.name)
-    assert all((total.asnumpy() == 0).all() for total in parts.accumulator.sums)
+    assert all((total.asnumpy() == 0).all() for total in parts.stepper.accumulator.sums)
 
 
 def test_loss_scale_doubles_after_a_clean_window_and_halves_on_overflow():

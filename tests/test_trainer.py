@@ -157,7 +157,7 @@ def test_recompute_gives_the_same_losses(data, tmp_path):
 
 @pytest.mark.parametrize("changes, told", [
     (dict(seed=1), "training.seed 0 -> 1"),
-    (dict(batch_size=3), "training.batch_size 2 -> 3"),
+    (dict(batch_size=3), "sequences a micro-batch 2 -> 3"),
     (dict(optimizer="lamb"), "training.optimizer 'adamw' -> 'lamb'"),
 ])
 def test_resuming_with_other_settings_is_refused(data, straight, changes, told):

@@ -1,5 +1,7 @@
 """Checkpoints: the one reader and writer of weights and of a training run's state.
 
-`store` knows MindSpore's own files; a file for each foreign format will stand beside it. May import the configuration
-and errors, never the trainer.
+`ckpt_file` knows one of MindSpore's own files, `layout` who holds which part of a parameter, `store` a run's
+checkpoints; `reslice` writes one anew for other ranks, which `merge` and `split` are the command lines of. A file for
+each foreign format will stand beside them. May import the configuration, errors, and of `parallel` the arithmetic
+(plan.py, sharding.py), never the trainer.
 """

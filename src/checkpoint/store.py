@@ -1,7 +1,10 @@
 """A checkpoint is a folder `step_00000100`: model.ckpt, optimizer.ckpt, state.json, config.yaml.
 
+A run of several ranks has model_rank0000.ckpt, optimizer_rank0000.ckpt and so on instead, with a layout.json that says
+which part of which parameter each file holds. Any checkpoint can be loaded by any number of ranks.
+
 It is written under a temporary name and renamed, so that a folder of that name is whole; state.json holds the size and
-CRC-32 of each file, so that one which was damaged later is noticed.
+CRC-32 of each file, so that one which was damaged or mixed up later is noticed.
 """
 
 import json
@@ -9,50 +12,151 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor
 
+from src.checkpoint import ckpt_file
+from src.checkpoint.layout import MOMENTS, Holder, SavedSlices, Slice
 from src.errors import InputError
 
-MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, CONFIG_FILE = "model.ckpt", "optimizer.ckpt", "state.json", "config.yaml"
-_STEP_PREFIX, _TEMPORARY_PREFIX = "step_", ".unfinished_"
-_OPTIMIZER_PREFIXES = ("adam_m.", "adam_v.", "accumulated.")
+MODEL, OPTIMIZER = "model", "optimizer"
+MODEL_FILE, OPTIMIZER_FILE = f"{MODEL}.ckpt", f"{OPTIMIZER}.ckpt"
+STATE_FILE, CONFIG_FILE, LAYOUT_FILE = "state.json", "config.yaml", "layout.json"
+TEMPORARY_PREFIX = ".unfinished_"
+_STEP_PREFIX, _REPLACED = "step_", ".replaced"
+_NOT_THE_MODELS = (*MOMENTS, "accumulated.")
+ALONE = Holder()
 
 
 def save(folder: Path, step: int, model: Iterable[Parameter], optimizer: Iterable[Parameter], state: dict,
-         write_config: Callable[[Path], None], keep: int) -> Path:
-    """Write checkpoint `step` into `folder` and remove all but the newest `keep`.
+         write_config: Callable[[Path], None], keep: int, holder: Holder = ALONE) -> Path:
+    """Write checkpoint `step` into `folder` and remove all but the newest `keep`. All ranks call it together.
 
     Args:
-        state: What else a run needs to go on; JSON.
+        state: What else a run needs to go on; JSON. Rank 0's is written.
         write_config: Writes the run's configuration to a path.
+        holder: Which rank this is, whose slices the parameters are.
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        InputError: The ranks don't write into the same folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(_TEMPORARY_PREFIX + "*"):
-        shutil.rmtree(leftover)
-    temporary = folder / f"{_TEMPORARY_PREFIX}{step}"
-    temporary.mkdir()
-    for name, parameters in ((MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)):
-        ms.save_checkpoint([{"name": p.name, "data": p} for p in parameters], str(temporary / name))
-    write_config(temporary / CONFIG_FILE)
-    files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-    (temporary / STATE_FILE).write_text(json.dumps(state | {"step": step, "files": files}, indent=1))
-    for path in temporary.iterdir():
-        _flush(path)
+    temporary = folder / f"{TEMPORARY_PREFIX}{step}"
+    if holder.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(TEMPORARY_PREFIX + "*"):
+            shutil.rmtree(leftover)
+        temporary.mkdir()
+    holder.barrier()
+    report = write_slices(temporary, holder, {MODEL: {p.name: p.asnumpy for p in model},
+                                              OPTIMIZER: {p.name: p.asnumpy for p in optimizer}})
+    if holder.rank:
+        _write_json(temporary / _report_name(holder.rank), report)
+    holder.barrier()
     final = folder / f"{_STEP_PREFIX}{step:08d}"
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
-    _flush(folder)
-    for old in _steps(folder)[:-keep]:
-        shutil.rmtree(old)
+    if holder.rank == 0:
+        reports = [report, *(_taken_report(temporary, rank) for rank in range(1, holder.plan.world_size))]
+        complete(temporary, reports, state | {"step": step}, write_config)
+        _put_in_place(temporary, final)
+        for old in _steps(folder)[:-keep]:
+            shutil.rmtree(old)
+    holder.barrier()
     return final
+
+
+def write_slices(folder: Path, holder: Holder,
+                 contents: Mapping[str, Mapping[str, Callable[[], np.ndarray]]]) -> dict:
+    """Write what a rank has to write of each kind of content (MODEL, OPTIMIZER), each array taken when its turn comes.
+
+    Returns:
+        What `complete` needs to know: {"files": sizes and CRC-32, "layout": slices}; JSON.
+    """
+    files, layout = {}, {}
+    for kind, values in contents.items():
+        written = [name for name in values if holder.writes(name)]
+        if not written:
+            continue
+        file = folder / (f"{kind}.ckpt" if holder.plan.world_size == 1 else f"{kind}_rank{holder.rank:04d}.ckpt")
+        layout[file.name] = {}
+        ckpt_file.write(file, _noted(((name, values[name]()) for name in written), holder, layout[file.name]))
+        _flush(file)
+        files[file.name] = _fingerprint(file)
+    return {"files": files, "layout": layout}
+
+
+def _noted(arrays: Iterable[tuple[str, np.ndarray]], holder: Holder, slices: dict) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays, while it is noted which slices they are."""
+    for name, array in arrays:
+        shape, box = holder.place(name, array.shape)
+        slices[name] = Slice(shape, ckpt_file.DTYPE_NAMES[array.dtype], box).to_json()
+        yield name, array
+
+
+def _report_name(rank: int) -> str:
+    return f"rank{rank:04d}.json"
+
+
+def _taken_report(folder: Path, rank: int) -> dict:
+    """What a rank has written, as it told rank 0."""
+    path = folder / _report_name(rank)
+    if not path.is_file():
+        raise InputError(f"rank {rank} has written nothing into {folder}: training.output must be a folder that all "
+                         "ranks share")
+    report = json.loads(path.read_text())
+    path.unlink()
+    return report
+
+
+def complete(folder: Path, reports: Sequence[dict], state: dict, write_config: Callable[[Path], None]) -> None:
+    """Make a checkpoint of the slices in a folder, once all ranks have written theirs.
+
+    Args:
+        reports: What `write_slices` returned to each rank.
+
+    Raises:
+        InputError: Files are missing, or together don't hold all of each parameter.
+    """
+    files, layout = {}, {}
+    for report in reports:
+        files |= report["files"]
+        layout |= report["layout"]
+    for name, recorded in files.items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != recorded["bytes"]:
+            raise InputError(f"{folder / name} was written but is not there whole: all ranks must share that folder")
+    write_config(folder / CONFIG_FILE)
+    _flush(folder / CONFIG_FILE)
+    added = [CONFIG_FILE]
+    if len(reports) > 1:
+        _write_json(folder / LAYOUT_FILE, layout)
+        added.append(LAYOUT_FILE)
+        slices = open_slices(folder)
+        for name in slices.names:
+            slices.check(name, slices.whole(name).box)
+    files |= {name: _fingerprint(folder / name) for name in added}
+    _write_json(folder / STATE_FILE, state | {"files": files}, indent=1)
+    _flush(folder)
+
+
+def _write_json(path: Path, content: dict, indent: int | None = None) -> None:
+    path.write_text(json.dumps(content, indent=indent))
+    _flush(path)
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Rename; what stood there before is whole, under one name or another, until the new one is in its place."""
+    replaced = final.with_name(final.name + _REPLACED)
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    temporary.rename(final)
+    _flush(final.parent)
+    for old in final.parent.glob(_STEP_PREFIX + "*" + _REPLACED):
+        shutil.rmtree(old)
 
 
 def _flush(path: Path) -> None:
@@ -72,33 +176,54 @@ def _fingerprint(path: Path) -> dict[str, int]:
 
 
 def _steps(folder: Path) -> list[Path]:
-    """Checkpoints of a folder, oldest first."""
-    return sorted(path for path in folder.glob(_STEP_PREFIX + "*") if path.is_dir())
+    """Checkpoints of a folder, oldest first; one that was being replaced comes before what replaces it."""
+    return sorted((path for path in folder.glob(_STEP_PREFIX + "*") if path.is_dir()),
+                  key=lambda path: (path.name.removesuffix(_REPLACED), not path.name.endswith(_REPLACED)))
 
 
-def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def _recorded_files(checkpoint: Path) -> dict[str, dict[str, int]] | None:
     try:
-        files = json.loads((checkpoint / STATE_FILE).read_text())["files"]
+        return dict(read_state(checkpoint)["files"])
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _damage(checkpoint: Path, holder: Holder) -> str | None:
+    """What is wrong with a checkpoint, or None; the ranks share the work, and each tells what it has found itself."""
+    files = _recorded_files(checkpoint)
+    if files is None:
         return f"{STATE_FILE} is missing or unreadable"
-    for name, recorded in files.items():
+    for name, recorded in list(files.items())[holder.rank::holder.plan.world_size]:
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
         found = _fingerprint(path)
         if found != recorded:
-            return f"{name} was changed after it was written ({found['bytes']} bytes, {recorded['bytes']} expected)"
+            return f"{name} {_mix_up(checkpoint, found) or 'was changed after it was written'} " \
+                   f"({found['bytes']} bytes, {recorded['bytes']} expected)"
     return None
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a folder; damaged ones are reported on stderr and passed over."""
+def _mix_up(checkpoint: Path, found: dict[str, int]) -> str | None:
+    """Which other file of this run's checkpoints it is that was found."""
+    for other in [checkpoint, *_steps(checkpoint.parent)]:
+        for name, recorded in (_recorded_files(other) or {}).items():
+            if recorded == found:
+                return f"is {name} of {other.name}"
+    return None
+
+
+def newest(folder: Path, holder: Holder = ALONE) -> Path | None:
+    """The newest whole checkpoint of a folder; damaged ones are reported on stderr and passed over.
+
+    All ranks call it together.
+    """
     for checkpoint in reversed(_steps(folder)):
-        damage = _damage(checkpoint)
-        if damage is None:
+        damage = _damage(checkpoint, holder)
+        if holder.all_true(damage is None):
             return checkpoint
-        print(f"warning: checkpoint {checkpoint} is damaged: {damage}; using the one before", file=sys.stderr)
+        print(f"warning: checkpoint {checkpoint} is damaged: {damage or 'another rank says how'}; using the one before",
+              file=sys.stderr)
     return None
 
 
@@ -107,32 +232,50 @@ def read_state(checkpoint: Path) -> dict:
     return json.loads((checkpoint / STATE_FILE).read_text())
 
 
-def find(path: str | Path, name: str = "") -> Path:
-    """The file of weights that a user means.
+def find_folder(path: str | Path, holder: Holder = ALONE) -> Path | None:
+    """The checkpoint folder that a user means: `path` itself, or the newest whole one of a run's folder.
+
+    Raises:
+        InputError: It is damaged, or all are.
+    """
+    path = Path(path)
+    if (path / STATE_FILE).is_file():
+        damage = _damage(path, holder)
+        if not holder.all_true(damage is None):
+            raise InputError(f"checkpoint {path} is damaged: {damage or 'another rank says how'}; take another step's")
+        return path
+    for folder in (path / "checkpoint", path):
+        if folder.is_dir() and _steps(folder):
+            checkpoint = newest(folder, holder)
+            if checkpoint is None:
+                raise InputError(f"every checkpoint in {folder} is damaged")
+            return checkpoint
+    return None
+
+
+def find(path: str | Path, name: str = "", holder: Holder = ALONE) -> Path:
+    """The weights that a user means, for `load`. Several ranks call it together.
 
     Args:
         path: A .ckpt file, a checkpoint folder, or a run's folder (its newest whole checkpoint is taken).
         name: How the file's name begins, where `path` is a folder of .ckpt files.
+
+    Returns:
+        A .ckpt file, or the checkpoint folder of a run of several ranks.
 
     Raises:
         InputError: There is none, or more than one.
     """
     path = Path(path)
     if path.is_file():
+        if (path.parent / LAYOUT_FILE).is_file():
+            raise InputError(f"{path} is only one rank's part of a checkpoint; give the folder {path.parent}")
         return path
     if not path.is_dir():
         raise InputError(f"no checkpoint at {path}: give a .ckpt file, a checkpoint folder or a run's output folder")
-    if (path / STATE_FILE).is_file():
-        damage = _damage(path)
-        if damage:
-            raise InputError(f"checkpoint {path} is damaged: {damage}; take another step's")
-        return path / MODEL_FILE
-    for folder in (path / "checkpoint", path):
-        if folder.is_dir() and _steps(folder):
-            checkpoint = newest(folder)
-            if checkpoint is None:
-                raise InputError(f"every checkpoint in {folder} is damaged")
-            return checkpoint / MODEL_FILE
+    checkpoint = find_folder(path, holder)
+    if checkpoint is not None:
+        return checkpoint if (checkpoint / LAYOUT_FILE).is_file() else checkpoint / MODEL_FILE
     files = sorted(file for file in path.glob("*.ckpt") if file.name.startswith(name))
     if len(files) == 1:
         return files[0]
@@ -141,51 +284,61 @@ def find(path: str | Path, name: str = "") -> Path:
 
 
 def config_beside(weights: Path) -> Path | None:
-    """The configuration saved with a file of weights."""
-    path = weights.parent / CONFIG_FILE
+    """The configuration saved with weights, a file or a checkpoint folder."""
+    path = (weights if weights.is_dir() else weights.parent) / CONFIG_FILE
     return path if path.is_file() else None
 
 
-def load(file: Path, parameters: Iterable[Parameter]) -> None:
-    """Set parameters, by name, from a .ckpt file. Nothing is changed unless all fit.
-
-    The older names without `embedding.` are accepted. Optimizer state in the file is passed over; other parameters
-    that the model doesn't have are counted on stderr.
+def open_slices(source: Path) -> SavedSlices:
+    """What a .ckpt file or a checkpoint folder holds.
 
     Raises:
-        InputError: The file can't be read, or a parameter is missing or has another shape.
+        InputError: It can't be read.
+    """
+    if source.is_file():
+        return SavedSlices(source, {source: None})
+    layout_file = source / LAYOUT_FILE
+    if layout_file.is_file():
+        layout = {source / file: {name: Slice.from_json(value) for name, value in slices.items()}
+                  for file, slices in json.loads(layout_file.read_text()).items()}
+        return SavedSlices(source, layout)
+    return SavedSlices(source, {file: None for file in (source / MODEL_FILE, source / OPTIMIZER_FILE)
+                                if file.is_file()})
+
+
+def load(source: Path, parameters: Iterable[Parameter], holder: Holder = ALONE) -> None:
+    """Set parameters and moments, by name, from a .ckpt file or a checkpoint folder. Nothing is changed unless all fit.
+
+    The older names without `embedding.` are accepted. Optimizer state that isn't asked for is passed over; other
+    parameters that the model doesn't have are counted on stderr.
+
+    Args:
+        source: Written by any number of ranks.
+        parameters: This rank's slices.
+        holder: Which rank this is.
+
+    Raises:
+        InputError: A file can't be read, or a parameter is missing or has another shape.
     """
     parameters = list(parameters)
-    stored = _read(file)
-    stored = {_official_name(name): value for name, value in stored.items()}
+    slices = open_slices(source)
+    known = set(holder.shapes or (parameter.name for parameter in parameters))
+    stored = [name for name in slices.names if not name.startswith(_NOT_THE_MODELS)]
+    boxes = {}
     for parameter in parameters:
-        if parameter.name not in stored:
-            raise InputError(f"{file} has no parameter '{parameter.name}'; it holds {len(stored)}, "
-                             f"the model {len(parameters)}: is it of another size (--mode, --model.num_layers)?")
-        shape = tuple(stored[parameter.name].shape)
-        if shape != tuple(parameter.shape):
-            raise InputError(f"{file}: '{parameter.name}' is {shape}, the model's is {tuple(parameter.shape)}: "
+        name = parameter.name
+        shape, boxes[name] = holder.place(name, tuple(parameter.shape))
+        if name not in slices.names:
+            raise InputError(f"{source} has no parameter '{name}'; it holds {len(stored)}, "
+                             f"the model {len(known)}: is it of another size (--mode, --model.num_layers)?")
+        if slices.whole(name).shape != shape:
+            raise InputError(f"{source}: '{name}' is {slices.whole(name).shape}, the model's is {shape}: "
                              "the checkpoint is of another configuration (--mode, --model.*)")
+        slices.check(name, boxes[name])
     for parameter in parameters:
-        value = stored.pop(parameter.name)
-        parameter.set_data(value if value.dtype == parameter.dtype else
-                           Tensor(value.asnumpy().astype(ms.dtype_to_nptype(parameter.dtype))))
-    unused = [name for name in stored if not name.startswith(_OPTIMIZER_PREFIXES)]
+        value = slices.read(parameter.name, boxes[parameter.name])
+        parameter.set_data(Tensor(value.astype(ckpt_file.DTYPES[str(parameter.dtype)], copy=False)))
+    unused = [name for name in stored if name not in known]
     if unused:
-        print(f"warning: {file} holds {len(unused)} parameters that the model has not, such as '{unused[0]}'",
+        print(f"warning: {source} holds {len(unused)} parameters that the model has not, such as '{unused[0]}'",
               file=sys.stderr)
-
-
-def _official_name(name: str) -> str:
-    for table in ("word_embedding", "position_embedding"):
-        name = name.replace(f"backbone.{table}.", f"backbone.embedding.{table}.")
-    return name
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        return ms.load_checkpoint(str(file))
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise InputError(f"{file} is not a whole MindSpore checkpoint ({os.path.getsize(file)} bytes): fetch or "
-                         "copy it again") from error
-

@@ -10,17 +10,17 @@ from src.cpu_kernels import build, cells
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.pangu_alpha_wrapcell import TrainStep
+from src.pangu_alpha_wrapcell import ApplyGradients
 
 MOST_ROWS = 8  # with more, a matrix product reads the weights less often
 
 
-def attach_to_training(network: PanguAlphaWithLoss, train_step: TrainStep) -> bool:
+def attach_to_training(network: PanguAlphaWithLoss, apply_gradients: ApplyGradients) -> bool:
     """Swap plain cells for kernels; parameters and their names stay as they are.
 
     Args:
         network: The model and its loss, before their first call, which compiles them.
-        train_step: The step over that network, before its first call.
+        apply_gradients: What its gradients go to, before its first call.
 
     Returns:
         Whether they are in place: not for other dtypes, nor where the kernels can't be compiled.
@@ -30,10 +30,10 @@ def attach_to_training(network: PanguAlphaWithLoss, train_step: TrainStep) -> bo
         return False
     _attach_to_layers(network.model, library)
     network.cross_entropy = cells.CrossEntropy(library)
-    train_step.global_norm = cells.GlobalNorm(library)
-    update = train_step.optimizer.update
-    if isinstance(update, optimizer.AdamUpdate):
-        train_step.optimizer.update = cells.AdamUpdate(library, update.beta1, update.beta2, update.epsilon)
+    apply_gradients.global_norm = cells.GlobalNorm(library)
+    for _, cell in apply_gradients.cells_and_names():
+        if isinstance(cell, optimizer.Optimizer) and isinstance(cell.update, optimizer.AdamUpdate):
+            cell.update = cells.AdamUpdate(library, cell.update.beta1, cell.update.beta2, cell.update.epsilon)
     return True
 
 
@@ -54,7 +54,7 @@ def token_decoder(model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Para
         caches: Keys and values of each layer (B, A, capacity, d).
     """
     config = model.config
-    if caches[0][0].shape[0] > MOST_ROWS or config.hidden_act != "fast_gelu":
+    if caches[0][0].shape[0] > MOST_ROWS or config.hidden_act != "fast_gelu" or config.num_experts:
         return None
     library = _library_for(config)
     return library and TokenDecoder(library, model, caches)

@@ -148,6 +148,7 @@ class AdamUpdate(nn.Cell):
         constants = [beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon]
         self.constants = Tensor(np.array(constants, np.float32))
         self.update = _kernel(library, "adam_update", _one)
+        self.update.add_prim_attr("side_effect_mem", True)  # whoever reads the parameter later reads the new values
 
     def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor,
                   factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor) -> Tensor:

@@ -114,12 +114,14 @@ def replicas(name: str, plan: Plan, at: Coordinates) -> tuple[int, int]:
 
 def optimizer_box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) -> Box:
     """The part of a parameter whose moments the rank there keeps: with optimizer_shard its share of the rows of what it
-    holds, where they divide; else all of that."""
+    holds (of a single expert: of that one's rows), where they divide; else all of that. The replicas' parts follow each
+    other in memory."""
     held = box(name, shape, plan, at)
     which, parts = replicas(name, plan, at)
-    if not plan.optimizer_shard or not shape or held.shape[0] % parts:
+    rows = next((axis for axis, size in enumerate(held.shape) if size > 1), None)
+    if not plan.optimizer_shard or rows is None or held.shape[rows] % parts:
         return held
-    return held.part(0, which, parts)
+    return held.part(rows, which, parts)
 
 
 def parameter_shapes(config: PanguAlphaConfig) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,158 @@
+"""MindSpore's .ckpt files, of which any part can be read, and which are written a parameter at a time.
+
+A file is one protobuf message (MindSpore's checkpoint.proto), a list of {1: name, 2: {1: dimensions, 2: type,
+3: content}}; a large parameter comes in several such pieces. `mindspore.load_checkpoint` holds all of a file in memory,
+several times over, which each rank of a run would have to do for its slices of it.
+"""
+
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from mindspore.common import np_dtype
+
+from src.errors import InputError
+from src.parallel.sharding import Box
+
+DTYPES = {name: np.dtype(name.lower()) for name in (
+    "Float32", "Float16", "Float64", "Int64", "Int32", "Int16", "Int8", "UInt64", "UInt32", "UInt16", "UInt8", "Bool")}
+DTYPES["BFloat16"] = np.dtype(np_dtype.bfloat16)  # MindSpore's names of types, and numpy's types
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PIECE_BYTES = 1 << 29  # as in MindSpore's own files; protobuf allows a message less than 2 GiB
+_CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 10  # may follow the message
+_VARINT, _SPAN = 0, 2  # protobuf's wire types
+
+
+@dataclass
+class Stored:
+    """Where a parameter lies in a file.
+
+    Args:
+        dtype: MindSpore's name of it, such as Float32.
+        shape: Its dimensions.
+        pieces: The bytes of each piece, one after the other its content.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: list[range] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the pieces have as many bytes as dtype and shape need."""
+        itemsize = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 0
+        return not itemsize or sum(map(len, self.pieces)) == itemsize * prod(self.shape)
+
+
+def index(path: Path) -> dict[str, Stored]:
+    """The parameters of a file, by name, without reading their content.
+
+    Raises:
+        InputError: It can't be read, or is no whole .ckpt file.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _index(data)
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # what other bytes than protobuf end in
+        raise InputError(f"{path} is not a whole MindSpore checkpoint ({path.stat().st_size} bytes): fetch or copy it "
+                         "again") from error
+
+
+def _index(data: mmap.mmap) -> dict[str, Stored]:
+    end = len(data)
+    tail = len(_CHECKSUM_MARK) + _CHECKSUM_BYTES
+    if data[-tail:-_CHECKSUM_BYTES] == _CHECKSUM_MARK:
+        end -= tail
+    found: dict[str, Stored] = {}
+    for _, value in _fields(data, range(end)):
+        parts = dict(_fields(data, value))
+        if 2 not in parts:  # a hash table, MindSpore's MapParameter
+            continue
+        tensor = list(_fields(data, parts[2]))
+        dims, rest = tuple(number for key, number in tensor if key == 1), dict(tensor)
+        name = _text(data, parts[1])
+        dims = () if dims == (0,) else dims  # older files' scalars
+        stored = found.setdefault(name, Stored(_text(data, rest[2]), dims))
+        stored.pieces.append(rest[3])
+    if not all(stored.is_whole for stored in found.values()):
+        raise ValueError("content and shape differ")
+    return found
+
+
+def _text(data: mmap.mmap, span: range) -> str:
+    return data[span.start:span.stop].decode()
+
+
+def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, int | range]]:
+    """The fields of a message: their numbers, with a number or with where the content lies."""
+    at = span.start
+    while at < span.stop:
+        key, at = _varint(data, at)
+        kind = key & 7
+        value, at = _varint(data, at)
+        if kind == _SPAN:
+            value, at = range(at, at + value), at + value
+        if kind not in (_VARINT, _SPAN) or at > span.stop:
+            raise ValueError("no such field")
+        yield key >> 3, value
+
+
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    """A number, seven bits a byte, the lowest first; and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+
+
+def read(path: Path, stored: Stored, box: Box) -> np.ndarray:
+    """A copy of part of a parameter."""
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    pieces = [np.frombuffer(data, np.uint8, len(piece), piece.start) for piece in stored.pieces]
+    content = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    dtype = DTYPES[stored.dtype]
+    # Content begins at any byte, and only numpy's own types may be copied from there.
+    words = content.view(f"u{dtype.itemsize}").reshape(stored.shape)
+    return np.array(words[box.index]).view(dtype)
+
+
+def write(path: Path, parameters: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write (name, values) pairs, one at a time; byte for byte what mindspore.save_checkpoint would."""
+    with path.open("wb") as file:
+        for name, values in parameters:
+            dims = b"".join(_encoded(1 << 3 | _VARINT) + _encoded(size) for size in values.shape)
+            shape_and_type = dims + _span(2, DTYPE_NAMES[values.dtype].encode())
+            content = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+            for first in range(0, content.size, PIECE_BYTES):
+                piece = content[first:first + PIECE_BYTES]
+                tensor = shape_and_type + _head(3, piece.size)
+                value = _span(1, name.encode()) + _head(2, len(tensor) + piece.size) + tensor
+                file.write(_head(1, len(value) + piece.size) + value)
+                file.write(piece)
+
+
+def _encoded(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+def _head(number: int, length: int) -> bytes:
+    """What stands before a field's content."""
+    return _encoded(number << 3 | _SPAN) + _encoded(length)
+
+
+def _span(number: int, content: bytes) -> bytes:
+    return _head(number, len(content)) + content

@@ -1,0 +1,51 @@
+"""Expert parallel: the experts of an MoE layer spread over a group whose ranks each have tokens of their own."""
+
+from mindspore import Tensor, nn, ops
+
+from src.moe import MixtureOfExperts
+from src.pangu_alpha import PanguAlphaModel
+from src.parallel.collectives import AllToAll
+from src.parallel.mesh import Group
+
+
+def attach_to_model(model: PanguAlphaModel, group: Group) -> None:
+    """Send each token to the rank that has its expert, and the answer back.
+
+    Args:
+        model: Its experts are this rank's slices.
+        group: The expert-parallel ranks.
+    """
+    if group.size == 1:
+        return
+    for _, cell in model.cells_and_names():
+        if isinstance(cell, MixtureOfExperts):
+            cell.exchange_in = ToExperts(group)
+            cell.exchange_out = FromExperts(group)
+
+
+class ToExperts(nn.Cell):
+    """(E, N, H), this rank's tokens for all experts -> (E / ranks, ranks * N, H), all ranks' tokens for its own."""
+
+    def __init__(self, group: Group):
+        super().__init__()
+        self.size = group.size
+        self.swap = AllToAll(group)
+
+    def construct(self, x: Tensor) -> Tensor:
+        experts, tokens, hidden = x.shape
+        parts = ops.reshape(self.swap(x), (self.size, experts // self.size, tokens, hidden))
+        return ops.reshape(ops.transpose(parts, (1, 0, 2, 3)), (experts // self.size, -1, hidden))
+
+
+class FromExperts(nn.Cell):
+    """The way back of ToExperts."""
+
+    def __init__(self, group: Group):
+        super().__init__()
+        self.size = group.size
+        self.swap = AllToAll(group)
+
+    def construct(self, x: Tensor) -> Tensor:
+        experts, tokens, hidden = x.shape
+        parts = ops.transpose(ops.reshape(x, (experts, self.size, -1, hidden)), (1, 0, 2, 3))
+        return self.swap(ops.reshape(parts, (experts * self.size, -1, hidden)))

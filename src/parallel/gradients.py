@@ -1,0 +1,222 @@
+"""Gradients of data-parallel ranks: summed, or summed and cut into the parts that each rank updates (ZeRO-1)."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from math import prod
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from src.optimizer import Optimizer
+from src.pangu_alpha import PanguAlphaWithLoss
+from src.pangu_alpha_config import PanguAlphaConfig, TrainingConfig
+from src.parallel import sharding
+from src.parallel.collectives import AllGather, AllReduce, Chain, ReduceScatter
+from src.parallel.mesh import Group, Mesh
+
+LARGEST_MESSAGE = 1 << 25  # elements that are sent together
+
+
+def attach_to_loss(network: PanguAlphaWithLoss, mesh: Mesh) -> None:
+    """Make the loss this rank's share of the whole batch's: the sum over the ranks is the mean over all tokens."""
+    group = mesh.group("data", "expert")
+    if group.size > 1:
+        network.count = Chain(network.count, AllReduce(group))
+        network.balance_loss_factor /= group.size
+
+
+class Layout:
+    """For each parameter that this rank holds, which ranks have the same one, and which part of it this one updates.
+
+    Args:
+        mesh: This rank's place.
+        config: Whose parameters.
+        names: Of the parameters that this rank holds.
+    """
+
+    def __init__(self, mesh: Mesh, config: PanguAlphaConfig, names: Sequence[str]):
+        self.mesh, self.names = mesh, list(names)
+        self.shapes = sharding.parameter_shapes(config)
+        self.boxes = {name: sharding.optimizer_box(name, self.shapes[name], mesh.plan, mesh.at) for name in names}
+        self.held = {name: sharding.box(name, self.shapes[name], mesh.plan, mesh.at) for name in names}
+
+    def replicas(self, name: str) -> Group:
+        """The ranks that hold the same part, but have other data."""
+        axes = ("data",) if sharding.is_expert(name) else ("data", "expert")
+        return self.mesh.group(*axes)
+
+    def is_cut(self, name: str) -> bool:
+        """Whether each of those ranks updates only its part."""
+        return self.boxes[name] != self.held[name]
+
+    def part(self, name: str, held: np.ndarray) -> np.ndarray:
+        """What this rank updates of what it holds."""
+        return np.ascontiguousarray(held[self.boxes[name].within(self.held[name]).index])
+
+    def is_counted(self, name: str, group: Group) -> bool:
+        """Whether this rank is the first of a group to hold its part: it alone adds it to a global sum."""
+        plan, mine = self.mesh.plan, self.boxes[name]
+        for rank in group.ranks[:group.index]:
+            at = plan.coordinates(rank)
+            if at.pipeline in sharding.stages(name, plan) and \
+                    sharding.optimizer_box(name, self.shapes[name], plan, at) == mine:
+                return False
+        return True
+
+
+class Messages(nn.Cell):
+    """Sends many tensors in few large messages, matrices of one row a rank.
+
+    Args:
+        send: What is done with a message: (rows, elements) -> (rows', elements).
+        rows: Of a message on its way in: each tensor is laid into it as `rows` equal parts.
+        shapes: Of the tensors on their way in.
+        out_shapes: Of what they become.
+    """
+
+    def __init__(self, send: nn.Cell, rows: int, shapes: Sequence[Sequence[int]], out_shapes: Sequence[Sequence[int]]):
+        super().__init__()
+        self.send, self.rows = send, rows
+        self.widths = tuple(prod(shape) // rows for shape in shapes)
+        self.out_shapes = tuple(map(tuple, out_shapes))
+        bundles, room = [], 0
+        for i, width in enumerate(self.widths):
+            if not bundles or width * rows > room:
+                bundles.append(())
+                room = LARGEST_MESSAGE
+            bundles[-1] += (i,)
+            room -= width * rows
+        self.bundles = tuple(bundles)
+        self.slice = ops.Slice()  # an index expression takes ten times as long to compile
+
+    def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        results = ()
+        for bundle in self.bundles:
+            columns = ()
+            for i in bundle:
+                columns += (ops.reshape(ops.cast(tensors[i], ms.float32), (self.rows, -1)),)
+            message = self.send(ops.concat(columns, 1))
+            begin = 0
+            for i in bundle:
+                columns = self.slice(message, (0, begin), (message.shape[0], self.widths[i]))
+                results += (ops.reshape(columns, self.out_shapes[i]),)
+                begin += self.widths[i]
+        return results
+
+
+class ReduceGradients(nn.Cell):
+    """A rank's gradients, of what it holds -> float32 gradients of the whole batch, of what it updates."""
+
+    def __init__(self, layout: Layout):
+        super().__init__()
+        mesh, names = layout.mesh, layout.names
+        first, last = (mesh.plan.at_stage(mesh.rank, stage) for stage in (0, mesh.plan.pipeline - 1))
+        self.tied = names.index(sharding.WORD_TABLE) if mesh.rank in (first, last) and first != last else -1
+        if self.tied >= 0:
+            self.sum_tied = AllReduce(mesh.group_of((first, last)))
+        kinds = defaultdict(list)
+        for i, name in enumerate(names):
+            if layout.replicas(name).size > 1:
+                kinds[layout.replicas(name), layout.is_cut(name)].append(i)
+        self.members = tuple(map(tuple, kinds.values()))
+        messages = []
+        for (group, is_cut), members in kinds.items():
+            send, rows = (ReduceScatter(group), group.size) if is_cut else (AllReduce(group), 1)
+            messages.append(Messages(send, rows, [layout.held[names[i]].shape for i in members],
+                                     [layout.boxes[names[i]].shape for i in members]))
+        self.messages = nn.CellList(messages)
+        places = {i: (kind, place) for kind, members in enumerate(self.members) for place, i in enumerate(members)}
+        self.places = tuple(places.get(i, (-1, 0)) for i in range(len(names)))
+
+    def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.tied >= 0:
+            total = self.sum_tied(gradients[self.tied])
+            gradients = gradients[:self.tied] + (total,) + gradients[self.tied + 1:]
+        sent = ()
+        for kind, send in enumerate(self.messages):
+            chosen = ()
+            for i in self.members[kind]:
+                chosen += (gradients[i],)
+            sent += (send(chosen),)
+        results = ()
+        for i, (kind, place) in enumerate(self.places):
+            results += (gradients[i] if kind < 0 else sent[kind][place],)
+        return results
+
+
+class GlobalNormOfRanks(nn.Cell):
+    """The norm of all gradients, of which each rank has some, and several may have the same.
+
+    Args:
+        norm: Of some tensors.
+        layout: What this rank has.
+    """
+
+    def __init__(self, norm: nn.Cell, layout: Layout):
+        super().__init__()
+        axes = ("pipeline", "expert", "tensor") + (("data",) if layout.mesh.plan.optimizer_shard else ())
+        group = layout.mesh.group(*axes)
+        self.norm = norm
+        self.counted = tuple(i for i, name in enumerate(layout.names) if layout.is_counted(name, group))
+        self.sum = AllReduce(group) if group.size > 1 else nn.Identity()
+
+    def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        mine = ()
+        for i in self.counted:
+            mine += (gradients[i],)
+        return ops.sqrt(self.sum(ops.square(self.norm(mine))))
+
+
+class ShardedOptimizer(nn.Cell):
+    """An optimizer of this rank's parts, after which all ranks give each other theirs (ZeRO-1, arXiv 1910.02054).
+
+    Args:
+        config: Of the optimizer.
+        parameters: That this rank holds.
+        layout: Which parts of them it updates.
+    """
+
+    def __init__(self, config: TrainingConfig, parameters: Sequence[Parameter], layout: Layout):
+        super().__init__(auto_prefix=False)
+        self.layout = layout
+        names = layout.names
+        updated = [self._part(parameter) if layout.is_cut(parameter.name) else parameter for parameter in parameters]
+        self.inner = Optimizer(config, updated, names)
+        kinds = defaultdict(list)
+        for i, name in enumerate(names):
+            if layout.is_cut(name):
+                kinds[layout.replicas(name)].append(i)
+        self.held = tuple(ParameterTuple([parameters[i] for i in members]) for members in kinds.values())
+        self.parts = tuple(ParameterTuple([updated[i] for i in members]) for members in kinds.values())
+        self.messages = nn.CellList([
+            Messages(AllGather(group), 1, [updated[i].shape for i in members], [parameters[i].shape for i in members])
+            for group, members in kinds.items()])
+
+    def _part(self, held: Parameter) -> Parameter:
+        value = self.layout.part(held.name, held.asnumpy())
+        return Parameter(Tensor(value, held.dtype), name=f"part.{held.name}", requires_grad=False)
+
+    @property
+    def state(self) -> list[Parameter]:
+        """All moments of this rank."""
+        return self.inner.state
+
+    def refresh(self) -> None:
+        """Take the parts anew from parameters that were loaded."""
+        for held, parts in zip(self.held, self.parts, strict=True):
+            for whole, part in zip(held, parts, strict=True):
+                part.set_data(Tensor(self.layout.part(whole.name, whole.asnumpy()), part.dtype))
+
+    def construct(self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor,
+                  beta2_power: Tensor) -> tuple[Tensor, ...]:
+        updated = self.inner(gradients, factor, lr, beta1_power, beta2_power)
+        done = ()
+        for kind, send in enumerate(self.messages):
+            parts = ()
+            for part in self.parts[kind]:
+                parts += (ops.depend(part, updated),)
+            gathered = send(parts)
+            for i in range(len(gathered)):
+                done += (ops.assign(self.held[kind][i], ops.cast(gathered[i], self.held[kind][i].dtype)),)
+        return updated + done

@@ -1,0 +1,103 @@
+"""The connected ranks: who this process is, and the groups that it talks in."""
+
+import os
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.communication import create_group, get_group_size, get_rank, init
+
+from src.errors import InputError
+from src.parallel.plan import AXES, Coordinates, Plan
+
+LAUNCHED = ("MS_WORKER_NUM", "RANK_TABLE_FILE", "OMPI_COMM_WORLD_SIZE")  # by msrun, for a rank table, by mpirun
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks that communicate.
+
+    Args:
+        ranks: All of them, in order.
+        index: Which of them this process is.
+        name: Of the communicator; empty for a group of one.
+    """
+
+    ranks: tuple[int, ...] = (0,)
+    index: int = 0
+    name: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return len(self.ranks)
+
+
+class Mesh:
+    """A plan and this process's place in it. A run of one process has one too, without any communication.
+
+    Args:
+        plan: The plan.
+        rank: This process.
+    """
+
+    def __init__(self, plan: Plan, rank: int = 0):
+        self.plan, self.rank = plan, rank
+        self.at: Coordinates = plan.coordinates(rank)
+        self._groups: dict[tuple[int, ...], Group] = {}
+        self._sums: dict[str, nn.Cell] = {}
+
+    def group(self, *axes: str) -> Group:
+        """This rank's group along these axes. All ranks ask for their groups in the same order."""
+        return self.group_of(self.plan.group(self.rank, *axes))
+
+    def group_of(self, ranks: tuple[int, ...]) -> Group:
+        """The group of some ranks, of which this is one."""
+        if ranks not in self._groups:
+            name = ""
+            if len(ranks) > 1:
+                name = "ranks_" + "_".join(map(str, ranks)) if len(ranks) < self.plan.world_size else "world"
+                create_group(name, list(ranks))
+            self._groups[ranks] = Group(ranks, ranks.index(self.rank), name)
+        return self._groups[ranks]
+
+    def total(self, values: np.ndarray, *axes: str) -> np.ndarray:
+        """The sum of float32 arrays over a group: for what the host decides or reports."""
+        group = self.group(*axes)
+        values = np.asarray(values, np.float32)
+        if group.size == 1:
+            return values
+        if group.name not in self._sums:
+            self._sums[group.name] = ops.AllReduce(ops.ReduceOp.SUM, group.name)
+        return self._sums[group.name](Tensor(values.reshape(-1))).asnumpy().reshape(values.shape)
+
+    def all_true(self, value: bool) -> bool:
+        """Meet the other ranks: whether all of them gave True."""
+        return not self.total(np.array([not value]), *AXES).any()
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that were started together."""
+    return any(os.environ.get(name) for name in LAUNCHED)
+
+
+def connect(plan: Plan) -> Mesh:
+    """Meet the other ranks; of one rank, nothing.
+
+    Raises:
+        InputError: Another number of processes was started than the plan has ranks.
+    """
+    if not is_launched():
+        if plan.world_size == 1:
+            return Mesh(plan)
+        raise InputError(f"the plan has {plan.world_size} ranks (parallel.data {plan.data} x tensor {plan.tensor} x "
+                         f"pipeline {plan.pipeline} x expert {plan.expert}), but this is one process; start all with "
+                         "scripts/run_distribute_train.sh or `python -m src.parallel.launch`")
+    init()
+    if get_group_size() != plan.world_size:
+        raise InputError(f"{get_group_size()} ranks were started, but parallel.data {plan.data} x tensor {plan.tensor} "
+                         f"x pipeline {plan.pipeline} x expert {plan.expert} makes {plan.world_size}; say "
+                         "--parallel.data or --parallel.world_size")
+    ms.set_seed(0)  # what MindSpore itself draws must be the same everywhere
+    return Mesh(plan, get_rank())

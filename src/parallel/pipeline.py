@@ -1,0 +1,246 @@
+"""Pipeline parallel: the layers in stages, each on ranks of its own, and micro-batches that follow each other (1F1B).
+
+A stage's backward pass computes its forward pass again, from the hidden states that came in: those are all that a rank
+keeps of a micro-batch in flight. The order of work is PipeDream-Flush's (arXiv 2006.09503).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from src.optimizer import StepScalars
+from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
+from src.pangu_alpha_wrapcell import ApplyGradients, StepResult, add_to, take, zero_sums
+from src.parallel.collectives import NeighbourExchange
+from src.parallel.mesh import Mesh
+
+
+def keep_stage(model: PanguAlphaModel, mesh: Mesh) -> None:
+    """Leave of a model what this rank's stage computes.
+
+    Its backbone then takes the hidden states of the stage before in the place of ids, but for the first stage, and
+    returns those for the next one, but for the last. The last stage keeps the word embedding, for the head.
+
+    Args:
+        model: Built without data.
+        mesh: Whose stage.
+    """
+    plan, stage = mesh.plan, mesh.at.pipeline
+    if plan.pipeline == 1:
+        return
+    names = {id(parameter): parameter.name for parameter in model.get_parameters()}
+    backbone, layers = model.backbone, plan.layers(stage)
+    blocks = [backbone.blocks[i] for i in layers if i < plan.num_layers - 1]
+    backbone.blocks = nn.CellList(blocks)
+    is_last = stage == plan.pipeline - 1
+    if stage > 0:
+        backbone.embedding = Received(backbone.embedding.word_embedding if is_last else None)
+    if not is_last:
+        backbone.layernorm = nn.Identity()
+        backbone.top_query_embedding = nn.Identity()
+        backbone.top_query_layer = PassOn()
+    for parameter in model.get_parameters():
+        parameter.name = names[id(parameter)]  # a cell in a new place renames what it holds
+
+
+class Received(nn.Cell):
+    """In the place of an embedding: the hidden states have come already."""
+
+    def __init__(self, word_embedding: nn.Cell | None):
+        super().__init__()
+        if word_embedding is not None:
+            self.word_embedding = word_embedding
+
+    def construct(self, x: Tensor, position_ids: Tensor, dropout_key: Tensor | None = None) -> Tensor:
+        return x
+
+
+class PassOn(nn.Cell):
+    """In the place of the query layer: it is on another stage."""
+
+    def construct(self, x: Tensor, *others: Tensor) -> tuple[Tensor, float]:
+        return x, 0.0
+
+
+class Links:
+    """What goes to and comes from the neighbouring stages. Both neighbours call the same exchange at the same time.
+
+    Args:
+        mesh: This rank's place.
+    """
+
+    def __init__(self, mesh: Mesh):
+        last, stage = mesh.plan.pipeline - 1, mesh.at.pipeline
+        self.is_first, self.is_last = stage == 0, stage == last
+        self._exchanges = {}
+        # Neighbours make their groups together: those above even stages first, or each would wait for another.
+        for lower in sorted((stage - 1, stage), key=lambda number: number % 2):
+            if 0 <= lower < last:
+                pair = mesh.plan.at_stage(mesh.rank, lower), mesh.plan.at_stage(mesh.rank, lower + 1)
+                self._exchanges[lower == stage] = NeighbourExchange(mesh.group_of(pair))
+
+    def up(self, x: Tensor) -> Tensor:
+        """Send to the next stage and receive what it sends."""
+        return self._exchanges[True](x)
+
+    def down(self, x: Tensor) -> Tensor:
+        """Send to the stage before and receive what it sends."""
+        return self._exchanges[False](x)
+
+
+class Stage(nn.Cell):
+    """What a stage computes: of the last one the loss, of the others hidden states.
+
+    Inputs:
+        x: Ids (B, S) of the first stage, else hidden states (B * S, H). position_ids, attention_mask, dropout_key, ids,
+        loss_mask: As PanguAlphaWithLoss takes them.
+    """
+
+    def __init__(self, network: PanguAlphaWithLoss, is_last: bool):
+        super().__init__(auto_prefix=False)
+        self.network, self.is_last = network, is_last
+
+    def construct(self, x: Tensor, position_ids: Tensor, attention_mask: Tensor, dropout_key: Tensor | None,
+                  ids: Tensor, loss_mask: Tensor | None) -> Tensor:
+        x, _ = self.network.model.backbone(x, position_ids, attention_mask, dropout_key)
+        return self.network.of_hidden(x, ids, loss_mask) if self.is_last else x
+
+
+class StageObjective(nn.Cell):
+    """What is differentiated: a scalar with the gradients of the whole objective, as far as they come from here.
+
+    Inputs:
+        x; gradient: of the objective by what the stage returns, nothing for the last one; loss_scale; and what else a
+        Stage takes.
+
+    Returns:
+        The scalar; and of the last stage the loss, of the others 0.
+    """
+
+    def __init__(self, network: PanguAlphaWithLoss, is_last: bool):
+        super().__init__(auto_prefix=False)
+        self.network, self.is_last = network, is_last
+
+    def construct(self, x: Tensor, gradient: Tensor | None, loss_scale: Tensor, position_ids: Tensor,
+                  attention_mask: Tensor, dropout_key: Tensor | None, ids: Tensor,
+                  loss_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, balance = self.network.model.backbone(x, position_ids, attention_mask, dropout_key)
+        if self.is_last:
+            loss = self.network.of_hidden(x, ids, loss_mask)
+            return self.network.add_balance(loss, balance) * loss_scale, loss
+        product = ops.cast(x, ms.float32) * ops.cast(gradient, ms.float32)
+        zero = Tensor(0.0, ms.float32)
+        return ops.ReduceSum()(product) + self.network.add_balance(zero, balance) * loss_scale, zero
+
+
+class Backward(nn.Cell):
+    """Adds a stage's gradients up. Takes what StageObjective takes.
+
+    Returns:
+        The loss, and the gradient of x; of the first stage, whose x is ids, the loss again.
+    """
+
+    def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], sums: ParameterTuple, links: Links):
+        super().__init__(auto_prefix=False)
+        self.sums, self.is_first = sums, links.is_first
+        self.value_and_gradients = ms.value_and_grad(StageObjective(network, links.is_last),
+                                                     None if links.is_first else 0, ParameterTuple(parameters),
+                                                     has_aux=True)
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        (_, loss), gradients = self.value_and_gradients(*inputs)
+        if self.is_first:
+            return ops.depend(loss, add_to(self.sums, gradients)), loss
+        return ops.depend(loss, add_to(self.sums, gradients[1])), gradients[0]
+
+
+class ApplySums(nn.Cell):
+    """ApplyGradients of what was added up; the sums are 0 afterwards."""
+
+    def __init__(self, apply_gradients: ApplyGradients, sums: ParameterTuple):
+        super().__init__(auto_prefix=False)
+        self.apply_gradients, self.sums = apply_gradients, sums
+
+    def construct(self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor,
+                  beta2_power: Tensor) -> tuple[Tensor, Tensor]:
+        return self.apply_gradients(take(self.sums), loss_scale, lr, beta1_power, beta2_power)
+
+
+class PipelineStepper:
+    """As `src.pangu_alpha_wrapcell.Stepper`, of a rank whose model is one stage.
+
+    Args:
+        network: The loss, of the model after `keep_stage`.
+        parameters: Of this stage.
+        apply_gradients: What the gradients go to.
+        mesh: This rank's place.
+    """
+
+    def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], apply_gradients: ApplyGradients,
+                 mesh: Mesh):
+        self._stages_after = mesh.plan.pipeline - 1 - mesh.at.pipeline
+        self._links = Links(mesh)
+        model = network.model.config
+        self._width, self._dtype = model.hidden_size, getattr(ms, model.compute_dtype)
+        self._stage = Stage(network, self._links.is_last)
+        sums = zero_sums(parameters)
+        self._backward = Backward(network, parameters, sums, self._links)
+        self._apply = ApplySums(apply_gradients, sums)
+
+    def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Sequence[Tensor]]) -> StepResult:
+        """One optimizer step over micro-batches, each what PanguAlphaWithLoss takes. Only the last stage has a loss."""
+        scale, losses = Tensor(np.float32(loss_scale)), []
+        batches, in_flight = deque(micro_batches), deque()
+        nothing = self._nothing(batches[0])
+
+        def forward(x: Tensor, batch: Sequence[Tensor]) -> Tensor | None:
+            """Note the micro-batch, and send it up; what comes back is the gradient of an earlier one."""
+            in_flight.append((x, self._others(batch)))
+            return None if self._links.is_last else self._links.up(self._stage(x, *in_flight[-1][1]))
+
+        def backward(gradient: Tensor | None) -> Tensor:
+            x, others = in_flight.popleft()
+            loss, of_x = self._backward(x, gradient, scale, *others)
+            losses.append(loss)
+            return of_x
+
+        for _ in range(min(self._stages_after, len(batches))):
+            batch = batches.popleft()
+            forward(self._from_below(batch, nothing), batch)
+        x = self._from_below(batches[0], nothing) if batches else None
+        while batches:
+            of_x = backward(forward(x, batches.popleft()))
+            if not self._links.is_first:
+                x = self._links.down(of_x)
+            elif batches:
+                x = self._from_below(batches[0], nothing)
+        while in_flight:
+            of_x = backward(self._links.up(nothing))
+            if not self._links.is_first:
+                self._links.down(of_x)
+        norm, finite = self._apply(scale, *scalars.tensors())
+        return StepResult(float(np.mean([loss.asnumpy() for loss in losses])), float(norm.asnumpy()),
+                          bool(finite.asnumpy()))
+
+    def evaluate(self, batch: Sequence[Tensor]) -> float:
+        """This rank's share of the loss of a batch; 0 before the last stage."""
+        result = self._stage(self._from_below(batch, self._nothing(batch)), *self._others(batch))
+        if self._links.is_last:
+            return float(result.asnumpy())
+        self._links.up(result)
+        return 0.0
+
+    def _nothing(self, batch: Sequence[Tensor]) -> Tensor:
+        return ops.zeros((batch[1].size, self._width), self._dtype)
+
+    def _from_below(self, batch: Sequence[Tensor], nothing: Tensor) -> Tensor:
+        return batch[0][:, :-1] if self._links.is_first else self._links.down(nothing)
+
+    @staticmethod
+    def _others(batch: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """What a Stage takes after x, from a batch of PanguAlphaWithLoss."""
+        ids, position_ids, attention_mask, loss_mask, dropout_key = batch
+        return position_ids, attention_mask, dropout_key, ids, loss_mask

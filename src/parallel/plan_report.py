@@ -1,0 +1,132 @@
+"""`train.py --plan`: who does what, what each rank holds and sends, as text. The figures are those of costs.py."""
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+from src.pangu_alpha_config import RunConfig
+from src.parallel.costs import bubble, communication, rank_memory
+from src.parallel.plan import Plan
+
+MOST_ROWS = 16  # of the table of ranks, before only the first and last ranks of each stage are shown
+_UNITS = (("GiB", 2 ** 30), ("MiB", 2 ** 20), ("KiB", 2 ** 10))
+_KINDS = ("tensor", "data", "pipeline", "tied embedding", "expert")  # of communication
+
+
+def describe(config: RunConfig) -> str:
+    """All that `--plan` prints."""
+    plan = Plan.of(config.parallel, config.model)
+    return "\n\n".join([_summary(config, plan), _ranks(plan), _stages(config, plan), _memory(config, plan),
+                        _traffic(config, plan)])
+
+
+def _summary(config: RunConfig, plan: Plan) -> str:
+    model, training, parallel = config.model, config.training, config.parallel
+    experts = f", {model.num_experts} experts every {model.expert_interval} layers" if model.num_experts else ""
+    tokens = plan.data_ranks * config.micro_steps * training.batch_size * model.seq_length
+    switched_on = ", ".join(name for name in ("optimizer_shard", "sequence_parallel", "recompute", "optimizer_offload")
+                            if getattr(parallel, name))
+    return "\n".join([
+        f"model   {model.num_parameters:,} parameters: {model.num_layers} layers (the query layer counted), "
+        f"hidden size {model.hidden_size}, {model.num_heads} heads,",
+        f"        vocabulary {model.vocab_size}{experts}; weights {model.param_init_dtype}, computed in "
+        f"{model.compute_dtype}",
+        f"world   {plan.world_size} ranks = {plan.pipeline} pipeline (pp) x {plan.data} data (dp) x {plan.expert} "
+        f"expert (ep) x {plan.tensor} tensor (tp)",
+        *([f"        with {switched_on}"] if switched_on else []),
+        f"batch   {tokens:,} tokens a step = {plan.data_ranks} ranks with data of their own x {config.micro_steps} "
+        f"micro-batches x {training.batch_size} sequences x {model.seq_length}",
+        f"bubble  {bubble(plan.pipeline, config.micro_steps):.1%} of a step = ({plan.pipeline} stages - 1) / "
+        f"({config.micro_steps} micro-batches + {plan.pipeline} - 1)"])
+
+
+def _ranks(plan: Plan) -> str:
+    shown, which = range(plan.world_size), "Ranks"
+    if plan.world_size > MOST_ROWS:
+        of_stages = [_stage_ranks(plan, stage) for stage in range(plan.pipeline)]
+        shown = sorted({rank for ranks in of_stages for rank in (ranks[0], ranks[-1])})
+        which = "The first and last rank of each stage"
+    groups = {"tensor group": ("tensor",), "data group": ("data",), "pipeline group": ("pipeline",)}
+    if plan.expert > 1:
+        groups |= {"expert group": ("expert",), "data x expert group": ("data", "expert")}
+    rows = [[rank, *astuple(plan.coordinates(rank)), *(_ranges(plan.group(rank, *axes)) for axes in groups.values())]
+            for rank in shown]
+    return _table(f"{which}, and the groups that each is in", ["rank", "pp", "dp", "ep", "tp", *groups], rows)
+
+
+def _stages(config: RunConfig, plan: Plan) -> str:
+    rows = []
+    for stage in range(plan.pipeline):
+        ranks = _stage_ranks(plan, stage)
+        rows.append([stage, _ranges(ranks), _layer_names(plan, stage), f"{rank_memory(config, ranks[0]).parameters:,}"])
+    return _table("Stages", ["stage", "ranks", "layers", "parameters a rank"], rows)
+
+
+def _layer_names(plan: Plan, stage: int) -> str:
+    layers, query_layer = plan.layers(stage), plan.num_layers - 1
+    blocks = [layer for layer in layers if layer < query_layer]
+    names = ["embedding"] if stage == 0 else []
+    if blocks:
+        names.append(f"blocks {blocks[0]}-{blocks[-1]}" if len(blocks) > 1 else f"block {blocks[0]}")
+    if query_layer in layers:
+        names += ["query layer", "head"]
+    return ", ".join(names)
+
+
+def _memory(config: RunConfig, plan: Plan) -> str:
+    held = [rank_memory(config, _stage_ranks(plan, stage)[0]) for stage in range(plan.pipeline)]
+    columns = {"weights": "weights", "gradients": "gradients",
+               "moments": "moments (host)" if config.parallel.optimizer_offload else "moments"}
+    told = ""
+    if any(memory.slices for memory in held):
+        columns["slices"] = "updated slices"
+        told = ("\nupdated slices: a copy of the rows that the rank updates, of each parameter whose rows divide "
+                "over its replicas")
+    columns |= {"activations": "activations (estimate)", "total": "total"}
+    unit, size = _unit(max(memory.total for memory in held))
+    rows = [[stage, *(f"{getattr(memory, name) / size:.3f}" for name in columns)] for stage, memory in enumerate(held)]
+    return _table(f"Memory a rank, {unit}", ["stage", *columns.values()], rows) + told
+
+
+def _traffic(config: RunConfig, plan: Plan) -> str:
+    sends = [communication(config, _stage_ranks(plan, stage)[0]) for stage in range(plan.pipeline)]
+    if not any(sends):
+        return "Communication: none, by a single rank"
+    kinds = [kind for kind in _KINDS if any(one.kind == kind for of_stage in sends for one in of_stage)]
+    unit, size = _unit(max(sum(one.payload for one in of_stage) for of_stage in sends))
+    rows = []
+    for stage, of_stage in enumerate(sends):
+        payloads = [sum(one.payload for one in of_stage if one.kind == kind) for kind in kinds]
+        rows.append([stage, *(f"{value / size:.3f}" for value in (*payloads, sum(payloads),
+                                                                  sum(one.sent for one in of_stage)))])
+    table = _table(f"Communication a step and rank, {unit} of payload (an AllReduce counts its array once)",
+                   ["stage", *kinds, "total", "sent by a ring"], rows)
+    for kind in kinds:
+        operations = dict.fromkeys(f"{one.operation} among {one.ranks}" for of_stage in sends for one in of_stage
+                                   if one.kind == kind)
+        table += f"\n{kind}: {', '.join(operations)}"
+    return table
+
+
+def _stage_ranks(plan: Plan, stage: int) -> range:
+    width = plan.world_size // plan.pipeline
+    return range(stage * width, (stage + 1) * width)
+
+
+def _unit(largest: int) -> tuple[str, int]:
+    """The largest unit of which there is at least a half."""
+    return next((unit for unit in _UNITS if 2 * largest >= unit[1]), _UNITS[-1])
+
+
+def _ranges(ranks: Sequence[int]) -> str:
+    """`0-7`, or `0, 128 .. 1920` of ranks in equal steps."""
+    if len(ranks) <= 3:
+        return ", ".join(map(str, ranks))
+    step = ranks[1] - ranks[0]
+    return f"{ranks[0]}-{ranks[-1]}" if step == 1 else f"{ranks[0]}, {ranks[1]} .. {ranks[-1]}"
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,56 @@
+"""A model and its train step, spread over a mesh: the one place that knows all kinds of parallelism."""
+
+from mindspore.nn.utils import no_init_parameters
+
+from src.cpu_kernels.attach import attach_to_training
+from src.optimizer import Optimizer
+from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
+from src.parallel import expert, gradients, pipeline, tensor
+from src.parallel.gradients import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
+from src.parallel.mesh import Mesh
+from src.parallel.pipeline import PipelineStepper
+from src.parallel.slices import allocate
+
+
+def build_model(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> PanguAlphaModel:
+    """This rank's part of a model, not yet attached to the others.
+
+    Args:
+        config: Of the whole model.
+        mesh: This rank's place.
+        seed: Of the initial weights; None for zeros, where weights are loaded.
+    """
+    with no_init_parameters():
+        model = PanguAlphaModel(config)
+    pipeline.keep_stage(model, mesh)
+    allocate(model, mesh, seed)
+    return model
+
+
+def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tuple[Stepper | PipelineStepper, Optimizer]:
+    """What trains a model of `build_model`, and the optimizer in it (or a ShardedOptimizer)."""
+    training, parameters = config.training, model.trainable_params()
+    layout = Layout(mesh, config.model, [parameter.name for parameter in parameters])
+    network = PanguAlphaWithLoss(config.model, model)
+    optimizer = (ShardedOptimizer(training, parameters, layout) if mesh.plan.optimizer_shard else
+                 Optimizer(training, parameters))
+    apply_gradients = ApplyGradients(optimizer, training.clip_norm, config.micro_steps)
+    # MindSpore's recomputation makes a cycle of a graph with custom operators.
+    if config.parallel.uses_cpu_kernels and not config.parallel.recompute:
+        attach_to_training(network, apply_gradients)
+    if mesh.plan.world_size > 1:
+        group = mesh.group("tensor")
+        tensor.attach_to_model(model, group)
+        tensor.attach_to_loss(network, group)
+        expert.attach_to_model(model, mesh.group("expert"))
+        gradients.attach_to_loss(network, mesh)
+        apply_gradients.reduce_gradients = ReduceGradients(layout)
+        apply_gradients.global_norm = GlobalNormOfRanks(apply_gradients.global_norm, layout)
+    if config.parallel.recompute:
+        for layer in model.layers:
+            layer.recompute()
+    if mesh.plan.pipeline > 1:
+        return PipelineStepper(network, parameters, apply_gradients, mesh), optimizer
+    return Stepper(network, parameters, apply_gradients), optimizer

@@ -1,0 +1,127 @@
+"""Tensor parallel: heads, feed-forward units and vocabulary spread over a group (Megatron-LM, arXiv 1909.08053).
+
+Each rank's layers work on their columns of the first matrices and their rows of the second ones; the sum over the ranks
+after each second one is the layer's output. What a rank holds of which parameter stands in sharding.py.
+"""
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from src.moe import MixtureOfExperts
+from src.pangu_alpha import EmbeddingTable, PanguAlphaModel, PanguAlphaWithLoss
+from src.parallel.collectives import AllGather, AllReduce, BeforeFirst, Chain, Copy, GatherLast, Reduce
+from src.parallel.mesh import Group
+from src.parallel.sharding import WORD_TABLE
+
+
+def attach_to_model(model: PanguAlphaModel, group: Group) -> None:
+    """Let a model, whose parameters are this rank's slices, compute with the others of its group.
+
+    Args:
+        model: Before its first call. Kernels are attached to it before, since their cells are wrapped here.
+        group: The tensor-parallel ranks.
+    """
+    if group.size == 1:
+        return
+    for _, cell in list(model.cells_and_names()):
+        if isinstance(cell, EmbeddingTable) and cell.embedding_table.name == WORD_TABLE:
+            cell.gather = GatherFromPart(cell.gather, cell.embedding_table.shape[0], group)
+    for layer in model.layers:
+        attention, feed = layer.attention, layer.output
+        layer.layernorm1.normalize = Chain(layer.layernorm1.normalize, Copy(group))
+        attention.num_heads //= group.size
+        attention.attention_dropout.part = group.index
+        _sum_after(attention.projection, group)
+        if isinstance(feed, MixtureOfExperts):  # its router works on all tokens on each rank
+            feed.ffn.mapping.product = BeforeFirst(Copy(group), feed.ffn.mapping.product)
+            feed.ffn.projection.product = Chain(feed.ffn.projection.product, Reduce(group))
+        else:
+            layer.layernorm2.normalize = Chain(layer.layernorm2.normalize, Copy(group))
+            _sum_after(feed.projection, group)
+        if layer is model.backbone.top_query_layer:
+            query = attention.dense1  # its input, of no LayerNorm, is nobody else's
+            query.product = BeforeFirst(Copy(group), query.product)
+    model.head.matmul = BeforeFirst(Copy(group), model.head.matmul)
+
+
+def attach_to_loss(network: PanguAlphaWithLoss, group: Group) -> None:
+    """The loss of logits of which each rank has its part of the vocabulary."""
+    if group.size > 1:
+        network.cross_entropy = CrossEntropyOfParts(network.model.config.vocab_size // group.size, group)
+
+
+def attach_to_logits(model: PanguAlphaModel, group: Group) -> None:
+    """Give every rank the logits of the whole vocabulary."""
+    if group.size > 1:
+        model.head.matmul = Chain(model.head.matmul, GatherLast(group))
+
+
+def _sum_after(linear: nn.Cell, group: Group) -> None:
+    linear.product = Chain(linear.product, Reduce(group))
+    linear.product_of_transposed = Chain(linear.product_of_transposed, Reduce(group))
+
+
+class GatherFromPart(nn.Cell):
+    """Rows of a table of which this rank holds `rows`: each id's row comes from the rank that has it."""
+
+    def __init__(self, gather: nn.Cell, rows: int, group: Group):
+        super().__init__()
+        self.gather = gather
+        self.begin, self.rows = rows * group.index, rows
+        self.reduce = Reduce(group)
+        self.cast = ops.Cast()
+        self.mul = ops.Mul()
+
+    def construct(self, table: Tensor, ids: Tensor, axis: int) -> Tensor:
+        place, here = _local(ids, self.begin, self.rows)
+        found = self.gather(table, place, axis)
+        return self.reduce(self.mul(found, ops.expand_dims(self.cast(here, table.dtype), -1)))
+
+
+def _local(ids: Tensor, begin: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Ids counted from `begin`, 0 for those outside of `rows`; and which are inside."""
+    place = ids - begin
+    here = ops.logical_and(place >= 0, place < rows)
+    return ops.mul(place, ops.cast(here, ms.int32)), here
+
+
+class LogSumExpOfParts(nn.Cell):
+    """Of logits (N, V / ranks) and labels (N,): the loss of each row, and the log of its softmax's denominator."""
+
+    def __init__(self, rows: int, group: Group):
+        super().__init__()
+        self.begin, self.rows = rows * group.index, rows
+        self.size = group.size
+        self.gather = AllGather(group)
+        self.sum = AllReduce(group)
+        self.one_hot = ops.OneHot()
+        self.on, self.off = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
+
+    def construct(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        count = labels.shape[0]
+        largest = ops.reshape(self.gather(ops.ReduceMax()(logits, 1)), (self.size, count))
+        largest = ops.reshape(ops.ReduceMax()(largest, 0), (count, 1))
+        place, here = _local(labels, self.begin, self.rows)
+        picked = ops.reshape(ops.gather_elements(logits, 1, ops.reshape(place, (count, 1))) - largest, (-1,))
+        shares = ops.stack((ops.ReduceSum()(ops.exp(logits - largest), 1), picked * ops.cast(here, ms.float32)))
+        total = self.sum(shares)
+        log_denominator = ops.log(total[0])
+        return log_denominator - total[1], log_denominator + ops.reshape(largest, (-1,))
+
+    def bprop(self, logits: Tensor, labels: Tensor, out: tuple[Tensor, Tensor],
+              dout: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Softmax minus one-hot, of this rank's part of the vocabulary; labels have no gradient."""
+        softmax = ops.exp(logits - ops.reshape(out[1], (-1, 1)))
+        target = self.one_hot(labels - self.begin, self.rows, self.on, self.off)  # none where it is another rank's
+        return (softmax - target) * ops.reshape(dout[0], (-1, 1)), ops.zeros_like(labels)
+
+
+class CrossEntropyOfParts(nn.Cell):
+    """As `src.operators.CrossEntropy`, of logits whose columns are spread over the ranks."""
+
+    def __init__(self, rows: int, group: Group):
+        super().__init__()
+        self.losses = LogSumExpOfParts(rows, group)
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.losses(logits, labels)[0]

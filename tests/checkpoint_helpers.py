@@ -1,0 +1,121 @@
+"""What the tests of checkpoints share: a model's weights and moments as numpy arrays, and ranks that save them."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from mindspore import Parameter, Tensor
+from mindspore.common import np_dtype
+
+from src.checkpoint import store
+from src.checkpoint.layout import Holder
+from src.pangu_alpha_config import (
+    DataConfig,
+    GenerationConfig,
+    PanguAlphaConfig,
+    ParallelConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from src.parallel.plan import Plan
+from src.parallel.sharding import box, optimizer_box, parameter_shapes, stages
+
+CONFIG = PanguAlphaConfig(vocab_size=24, hidden_size=8, num_layers=4, num_heads=4, seq_length=12, num_experts=4,
+                          expert_interval=2, param_init_dtype="bfloat16")
+SHAPES = parameter_shapes(CONFIG)
+BFLOAT16 = np.dtype(np_dtype.bfloat16)
+TIMEOUT = 60
+
+
+def plan(**sizes):
+    """A plan for CONFIG's model."""
+    return Plan(**sizes, num_layers=CONFIG.num_layers)
+
+
+def whole_values(seed=0, names=tuple(SHAPES)):
+    """Parameters, matrices as bfloat16, and moments of a run: arrays by name."""
+    draw = np.random.default_rng(seed)
+    values = {name: draw.normal(size=SHAPES[name]).astype(BFLOAT16 if name.endswith("weight") else np.float32)
+              for name in names}
+    return values | {f"{prefix}.{name}": draw.normal(size=SHAPES[name]).astype(np.float32)
+                     for prefix in ("adam_m", "adam_v") for name in names}
+
+
+def held_values(whole, of, rank):
+    """What a rank of a plan has of these arrays."""
+    at = of.coordinates(rank)
+    held = {}
+    for name, values in whole.items():
+        parameter, cut = (name[7:], optimizer_box) if name.startswith("adam_") else (name, box)
+        if at.pipeline in stages(parameter, of):
+            held[name] = values[cut(parameter, SHAPES[parameter], of, at).index]
+    return held
+
+
+def parameters_of(values):
+    """(model's, optimizer's) parameters with those values."""
+    parameters = [Parameter(Tensor(np.ascontiguousarray(array)), name=name) for name, array in values.items()]
+    return ([parameter for parameter in parameters if not parameter.name.startswith("adam_")],
+            [parameter for parameter in parameters if parameter.name.startswith("adam_")])
+
+
+def bits(values):
+    """The arrays' bytes, types and shapes, by name."""
+    return {name: (array.shape, str(array.dtype), array.tobytes()) for name, array in values.items()}
+
+
+def at_once(of, work):
+    """work(holder) of each rank in a thread of its own, which meet each other; what they return, in the ranks' order.
+
+    When one fails all stop, and its error is raised.
+    """
+    size = of.world_size
+    meeting, votes, first_error = threading.Barrier(size, timeout=TIMEOUT), [True] * size, []
+
+    def run(rank):
+        def all_true(value):
+            votes[rank] = value
+            meeting.wait()
+            together = all(votes)
+            meeting.wait()
+            return together
+
+        try:
+            return work(Holder(of, rank, SHAPES, all_true))
+        except BaseException as error:
+            if not isinstance(error, threading.BrokenBarrierError):
+                first_error.append(error)
+            meeting.abort()
+
+    with ThreadPoolExecutor(size) as pool:
+        results = list(pool.map(run, range(size)))
+    if first_error:
+        raise first_error[0]
+    return results
+
+
+def run_config(of):
+    """The settings of a run of CONFIG's model under a plan."""
+    parallel = ParallelConfig(pipeline=of.pipeline, data=of.data, expert=of.expert, tensor=of.tensor,
+                              optimizer_shard=of.optimizer_shard, recompute=True)
+    return RunConfig(CONFIG, DataConfig(), TrainingConfig(), parallel, GenerationConfig())
+
+
+def save_ranks(folder, step, whole, of, keep=3):
+    """Checkpoint `step`, saved by all ranks of a plan."""
+    def save(holder):
+        model, optimizer = parameters_of(held_values(whole, of, holder.rank))
+        return store.save(folder, step, model, optimizer, {"note": f"of {step}"}, run_config(of).save, keep, holder)
+
+    return at_once(of, save)[0]
+
+
+def load_ranks(source, of, names=tuple(SHAPES)):
+    """What each rank of a plan gets from a checkpoint: arrays by name."""
+    def load(holder):
+        held = held_values(whole_values(999, names), of, holder.rank)
+        model, optimizer = parameters_of(held)
+        store.load(source, [*model, *optimizer], holder)
+        return {parameter.name: parameter.asnumpy() for parameter in [*model, *optimizer]}
+
+    return [load(Holder(of, rank, SHAPES)) for rank in range(of.world_size)]
