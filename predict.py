@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,11 @@ class PredictConfig(RunConfig):
             raise InputError("give --prompt or --prompt_file, not both")
         if self.stream and self.generation.num_samples > 1:
             raise InputError(f"--stream prints one sample, not generation.num_samples {self.generation.num_samples}")
+        if self.parallel.data > 1:
+            raise InputError(f"parallel.data is {self.parallel.data}; a text is continued once: spread the model by "
+                             "parallel.tensor, parallel.pipeline or parallel.expert")
+        if self.parallel.world_size > 1 and not (self.prompt or self.prompt_file):
+            raise InputError("several ranks can't ask at the terminal: give --prompt or --prompt_file")
         if not self.data.tokenizer_path:
             raise InputError("data.tokenizer_path is not given: the folder of vocab.model "
                              "(bash scripts/get_tokenizer.sh DIR)")
@@ -117,16 +123,21 @@ def main() -> None:
     if beside and flag_value("--mode", arguments):
         check_mode(flag_value("--mode", arguments), config.model, beside)
     from src.device import prepare_device
+    from src.parallel.mesh import connect
+    from src.parallel.plan import Plan
     from src.runtimes import build_runtime, load_model
     from src.tokenization import load_tokenizer
 
     prepare_device(config.parallel)
+    mesh = connect(Plan.of(config.parallel, config.model))
     tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
-    runtime = build_runtime(load_model(config.model, weights), config.generation.use_past,
-                            config.parallel.uses_cpu_kernels)
+    runtime = build_runtime(load_model(config.model, weights, mesh), config.generation.use_past,
+                            config.parallel.uses_cpu_kernels, mesh)
     generator = TextGenerator(runtime, tokenizer, config.generation, config.model.pad_token)
     if config.prompt or config.prompt_file:
-        answer(generator, read_prompts(config.prompt_file) if config.prompt_file else [config.prompt], config.stream)
+        prompts = read_prompts(config.prompt_file) if config.prompt_file else [config.prompt]
+        with nullcontext() if mesh.rank == 0 else redirect_stdout(None):  # all ranks make the same text: one shows it
+            answer(generator, prompts, config.stream)
         return
     for prompt in ask_for_prompts():
         try:

@@ -62,10 +62,10 @@ def make_ours(config: PanguAlphaConfig) -> Worker:
     """A worker: of a length, and a number of tokens to decode there; the seconds of each, or of a prefill when 0."""
     from src.device import prepare_device
     from src.pangu_alpha import PanguAlphaModel
-    from src.runtimes import CachedRuntime
+    from src.runtimes import build_runtime
 
     prepare_device(ParallelConfig())
-    runtime = CachedRuntime(PanguAlphaModel(config), cpu_kernels=True)
+    runtime = build_runtime(PanguAlphaModel(config), cpu_kernels=True)
 
     def work(length: int, tokens: int) -> list[float]:
         ids = draw_ids(config, length)

@@ -33,8 +33,8 @@ for name in $(compgen -e | grep -E '^(PATH|LD_LIBRARY_PATH|PYTHONPATH|GLOG_v|NCC
 done
 options=(-n "$rank_size")
 [ "$hostfile" = none ] || options+=(--hostfile "$hostfile")
-# When it is told to stop, mpirun leaves the ranks as many seconds to save.
-exec mpirun --allow-run-as-root --mca odls_base_sigkill_timeout 30 "${handed_on[@]}" "${options[@]}" \
+# When the run stops or fails, mpirun leaves the ranks so many seconds to save and to end.
+exec mpirun --allow-run-as-root --mca odls_base_sigkill_timeout 10 "${handed_on[@]}" "${options[@]}" \
     "$VENV_PYTHON" -m src.parallel.launch --mpirun --rank_size "$rank_size" --device_target "$DEVICE_TARGET" \
     --scheduler_address "$first_host" --scheduler_port "$port" \
     -- "$ROOT/train.py" --mode "$mode" --data.train "$dataset" --training.batch_size "$per_batch" \

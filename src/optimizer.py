@@ -161,3 +161,12 @@ class Optimizer(nn.Cell):
             done += (self.update(self.decays[i], self.parameters[i], self.first_moments[i], self.second_moments[i],
                                  gradients[i], factor, lr, beta1_power, beta2_power),)
         return done
+
+
+def keep_on_host(optimizer: nn.Cell) -> None:
+    """Let the host's processor update an accelerator's float32 parameters ("heterogeneous" training): Adam's moments,
+    twice the size of the weights, then stay in its memory."""
+    for _, cell in optimizer.cells_and_names():
+        if isinstance(cell, AdamUpdate):
+            cell.adam.set_device("CPU")
+            cell.subtract_scaled.set_device("CPU")

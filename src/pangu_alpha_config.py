@@ -413,6 +413,9 @@ class TrainConfig(RunConfig):
         _require(training.optimizer != "lamb" or not sliced,
                  "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor, "
                  "parallel.expert or parallel.optimizer_shard")
+        _require(not parallel.optimizer_offload or (training.optimizer != "lamb" and
+                                                    self.model.param_init_dtype == "float32"),
+                 "parallel.optimizer_offload works with Adam and model.param_init_dtype float32")
 
 
 def load_config(path: str | Path) -> RunConfig:

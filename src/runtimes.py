@@ -6,13 +6,19 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-from mindspore.nn.utils import no_init_parameters
 
 from src.checkpoint import store
+from src.checkpoint.layout import Holder
 from src.cpu_kernels.attach import attach_to_model, token_decoder
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel import expert, tensor
+from src.parallel.mesh import Mesh
+from src.parallel.pipeline import Relay
+from src.parallel.plan import Plan
+from src.parallel.sharding import parameter_shapes
+from src.parallel.spread import build_model
 
 SMALLEST_BUCKET = 16
 
@@ -37,9 +43,9 @@ class KeyValueCache(nn.Cell):
         begin a text, themselves.
     """
 
-    def __init__(self, config: PanguAlphaConfig, batch: int, capacity: int, name: str):
+    def __init__(self, config: PanguAlphaConfig, num_heads: int, batch: int, capacity: int, name: str):
         super().__init__(auto_prefix=False)
-        shape = (batch, config.num_heads, capacity, config.head_size)
+        shape = (batch, num_heads, capacity, config.head_size)
         dtype = getattr(ms, config.compute_dtype)
         self.keys, self.values = (Parameter(Tensor(np.zeros(shape), dtype), name=f"cache.{name}.{kind}",
                                             requires_grad=False) for kind in ("key", "value"))
@@ -77,44 +83,51 @@ class NextLogits(nn.Cell):
     Inputs:
         ids (B, T) int32; position (B,) int32, of each row's first new token; last (B,) int32, which of the T tokens
         is the row's last.
+        x (B * T, H): what a pipeline stage receives from the one before; None on the first.
 
     Returns:
-        logits (B, V) float32 after the last tokens.
+        logits (B, V) float32 after the last tokens; of a stage before the last, its hidden states (B * T, H).
     """
 
     def __init__(self, model: PanguAlphaModel, batch: int = 0, capacity: int = 0):
         super().__init__(auto_prefix=False)
-        config = model.config
+        config, layers = model.config, model.layers
         self.model = model
         self.capacity = capacity
         self.hidden_size = config.hidden_size
-        self.num_heads = config.num_heads
-        heads = np.indices((batch, config.num_heads)).transpose(1, 2, 0)[:, :, None]
+        self.has_head = model.backbone.top_query_layer in layers
+        self.num_heads = layers[0].attention.num_heads  # of a slice of the model, fewer than the configuration's
+        heads = np.indices((batch, self.num_heads)).transpose(1, 2, 0)[:, :, None]
         self.rows_and_heads = Tensor(heads, ms.int32)                                       # (B, A, 1, 2)
-        self.caches = nn.CellList([KeyValueCache(config, batch, capacity, str(layer))
-                                   for layer in range(config.num_layers)], auto_prefix=False) if capacity else None
+        self.caches = nn.CellList([KeyValueCache(config, self.num_heads, batch, capacity, str(number))
+                                   for number in range(len(layers))], auto_prefix=False) if capacity else None
 
-    def construct(self, ids: Tensor, position: Tensor, last: Tensor) -> Tensor:
+    def construct(self, ids: Tensor, position: Tensor, last: Tensor, x: Tensor | None = None) -> Tensor:
         batch, tokens = ids.shape
         position_ids = ops.reshape(position, (batch, 1)) + ops.cast(ops.range(0, tokens, 1), ms.int32)
+        before = ids if x is None else x
         if self.caches is None:
-            return self._last_logits(ids, position_ids, tokens, last, None)
+            return self._last_logits(before, position_ids, tokens, last, None)
         places = ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1))
         places = ops.concat((ops.tile(self.rows_and_heads, (1, 1, tokens, 1)), places), -1)  # (B, A, T, 3)
         caches = ()
         for cell in self.caches:
             caches += (ops.partial(cell, places),)
-        return self._last_logits(ids, position_ids, self.capacity if tokens == 1 else tokens, last, caches)
+        return self._last_logits(before, position_ids, self.capacity if tokens == 1 else tokens, last, caches)
 
-    def _last_logits(self, ids: Tensor, position_ids: Tensor, seen: int, last: Tensor,
+    def _last_logits(self, before: Tensor, position_ids: Tensor, seen: int, last: Tensor,
                      caches: tuple[Callable, ...] | None) -> Tensor:
-        batch, tokens = ids.shape
-        # Read before the caches are written, as the embedding reads it: of a parameter that is read on both sides of a
-        # write MindSpore makes two copies. The reshape changes nothing but the place of the reading.
-        table = ops.reshape(self.model.backbone.embedding.word_embedding.embedding_table, (-1, self.hidden_size))
+        batch, tokens = position_ids.shape
+        table = None
+        if self.has_head:
+            # Read before the caches are written, as the embedding reads it: of a parameter that is read on both sides
+            # of a write MindSpore makes two copies. The reshape changes nothing but the place of the reading.
+            table = ops.reshape(self.model.backbone.embedding.word_embedding.embedding_table, (-1, self.hidden_size))
         mask = ops.range(0, seen, 1) <= ops.reshape(position_ids, (batch, tokens, 1))
         # Nothing is dropped at experts: what a token gets may not depend on how many are computed with it.
-        x, _ = self.model.backbone(ids, position_ids, mask, None, caches, False)
+        x, _ = self.model.backbone(before, position_ids, mask, None, caches, False)
+        if not self.has_head:
+            return x
         row = ops.cast(ops.range(0, batch, 1), ms.int32) * tokens + last
         return self.model.head(ops.gather(x, row, 0), table)
 
@@ -125,22 +138,21 @@ class CachedRuntime:
     One graph is compiled for each bucket of prompt lengths and one for the tokens after it.
 
     Args:
-        model: The model.
-        cpu_kernels: Compute with the compiled kernels where they fit (`ParallelConfig.uses_cpu_kernels`). They are
-            attached to the model.
+        model: The model, or this rank's slice of it.
+        relay: Takes what pipeline stages compute from one to the next; None where the model is in one piece.
+        decode_by_kernel: Decode tokens with the compiled kernel where it fits.
     """
 
-    def __init__(self, model: PanguAlphaModel, cpu_kernels: bool = False):
+    def __init__(self, model: PanguAlphaModel, relay: Relay | None = None, decode_by_kernel: bool = False):
         self.seq_length = model.config.seq_length
         self.vocab_size = model.config.vocab_size
         self._model = model
-        self._cpu_kernels = cpu_kernels
+        self._relay = relay
+        self._decode_by_kernel = decode_by_kernel
         self._next_logits: Callable[..., Tensor] | None = None
         self._reorder: Callable[[Tensor], bool] | None = None
         self._token_decoder: TokenDecoder | None = None
         self._cached_for = (0, 0)
-        if cpu_kernels:
-            attach_to_model(model)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
         """See `src.generate.Runtime`."""
@@ -149,7 +161,7 @@ class CachedRuntime:
         if self._cached_for != wanted:
             self._allocate(*wanted)
         padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
-        logits = self._next_logits(_int32(padded), _int32(np.zeros(batch)), _int32(lengths - 1)).asnumpy()
+        logits = _compute(self._next_logits, self._relay, padded, np.zeros(batch), lengths - 1)
         if self._token_decoder:
             self._token_decoder.locate()
         return logits
@@ -159,18 +171,18 @@ class CachedRuntime:
         cell = NextLogits(self._model, batch, capacity)
         self._cached_for = (batch, capacity)
         self._next_logits, self._reorder = _compiled(cell), _compiled(Reorder(cell.caches))
-        if self._cpu_kernels:
+        if self._decode_by_kernel:
             self._token_decoder = token_decoder(self._model, [(cache.keys, cache.values) for cache in cell.caches])
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `src.generate.Runtime`."""
         if self._token_decoder:
             return self._token_decoder(ids, positions)
-        return self._next_logits(_int32(ids[:, None]), _int32(positions), _int32(np.zeros(len(ids)))).asnumpy()
+        return _compute(self._next_logits, self._relay, ids[:, None], positions, np.zeros(len(ids)))
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `src.generate.Runtime`."""
-        self._reorder(_int32(rows))
+        self._reorder(Tensor(rows.astype(np.int32)))
         if self._token_decoder:
             self._token_decoder.locate()
 
@@ -178,29 +190,36 @@ class CachedRuntime:
 class RecomputeRuntime:
     """The check of `CachedRuntime`: computes the whole text anew for each token."""
 
-    def __init__(self, model: PanguAlphaModel):
+    def __init__(self, model: PanguAlphaModel, relay: Relay | None = None):
         self.seq_length = model.config.seq_length
         self.vocab_size = model.config.vocab_size
+        self._relay = relay
         self._logits = NextLogits(model)
         self._ids = np.zeros((0, 0), np.int32)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
         """See `src.generate.Runtime`."""
         self._ids = _pad(ids, bucket(capacity, self.seq_length))
-        return self._compute(lengths - 1)
+        return self._next_logits(lengths - 1)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `src.generate.Runtime`."""
         self._ids[np.arange(len(ids)), positions] = ids
-        return self._compute(positions)
+        return self._next_logits(positions)
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `src.generate.Runtime`."""
         self._ids = self._ids[rows]
 
-    def _compute(self, last: np.ndarray) -> np.ndarray:
+    def _next_logits(self, last: np.ndarray) -> np.ndarray:
         length = bucket(int(last.max()) + 1, self.seq_length)
-        return self._logits(_int32(self._ids[:, :length]), _int32(np.zeros(len(last))), _int32(last)).asnumpy()
+        return _compute(self._logits, self._relay, self._ids[:, :length], np.zeros(len(last)), last)
+
+
+def _compute(stage: Callable[..., Tensor], relay: Relay | None, *inputs: np.ndarray) -> np.ndarray:
+    """What NextLogits computes of integer inputs, through all stages."""
+    tensors = [Tensor(np.ascontiguousarray(values, np.int32)) for values in inputs]
+    return (relay(stage, *tensors) if relay else stage(*tensors)).asnumpy()
 
 
 def _compiled(cell: nn.Cell) -> Callable:
@@ -216,25 +235,38 @@ def _pad(ids: np.ndarray, length: int) -> np.ndarray:
     return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
 
 
-def _int32(values: np.ndarray) -> Tensor:
-    return Tensor(np.ascontiguousarray(values, np.int32))
+def build_runtime(model: PanguAlphaModel, use_past: bool = True, cpu_kernels: bool = False,
+                  mesh: Mesh | None = None) -> CachedRuntime | RecomputeRuntime:
+    """The runtime of a model: with its cache, and where wanted the compiled kernels, or the slow check without.
+
+    Args:
+        model: Of `load_model`; what is wanted is attached to it.
+        use_past: With the cache.
+        cpu_kernels: With the kernels where they fit (`ParallelConfig.uses_cpu_kernels`).
+        mesh: The ranks that the model is spread over, all of which generate the same.
+    """
+    if use_past and cpu_kernels:
+        attach_to_model(model)
+    relay = None
+    if mesh and mesh.plan.world_size > 1:
+        tensor.attach_to_model(model, mesh.group("tensor"))
+        tensor.attach_to_logits(model, mesh.group("tensor"))
+        expert.attach_to_model(model, mesh.group("expert"))
+        relay = Relay(mesh, model.config) if mesh.plan.pipeline > 1 else None
+    if not use_past:
+        return RecomputeRuntime(model, relay)
+    return CachedRuntime(model, relay, decode_by_kernel=cpu_kernels and (mesh is None or mesh.plan.world_size == 1))
 
 
-def build_runtime(model: PanguAlphaModel, use_past: bool = True,
-                  cpu_kernels: bool = False) -> CachedRuntime | RecomputeRuntime:
-    """The runtime of a model: with its cache, and where wanted the compiled kernels, or the slow check without."""
-    return CachedRuntime(model, cpu_kernels) if use_past else RecomputeRuntime(model)
-
-
-def load_model(config: PanguAlphaConfig, weights: Path | None) -> PanguAlphaModel:
-    """A model with the weights of a .ckpt file, or with random ones.
+def load_model(config: PanguAlphaConfig, weights: Path | None, mesh: Mesh | None = None) -> PanguAlphaModel:
+    """A model, or this rank's slice of it, with the weights of a checkpoint, or with random ones.
 
     Raises:
-        InputError: The file doesn't fit.
+        InputError: The checkpoint doesn't fit.
     """
-    if weights is None:
-        return PanguAlphaModel(config)
-    with no_init_parameters():  # drawing random numbers would only cost time
-        model = PanguAlphaModel(config)
-    store.load(weights, model.get_parameters())
+    mesh = mesh or Mesh(Plan(num_layers=config.num_layers))
+    model = build_model(config, mesh, seed=0 if weights is None else None)
+    if weights is not None:
+        holder = Holder(mesh.plan, mesh.rank, parameter_shapes(config), mesh.all_true)
+        store.load(weights, model.get_parameters(), holder)
     return model

@@ -15,7 +15,7 @@ from src.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_config import TrainingConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
-from src.runtimes import CachedRuntime, NextLogits
+from src.runtimes import NextLogits, build_runtime
 from tests.helpers import TINY, random_ids, random_model
 
 TINIEST = 1e-37  # what is less is 0 to a kernel
@@ -227,7 +227,7 @@ def test_it_is_compiled_once(library, monkeypatch):
 @pytest.mark.parametrize("sizes", [dict(num_heads=6, hidden_size=72, ffn_hidden_size=130), dict(num_heads=1)])
 def test_decoding_by_kernel(sizes, library):
     model, other = (random_model(**{"num_layers": 3, **sizes})[0] for _ in range(2))
-    plain, ours = CachedRuntime(model), CachedRuntime(other, cpu_kernels=True)
+    plain, ours = build_runtime(model), build_runtime(other, cpu_kernels=True)
     draw = np.random.default_rng(0)
     lengths = np.array([9, 3, 14], np.int32)
     ids = draw.integers(0, model.config.vocab_size, (3, 14), dtype=np.int32)

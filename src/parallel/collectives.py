@@ -100,6 +100,85 @@ class Reduce(nn.Cell):
         return (dout,)
 
 
+class Tokens(nn.Cell):
+    """Base of what happens to hidden states of which each rank has its tokens of every row (sequence parallel).
+
+    Whole, they are (B * S, H); a rank's are (B * S / ranks, H): the tokens of its part of each row's S.
+
+    Args:
+        group: The ranks.
+        length: S.
+    """
+
+    def __init__(self, group: Group, length: int):
+        super().__init__()
+        self.index, self.size, self.length = group.index, group.size, length
+        self.gather = AllGather(group)
+        self.scatter = ReduceScatter(group)
+
+    def own(self, x: Tensor) -> Tensor:
+        """This rank's tokens of all."""
+        return part_of(self._by_rank(x), self.index, self.size)
+
+    def all(self, x: Tensor) -> Tensor:
+        """All tokens, from each rank's own."""
+        rows = x.shape[0] * self.size // self.length
+        parts = ops.reshape(self.gather(x), (self.size, rows, -1, x.shape[1]))
+        return ops.reshape(ops.transpose(parts, (1, 0, 2, 3)), (-1, x.shape[1]))
+
+    def own_of_sum(self, x: Tensor) -> Tensor:
+        """This rank's tokens of the sum over the ranks."""
+        return self.scatter(self._by_rank(x))
+
+    def _by_rank(self, x: Tensor) -> Tensor:
+        parts = ops.reshape(x, (x.shape[0] // self.length, self.size, -1, x.shape[1]))
+        return ops.reshape(ops.transpose(parts, (1, 0, 2, 3)), (-1, x.shape[1]))
+
+
+class SplitTokens(Tokens):
+    """What all ranks have alike -> this rank's tokens."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.own(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        """The gradient of x."""
+        return (self.all(dout),)
+
+
+class JoinTokens(Tokens):
+    """This rank's tokens -> all, for work that all ranks do alike."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.all(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        """The gradient of x."""
+        return (self.own(dout),)
+
+
+class CopyTokens(Tokens):
+    """This rank's tokens -> all, for work that is split over the ranks."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.all(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        """The gradient of x."""
+        return (self.own_of_sum(dout),)
+
+
+class ReduceTokens(Tokens):
+    """The ranks' shares of all tokens -> this rank's tokens of the sum."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.own_of_sum(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        """The gradient of x."""
+        return (self.all(dout),)
+
+
 class GatherLast(nn.Cell):
     """The ranks' columns (N, C / size) side by side (N, C), for work that all ranks do alike."""
 
@@ -169,9 +248,9 @@ class NeighbourExchange(nn.Cell):
 
 
 class Chain(nn.Cell):
-    """One cell after the other."""
+    """One cell, or primitive, after the other."""
 
-    def __init__(self, first: nn.Cell, second: nn.Cell):
+    def __init__(self, first: nn.Cell | ops.Primitive, second: nn.Cell):
         super().__init__()
         self.first, self.second = first, second
 

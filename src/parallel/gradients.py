@@ -15,6 +15,8 @@ from src.parallel import sharding
 from src.parallel.collectives import AllGather, AllReduce, Chain, ReduceScatter
 from src.parallel.mesh import Group, Mesh
 
+OF_OWN_TOKENS = ("layernorm.gamma", "layernorm.beta", "layernorm1.gamma", "layernorm1.beta", "layernorm2.gamma",
+                 "layernorm2.beta", "attention.projection.bias", "output.projection.bias")
 LARGEST_MESSAGE = 1 << 25  # elements that are sent together
 
 
@@ -108,13 +110,18 @@ class Messages(nn.Cell):
 class ReduceGradients(nn.Cell):
     """A rank's gradients, of what it holds -> float32 gradients of the whole batch, of what it updates."""
 
-    def __init__(self, layout: Layout):
+    def __init__(self, layout: Layout, sequence_parallel: bool = False):
         super().__init__()
         mesh, names = layout.mesh, layout.names
         first, last = (mesh.plan.at_stage(mesh.rank, stage) for stage in (0, mesh.plan.pipeline - 1))
         self.tied = names.index(sharding.WORD_TABLE) if mesh.rank in (first, last) and first != last else -1
         if self.tied >= 0:
             self.sum_tied = AllReduce(mesh.group_of((first, last)))
+        # With sequence parallel, what is whole on each rank but works on its tokens alone has only their gradient.
+        self.partial = tuple(i for i, name in enumerate(names) if sequence_parallel and name.endswith(OF_OWN_TOKENS))
+        if self.partial:
+            shapes = [layout.held[names[i]].shape for i in self.partial]
+            self.sum_partial = Messages(AllReduce(mesh.group("tensor")), 1, shapes, shapes)
         kinds = defaultdict(list)
         for i, name in enumerate(names):
             if layout.replicas(name).size > 1:
@@ -133,6 +140,10 @@ class ReduceGradients(nn.Cell):
         if self.tied >= 0:
             total = self.sum_tied(gradients[self.tied])
             gradients = gradients[:self.tied] + (total,) + gradients[self.tied + 1:]
+        if self.partial:
+            totals = self.sum_partial(tuple([gradients[i] for i in self.partial]))
+            for k, i in enumerate(self.partial):
+                gradients = gradients[:i] + (totals[k],) + gradients[i + 1:]
         sent = ()
         for kind, send in enumerate(self.messages):
             chosen = ()

@@ -5,7 +5,7 @@ keeps of a micro-batch in flight. The order of work is PipeDream-Flush's (arXiv 
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -13,8 +13,9 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
+from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, StepResult, add_to, take, zero_sums
-from src.parallel.collectives import NeighbourExchange
+from src.parallel.collectives import AllReduce, NeighbourExchange
 from src.parallel.mesh import Mesh
 
 
@@ -177,14 +178,16 @@ class PipelineStepper:
         parameters: Of this stage.
         apply_gradients: What the gradients go to.
         mesh: This rank's place.
+        sequence_parallel: Each tensor-parallel rank hands on its own tokens.
     """
 
     def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], apply_gradients: ApplyGradients,
-                 mesh: Mesh):
+                 mesh: Mesh, sequence_parallel: bool = False):
         self._stages_after = mesh.plan.pipeline - 1 - mesh.at.pipeline
         self._links = Links(mesh)
         model = network.model.config
         self._width, self._dtype = model.hidden_size, getattr(ms, model.compute_dtype)
+        self._token_parts = mesh.plan.tensor if sequence_parallel else 1
         self._stage = Stage(network, self._links.is_last)
         sums = zero_sums(parameters)
         self._backward = Backward(network, parameters, sums, self._links)
@@ -234,7 +237,7 @@ class PipelineStepper:
         return 0.0
 
     def _nothing(self, batch: Sequence[Tensor]) -> Tensor:
-        return ops.zeros((batch[1].size, self._width), self._dtype)
+        return ops.zeros((batch[1].size // self._token_parts, self._width), self._dtype)
 
     def _from_below(self, batch: Sequence[Tensor], nothing: Tensor) -> Tensor:
         return batch[0][:, :-1] if self._links.is_first else self._links.down(nothing)
@@ -244,3 +247,29 @@ class PipelineStepper:
         """What a Stage takes after x, from a batch of PanguAlphaWithLoss."""
         ids, position_ids, attention_mask, loss_mask, dropout_key = batch
         return position_ids, attention_mask, dropout_key, ids, loss_mask
+
+
+class Relay:
+    """Generation through the stages: each computes in its turn, and all have the logits in the end.
+
+    Args:
+        mesh: This rank's place.
+        config: Of the model.
+    """
+
+    def __init__(self, mesh: Mesh, config: PanguAlphaConfig):
+        self._links = Links(mesh)
+        self._sum = AllReduce(mesh.group("pipeline"))
+        self._width, self._vocab_size = config.hidden_size, config.vocab_size
+        self._dtype = getattr(ms, config.compute_dtype)
+
+    def __call__(self, stage: Callable[..., Tensor], ids: Tensor, position: Tensor, last: Tensor) -> Tensor:
+        """The logits (B, V) that `src.runtimes.NextLogits` computes of ids (B, T), position and last (B,)."""
+        x = None
+        if not self._links.is_first:
+            x = self._links.down(ops.zeros((ids.size, self._width), self._dtype))
+        result = stage(ids, position, last, x)
+        if not self._links.is_last:
+            self._links.up(result)
+            result = ops.zeros((ids.shape[0], self._vocab_size), ms.float32)
+        return self._sum(result)

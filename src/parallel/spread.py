@@ -3,7 +3,7 @@
 from mindspore.nn.utils import no_init_parameters
 
 from src.cpu_kernels.attach import attach_to_training
-from src.optimizer import Optimizer
+from src.optimizer import Optimizer, keep_on_host
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
@@ -36,21 +36,23 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
     network = PanguAlphaWithLoss(config.model, model)
     optimizer = (ShardedOptimizer(training, parameters, layout) if mesh.plan.optimizer_shard else
                  Optimizer(training, parameters))
+    if config.parallel.optimizer_offload:
+        keep_on_host(optimizer)
     apply_gradients = ApplyGradients(optimizer, training.clip_norm, config.micro_steps)
     # MindSpore's recomputation makes a cycle of a graph with custom operators.
     if config.parallel.uses_cpu_kernels and not config.parallel.recompute:
         attach_to_training(network, apply_gradients)
     if mesh.plan.world_size > 1:
         group = mesh.group("tensor")
-        tensor.attach_to_model(model, group)
+        tensor.attach_to_model(model, group, config.parallel.sequence_parallel)
         tensor.attach_to_loss(network, group)
         expert.attach_to_model(model, mesh.group("expert"))
         gradients.attach_to_loss(network, mesh)
-        apply_gradients.reduce_gradients = ReduceGradients(layout)
+        apply_gradients.reduce_gradients = ReduceGradients(layout, config.parallel.sequence_parallel)
         apply_gradients.global_norm = GlobalNormOfRanks(apply_gradients.global_norm, layout)
     if config.parallel.recompute:
         for layer in model.layers:
             layer.recompute()
     if mesh.plan.pipeline > 1:
-        return PipelineStepper(network, parameters, apply_gradients, mesh), optimizer
+        return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
     return Stepper(network, parameters, apply_gradients), optimizer

@@ -4,44 +4,77 @@ Each rank's layers work on their columns of the first matrices and their rows of
 after each second one is the layer's output. What a rank holds of which parameter stands in sharding.py.
 """
 
+from collections.abc import Callable
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from src.moe import MixtureOfExperts
-from src.pangu_alpha import EmbeddingTable, PanguAlphaModel, PanguAlphaWithLoss
-from src.parallel.collectives import AllGather, AllReduce, BeforeFirst, Chain, Copy, GatherLast, Reduce
+from src.pangu_alpha import Embedding, EmbeddingTable, PanguAlphaModel, PanguAlphaWithLoss
+from src.parallel.collectives import (
+    AllGather,
+    AllReduce,
+    BeforeFirst,
+    Chain,
+    Copy,
+    CopyTokens,
+    GatherLast,
+    JoinTokens,
+    Reduce,
+    ReduceTokens,
+    SplitTokens,
+)
 from src.parallel.mesh import Group
 from src.parallel.sharding import WORD_TABLE
 
 
-def attach_to_model(model: PanguAlphaModel, group: Group) -> None:
+def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: bool = False) -> None:
     """Let a model, whose parameters are this rank's slices, compute with the others of its group.
 
     Args:
         model: Before its first call. Kernels are attached to it before, since their cells are wrapped here.
         group: The tensor-parallel ranks.
+        sequence_parallel: Between the layers' products each rank has only its tokens (arXiv 2205.05198); for texts
+            that are as long as the position table, as in training.
     """
     if group.size == 1:
         return
+
+    def copy() -> nn.Cell:
+        return CopyTokens(group, model.config.seq_length) if sequence_parallel else Copy(group)
+
+    def reduce() -> nn.Cell:
+        return ReduceTokens(group, model.config.seq_length) if sequence_parallel else Reduce(group)
+
     for _, cell in list(model.cells_and_names()):
         if isinstance(cell, EmbeddingTable) and cell.embedding_table.name == WORD_TABLE:
             cell.gather = GatherFromPart(cell.gather, cell.embedding_table.shape[0], group)
+        elif isinstance(cell, Embedding) and sequence_parallel:
+            cell.cast = Chain(cell.cast, SplitTokens(group, model.config.seq_length))
     for layer in model.layers:
         attention, feed = layer.attention, layer.output
-        layer.layernorm1.normalize = Chain(layer.layernorm1.normalize, Copy(group))
+        layer.layernorm1.normalize = Chain(layer.layernorm1.normalize, copy())
         attention.num_heads //= group.size
         attention.attention_dropout.part = group.index
-        _sum_after(attention.projection, group)
+        _sum_after(attention.projection, reduce)
+        if sequence_parallel:
+            attention.output_dropout.part = group.index
         if isinstance(feed, MixtureOfExperts):  # its router works on all tokens on each rank
             feed.ffn.mapping.product = BeforeFirst(Copy(group), feed.ffn.mapping.product)
             feed.ffn.projection.product = Chain(feed.ffn.projection.product, Reduce(group))
+            if sequence_parallel:
+                layer.layernorm2.normalize = Chain(layer.layernorm2.normalize,
+                                                   JoinTokens(group, model.config.seq_length))
+                feed.dropout = Chain(feed.dropout, SplitTokens(group, model.config.seq_length))
         else:
-            layer.layernorm2.normalize = Chain(layer.layernorm2.normalize, Copy(group))
-            _sum_after(feed.projection, group)
+            layer.layernorm2.normalize = Chain(layer.layernorm2.normalize, copy())
+            _sum_after(feed.projection, reduce)
+            if sequence_parallel:
+                feed.dropout.part = group.index
         if layer is model.backbone.top_query_layer:
             query = attention.dense1  # its input, of no LayerNorm, is nobody else's
             query.product = BeforeFirst(Copy(group), query.product)
-    model.head.matmul = BeforeFirst(Copy(group), model.head.matmul)
+    model.head.matmul = BeforeFirst(copy(), model.head.matmul)
 
 
 def attach_to_loss(network: PanguAlphaWithLoss, group: Group) -> None:
@@ -56,9 +89,9 @@ def attach_to_logits(model: PanguAlphaModel, group: Group) -> None:
         model.head.matmul = Chain(model.head.matmul, GatherLast(group))
 
 
-def _sum_after(linear: nn.Cell, group: Group) -> None:
-    linear.product = Chain(linear.product, Reduce(group))
-    linear.product_of_transposed = Chain(linear.product_of_transposed, Reduce(group))
+def _sum_after(linear: nn.Cell, reduce: Callable[[], nn.Cell]) -> None:
+    linear.product = Chain(linear.product, reduce())
+    linear.product_of_transposed = Chain(linear.product_of_transposed, reduce())
 
 
 class GatherFromPart(nn.Cell):
