@@ -30,17 +30,22 @@ elif what == "fail":
 elif what == "bad":
     sys.exit(print("error: no such data", file=sys.stderr) or 2)
 elif what == "killed":
-    time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.3); print("not flushed"); os.kill(os.getpid(), signal.SIGKILL)
 elif what == "wait":
     print("waiting", flush=True); time.sleep(1000)
 elif what == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN); print("waiting", flush=True); time.sleep(1000)
 elif what == "save":
     signal.signal(signal.SIGTERM, stop); print("waiting", flush=True); time.sleep(1000)
+elif what == "complain":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("because of another")); print("waiting", flush=True)
+    time.sleep(1000)
 elif what == "helper":
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
 elif what == "ask":
     print("asked:", input())
+elif what == "log":
+    sys.stderr.write(open("log").read()); sys.exit(1)
 elif what == "bar":
     print("\\rstep 1", end="", file=sys.stderr, flush=True); time.sleep(1000)
 else:
@@ -61,12 +66,12 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def mark():
+def mark(monkeypatch):
     """A variable in the environment of all that is started; afterwards no such process may be left."""
     value = uuid.uuid4().hex
-    os.environ["LAUNCH_TEST"] = value
+    monkeypatch.setenv("LAUNCH_TEST", value)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # the launcher must set it
     yield value
-    del os.environ["LAUNCH_TEST"]
     left = alive(value)
     for process in left:
         process.kill()
@@ -178,7 +183,14 @@ def test_a_failing_rank_ends_all_and_is_told_first(folder, mark):
 def test_a_killed_rank_ends_even_those_that_do_not_listen(folder, mark):
     status, _, errors = finish(launch(folder, *FIRST_TWO, behaviours=["0:killed", "1:deaf"]), timeout=60)
     assert status == 128 + signal.SIGKILL
-    assert errors.startswith("error: rank 0 was killed by SIGKILL")
+    assert errors.startswith("error: rank 0 was killed by SIGKILL") and errors.endswith("\n    not flushed\n")
+
+
+def test_what_follows_a_failure_is_only_in_the_logs(folder, mark):
+    status, told, errors = finish(launch(folder, *FIRST_TWO, behaviours=["0:complain", "1:fail"]))
+    assert (status, told) == (3, "waiting\n")
+    assert errors.startswith("error: rank 1 ended") and "because of another" not in errors
+    assert log(folder, 0) == "waiting\nbecause of another\n"
 
 
 @pytest.mark.parametrize("behaviours", [["all:bad"], ["0:bad", "1:wait"], ["0:wait", "1:bad"]])
@@ -193,6 +205,50 @@ def test_noise_of_mindspore_is_only_in_the_log(folder, mark):
     status, _, errors = run("-m", "src.parallel.launch", *FIRST_TWO, "--", sys.executable, "-c", code, cwd=folder)
     assert (status, errors) == (2, "error: data\n")
     assert log(folder, 0) == f"error: data\n{noise}\n"
+
+
+MINDSPORE_LOG = """\
+[ERROR] KERNEL(1,2,python): launch failed.
+Traceback (most recent call last):
+  File "train.py", line 24, in <module>
+    run_program(main)
+    ^^^^^^^^^^^^^^^^^
+RuntimeError:
+----------------------------------------------------
+- Kernel error:
+----------------------------------------------------
+Launch kernel failed: AllReduce-op0
+
+----------------------------------------------------
+- The Function Call Stack: (For framework developers)
+----------------------------------------------------
+In file collectives.py:28
+
+----------------------------------------------------
+- The Traceback of Net Construct Code:
+----------------------------------------------------
+
+# In file collectives.py:28
+        return self.reduce(x)
+               ^~~~~~~~~~~~~~
+
+----------------------------------------------------
+- C++ Call Stack: (For framework developers)
+----------------------------------------------------
+kernel_actor.cc:995 OnMemoryAllocFinish
+
+[INFO] DISTRIBUTED(1,2,python): dispatch success!
+"""
+
+
+def test_inner_stacks_are_not_told(folder, mark):
+    (folder / "log").write_text(MINDSPORE_LOG)
+    status, _, errors = finish(launch(folder, *FIRST_TWO, behaviours=["0:wait", "1:log"]))
+    assert status == 1
+    assert errors.splitlines()[1:] == [
+        "    [ERROR] KERNEL(1,2,python): launch failed.", "    Traceback (most recent call last):",
+        '      File "train.py", line 24, in <module>', "        run_program(main)", "    RuntimeError:",
+        "    - Kernel error:", "    Launch kernel failed: AllReduce-op0"]
 
 
 @pytest.mark.parametrize(("number", "wanted"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -240,6 +296,22 @@ def test_a_killed_launcher_takes_its_ranks_along(folder, mark):
 def test_helpers_of_a_rank_end_with_it(folder, mark):
     status, told, errors = finish(launch(folder, *FIRST_TWO, behaviours=["0:helper"]), timeout=20)
     assert (status, errors) == (0, "")
+
+
+@pytest.mark.parametrize("scheduler_status", [0, 1])
+def test_the_scheduler_may_end_first_but_not_fail(scheduler_status, folder, mark):
+    """MindSpore's ends as soon as all ranks have said goodbye to it; they take some more time."""
+    code = f"""
+import os, sys
+from pathlib import Path
+from src.parallel.supervisor import Member, Supervisor
+scheduler = Member("the scheduler", ["sh", "-c", "echo rank 5 is gone; exit {scheduler_status}"], os.environ, Path("s"))
+rank = Member("rank 0", ["sh", "-c", "sleep 1; echo done"], os.environ, Path("r"), shown=True)
+sys.exit(Supervisor([rank], scheduler, ranks_elsewhere=False).run())
+"""
+    status, told, errors = run("-c", code, cwd=folder)
+    wanted = "error: the scheduler ended with status 1, so all ranks are stopped; the end of s:\n    rank 5 is gone\n"
+    assert (status, told, errors) == ((1, "", wanted) if scheduler_status else (0, "done\n", ""))
 
 
 def test_rank_0_can_ask(folder, mark):

@@ -138,6 +138,31 @@ def test_predict(scripts):
                      "--prompt": "四川的省会是?"}
 
 
+def test_eval(scripts):
+    """The ModelZoo's order: no CKPT_NAME."""
+    arguments = ["4", "table.json", "none", "tokenizer", "checkpoints", "13B", "fp32", "c3", "data/c3"]
+    status, arguments, errors = scripts("run_distribute_eval", *arguments, "--shots", "1", DEVICE_TARGET="CPU")
+    assert (status, errors) == (0, "")
+    launcher, program, flags = split(arguments)
+    assert program == "eval.py"
+    assert launcher == {"--rank_size": "4", "--rank_table": "table.json", "--rank_start": "0",
+                        "--local_device_num": "4", "--device_target": "CPU"}
+    assert flags == {"--mode": "13B", "--data.tokenizer_path": "tokenizer", "--checkpoint": "checkpoints",
+                     "--model.param_init_dtype": "float32", "--parallel.device_target": "CPU",
+                     "--parallel.world_size": "4", "--parallel.tensor": "4", "--task": "c3",
+                     "--task_path": "data/c3", "--shots": "1"}
+
+
+def test_eval_on_one_device(scripts):
+    status, arguments, errors = scripts("run_standalone_eval", "none", "tokenizer", "checkpoints", "filtered", "2.6B",
+                                        "GPU", "c3", "data/c3", "--score", "modelzoo")
+    assert (status, errors) == (0, "")
+    assert arguments.pop(0) == "eval.py"
+    assert pairs(arguments) == {"--mode": "2.6B", "--data.tokenizer_path": "tokenizer", "--checkpoint": "checkpoints",
+                                "--checkpoint_name": "filtered", "--parallel.device_target": "GPU", "--task": "c3",
+                                "--task_path": "data/c3", "--score": "modelzoo"}
+
+
 def test_gpu(scripts):
     status, arguments, errors = scripts("run_distribute_train_gpu", "16", "hosts", "data", "8", "2.6B",
                                         "--training.steps", "5", NCCL_DEBUG="INFO")
@@ -186,6 +211,12 @@ BAD = {
     "an empty stage number": ("run_distribute_train", changed(5, ""), "error: STAGE_NUM ''"),
     "stages that do not divide": ("run_distribute_train", changed(5, "3"), "error: STAGE_NUM 3 does not divide"),
     "an unknown type": ("run_distribute_train", changed(3, "fp64"), "error: TYPE 'fp64'"),
+    "eight for eval": ("run_distribute_eval", ["2", "none", "none", "t", "c", "tiny", "fp32", "c3"], "usage: "),
+    "seven for eval": ("run_standalone_eval", ["none", "t", "c", "", "tiny", "CPU", "c3"], "usage: bash "),
+    "eval with a strategy": ("run_standalone_eval", ["s.ckpt", "t", "c", "", "tiny", "CPU", "c3", "data"],
+                             "error: STRATEGY 's.ckpt'"),
+    "eval with an unknown type": ("run_distribute_eval", ["2", "none", "none", "t", "c", "tiny", "8", "c3", "data"],
+                                  "error: TYPE '8'"),
     "predict with an unknown type": ("run_distribute_predict", [*PREDICT[:7], "fp8"], "error: TYPE 'fp8'"),
     "predict with no ranks": ("run_distribute_predict", ["x", *PREDICT[1:]], "error: RANK_SIZE 'x'"),
     "predict with a strategy": ("run_distribute_predict", [*PREDICT[:2], "s.ckpt", *PREDICT[3:]],

@@ -5,6 +5,7 @@ On Ascend and GPU they are the backend's own.
 """
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.parallel.mesh import Group
@@ -30,22 +31,27 @@ class AllReduce(nn.Cell):
 
 
 class AllGather(nn.Cell):
-    """The ranks' tensors one after the other along the first axis; without a gradient of its own."""
+    """The ranks' tensors one after the other along the first axis; without a gradient of its own.
+
+    Where it is emulated, the graph is the same on all ranks, and only a constant tells them apart: of two graphs that
+    differ, MindSpore may put the collectives in another order, and each rank would wait for another one.
+    """
 
     def __init__(self, group: Group):
         super().__init__()
-        self.index, self.size = group.index, group.size
+        self.size = group.size
         self.emulated = _has_only_all_reduce()
         self.gather = AllReduce(group) if self.emulated else ops.AllGather(group.name)
-        self.zeros = ops.Zeros()
+        place = np.zeros((group.size, 1))
+        place[group.index] = 1
+        self.place = Tensor(place, ms.float32)
+        self.cast = ops.Cast()
 
     def construct(self, x: Tensor) -> Tensor:
         if not self.emulated:
             return self.gather(x)
-        parts = ()
-        for i in range(self.size):
-            parts += (x if i == self.index else self.zeros(x.shape, x.dtype),)
-        return self.gather(ops.concat(parts, 0))
+        spread = ops.mul(self.place, self.cast(ops.reshape(x, (1, -1)), ms.float32))
+        return self.cast(ops.reshape(self.gather(spread), (-1,) + x.shape[1:]), x.dtype)
 
 
 class ReduceScatter(nn.Cell):

@@ -1,7 +1,8 @@
 """What a rank holds and sends under a plan, before anything runs.
 
-Weights, gradients and moments are added up, parameter by parameter, from the boxes of sharding.py. Activations and
-communication are estimates by formula: docs/parallel.md derives each. Nothing here needs MindSpore.
+Weights, gradients and moments are added up, parameter by parameter, from the boxes of sharding.py. Communication counts
+the operations of this folder's cells; activations are an estimate. docs/parallel.md has the formulas, and
+tests/distributed/test_plan_reality.py holds them against real ranks. Nothing here needs MindSpore.
 """
 
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan import Plan
-from src.parallel.sharding import box, optimizer_box, parameter_shapes, replicas, stages
+from src.parallel.sharding import box, is_of_own_tokens, optimizer_box, parameter_shapes, replicas, stages
 
 ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 FLOAT32 = INT32 = 4  # bytes
@@ -57,7 +58,8 @@ class Communication:
         operation: AllReduce, ReduceScatter, AllGather, AlltoAll or Exchange (of two neighbours).
         ranks: Of the group.
         payload: Bytes of all calls together. An AllReduce counts its array once, a ReduceScatter or an AlltoAll what
-            goes in, an AllGather what comes out, an Exchange what goes to the neighbour.
+            goes in, an AllGather what comes out, an Exchange what goes to the neighbour. So on a CPU, too, though
+            each is made of AllReduce there and sends more.
     """
 
     kind: str
@@ -116,6 +118,8 @@ def _tokens(config: RunConfig) -> int:
 def _expert_places(config: RunConfig) -> int:
     """Tokens of a sequence that all experts together have place for; what stays empty is computed and sent as well."""
     model = config.model
+    if not model.num_experts:
+        return 0
     share = model.capacity_factor * model.expert_top_k / model.num_experts
     return model.num_experts * min(model.seq_length, math.ceil(share * model.seq_length))
 
@@ -125,13 +129,14 @@ def _hidden_bytes(config: RunConfig) -> int:
     return _tokens(config) * config.model.hidden_size * ITEM_SIZE[config.model.compute_dtype]
 
 
-def _summed_bytes(config: RunConfig, plan: Plan, stage: int) -> int:
-    """Of what a stage's layers add up over tensor-parallel ranks, in float32, in a forward pass of a micro-batch: what
-    comes out of attention, and of feed-forward layers or experts."""
-    model, attention = config.model, _tokens(config) * len(plan.layers(stage))
-    feed_forward = sum(config.training.batch_size * _expert_places(config) if model.has_experts(layer) else
-                       _tokens(config) for layer in plan.layers(stage))
-    return (attention + feed_forward) * model.hidden_size * FLOAT32
+def _sent_item_size(config: RunConfig) -> int:
+    """Of hidden states under way: MindSpore's CPU backend sends float32 alone."""
+    return FLOAT32 if config.parallel.device_target == "CPU" else ITEM_SIZE[config.model.compute_dtype]
+
+
+def _token_parts(config: RunConfig) -> int:
+    """Tensor-parallel ranks over which the tokens between layers' products are spread."""
+    return config.parallel.tensor if config.parallel.sequence_parallel else 1
 
 
 def activations(config: RunConfig, plan: Plan, stage: int) -> int:
@@ -142,22 +147,19 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     """
     model, layers = config.model, plan.layers(stage)
     of_layers = [layer_activations(config, layer) for layer in layers]
-    spread = plan.tensor if config.parallel.sequence_parallel else 1
-    if config.parallel.recompute:
-        total = len(layers) * _hidden_bytes(config) // spread + max(of_layers)
-    else:
-        total = sum(of_layers)
+    own_tokens = _hidden_bytes(config) // _token_parts(config)
+    total = len(layers) * own_tokens + max(of_layers) if config.parallel.recompute else sum(of_layers)
     total += config.micro_steps * _tokens(config) * (2 * INT32 + model.seq_length)
     total += _tokens(config) * model.seq_length * ITEM_SIZE[model.softmax_compute_dtype]  # what masks add to scores
     last = plan.pipeline - 1
     if stage == 0 and model.dropout_rate:
-        total += _tokens(config) * model.hidden_size * FLOAT32 // spread  # the embedding's mask
+        total += _tokens(config) * model.hidden_size * FLOAT32  # the embedding's mask
     if stage == last:
-        final_norm_query_and_head = 3 * _hidden_bytes(config)
+        final_norm_query_and_head = own_tokens + 2 * _hidden_bytes(config)
         logits_and_gradient = 2 * _tokens(config) * model.vocab_size * FLOAT32 // plan.tensor
         total += final_norm_query_and_head + logits_and_gradient
     elif stage > 0:
-        total += min(plan.pipeline - stage, config.micro_steps) * _hidden_bytes(config)
+        total += min(plan.pipeline - stage, config.micro_steps) * own_tokens
     return total
 
 
@@ -166,14 +168,14 @@ def layer_activations(config: RunConfig, layer: int) -> int:
 
     Tokens x hidden: its input, that of the second LayerNorm, both LayerNorms' outputs, with dropout two masks; split by
     tensor parallel: queries, keys, values, what attention mixed of them, the feed-forward units before and after their
-    activation; and the attention weights. Experts have rows of their own, and two routing tables.
+    activation; and the attention weights. Experts have rows of their own, two routing tables, and a mask of all tokens.
     """
     model, parallel = config.model, config.parallel
     tokens, item, dropout = _tokens(config), ITEM_SIZE[model.compute_dtype], bool(model.dropout_rate)
-    spread = parallel.tensor if parallel.sequence_parallel else 1
-    residual = (2 + 2 * dropout) * tokens * model.hidden_size * item // spread
-    norm_outputs = 2 * tokens * model.hidden_size * item
-    attention = 4 * tokens * model.hidden_size * item // parallel.tensor
+    hidden, own_tokens = _hidden_bytes(config), _hidden_bytes(config) // _token_parts(config)
+    residual = (2 + dropout) * own_tokens + dropout * (hidden if model.has_experts(layer) else own_tokens)
+    norm_outputs = 2 * hidden
+    attention = 4 * hidden // parallel.tensor
     softmax_item = ITEM_SIZE[model.softmax_compute_dtype]
     cast_or_dropped = item if dropout or softmax_item != item else 0
     weights = tokens * model.seq_length * model.num_heads // parallel.tensor * (
@@ -192,7 +194,7 @@ def communication(config: RunConfig, rank: int) -> list[Communication]:
     """What a rank sends in an optimizer step; single numbers (loss, norm, overflow) left out."""
     plan = Plan.of(config.parallel, config.model)
     stage = plan.coordinates(rank).pipeline
-    found = [*_tensor(config, plan, stage), *_data(config, plan, rank), *_pipeline(config, plan, stage),
+    found = [*_tensor(config, plan, rank), *_data(config, plan, rank), *_pipeline(config, plan, stage),
              *_expert(config, plan, stage)]
     return [one for one in found if one.payload]
 
@@ -202,22 +204,46 @@ def _passes(config: RunConfig, plan: Plan, stage: int) -> int:
     return 2 + config.parallel.recompute + (stage < plan.pipeline - 1)
 
 
-def _tensor(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:
+def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
+    """Sums within the layers of each micro-batch; of a step, gradients of what met a rank's own tokens alone."""
     if plan.tensor == 1:
         return []
-    last, number_a_token = stage == plan.pipeline - 1, _tokens(config) * FLOAT32
-    hidden = number_a_token * config.model.hidden_size
-    layers = _passes(config, plan, stage) * _summed_bytes(config, plan, stage)
-    queries = hidden if last else 0  # they have a gradient of their own
-    embedding = hidden * (1 if last else 2) if stage == 0 else 0
-    head = hidden + 2 * number_a_token if last else 0
-    largest_logits = plan.tensor * number_a_token if last else 0
+    at = plan.coordinates(rank)
+    of_micro_batch = _tensor_of_micro_batch(config, plan, at.pipeline)
+    payload = Counter({operation: config.micro_steps * size for operation, size in of_micro_batch.items()})
     if config.parallel.sequence_parallel:
-        sums = {"AllReduce": queries + embedding + head, "ReduceScatter": layers, "AllGather": layers + largest_logits}
+        payload["AllReduce"] += FLOAT32 * sum(box(name, shape, plan, at).size for name, shape in
+                                              _shapes_of_stage(config, plan, at.pipeline).items()
+                                              if is_of_own_tokens(name))
+    return [Communication("tensor", operation, plan.tensor, payload[operation])
+            for operation in ("AllReduce", "ReduceScatter", "AllGather")]
+
+
+def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter[str]:
+    """Payloads, by operation, of what src/parallel/tensor.py attaches to a stage."""
+    model, tokens, payload = config.model, _tokens(config), Counter()
+    first, last = stage == 0, stage == plan.pipeline - 1
+    layers, passes = plan.layers(stage), _passes(config, plan, stage)
+    dense = [layer for layer in layers if not model.has_experts(layer)]
+    with_experts = len(layers) - len(dense)
+    row = model.hidden_size * _sent_item_size(config)
+    if first:
+        payload["AllReduce"] += (1 if last else 2) * tokens * model.hidden_size * FLOAT32  # words, forward
+    if last:
+        payload["AllReduce"] += tokens * row + 2 * tokens * FLOAT32  # the queries' gradient; the loss
+        payload["AllGather"] += plan.tensor * tokens * FLOAT32  # largest logits
+    payload["AllReduce"] += passes * with_experts * config.training.batch_size * _expert_places(config) * row
+    # Attention and feed-forward layers take a sum in each pass, the head only backwards. A forward pass computed again
+    # leaves out a layer's last sum, if nothing after it is computed again and no router's gradient needs it.
+    sums = passes * (len(layers) + len(dense)) + last
+    left_out = config.parallel.recompute * len(dense) + (not last and layers[-1] in dense)
+    if config.parallel.sequence_parallel:
+        payload["ReduceScatter"] += (sums - left_out) * tokens * row
+        # Each sum's counterpart; a router's input, or its gradient; backwards the embedding's gradient.
+        payload["AllGather"] += (sums + passes * with_experts + first) * tokens * row
     else:
-        sums = {"AllReduce": layers + queries + embedding + head, "AllGather": largest_logits}
-    return [Communication("tensor", operation, plan.tensor, config.micro_steps * size)
-            for operation, size in sums.items()]
+        payload["AllReduce"] += (sums - left_out) * tokens * row
+    return payload
 
 
 def _data(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
@@ -241,7 +267,8 @@ def _pipeline(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:
     them has something to send; the other one then sends zeros."""
     boundaries = [lower for lower in (stage - 1, stage) if 0 <= lower < plan.pipeline - 1]
     exchanges = sum(config.micro_steps + plan.pipeline - 1 - lower for lower in boundaries)
-    return [Communication("pipeline", "Exchange", 2, exchanges * _hidden_bytes(config))]
+    own_tokens = _tokens(config) // _token_parts(config) * config.model.hidden_size * _sent_item_size(config)
+    return [Communication("pipeline", "Exchange", 2, exchanges * own_tokens)]
 
 
 def _expert(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:
@@ -252,6 +279,6 @@ def _expert(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:
     if not layers:
         return []
     rows = config.training.batch_size * _expert_places(config)
-    payload = rows * model.hidden_size * ITEM_SIZE[model.compute_dtype]
+    payload = rows * model.hidden_size * _sent_item_size(config)
     payload *= 2 * _passes(config, plan, stage) * config.micro_steps * layers
     return [Communication("expert", "AlltoAll", plan.expert, payload)]

@@ -15,8 +15,6 @@ from src.parallel import sharding
 from src.parallel.collectives import AllGather, AllReduce, Chain, ReduceScatter
 from src.parallel.mesh import Group, Mesh
 
-OF_OWN_TOKENS = ("layernorm.gamma", "layernorm.beta", "layernorm1.gamma", "layernorm1.beta", "layernorm2.gamma",
-                 "layernorm2.beta", "attention.projection.bias", "output.projection.bias")
 LARGEST_MESSAGE = 1 << 25  # elements that are sent together
 
 
@@ -118,7 +116,7 @@ class ReduceGradients(nn.Cell):
         if self.tied >= 0:
             self.sum_tied = AllReduce(mesh.group_of((first, last)))
         # With sequence parallel, what is whole on each rank but works on its tokens alone has only their gradient.
-        self.partial = tuple(i for i, name in enumerate(names) if sequence_parallel and name.endswith(OF_OWN_TOKENS))
+        self.partial = tuple(i for i, name in enumerate(names) if sequence_parallel and sharding.is_of_own_tokens(name))
         if self.partial:
             shapes = [layout.held[names[i]].shape for i in self.partial]
             self.sum_partial = Messages(AllReduce(mesh.group("tensor")), 1, shapes, shapes)
@@ -176,7 +174,8 @@ class GlobalNormOfRanks(nn.Cell):
         mine = ()
         for i in self.counted:
             mine += (gradients[i],)
-        return ops.sqrt(self.sum(ops.square(self.norm(mine))))
+        # After all gradients' own messages: what a rank counts may need none of them, and its order would be another.
+        return ops.sqrt(self.sum(ops.depend(ops.square(self.norm(mine)), gradients)))
 
 
 class ShardedOptimizer(nn.Cell):

@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
@@ -99,5 +98,4 @@ def connect(plan: Plan) -> Mesh:
         raise InputError(f"{get_group_size()} ranks were started, but parallel.data {plan.data} x tensor {plan.tensor} "
                          f"x pipeline {plan.pipeline} x expert {plan.expert} makes {plan.world_size}; say "
                          "--parallel.data or --parallel.world_size")
-    ms.set_seed(0)  # what MindSpore itself draws must be the same everywhere
     return Mesh(plan, get_rank())

@@ -27,6 +27,8 @@ _TENSOR_AXES = {
     "output.ffn.projection.weight": 1,
     WORD_TABLE: 0,
 }
+_OF_OWN_TOKENS = ("layernorm.gamma", "layernorm.beta", "layernorm1.gamma", "layernorm1.beta", "layernorm2.gamma",
+                  "layernorm2.beta", "attention.projection.bias", "output.projection.bias")
 _ENDS = sorted(_TENSOR_AXES, key=len, reverse=True)
 
 
@@ -85,6 +87,11 @@ def tensor_axis(name: str) -> int | None:
 def is_expert(name: str) -> bool:
     """Whether a parameter belongs to the experts, one of them for each index of its axis 0."""
     return EXPERT in name
+
+
+def is_of_own_tokens(name: str) -> bool:
+    """Whether a parameter, whole on each tensor-parallel rank, meets only its own tokens with sequence parallel."""
+    return name.endswith(_OF_OWN_TOKENS)
 
 
 def stages(name: str, plan: Plan) -> tuple[int, ...]:

@@ -19,6 +19,9 @@ GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL for ranks that can't go on
 SCHEDULER_SECONDS = 3.0  # for the scheduler to end after the last rank
 SIGNAL_STATUS = 128  # a shell's exit status for a process that a signal ended, less the signal's number
 LOG_LINES, LOG_BYTES = 20, 1 << 16  # of a failed process's log: told, and looked through
+# What MindSpore adds to an error: its own and the graph's stacks, up to its next section or log line.
+STACKS = re.compile(r"-{20,}\n- (?:The Function Call Stack|The Traceback of Net Construct|C\+\+ Call Stack).*\n-{20,}\n"
+                    r"(?:(?!-{20,}\n|\[[A-Z]+\] ).*\n)*")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -102,13 +105,12 @@ class Member:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def last_lines(self) -> list[str]:
-        """The last lines of its log that tell something: no blank ones, no C++ stacks, bars in their last state."""
+        """The last lines of its log that tell something: no rules, no inner stacks, bars in their last state."""
         with self.log.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
             text = log.read().decode(errors="replace").replace("\r\n", "\n")
-        text = re.sub(r"-{20,}\n- C\+\+ Call Stack.*\n-{20,}\n(.+\n)*", "", text)
-        lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
-        return [line for line in lines if line and not LogView.is_noise(line.encode())][-LOG_LINES:]
+        lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in STACKS.sub("", text).split("\n")]
+        return [line for line in lines if line.strip(" -^~") and not LogView.is_noise(line.encode())][-LOG_LINES:]
 
 
 class Supervisor:
@@ -174,7 +176,8 @@ class Supervisor:
         ended = [member for member in self._members if member.has_just_ended()]
         for member in ended:
             if member is self._scheduler:
-                if any(rank.running for rank in self._ranks):
+                # With 0, all ranks have left it, though some may still be clearing up.
+                if member.status and (self._ranks_elsewhere or any(rank.running for rank in self._ranks)):
                     self._note_failure(member)
             elif self._stop and member.status == -signal.SIGTERM:
                 self._kill_in(GRACE_SECONDS)  # it could not save yet, and others may wait for it

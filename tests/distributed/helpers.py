@@ -1,0 +1,163 @@
+"""What the tests of several ranks share: settings and data, launched programs, and the comparison of two runs."""
+
+import math
+import os
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import psutil
+
+from src.checkpoint import store
+from src.parallel.plan import AXES
+from tests.helpers import ROOT, TINY, finish, metrics, random_ids, start, train_flags
+
+TRAIN, PREDICT = ROOT / "train.py", ROOT / "predict.py"
+TIMEOUT = 480  # eight ranks compile their graphs on as few as two cores
+STEPS = 20
+ROWS = 8  # of an optimizer step, whatever the plan
+DENSE = {"num_layers": 3}
+MOE = {"num_layers": 2, "num_experts": 4, "expert_interval": 1, "expert_top_k": 2}
+# The loss scale overflows at first, and again when it has grown: the squares of the gradients end at 3.4e38. An
+# overflow that near to the limit is one of only some of the ranks, or of their sum alone. Norms are clipped.
+TRAINING = {"steps": STEPS, "decay_steps": STEPS, "optimizer": "adamw", "clip_norm": 0.5, "loss_scale": 1e20,
+            "loss_scale_window": 4, "eval_interval": 5, "save_interval": 10}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of train.py.
+
+    Args:
+        plan: What differs from one rank, of the settings `parallel`.
+        model, training: What differs from TINY and TRAINING.
+        micro_batches: Of an optimizer step.
+    """
+
+    plan: dict = field(default_factory=dict)
+    model: dict = field(default_factory=lambda: DENSE)
+    training: dict = field(default_factory=dict)
+    micro_batches: int = 2
+
+    @property
+    def ranks(self):
+        return math.prod(self.plan.get(axis, 1) for axis in AXES)
+
+    @property
+    def steps(self):
+        return (TRAINING | self.training)["steps"]
+
+    @property
+    def alone(self):
+        """The run of one process that must come to the same."""
+        return Run({}, self.model, self.training, self.micro_batches)
+
+    def flags(self, data, output):
+        data_ranks = self.plan.get("data", 1) * self.plan.get("expert", 1)
+        training = TRAINING | {"batch_size": ROWS // self.micro_batches // data_ranks} | self.training
+        groups = {"model": self.model, "parallel": {"micro_batch_num": self.micro_batches} | self.plan}
+        return [*train_flags(data / "train.mindrecord", output, **training),
+                f"--data.validation={data / 'validation.mindrecord'}",
+                *(f"--{group}.{name}={value}" for group, values in groups.items() for name, value in values.items())]
+
+    def start(self, data, output):
+        """Its process, or the launcher of its ranks, whose logs are in the output folder too."""
+        output.mkdir(parents=True, exist_ok=True)
+        command = [TRAIN, *self.flags(data, output)]
+        return launch(self.ranks, *command, folder=output) if self.ranks > 1 else start(*command, cwd=output)
+
+    def finish(self, data, output):
+        """(exit status, stdout, stderr) of a run from beginning to end."""
+        return finish_all(self.start(data, output), output)
+
+
+def launch(ranks, *command, folder):
+    """The launcher of a program's ranks, which work in a folder and have their logs there."""
+    return start("-m", "src.parallel.launch", f"--rank_size={ranks}", "--", *command, cwd=folder)
+
+
+def finish_all(process, folder, timeout=TIMEOUT):
+    """(exit status, stdout, stderr); afterwards nothing runs in the folder any more."""
+    try:
+        result = finish(process, timeout)
+        assert not processes_of(folder)
+        return result
+    finally:
+        for left in processes_of(folder):
+            left.kill()
+
+
+def processes_of(folder):
+    """The processes that run in a folder."""
+    return [process for process in psutil.process_iter(["cwd", "status"])
+            if process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE]
+
+
+def process_of(folder, rank):
+    """The number of a rank's process."""
+    return next(process.pid for process in processes_of(folder)
+                if process.environ().get("MS_NODE_ID") == str(rank) and process.environ()["MS_ROLE"] == "MS_WORKER")
+
+
+def log_of(folder, rank):
+    """What a rank has said."""
+    return (folder / f"device{rank}" / f"log{rank}.log").read_text()
+
+
+def wait_for_step(output, step, process):
+    """Until a run has logged a step."""
+    file, deadline = output / "metrics.jsonl", time.monotonic() + TIMEOUT
+    while not (file.exists() and f'"step": {step},' in file.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def last_step(output):
+    """The last step that a run has logged."""
+    return metrics(output)[-1]["step"]
+
+
+def checkpoints(output):
+    """Names of what is in a run's folder of checkpoints."""
+    return sorted(os.listdir(output / "checkpoint"))
+
+
+def ragged_ids(rows, seed):
+    """int32 (rows, S + 1), with a different number of pads at the end of each row: up to half of it."""
+    ids, draw = random_ids(rows, seed=seed), np.random.default_rng(seed)
+    for row, pads in zip(ids, draw.integers(0, TINY.seq_length // 2, rows), strict=True):
+        row[len(row) - pads:] = TINY.pad_token
+    return ids
+
+
+def weights(output):
+    """All parameters of a run's newest checkpoint, whole, by name; no moments."""
+    slices = store.open_slices(store.newest(output / "checkpoint"))
+    return {name: slices.read(name, slices.whole(name).box) for name in slices.names if not name.startswith("adam_")}
+
+
+def differences(output, expected):
+    """The largest relative differences of two runs' losses, gradient norms, validation losses and last weights.
+
+    They must agree exactly in which steps overflowed, in the loss scale and the learning rate. Of the weights, the norm
+    of each parameter's difference is compared with the parameter's; but for the bias of the keys, which has no effect:
+    its gradient is rounding alone, of which Adam makes whole steps.
+    """
+    found, wanted = ({("loss" in line, line["step"]): line for line in metrics(folder)}
+                     for folder in (output, expected))
+    assert found.keys() == wanted.keys()
+    largest = {"loss": 0.0, "grad_norm": 0.0, "validation_loss": 0.0, "weights": 0.0}
+    for key, line in wanted.items():
+        assert all(found[key][name] == line[name] for name in ("overflow", "loss_scale", "learning_rate")
+                   if name in line), key
+        for name in line.keys() & largest.keys():
+            if np.isfinite(line[name]):
+                largest[name] = max(largest[name], abs(found[key][name] - line[name]) / line[name])
+    values, others = weights(output), weights(expected)
+    assert values.keys() == others.keys()
+    for name, other in others.items():
+        if not name.endswith("attention.dense2.bias"):
+            difference = np.linalg.norm(values[name] - other) / np.linalg.norm(other)
+            largest["weights"] = max(largest["weights"], float(difference))
+    return largest

@@ -1,0 +1,87 @@
+"""What a rank really holds and sends, for comparison with the plan.
+
+As a program it takes train.py's flags, takes one optimizer step and prints both as a line of JSON.
+"""
+
+import gc
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, nn
+
+KINDS = {"adam_m": "moments", "adam_v": "moments", "accumulated": "gradients", "part": "slices"}  # by names' beginnings
+SENT = re.compile(r"= AllReduce\(.*\n *: \(<Tensor\[Float32\], \(([\d, ]+)\)>\)")  # single numbers have no shape
+
+
+def parameters():
+    """All Parameter objects of this process, whoever refers to them."""
+    gc.collect()
+    return [found for found in gc.get_objects() if issubclass(type(found), Parameter)]
+
+
+def bytes_by_kind(held):
+    """Bytes of parameters' real values: weights, and KINDS."""
+    total = Counter(weights=0, moments=0, gradients=0, slices=0)
+    for parameter in held:
+        total[KINDS.get(parameter.name.partition(".")[0], "weights")] += parameter.asnumpy().nbytes
+    return dict(total)
+
+
+class Sent:
+    """Counts the bytes that go into AllReduce, of which all collectives are made on a CPU, but for single numbers.
+
+    It reads the graphs that MindSpore really runs, once they are optimized, and notes how often each is run.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.runs = Path(folder), Counter()
+
+    def __enter__(self):
+        self.call = nn.Cell.__call__
+
+        def count(cell, *inputs):
+            """Compiles what was not yet, into a folder of its own."""
+            path = str(self.folder / str(id(cell)))
+            self.runs[path] += 1
+            ms.set_context(save_graphs=1, save_graphs_path=path)
+            return self.call(cell, *inputs)
+
+        nn.Cell.__call__ = count
+        return self
+
+    def __exit__(self, *error):
+        nn.Cell.__call__ = self.call
+
+    def bytes(self):
+        """In all runs of all graphs."""
+        total = 0
+        for path, runs in self.runs.items():
+            graphs = [file.read_text() for file in Path(path).rglob("graph_build_*.ir")]
+            assert graphs
+            shapes = [shape for graph in graphs for shape in SENT.findall(graph)]
+            total += runs * sum(math.prod(map(int, shape.split(", "))) for shape in shapes) * np.float32().nbytes
+        return total
+
+
+def main():
+    from src.cli import parse
+    from src.device import prepare_device
+    from src.pangu_alpha_config import TrainConfig
+    from src.trainer import Trainer
+
+    config = parse(TrainConfig, "reality.py")
+    prepare_device(config.parallel)
+    trainer = Trainer(config)
+    held = bytes_by_kind(parameters())
+    with Sent(f"graphs{trainer.mesh.rank}") as sent:
+        trainer._step(trainer.train_batches.iterate(0))
+    print(json.dumps(held | {"sent": sent.bytes()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Runs that go on under another plan than the one that saved: the losses are those of one process from end to end."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from tests.distributed.helpers import DENSE, MOE, Run, differences
+from tests.distributed.test_training import QUICK, SLOW, TOLERANCE
+
+ALONE = Run()
+PP2, EP2 = {"pipeline": 2}, {"expert": 2}
+CASES = {
+    "dp2 with ZeRO, 1, pp2": (QUICK["dp2 with ZeRO"], DENSE, [({}, 15), (PP2, 20)]),
+    "dp2 x tp2, pp2": (SLOW["dp2 x tp2"], DENSE, [(PP2, 20)]),
+    "dp2 x tp2, 1": (SLOW["dp2 x tp2"], DENSE, [({}, 20)]),
+    "tp2 x pp2, dp2 with ZeRO": (QUICK["tp2 x pp2"], DENSE, [({"data": 2, "optimizer_shard": True}, 20)]),
+    "experts: dp2 x ep2 with ZeRO, pp2, ep2": (SLOW["experts over dp2 x ep2 with ZeRO"], MOE, [(PP2, 15), (EP2, 20)]),
+}
+
+
+@pytest.mark.parametrize("saved, model, then", [
+    pytest.param(*case, id=name, marks=[pytest.mark.slow] * (number > 0))
+    for number, (name, case) in enumerate(CASES.items())])
+def test_the_loss_goes_on_under_another_plan(data, finished, tmp_path, saved, model, then):
+    """From the checkpoint of step 10, of which the second plan goes on to a later step, and so on."""
+    output = tmp_path / "run"
+    shutil.copytree(finished(saved), output)
+    shutil.rmtree(output / "checkpoint" / "step_00000020")
+    step = 10
+    for plan, end in then:
+        status, told, errors = Run(plan, model, {"steps": end}).finish(data, output)
+        assert status == 0, errors
+        assert f"going on from {output}/checkpoint/step_{step:08d}" in told
+        step = end
+    found = differences(output, finished(replace(saved, plan={})))
+    assert all(found[kind] <= limit for kind, limit in TOLERANCE.items()), found

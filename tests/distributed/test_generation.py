@@ -1,0 +1,70 @@
+"""predict.py spread over processes tells what one process tells, and tells it once."""
+
+import mindspore as ms
+import pytest
+
+from tests.distributed.helpers import PREDICT, TIMEOUT, finish_all, launch, log_of
+from tests.helpers import random_model, run
+
+PROMPTS = ["明月", "春风又绿江南岸，明月何时照我还。小明背起书包去上学", "the quick brown fox"]
+MODEL = {"vocab_size": 200, "num_layers": 3, "seq_length": 64}
+EXPERTS = MODEL | {"num_layers": 2, "num_experts": 4, "expert_interval": 1, "expert_top_k": 2}
+GREEDY = ("--generation.max_new_tokens=20", "--prompt_file={prompts}")
+BEAMS = (*GREEDY, "--generation.method=beam", "--generation.num_beams=3", "--generation.num_samples=2")
+SAMPLING = (*GREEDY, "--generation.method=sample", "--generation.num_samples=2")
+STREAM = ("--generation.max_new_tokens=20", f"--prompt={PROMPTS[1]}", "--stream")
+TENSOR, PIPELINE, EXPERT = ("--parallel.tensor=2",), ("--parallel.pipeline=2",), ("--parallel.expert=2",)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, tiny_vocab):
+    """Flags of predict.py for a model of random weights, by the number of its experts; and the prompts."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
+    flags = {}
+    for settings in (MODEL, EXPERTS):
+        experts = settings.get("num_experts", 0)
+        ms.save_checkpoint(random_model(seed=5, **settings)[0], str(folder / f"{experts}.ckpt"))
+        flags[experts] = [f"--checkpoint={folder / f'{experts}.ckpt'}", f"--data.tokenizer_path={tiny_vocab}",
+                          "--model.hidden_size=32", "--model.num_heads=4",
+                          *(f"--model.{name}={value}" for name, value in settings.items())]
+    return {"flags": flags, "prompts": folder / "prompts.txt"}
+
+
+@pytest.fixture(scope="module")
+def alone(files):
+    """A function from an experts' number and flags to what one process tells."""
+    known = {}
+
+    def tell(experts, generation):
+        if (experts, generation) not in known:
+            status, told, errors = run(PREDICT, *command(files, experts, generation), timeout=TIMEOUT)
+            assert status == 0, errors
+            known[experts, generation] = told
+        return known[experts, generation]
+
+    return tell
+
+
+def command(files, experts, generation, *plan):
+    return [*files["flags"][experts], *(flag.format_map(files) for flag in generation), *plan]
+
+
+@pytest.mark.parametrize("ranks, plan, experts, generation", [
+    pytest.param(4, TENSOR + PIPELINE, 0, GREEDY, id="tp2 x pp2"),
+    *(pytest.param(*values, marks=pytest.mark.slow, id=name) for name, *values in [
+        ("tp2", 2, TENSOR, 0, GREEDY),
+        ("pp2", 2, PIPELINE, 0, GREEDY),
+        ("beams on tp2 x pp2", 4, TENSOR + PIPELINE, 0, BEAMS),
+        ("sampling on tp2", 2, TENSOR, 0, SAMPLING),
+        ("stream of pp2", 2, PIPELINE, 0, STREAM),
+        ("without a cache on tp2 x pp2", 4, TENSOR + PIPELINE, 0, (*GREEDY, "--generation.use_past=false")),
+        ("experts over ep2", 2, EXPERT, 4, GREEDY),
+        ("experts over tp2 x pp2", 4, TENSOR + PIPELINE, 4, GREEDY)])])
+def test_the_same_text(files, alone, tmp_path, ranks, plan, experts, generation):
+    launcher = launch(ranks, PREDICT, *command(files, experts, generation, *plan), folder=tmp_path)
+    status, told, errors = finish_all(launcher, tmp_path)
+    assert status == 0, errors
+    assert told == alone(experts, generation)
+    assert len(set(told)) > 30  # not one token over and over
+    assert not any("put: " in log_of(tmp_path, rank) for rank in range(1, ranks))

@@ -1,0 +1,54 @@
+"""Training spread over processes, against one process: the same data, dropout, overflows and clipping."""
+
+import pytest
+
+from tests.distributed.helpers import DENSE, MOE, Run, differences
+from tests.helpers import metrics
+
+TOLERANCE = {"loss": 1e-5, "grad_norm": 1e-5, "validation_loss": 1e-5, "weights": 1e-4}
+QUICK = {
+    "dp2 with ZeRO": Run({"data": 2, "optimizer_shard": True}),
+    "tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True}),
+    "pp2": Run({"pipeline": 2}),
+    "tp2 x pp2": Run({"tensor": 2, "pipeline": 2}),
+    "experts over ep2": Run({"expert": 2}, MOE),
+}
+FOUR_LAYERS = DENSE | {"num_layers": 4}
+EVERY_SECOND = MOE | {"expert_interval": 2, "num_layers": 3}
+SLOW = {
+    "dp2": Run({"data": 2}),
+    "tp2": Run({"tensor": 2}),
+    "tp2 with ZeRO": Run({"tensor": 2, "optimizer_shard": True}),
+    "pp2 with LAMB": Run({"pipeline": 2}, training={"optimizer": "lamb"}),
+    "dp2 x tp2": Run({"data": 2, "tensor": 2}),
+    "dp2 x pp2 with ZeRO": Run({"data": 2, "pipeline": 2, "optimizer_shard": True}),
+    "dp2 x tp2 x pp2 with ZeRO": Run({"data": 2, "tensor": 2, "pipeline": 2, "optimizer_shard": True}),
+    "tp2 x pp2 with sequence parallel and recomputing": Run({"tensor": 2, "pipeline": 2, "sequence_parallel": True,
+                                                            "recompute": True}),
+    "pp4": Run({"pipeline": 4}, FOUR_LAYERS, micro_batches=4),
+    "experts over dp2 x ep2 with ZeRO": Run({"data": 2, "expert": 2, "optimizer_shard": True}, MOE),
+    "experts over dp2 x ep2": Run({"data": 2, "expert": 2}, MOE),
+    "experts over ep2 x tp2": Run({"expert": 2, "tensor": 2}, MOE),
+    "experts over tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True}, MOE),
+    "experts over pp2": Run({"pipeline": 2}, MOE),
+    "experts in one of two stages, over ep2": Run({"expert": 2, "pipeline": 2}, EVERY_SECOND),
+}
+CASES = [*(pytest.param(run, id=name) for name, run in QUICK.items()),
+         *(pytest.param(run, id=name, marks=pytest.mark.slow) for name, run in SLOW.items())]
+
+
+@pytest.mark.parametrize("run", CASES)
+def test_losses_norms_and_weights_are_those_of_one_process(finished, run):
+    found = differences(finished(run), finished(run.alone))
+    assert all(found[kind] <= limit for kind, limit in TOLERANCE.items()), found
+
+
+@pytest.mark.parametrize("model", [DENSE, MOE], ids=["dense", "experts"])
+def test_what_is_compared_holds_something(finished, model):
+    """Overflows at first and later, clipped and unclipped steps, losses that fall."""
+    lines = [line for line in metrics(finished(Run(model=model))) if "loss" in line]
+    overflows = [line["overflow"] for line in lines]
+    assert overflows[0] and not overflows[5] and any(overflows[6:])
+    norms = [line["grad_norm"] for line in lines if not line["overflow"]]
+    assert max(norms) > 0.5 > min(norms)
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.05
