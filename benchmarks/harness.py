@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from statistics import median
 from typing import Any
 
@@ -36,14 +36,16 @@ class Contestant:
 
     Args:
         threads: Processor cores that it may use.
-        make: A function of a module, called in the process; what it returns is what the contestant does.
+        make: A function or class of a module, called in the process; what it returns is what the contestant does.
         arguments: Of `make`.
+        first_core: Of them, counted among those of this process.
     """
 
-    def __init__(self, threads: int, make: Callable[..., Callable], *arguments: Any):
+    def __init__(self, threads: int, make: Callable[..., Callable], *arguments: Any, first_core: int = 0):
         context = get_context("spawn")
-        self._pipe, other_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other_end, threads, make, arguments), daemon=True)
+        self.pipe, other_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other_end, threads, first_core, make, arguments),
+                                        daemon=True)
         self._process.start()
         other_end.close()
 
@@ -53,9 +55,20 @@ class Contestant:
         Raises:
             ContestantError: It has failed, now or while it was made.
         """
+        self.ask(*request)
+        return self.answer()
+
+    def ask(self, *request: Any) -> None:
+        """Let the worker begin."""
         try:
-            self._pipe.send(request)
-            failed, answer = self._pipe.recv()
+            self.pipe.send(request)
+        except OSError as error:
+            raise ContestantError("the process has ended") from error
+
+    def answer(self) -> Any:
+        """What the worker answers; see `__call__`."""
+        try:
+            failed, answer = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise ContestantError("the process has ended") from error
         if failed:
@@ -68,11 +81,32 @@ class Contestant:
         self._process.join()
 
 
-def _serve(pipe: Connection, threads: int, make: Callable[..., Callable], arguments: Sequence) -> None:
+def ask_together(contestants: Sequence[Contestant], *request: Any) -> list[Any]:
+    """What contestants answer who need each other for it.
+
+    Raises:
+        ContestantError: One has failed; the others are not waited for.
+    """
+    for contestant in contestants:
+        contestant.ask(*request)
+    answers = {}
+    while len(answers) < len(contestants):
+        waiting = {contestant.pipe: contestant for contestant in contestants if contestant not in answers}
+        for pipe in wait(waiting):
+            answers[waiting[pipe]] = waiting[pipe].answer()
+    return [answers[contestant] for contestant in contestants]
+
+
+def cores() -> list[int]:
+    """The processor cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def _serve(pipe: Connection, threads: int, first_core: int, make: Callable[..., Callable], arguments: Sequence) -> None:
     """The life of a contestant's process. The number of threads is set before its libraries are imported."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+        os.sched_setaffinity(0, cores()[first_core:][:threads])
     worker = None
     while True:
         try:

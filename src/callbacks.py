@@ -1,6 +1,7 @@
 """What a run tells: a progress bar, metrics as JSON lines, TensorBoard events, the loss curve."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Protocol
@@ -83,9 +84,9 @@ class TensorBoard:
                                      filename_suffix=f".{first_step}")
 
     def on_step(self, metrics: Metrics) -> None:
-        """Add a scalar for each metric."""
+        """Add a scalar for each metric; none where it isn't finite, of which the writer would warn on the terminal."""
         for name, value in metrics.items():
-            if name != "step":
+            if name != "step" and math.isfinite(value):
                 self._writer.add_scalar(name, value, metrics["step"])
 
     on_validation = on_step

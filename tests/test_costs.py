@@ -28,7 +28,8 @@ from src.parallel.costs import (
 from src.parallel.mesh import Mesh
 from src.parallel.plan import Plan
 from src.parallel.sharding import box, optimizer_box, parameter_shapes, stages
-from src.parallel.spread import build_model
+from src.parallel.spread import build_model, build_stepper
+from tests.distributed.reality import bytes_by_kind, parameters
 from tests.helpers import TINY
 
 # 40,736 parameters: 3 layers of 12,704, tables of 1,536 (words), 512 (positions) and 512 (queries), a LayerNorm of 64.
@@ -97,18 +98,35 @@ def test_offloaded_moments_are_not_on_the_device():
     assert on_device.total - on_host.total == on_device.moments
 
 
-@pytest.mark.parametrize("parallel, model", [
-    (dict(data=2, tensor=2, pipeline=2, micro_batch_num=2), dict(param_init_dtype="float16")),
-    (dict(expert=2, tensor=2, pipeline=3, micro_batch_num=3), dict(num_experts=4, vocab_size=52))])
-def test_planned_weights_are_what_each_rank_builds(parallel, model):
+EXECUTED = {
+    "dp2 with ZeRO": (dict(data=2, optimizer_shard=True), {}),
+    "tp2": (dict(tensor=2), {}),
+    "tp2 x pp2": (dict(tensor=2, pipeline=2, micro_batch_num=2), {}),
+    "experts over ep2 x tp2": (dict(expert=2, tensor=2), dict(num_experts=4)),
+    "all at once, half precision": (
+        dict(data=2, expert=2, tensor=2, pipeline=2, micro_batch_num=2, optimizer_shard=True),
+        dict(num_experts=4, vocab_size=52, param_init_dtype="float16"))}
+
+
+@pytest.mark.parametrize("parallel, model", EXECUTED.values(), ids=EXECUTED)
+def test_each_rank_s_parameters_take_the_planned_bytes(monkeypatch, parallel, model):
+    """One after the other in one process, where groups have names but are never called; all Parameter objects count.
+    tests/distributed/test_plan_reality.py has real ranks."""
+    monkeypatch.setattr("src.parallel.mesh.create_group", lambda name, ranks: None)
     config = config_of(parallel, model)
     plan = Plan.of(config.parallel, config.model)
     for rank in range(plan.world_size):
-        built = build_model(config.model, Mesh(plan, rank), seed=0).get_parameters()
-        held = [parameter.asnumpy() for parameter in built]
-        planned = rank_memory(config, rank)
-        assert (planned.parameters, planned.weights) == (sum(array.size for array in held),
-                                                         sum(array.nbytes for array in held))
+        others = parameters()
+        mesh = Mesh(plan, rank)
+        model = build_model(config.model, mesh, seed=0)
+        stepper, _ = build_stepper(config, model, mesh)
+        before = set(map(id, others))
+        held = bytes_by_kind(parameter for parameter in parameters() if id(parameter) not in before)
+        planned, summed = rank_memory(config, rank), config.micro_steps > 1
+        assert held == {"weights": planned.weights, "moments": planned.moments, "slices": planned.slices,
+                        "gradients": planned.gradients if summed else 0}
+        assert planned.parameters == sum(parameter.size for parameter in model.get_parameters())
+        del stepper
 
 
 def random_config(seed):
@@ -159,8 +177,10 @@ def test_a_layer_s_activations_by_hand():
     assert layer_activations(dropout, 0) == layer_activations(config_of(), 0) + 2 * 4 * kib + 2 * 8 * kib
     tensor = config_of(dict(tensor=2))
     assert layer_activations(tensor, 0) == 4 * 4 * kib + (4 * 4 + 2 * 16 + 8) * kib // 2
-    sequence = config_of(dict(tensor=2, sequence_parallel=True))
-    assert layer_activations(tensor, 0) - layer_activations(sequence, 0) == 4 * kib
+    sequence = dict(tensor=2, sequence_parallel=True)  # both inputs, and with dropout both masks
+    assert layer_activations(tensor, 0) - layer_activations(config_of(sequence), 0) == 4 * kib
+    tensor, sequence = (config_of(parallel, dict(dropout_rate=0.1)) for parallel in (dict(tensor=2), sequence))
+    assert layer_activations(tensor, 0) - layer_activations(sequence, 0) == 8 * kib
 
 
 def test_an_expert_layer_s_activations_by_hand():
@@ -171,6 +191,9 @@ def test_an_expert_layer_s_activations_by_hand():
     expected = 8 * 4096 + 8192 + rows * (2 * 32 + 2 * 128) * 4 + 2 * (2 * 16 * 20) * 4
     assert layer_activations(experts, 1) == expected
     assert layer_activations(experts, 0) == layer_activations(config_of(), 0)
+    parts = [config_of(dict(tensor=2, sequence_parallel=on), dict(num_experts=4, expert_interval=2, dropout_rate=0.1))
+             for on in (False, True)]  # the mask of what comes back from the experts is one of all tokens
+    assert layer_activations(parts[0], 1) - layer_activations(parts[1], 1) == 3 * HIDDEN // 2
 
 
 @pytest.mark.parametrize("tensor", [1, 2, 8])
@@ -199,6 +222,16 @@ def test_what_a_stage_keeps():
     assert [of_stage - layer - mask - 7 * batch for of_stage in kept] == [0, 2 * HIDDEN, top]
 
 
+def test_what_a_stage_keeps_with_sequence_parallel():
+    """Its own tokens of what comes in, and of what goes into the final norm."""
+    staged = dict(pipeline=3, micro_batch_num=8, tensor=2)
+    plain, spread = (config_of(staged | dict(sequence_parallel=on)) for on in (False, True))
+    layer = layer_activations(plain, 0) - layer_activations(spread, 0)
+    plan = Plan.of(plain.parallel, plain.model)
+    less = [activations(plain, plan, stage) - activations(spread, plan, stage) for stage in range(3)]
+    assert [one - layer for one in less] == [0, 2 * HIDDEN // 2, HIDDEN // 2]
+
+
 def test_tensor_parallel_sends():
     """4 AllReduces a layer, one each for embedding, queries' gradient and head's, two numbers a token for the loss, and
     each rank's largest logit."""
@@ -208,8 +241,6 @@ def test_tensor_parallel_sends():
                                 ("tensor", "AllGather", 2): 2 * number_a_token}
     twice = payloads(config_of(dict(tensor=2), accumulation_steps=2))
     assert twice == {key: 2 * payload for key, payload in payloads(config).items()}
-    again = payloads(config_of(dict(tensor=2, recompute=True)))
-    assert again["tensor", "AllReduce", 2] - payloads(config)["tensor", "AllReduce", 2] == 2 * 3 * HIDDEN
 
 
 def test_experts_add_up_their_own_rows():
@@ -219,18 +250,63 @@ def test_experts_add_up_their_own_rows():
     assert more == 2 * 2 * (20 - 16) * 32 * 4
 
 
+def test_a_forward_pass_that_is_computed_again_leaves_out_the_last_sum_of_a_layer():
+    """That of attention is needed again; that of a feed-forward layer is not, that of experts is by their router."""
+    def again(**model):
+        plain, recomputed = (payloads(config_of(dict(tensor=2, recompute=on), model)) for on in (False, True))
+        return recomputed["tensor", "AllReduce", 2] - plain["tensor", "AllReduce", 2]
+
+    assert again() == 3 * HIDDEN
+    assert again(num_experts=4, expert_interval=3) == 3 * HIDDEN + 2 * 20 * 32 * 4
+
+
 def test_stages_compute_forward_passes_again_but_for_the_last():
+    """Embedding and two sums forward; embedding, one sum and two backward; 4 micro-batches."""
     config = config_of(dict(tensor=2, pipeline=3, micro_batch_num=4))
     first, middle, last = (payloads(config, rank) for rank in (0, 2, 4))
-    assert first["tensor", "AllReduce", 2] == 4 * (6 + 2) * HIDDEN
-    assert middle["tensor", "AllReduce", 2] == 4 * 6 * HIDDEN
+    assert first["tensor", "AllReduce", 2] == 4 * (3 + 4) * HIDDEN
+    assert middle["tensor", "AllReduce", 2] == 4 * (2 + 3) * HIDDEN
     assert last["tensor", "AllReduce", 2] == 4 * ((4 + 1 + 1) * HIDDEN + 2 * 2 * 16 * 4)
 
 
 def test_sequence_parallel_scatters_and_gathers():
-    plain, spread = (payloads(config_of(dict(tensor=2, sequence_parallel=on))) for on in (False, True))
-    assert spread["tensor", "ReduceScatter", 2] == 4 * 3 * HIDDEN
-    assert spread["tensor", "AllReduce", 2] == plain["tensor", "AllReduce", 2] - 4 * 3 * HIDDEN
+    """12 sums of the layers, and the head's gradient; the embedding's gradient is gathered as well. What stays a sum:
+    words, the queries' gradient, the loss; and 3 x (4 x 32 in LayerNorms, 2 x 32 in biases) + 64 of the last one."""
+    number_a_token = 2 * 16 * 4
+    assert payloads(config_of(dict(tensor=2, sequence_parallel=True))) == {
+        ("tensor", "AllReduce", 2): 2 * HIDDEN + 2 * number_a_token + 4 * (3 * 6 * 32 + 64),
+        ("tensor", "ReduceScatter", 2): 13 * HIDDEN,
+        ("tensor", "AllGather", 2): 14 * HIDDEN + 2 * number_a_token}
+
+
+def test_sequence_parallel_around_experts():
+    """Their layer gathers its router's input, and backwards its output's gradient, instead of two sums."""
+    experts = dict(num_experts=4, expert_interval=3)
+    dense, spread = (payloads(config_of(dict(tensor=2, sequence_parallel=True), model)) for model in ({}, experts))
+    assert dense["tensor", "ReduceScatter", 2] - spread["tensor", "ReduceScatter", 2] == 2 * HIDDEN
+    assert dense["tensor", "AllGather", 2] == spread["tensor", "AllGather", 2]
+    rows = 2 * 2 * 20 * 32 * 4  # their own sums; the projections' biases are theirs, and not of all tokens
+    assert spread["tensor", "AllReduce", 2] - dense["tensor", "AllReduce", 2] == rows - 32 * 4
+
+
+def test_a_stage_hands_on_its_own_tokens():
+    plain, spread = (payloads(config_of(dict(tensor=2, pipeline=3, micro_batch_num=4, sequence_parallel=on)), 2)
+                     for on in (False, True))
+    assert plain["pipeline", "Exchange", 2] == 2 * spread["pipeline", "Exchange", 2] == 11 * HIDDEN
+
+
+def test_hidden_states_are_sent_in_the_compute_dtype_but_as_float32_on_a_cpu():
+    half = dict(compute_dtype="float16", num_experts=4, expert_interval=3)
+    parallel = dict(tensor=2, expert=2, pipeline=2, micro_batch_num=2)
+    on_cpu, on_ascend = (payloads(config_of(parallel | dict(device_target=target), half), 7)
+                         for target in ("CPU", "Ascend"))
+    for kind in (("pipeline", "Exchange", 2), ("expert", "AlltoAll", 2)):
+        assert on_cpu[kind] == 2 * on_ascend[kind] > 0
+    loss = 2 * 2 * 2 * 16 * 4  # of two micro-batches, float32 everywhere
+    sums = [sent["tensor", "AllReduce", 2] - loss for sent in (on_cpu, on_ascend)]
+    assert sums[0] == 2 * sums[1] > 0
+    for kind in (("data", "AllReduce", 2), ("tied embedding", "AllReduce", 2), ("tensor", "AllGather", 2)):
+        assert on_cpu[kind] == on_ascend[kind] > 0
 
 
 def test_data_parallel_sends_gradients():

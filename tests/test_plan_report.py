@@ -76,6 +76,12 @@ def test_the_tables_hold_the_figures():
                                      for figure in (*sums, sum(sums), sum(one.sent for one in found)))]
 
 
+def test_what_is_counted_is_told_where_a_cpu_sends_more():
+    reports = [describe(config_of(*ALL_KINDS, f"--parallel.device_target={target}")) for target in ("CPU", "Ascend")]
+    told = "\non a CPU all of them are made of float32 AllReduces, which send more"
+    assert reports[0] == reports[1] + told
+
+
 def test_200_billion_on_2048_ranks():
     config = config_of(*LARGE)
     report = describe(config)

@@ -42,15 +42,15 @@ class AllGather(nn.Cell):
         self.size = group.size
         self.emulated = _has_only_all_reduce()
         self.gather = AllReduce(group) if self.emulated else ops.AllGather(group.name)
-        place = np.zeros((group.size, 1))
-        place[group.index] = 1
-        self.place = Tensor(place, ms.float32)
+        self.here = Tensor(np.arange(group.size)[:, None] == group.index)
+        self.nothing = Tensor(0.0, ms.float32)
         self.cast = ops.Cast()
 
     def construct(self, x: Tensor) -> Tensor:
         if not self.emulated:
             return self.gather(x)
-        spread = ops.mul(self.place, self.cast(ops.reshape(x, (1, -1)), ms.float32))
+        # Not a product with zeros: infinite gradients would make NaN of what the others send.
+        spread = ops.where(self.here, self.cast(ops.reshape(x, (1, -1)), ms.float32), self.nothing)
         return self.cast(ops.reshape(self.gather(spread), (-1,) + x.shape[1:]), x.dtype)
 
 

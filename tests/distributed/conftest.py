@@ -2,16 +2,14 @@
 
 import pytest
 
-from tests.distributed.helpers import ragged_ids
-from tests.helpers import write_mindrecord
+from tests.distributed.helpers import write_data
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with 27 records to train on, so that an epoch leaves some over, and 8 for validation."""
+    """The folder of `write_data`."""
     folder = tmp_path_factory.mktemp("data")
-    for seed, (name, rows) in enumerate({"train": 27, "validation": 8}.items()):
-        write_mindrecord(folder / f"{name}.mindrecord", ragged_ids(rows, seed))
+    write_data(folder)
     return folder
 
 

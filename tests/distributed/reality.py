@@ -6,6 +6,7 @@ As a program it takes train.py's flags, takes one optimizer step and prints both
 import gc
 import json
 import math
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -19,9 +20,10 @@ SENT = re.compile(r"= AllReduce\(.*\n *: \(<Tensor\[Float32\], \(([\d, ]+)\)>\)"
 
 
 def parameters():
-    """All Parameter objects of this process, whoever refers to them."""
+    """All Parameter objects of this process, whoever refers to them, but for those of MindSpore's random generator."""
     gc.collect()
-    return [found for found in gc.get_objects() if issubclass(type(found), Parameter)]
+    found = [one for one in gc.get_objects() if issubclass(type(one), Parameter)]
+    return [one for one in found if not one.name.startswith("Parameter#")]
 
 
 def bytes_by_kind(held):
@@ -43,6 +45,7 @@ class Sent:
 
     def __enter__(self):
         self.call = nn.Cell.__call__
+        os.environ["MS_DEV_DUMP_IR_PASSES"] = "graph_build"  # of all that save_graphs would write
 
         def count(cell, *inputs):
             """Compiles what was not yet, into a folder of its own."""

@@ -99,7 +99,8 @@ def test_other_machines_notice_within_a_minute(launched, folder):
     status, _, errors = finish(second, timeout=10)
     assert status == 137 and "error: rank 1 was killed by SIGKILL" in errors
     status, _, errors = finish(first, timeout=60)
-    assert status == 1 and "so all ranks are stopped" in errors
+    # Whatever comes first: the sum fails, the scheduler misses rank 1, or MindSpore ends the rank itself.
+    assert status in (1, 128 + signal.SIGTERM) and "so all ranks are stopped" in errors
 
 
 @pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun here")

@@ -25,6 +25,7 @@ SLOW = {
     "dp2 x tp2 x pp2 with ZeRO": Run({"data": 2, "tensor": 2, "pipeline": 2, "optimizer_shard": True}),
     "tp2 x pp2 with sequence parallel and recomputing": Run({"tensor": 2, "pipeline": 2, "sequence_parallel": True,
                                                             "recompute": True}),
+    "infinite gradients on tp2 x pp2": Run({"tensor": 2, "pipeline": 2}, training={"loss_scale": 3e38, "steps": 4}),
     "pp4": Run({"pipeline": 4}, FOUR_LAYERS, micro_batches=4),
     "experts over dp2 x ep2 with ZeRO": Run({"data": 2, "expert": 2, "optimizer_shard": True}, MOE),
     "experts over dp2 x ep2": Run({"data": 2, "expert": 2}, MOE),
