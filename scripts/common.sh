@@ -41,9 +41,16 @@ check_counts() {
     done
 }
 
-check_strategy() {
-    [ "$1" = none ] || fail "STRATEGY '$1': official checkpoints in slices are not read yet; give none, and a \
-checkpoint of one file or one that was trained here"
+# weights STRATEGY CKPT_PATH CKPT_NAME: CKPT_PATH itself; with a release's strategy file its weights as one file, which
+# the first call makes in CKPT_PATH/whole.
+weights() {
+    [ "$1" != none ] || { echo "$2" && return; }
+    [ -e "$1" ] || fail "STRATEGY '$1' is not there: give the release's *strategy*.ckpt, or none for a checkpoint of \
+one file or one that was trained here"
+    local whole=$2/whole/${3:-release}.ckpt
+    [ -f "$whole" ] || "$VENV_PYTHON" -m src.checkpoint.convert --from official --to mindspore --strategy "$1" \
+        --checkpoint "$2" --checkpoint_name "$3" --output "$whole" >&2
+    echo "$whole"
 }
 
 # tensor_parallel MODE RANKS [flags]: what --parallel.tensor says; without it the ModelZoo's default for its sizes, all

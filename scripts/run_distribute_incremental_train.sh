@@ -9,9 +9,9 @@
 #   TYPE        fp32 or fp16: of the parameters
 #   MODE        a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B
 #   PER_BATCH   sequences a step, for each data-parallel rank
-#   STRATEGY    none: the checkpoint is one file, or was trained here
-#   CKPT_PATH   folder of the .ckpt file, or a training run's output folder
-#   CKPT_NAME   how the .ckpt file's name begins ('' where the folder holds only one, or is a training run's)
+#   STRATEGY    the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   CKPT_PATH   folder of a release or of a .ckpt file, or a training run's output folder
+#   CKPT_NAME   how the .ckpt files' names begin ('' where there are no others, or it is a training run's)
 # Tensor parallel is min(8, RANK_SIZE) for the released sizes, 1 for others, or what --parallel.tensor says.
 # Rank r's log is device{r}/log{r}.log; that of the machine's first rank is on the terminal too.
 #
@@ -19,9 +19,8 @@
 . "$(dirname "$0")/common.sh"
 [ $# -ge 9 ] || usage "bash scripts/run_distribute_incremental_train.sh DATASET RANK_TABLE RANK_SIZE TYPE MODE \
 PER_BATCH STRATEGY CKPT_PATH CKPT_NAME [flags of train.py]"
-check_strategy "$7"
-checkpoint=$8
-if [ -n "$9" ]; then
+checkpoint=$(weights "$7" "$8" "$9")
+if [ "$7" = none ] && [ -n "$9" ]; then
     files=("$8/$9"*.ckpt)
     [ -f "${files[0]}" ] || fail "CKPT_NAME '$9': $8 holds no file $9*.ckpt"
     [ ${#files[@]} -eq 1 ] || fail "CKPT_NAME '$9': $8 holds ${#files[@]} files $9*.ckpt; give more of the name"

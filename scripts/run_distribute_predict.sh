@@ -5,10 +5,10 @@
 #            [flags of predict.py]
 #   RANK_SIZE   ranks: a process and a device each; the tensor-parallel parts, unless flags say otherwise
 #   RANK_TABLE  rank table of all devices (python -m src.parallel.hccl_tools), or none
-#   STRATEGY    none: the checkpoint is one file, or was trained here
+#   STRATEGY    the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
 #   TOKENIZER   folder of vocab.model
-#   CKPT_PATH   folder of the .ckpt file, or a training run's output folder
-#   CKPT_NAME   how the .ckpt file's name begins ('' where the folder holds only one)
+#   CKPT_PATH   folder of a release or of a .ckpt file, or a training run's output folder
+#   CKPT_NAME   how the .ckpt files' names begin ('' where there are no others)
 #   MODE        a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here
 #   TYPE        fp32 or fp16: of the parameters
 #
@@ -16,10 +16,10 @@
 . "$(dirname "$0")/common.sh"
 [ $# -ge 8 ] || usage "bash scripts/run_distribute_predict.sh RANK_SIZE RANK_TABLE STRATEGY TOKENIZER CKPT_PATH \
 CKPT_NAME MODE TYPE [flags of predict.py]"
-rank_size=$1 table=$2 tokenizer=$4 checkpoint=$5 name=$6 mode=$7
+rank_size=$1 table=$2 tokenizer=$4 name=$6 mode=$7
 check_counts RANK_SIZE "$rank_size"
-check_strategy "$3"
 dtype=$(dtype_of "$8")
+checkpoint=$(weights "$3" "$5" "$name")
 shift 8
 launch "$rank_size" "$table" 0 "$rank_size" "$ROOT/predict.py" ${mode:+--mode "$mode"} \
     --data.tokenizer_path "$tokenizer" --checkpoint "$checkpoint" --checkpoint_name "$name" \

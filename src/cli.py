@@ -68,8 +68,8 @@ def _keys(arguments_class: type, prefix: str = "") -> dict[str, object]:
     """Names of all settings, with their types."""
     keys = {}
     for field in fields(arguments_class):
-        nested = is_dataclass(field.type)
-        keys |= _keys(field.type, f"{prefix}{field.name}.") if nested else {prefix + field.name: field.type}
+        name = prefix + field.name.removesuffix("_")
+        keys |= _keys(field.type, f"{name}.") if is_dataclass(field.type) else {name: field.type}
     return keys
 
 
@@ -124,6 +124,11 @@ def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParse
             parser.add_argument("--mode", type=str, help=f"A model size from configs/: {', '.join(modes())}.")
             parser.known_keys |= {"mode": str}
     parser.add_class_arguments(arguments_class, as_group=False)
+    for action in list(parser._actions):  # a field can't be named `from`, but `from_`
+        if action.dest.endswith("_"):
+            flag = "--" + action.dest.removesuffix("_")
+            action.option_strings = [flag]
+            parser._option_string_actions[flag] = action
     return parser
 
 

@@ -126,19 +126,37 @@ def read(path: Path, stored: Stored, box: Box) -> np.ndarray:
     return np.array(words[box.index]).view(dtype)
 
 
-def write(path: Path, parameters: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Write (name, values) pairs, one at a time; byte for byte what mindspore.save_checkpoint would."""
-    with path.open("wb") as file:
+def write(path: Path, parameters: Iterable[tuple[str, np.ndarray]], append: bool = False) -> None:
+    """Write (name, values) pairs, one at a time; byte for byte what mindspore.save_checkpoint would.
+
+    Args:
+        append: Go on with a file that holds others, without a checksum.
+    """
+    with path.open("ab" if append else "wb") as file:
         for name, values in parameters:
-            dims = b"".join(_encoded(1 << 3 | _VARINT) + _encoded(size) for size in values.shape)
-            shape_and_type = dims + _span(2, DTYPE_NAMES[values.dtype].encode())
             content = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-            for first in range(0, content.size, PIECE_BYTES):
-                piece = content[first:first + PIECE_BYTES]
-                tensor = shape_and_type + _head(3, piece.size)
-                value = _span(1, name.encode()) + _head(2, len(tensor) + piece.size) + tensor
-                file.write(_head(1, len(value) + piece.size) + value)
-                file.write(piece)
+            first = 0
+            for head, size in _pieces(name, values.shape, values.dtype):
+                file.write(head)
+                file.write(content[first:first + size])
+                first += size
+
+
+def written_bytes(name: str, shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """Bytes that `write` makes of a parameter."""
+    return sum(len(head) + size for head, size in _pieces(name, shape, dtype))
+
+
+def _pieces(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[tuple[bytes, int]]:
+    """What stands before each piece of a parameter's content, and the bytes of the piece."""
+    dims = b"".join(_encoded(1 << 3 | _VARINT) + _encoded(size) for size in shape)
+    shape_and_type = dims + _span(2, DTYPE_NAMES[dtype].encode())
+    whole = prod(shape) * dtype.itemsize
+    for first in range(0, whole, PIECE_BYTES):
+        size = min(PIECE_BYTES, whole - first)
+        tensor = shape_and_type + _head(3, size)
+        value = _span(1, name.encode()) + _head(2, len(tensor) + size) + tensor
+        yield _head(1, len(value) + size) + value, size
 
 
 def _encoded(number: int) -> bytes:

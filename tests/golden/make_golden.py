@@ -41,12 +41,13 @@ def import_peer() -> tuple[type, type]:
     return PanguAlphaConfig, PanguAlphaHeadModel
 
 
-def build_peer() -> nn.Cell:
+def build_peer(**changes: object) -> nn.Cell:
     """The model in float32: the softmax by its setting, the rest by the attributes that name a compute type."""
     config_class, model_class = import_peer()
+    sizes = dict(checkpoint_name_or_path="", batch_size=ROWS, seq_length=LENGTH, vocab_size=VOCAB, hidden_size=HIDDEN,
+                 ffn_hidden_size=4 * HIDDEN, num_layers=LAYERS, num_heads=HEADS) | changes
     model = model_class(config_class(
-        checkpoint_name_or_path="", batch_size=ROWS, seq_length=LENGTH, vocab_size=VOCAB, hidden_size=HIDDEN,
-        ffn_hidden_size=4 * HIDDEN, num_layers=LAYERS, num_heads=HEADS, pad_token_id=PAD, eos_token_id=EOD,
+        **sizes, pad_token_id=PAD, eos_token_id=EOD,
         embedding_dropout_prob=0.0, hidden_dropout_rate=0.0, attention_dropout_rate=0.0, hidden_act="fast_gelu",
         param_init_type="float32", softmax_compute_type="float32"))
     for _, cell in model.cells_and_names():

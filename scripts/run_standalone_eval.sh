@@ -1,0 +1,22 @@
+#!/bin/bash
+# Score a checkpoint on a benchmark on one device; output on the terminal and in device0/log0.log.
+#
+# usage: bash scripts/run_standalone_eval.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE DEVICE_TARGET TASK TASK_PATH \
+#            [flags of eval.py]
+#   STRATEGY       the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   TOKENIZER      folder of vocab.model
+#   CKPT_PATH      folder of a release or of a .ckpt file, or a training run's output folder
+#   CKPT_NAME      how the .ckpt files' names begin ('' where there are no others)
+#   MODE           a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here
+#   DEVICE_TARGET  CPU, GPU or Ascend
+#   TASK           c3, cmrc2018, tnews, ... (eval.py --help)
+#   TASK_PATH      folder of the benchmark's published files
+. "$(dirname "$0")/common.sh"
+[ $# -ge 8 ] || usage "bash scripts/run_standalone_eval.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE DEVICE_TARGET \
+TASK TASK_PATH [flags of eval.py]"
+tokenizer=$2 name=$4 mode=$5 device_target=$6 task=$7 task_path=$8
+checkpoint=$(weights "$1" "$3" "$name")
+shift 8
+logged 0 "$VENV_PYTHON" "$ROOT/eval.py" ${mode:+--mode "$mode"} --data.tokenizer_path "$tokenizer" \
+    --checkpoint "$checkpoint" --checkpoint_name "$name" --parallel.device_target "$device_target" --task "$task" \
+    --task_path "$task_path" "$@"

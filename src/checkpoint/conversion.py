@@ -1,0 +1,262 @@
+"""A checkpoint of one format, a parameter at a time, into another's files."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from src.checkpoint import store
+from src.checkpoint.convert import ConvertArguments
+from src.checkpoint.formats import hf, megatron, mindformers, mindspore, official, safetensors
+from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Source, Target, model_of
+from src.checkpoint.layout import Holder
+from src.cli import mode_file, modes
+from src.errors import InputError
+from src.pangu_alpha_config import DataConfig, GenerationConfig, PanguAlphaConfig, RunConfig, TrainingConfig
+from src.parallel.plan import Plan
+from src.parallel.sharding import parameter_shapes
+
+FORMATS = {"mindspore": mindspore, "official": official, "mindformers": mindformers, "safetensors": safetensors,
+           "megatron": megatron, "hf": hf}
+RESUMED = "source.json"  # in an unfinished folder: what is being converted, and how
+_CHUNK = 1 << 22  # elements that are cast at once
+
+
+@dataclass
+class Summary:
+    """What was written.
+
+    Args:
+        parameters: How many.
+        values: Numbers in them.
+        files: That hold them, without the small texts.
+        bytes: Of those files.
+        left_out: What else the source had.
+        cast_to: The dtype that was asked for.
+        cast: By the dtype they had, how many parameters were cast to another.
+        rounded: Numbers that are not what they were.
+        went_on: Bytes that were there from a conversion that had been stopped.
+    """
+
+    parameters: int
+    values: int
+    files: int = 0
+    bytes: int = 0
+    left_out: list[str] = field(default_factory=list)
+    cast_to: str = ""
+    cast: Counter = field(default_factory=Counter)
+    rounded: dict[str, int] = field(default_factory=dict)
+    went_on: int = 0
+
+    def __str__(self) -> str:
+        told = [f"{self.parameters} parameters, {self.values:,} values in {self.files} file{'s'[:self.files != 1]}, "
+                f"{self.bytes:,} bytes"]
+        if self.went_on:
+            told.append(f"{self.went_on:,} bytes were there already")
+        for dtype, number in self.cast.items():
+            told.append(f"{number} parameters cast from {dtype} to {self.cast_to}")
+        if self.cast:
+            told.append(f"{sum(self.rounded.values()):,} values rounded")
+        if self.left_out:
+            told.append(f"left out {len(self.left_out)}: {', '.join(self.left_out[:2])}"
+                        + ", ..." * (len(self.left_out) > 2))
+        return "; ".join(told)
+
+
+def convert(arguments: ConvertArguments) -> Summary:
+    """Do what the command line says. Nothing is at `output` until all is written.
+
+    Raises:
+        InputError: What is to be read is damaged, mixed up or of another network than was said.
+    """
+    path, output = Path(arguments.checkpoint), Path(arguments.output)
+    if arguments.md5:
+        check_md5(Path(arguments.md5), path)
+    options = Options(arguments.checkpoint_name, arguments.strategy, arguments.vocab_size, arguments.parts,
+                      arguments.shard_mb << 20, arguments.bin_files)
+    source = FORMATS[arguments.from_].open_source(path, options)
+    model = _model(source, arguments)
+    kinds = {name: source.kinds[name] for name in parameter_shapes(model)}
+    cast = next((dtype for dtype in FLOATS if dtype.name == arguments.dtype), None)
+    written = {name: replace(kind, dtype=cast or kind.dtype) for name, kind in kinds.items()}
+    target = FORMATS[arguments.to].target(model, written, options)
+    summary = Summary(len(kinds), sum(kind.size for kind in kinds.values()), left_out=source.left_out)
+    if cast:
+        summary.cast_to = cast.name
+        summary.cast = Counter(kind.dtype.name for kind in kinds.values() if kind.dtype != cast)
+    read = partial(_read, source, cast, summary)
+    folder = output.with_name(store.TEMPORARY_PREFIX + output.name)
+    _begin(folder, arguments, source)
+    try:
+        if arguments.to == "mindspore" and not arguments.is_one_file:
+            _write_checkpoint(folder, model, arguments, read, summary)
+        else:
+            _write_files(folder, target, read, summary)
+        (folder / RESUMED).unlink()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        (folder / store.MODEL_FILE if arguments.is_one_file else folder).rename(output)
+        if arguments.is_one_file:
+            folder.rmdir()
+    except Exception:  # not for Ctrl-C: that can go on
+        shutil.rmtree(folder)
+        raise
+    return summary
+
+
+def _model(source: Source, arguments: ConvertArguments) -> PanguAlphaConfig:
+    """The network, which must be what the command line says of it."""
+    model = model_of(source, arguments.num_heads)
+    if arguments.size:
+        named = yaml.safe_load(mode_file(arguments.size).read_text(encoding="utf-8"))["model"]
+        for name in ("hidden_size", "num_layers"):
+            if getattr(model, name) != named[name]:
+                raise InputError(f"{source.path} has {name} {getattr(model, name)}, but --size {arguments.size} "
+                                 f"{named[name]}")
+    if arguments.vocab_size not in (None, model.vocab_size):
+        raise InputError(f"{source.path} has a vocabulary of {model.vocab_size}, not of {arguments.vocab_size} "
+                         "(--vocab_size)")
+    heads = arguments.num_heads or source.settings.get("num_heads") or _known_heads(model)
+    if heads is None and not arguments.is_one_file:
+        raise InputError(f"{source.path} doesn't say how many attention heads it has: give --num_heads")
+    return replace(model, num_heads=heads or 1)
+
+
+def _known_heads(model: PanguAlphaConfig) -> int | None:
+    """Heads of the size of configs/ that has such layers."""
+    for mode in modes():
+        named = yaml.safe_load(mode_file(mode).read_text(encoding="utf-8"))["model"]
+        if (named.get("hidden_size"), named.get("num_layers")) == (model.hidden_size, model.num_layers):
+            return named.get("num_heads")
+    return None
+
+
+def check_md5(listed: Path, folder: Path) -> None:
+    """See that files are what was published.
+
+    Raises:
+        InputError: One is not, or is not there.
+    """
+    try:
+        lines = [line.split(None, 1) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        sums = {name.strip().lstrip("*"): expected.lower() for expected, name in lines}
+    except (OSError, ValueError) as error:
+        raise InputError(f"--md5 {listed} is no list of md5sum's, of lines `sum  name`: {error}") from error
+    places = [listed.parent, folder if folder.is_dir() else folder.parent]
+    files = {name: next((place / name for place in places if (place / name).is_file()), None) for name in sums}
+    for name, file in files.items():
+        if file is None:
+            raise InputError(f"{name}, which --md5 {listed} lists, is not in {places[1]}")
+    with tqdm(total=sum(file.stat().st_size for file in files.values()), unit="B", unit_scale=True, disable=None,
+              desc="md5") as bar:
+        for name, file in files.items():
+            digest = hashlib.md5(usedforsecurity=False)
+            with file.open("rb") as content:
+                while chunk := content.read(_CHUNK):
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+            if digest.hexdigest() != sums[name]:
+                raise InputError(f"{file} has the MD5 sum {digest.hexdigest()}, but {listed} says {sums[name]}: fetch "
+                                 "it again")
+
+
+def _begin(folder: Path, arguments: ConvertArguments, source: Source) -> None:
+    """Make the unfinished folder, or keep the one that the same conversion was stopped in."""
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
+    this = json.dumps({"arguments": asdict(arguments), "files": files})
+    note = folder / RESUMED
+    if note.is_file() and note.read_text() == this:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    note.write_text(this)
+
+
+def _read(source: Source, cast: np.dtype | None, summary: Summary, name: str) -> np.ndarray:
+    """A parameter, cast where that was asked for."""
+    values = source.read(name)
+    if cast is None or values.dtype == cast:
+        return values
+    result = np.empty(values.shape, cast)
+    rows = max(1, _CHUNK * len(values) // max(1, values.size))
+    summary.rounded[name] = 0
+    for first in range(0, len(values), rows):
+        given = values[first:first + rows].astype(np.float32)
+        with np.errstate(over="ignore"):
+            result[first:first + rows] = given.astype(cast)
+        back = result[first:first + rows].astype(np.float32)
+        if not np.array_equal(np.isfinite(back), np.isfinite(given)):
+            raise InputError(f"'{name}' has values up to {np.abs(given[np.isfinite(given)]).max():g}, which {cast.name}"
+                             " can't hold: choose another --dtype")
+        summary.rounded[name] += int(np.count_nonzero((back != given) & ~np.isnan(given)))
+    return result
+
+
+def _write_files(folder: Path, target: Target, read: Callable[[str], np.ndarray], summary: Summary) -> None:
+    total = sum(piece.kind.nbytes for file in target.files for piece in file.pieces)
+    with tqdm(total=total, unit="B", unit_scale=True, disable=None) as bar:
+        for file in target.files:
+            done = _resumed(folder / file.name, file)
+            there = sum(piece.kind.nbytes for piece in file.pieces[:done])
+            summary.went_on += there
+            bar.update(there)
+            if not (folder / file.name).exists():
+                part = _part(folder / file.name)
+                file.write(part, file.pieces[done:], _values(file.pieces[done:], read, bar))
+                with part.open("rb") as content:
+                    os.fsync(content.fileno())
+                part.rename(folder / file.name)
+    for name, text in target.texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    summary.files = len(target.files)
+    summary.bytes = sum((folder / file.name).stat().st_size for file in target.files)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _resumed(path: Path, file: File) -> int:
+    """How many pieces of a file are there from a conversion that was stopped; what is no whole piece is cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(path)
+    if path.exists():
+        return len(file.pieces)
+    if not part.exists():
+        return 0
+    done, whole = file.resume(part, file.pieces) if file.resume else (0, 0)
+    os.truncate(part, whole)
+    return done
+
+
+def _values(pieces: list[Piece], read: Callable[[str], np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
+    for piece in pieces:
+        yield piece.change(read(piece.parameter))
+        bar.update(piece.kind.nbytes)
+
+
+def _write_checkpoint(folder: Path, model: PanguAlphaConfig, arguments: ConvertArguments,
+                      read: Callable[[str], np.ndarray], summary: Summary) -> None:
+    """Write a checkpoint folder of this project's, with the network's settings and the slices of a plan's ranks."""
+    config = RunConfig(model, DataConfig(), TrainingConfig(), arguments.parallel, GenerationConfig())
+    plan, shapes = Plan.of(config.parallel, model), parameter_shapes(model)
+    reports = []
+    for rank in tqdm(range(plan.world_size), unit="rank", disable=None):
+        holder = Holder(plan, rank, shapes)
+
+        def take(name: str, holder: Holder = holder) -> np.ndarray:
+            return read(name)[holder.box(name).index]
+
+        held = [name for name in shapes if holder.writes(name)]
+        reports.append(store.write_slices(folder, holder, {store.MODEL: {name: partial(take, name) for name in held}}))
+    store.complete(folder, reports, {"step": 0}, config.save)
+    files = [file for report in reports for file in report["files"].values()]
+    summary.files, summary.bytes = len(files), sum(file["bytes"] for file in files)

@@ -1,0 +1,60 @@
+"""This project's own: a .ckpt file of whole parameters, or a checkpoint folder with a file a rank."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from src.checkpoint import ckpt_file, store
+from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target, is_parameter, official_name
+from src.errors import InputError
+from src.pangu_alpha_config import PanguAlphaConfig, load_config
+
+
+def open_source(path: Path, options: Options) -> Source:
+    """A .ckpt file, a checkpoint folder, or a run's output folder (its newest whole checkpoint).
+
+    Raises:
+        InputError: It is none of these, or damaged.
+    """
+    weights = store.find(path, options.checkpoint_name)
+    saved = store.open_slices(weights)
+    found = {official_name(name): name for name in saved.names}
+    names = {official: name for official, name in found.items() if is_parameter(official)}
+    kinds = {}
+    for official, name in names.items():
+        whole = saved.whole(name)
+        if whole.dtype not in ckpt_file.DTYPES:
+            raise InputError(f"{weights}: '{name}' is of type {whole.dtype}, which no weights are")
+        saved.check(name, whole.box)
+        kinds[official] = Kind(whole.shape, ckpt_file.DTYPES[whole.dtype])
+    beside = store.config_beside(weights)
+    settings = vars(load_config(beside).model) if beside else {}
+    files = [weights] if weights.is_file() else sorted(weights.iterdir())
+
+    def read(official: str) -> np.ndarray:
+        return saved.read(names[official], saved.whole(names[official]).box)
+
+    return Source(weights, kinds, read, files, sorted(set(found) - set(names)), dict(settings))
+
+
+def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:
+    """One file of all parameters."""
+    pieces = [Piece(name, name, kind) for name, kind in kinds.items()]
+    return Target([File(store.MODEL_FILE, pieces, write, whole_pieces)])
+
+
+def write(path: Path, pieces: list[Piece], values: Iterator[np.ndarray]) -> None:
+    """Add pieces to a file, which need not be there yet."""
+    ckpt_file.write(path, zip((piece.name for piece in pieces), values, strict=True), append=True)
+
+
+def whole_pieces(path: Path, pieces: list[Piece]) -> tuple[int, int]:
+    """How many pieces a file that was cut short has whole, and how many bytes they are."""
+    there, whole = path.stat().st_size, 0
+    for number, piece in enumerate(pieces):
+        following = whole + ckpt_file.written_bytes(piece.name, piece.kind.shape, piece.kind.dtype)
+        if following > there:
+            return number, whole
+        whole = following
+    return len(pieces), whole

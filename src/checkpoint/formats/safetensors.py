@@ -1,0 +1,52 @@
+"""Official names in .safetensors files with an index, as on the Hugging Face Hub, and the network in config.json."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from src.checkpoint.formats import shards
+from src.checkpoint.formats.parameters import (
+    Kind,
+    Options,
+    Piece,
+    Source,
+    Target,
+    is_parameter,
+    official_name,
+    read_json,
+)
+from src.pangu_alpha_config import PanguAlphaConfig
+
+MODEL_TYPE = "pangu_alpha"
+
+
+def open_source(path: Path, options: Options) -> Source:
+    """A .safetensors file, or a folder of one or of several with an index.
+
+    Raises:
+        InputError: Files are missing, damaged, or of two checkpoints.
+    """
+    files = shards.find(path, [shards.SAFETENSORS])
+    kinds = {file: shards.safetensors_kinds(file) for file in files}
+    where = shards.checked_names(files, kinds)
+    names = {official: name for name in where if is_parameter(official := official_name(name))}
+    beside = (path if path.is_dir() else path.parent) / "config.json"
+    settings = read_json(beside) if beside.is_file() else {}
+    if settings.get("model_type") != MODEL_TYPE:
+        settings = {}
+
+    def read(official: str) -> np.ndarray:
+        name = names[official]
+        return shards.read_safetensors(where[name], name, kinds[where[name]][name])
+
+    return Source(path, {official: kinds[where[name]][name] for official, name in names.items()}, read, list(files),
+                  sorted(set(where) - set(names.values())), settings)
+
+
+def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:
+    """Files of at most options.shard_bytes."""
+    pieces = [Piece(name, name, kind) for name, kind in kinds.items()]
+    config = {"model_type": MODEL_TYPE, "architectures": ["PanguAlphaModel"]} | asdict(model)
+    return shards.target(pieces, options.shard_bytes, shards.SAFETENSORS, shards.write_safetensors, config)

@@ -1,0 +1,125 @@
+"""A checkpoint in the files of the Hugging Face Hub: one, or several with an index.json of what is in which."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
+
+from src.checkpoint import ckpt_file
+from src.checkpoint.formats.parameters import File, Kind, Piece, Target, read_json
+from src.errors import InputError
+
+SAFETENSORS, BIN = "safetensors", "bin"
+STEMS = {SAFETENSORS: "model", BIN: "pytorch_model"}
+_DTYPES = {"F32": "Float32", "F16": "Float16", "BF16": "BFloat16", "F64": "Float64", "I64": "Int64", "I32": "Int32",
+           "I16": "Int16", "I8": "Int8", "U8": "UInt8", "BOOL": "Bool"}
+
+
+def find(path: Path, endings: list[str]) -> dict[Path, set[str] | None]:
+    """A checkpoint's files, with the names that each should have, where an index says so.
+
+    Args:
+        path: A file or a folder.
+        endings: Of the files that may be taken, SAFETENSORS or BIN, the first one before the second.
+
+    Raises:
+        InputError: There are none, or some that the index names are missing.
+    """
+    if path.is_file():
+        return {path: None}
+    for ending in endings:
+        files = sorted(path.glob(f"*.{ending}"))
+        indices = sorted(path.glob(f"*.{ending}.index.json"))
+        if indices:
+            weights = read_json(indices[0]).get("weight_map")
+            if not isinstance(weights, dict):
+                raise InputError(f"{indices[0]} has no weight_map")
+            listed: dict[Path, set[str] | None] = {}
+            for name, file in weights.items():
+                listed.setdefault(path / file, set()).add(name)
+            missing = [file for file in listed if not file.is_file()]
+            if missing:
+                raise InputError(f"{missing[0]} is missing; {indices[0].name} names {len(listed)} files")
+            return listed
+        if len(files) == 1:
+            return {files[0]: None}
+        if files:
+            raise InputError(f"{path} has {len(files)} .{ending} files but no *.{ending}.index.json, which says what "
+                             "is in which")
+    raise InputError(f"{path} has no {' or '.join('.' + ending for ending in endings)} file")
+
+
+def checked_names(files: dict[Path, set[str] | None], kinds: dict[Path, dict[str, Kind]]) -> dict[str, Path]:
+    """Where each tensor is.
+
+    Raises:
+        InputError: A file lacks some that the index says it has, or two files have the same.
+    """
+    where: dict[str, Path] = {}
+    for file, named in files.items():
+        lacking = sorted((named or set()) - set(kinds[file]))
+        if lacking:
+            raise InputError(f"{file} has no '{lacking[0]}', which the index says it has: is it another checkpoint's?")
+        for name in kinds[file]:
+            if name in where:
+                raise InputError(f"both {where[name].name} and {file} have '{name}': they are of two checkpoints")
+            where[name] = file
+    return where
+
+
+def safetensors_kinds(file: Path) -> dict[str, Kind]:
+    """The tensors of a .safetensors file.
+
+    Raises:
+        InputError: It is no whole such file.
+    """
+    try:
+        with safe_open(file, "np") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+            return {name: Kind(tuple(part.get_shape()), ckpt_file.DTYPES[_DTYPES[part.get_dtype()]])
+                    for name, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} is not a whole .safetensors file ({file.stat().st_size} bytes; {error}): fetch or "
+                         "copy it again") from error
+    except KeyError as error:
+        raise InputError(f"{file} has tensors of type {error}, which no weights are") from error
+
+
+def read_safetensors(file: Path, name: str, kind: Kind) -> np.ndarray:
+    """A tensor of a .safetensors file."""
+    with safe_open(file, "np") as opened:
+        return opened.get_tensor(name).view(f"u{kind.dtype.itemsize}").view(kind.dtype)
+
+
+def write_safetensors(path: Path, pieces: list[Piece], values: Iterator[np.ndarray]) -> None:
+    """Write a .safetensors file, of which all values are in memory at once."""
+    arrays = {piece.name: np.ascontiguousarray(value) for piece, value in zip(pieces, values, strict=True)}
+    specs = {name: TensorSpec(dtype=array.dtype.name, shape=array.shape,
+                              data_ptr=array.view(f"u{array.itemsize}").ctypes.data, data_len=array.nbytes)
+             for name, array in arrays.items()}
+    serialize_file(specs, path, metadata={"format": "pt"})
+
+
+def target(pieces: list[Piece], shard_bytes: int, ending: str,
+           write: Callable[[Path, list[Piece], Iterator[np.ndarray]], None], config: dict) -> Target:
+    """Pieces in files of at most shard_bytes, or of one piece; their index; and config.json."""
+    shards: list[list[Piece]] = [[]]
+    room = shard_bytes
+    for piece in pieces:
+        if shards[-1] and piece.kind.nbytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(piece)
+        room -= piece.kind.nbytes
+    stem, count = STEMS[ending], len(shards)
+    names = [f"{stem}-{number:05d}-of-{count:05d}.{ending}" if count > 1 else f"{stem}.{ending}"
+             for number in range(1, count + 1)]
+    texts = {"config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+    if count > 1:
+        weights = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
+        total = sum(piece.kind.nbytes for piece in pieces)
+        index = {"metadata": {"total_size": total}, "weight_map": weights}
+        texts[f"{stem}.{ending}.index.json"] = json.dumps(index, indent=2) + "\n"
+    return Target([File(name, shard, write) for name, shard in zip(names, shards, strict=True)], texts)

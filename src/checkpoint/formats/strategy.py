@@ -1,0 +1,225 @@
+"""MindSpore's strategy files: which rank of a run in semi-automatic parallel holds which slice of each parameter.
+
+A layout is a matrix of devices, rank 0 first and the last axis changing fastest. tensor_map says for each axis of a
+parameter which axis of that matrix slices it, counted from the matrix's last one (0), or -1; an axis may have several.
+Devices whose slices are equal then share that slice's rows out among opt_weight_shard_size of them (-1: all).
+"""
+
+import tempfile
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from mindspore.parallel import build_searched_strategy, merge_pipeline_strategys
+from mindspore.train import node_strategy_pb2
+from tqdm import tqdm
+
+from src.checkpoint import ckpt_file
+from src.checkpoint.formats.parameters import Kind, Source, is_parameter, official_name
+from src.errors import InputError
+from src.parallel.sharding import Box, tensor_axis
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a parameter is sliced.
+
+    Args:
+        devices: The matrix of a stage's devices.
+        axes: For each axis of the parameter, which axes of the matrix slice it.
+        rows: Rows of each slice of axis 0, where they differ; empty where they are equal.
+        shards: Devices with the same slice that each keep some rows of it; 1 where each keeps all.
+        stages: Pipeline stages that hold the parameter.
+    """
+
+    devices: tuple[int, ...]
+    axes: tuple[tuple[int, ...], ...]
+    rows: tuple[int, ...]
+    shards: int
+    stages: tuple[int, ...]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Slices along each axis of the parameter, without the rows' shards."""
+        return tuple(prod(self.devices[axis] for axis in axes) for axes in self.axes)
+
+    def whole(self, held: tuple[int, ...]) -> tuple[int, ...]:
+        """The parameter's shape, given that of what a device holds."""
+        shape = tuple(size * parts for size, parts in zip(held, self.parts, strict=True))
+        if self.rows:
+            return (sum(self.rows), *shape[1:])
+        return (shape[0] * self.shards, *shape[1:])
+
+    def box(self, device: int, shape: tuple[int, ...]) -> Box:
+        """The part of a parameter of that (whole) shape that a device of its stage holds."""
+        at = [int(number) for number in np.unravel_index(device, self.devices)]
+        box = Box.whole(shape)
+        for axis, (axes, parts) in enumerate(zip(self.axes, self.parts, strict=True)):
+            which = 0
+            for device_axis in axes:
+                which = which * self.devices[device_axis] + at[device_axis]
+            if axis == 0 and self.rows:
+                ends = [0, *accumulate(self.rows)]
+                box = Box((ends[which], *box.begin[1:]), (ends[which + 1], *box.end[1:]))
+            else:
+                box = box.part(axis, which, parts)
+        if self.shards == 1:
+            return box
+        sliced = {axis for axes in self.axes for axis in axes}
+        which = 0
+        for axis, size in enumerate(self.devices):
+            if axis not in sliced:
+                which = which * size + at[axis]
+        return box.part(0, which % self.shards, self.shards)
+
+
+def read_strategy(path: Path) -> dict[str, Layout]:
+    """The layouts of a strategy file by official names; a folder of files is one of a file a pipeline stage.
+
+    Raises:
+        InputError: It is no strategy file, or slices in a way that PanGu-α's parameters are not sliced.
+    """
+    if not path.exists():
+        raise InputError(f"--strategy {path} is not there; it came with the checkpoint, as *strategy*.ckpt")
+    try:
+        items = build_searched_strategy(str(path)) if path.is_file() else _merged(path)
+    except Exception as error:  # MindSpore and protobuf raise what they like
+        raise InputError(f"--strategy {path} is no strategy file of MindSpore's ({_first_line(error)})") from error
+    if not items:
+        raise InputError(f"--strategy {path} is no strategy file of MindSpore's, or says nothing of any parameter")
+    layouts: dict[str, Layout] = {}
+    for key, item in items.items():
+        stage, name = key.split("-", 1) if key.partition("-")[0].isdigit() else ("0", key)
+        name = official_name(name)
+        if is_parameter(name):
+            others = layouts[name].stages if name in layouts else ()
+            layouts[name] = _layout(path, name, item, (*others, int(stage)))
+    if not layouts:
+        raise InputError(f"--strategy {path} has {len(items)} parameters, such as '{next(iter(items))}', and none is "
+                         "PanGu-α's: it is of another model")
+    return layouts
+
+
+def _merged(folder: Path) -> dict:
+    with tempfile.TemporaryDirectory() as scratch:
+        merged = Path(scratch) / "strategy.ckpt"
+        merge_pipeline_strategys(str(folder), str(merged))
+        return build_searched_strategy(str(merged))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _layout(path: Path, name: str, item: node_strategy_pb2.ParallelLayouts, stages: tuple[int, ...]) -> Layout:
+    devices = tuple(item.dev_matrix[0].dim) or (1,)
+    if len(item.tensor_map) > 1:
+        numbers = [tuple(entry.dim) for entry in item.tensor_map if entry.dim]
+    else:
+        numbers = [(number,) for number in item.tensor_map[0].dim]
+    axes = tuple(tuple(len(devices) - 1 - number for number in entry if number != -1) for entry in numbers)
+    rows = tuple(item.param_split_shape[0].dim) if item.param_split_shape else ()
+    used = [axis for entry in axes for axis in entry]
+    if item.field > 0 or any(not 0 <= axis < len(devices) for axis in used) or len(set(used)) < len(used):
+        raise InputError(f"--strategy {path}: the layout of '{name}' is none that PanGu-α's parameters have (devices "
+                         f"{list(devices)}, tensor_map {[list(entry) for entry in numbers]}, field {item.field})")
+    repeats = prod(devices) // prod(devices[axis] for axis in used)
+    shards = item.opt_weight_shard_size if item.opt_weight_shard_step else 0
+    shards = repeats if shards == -1 else max(shards, 1)
+    layout = Layout(devices, axes, rows, shards, stages)
+    if repeats % shards or (rows and (shards > 1 or len(rows) != layout.parts[0] or prod(layout.parts[1:]) > 1)):
+        raise InputError(f"--strategy {path}: '{name}' can't be shared out in {shards} by devices {list(devices)} "
+                         f"with rows {list(rows)}")
+    return layout
+
+
+def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
+    """The parameters that ranks' files hold together. Their files may have other things beside, which are left out.
+
+    Args:
+        path: The folder, for messages.
+        files: By rank.
+        strategy: The strategy file, or the folder of them.
+
+    Raises:
+        InputError: Files are missing, damaged or of another model than the strategy.
+    """
+    layouts = read_strategy(strategy)
+    devices = prod(next(iter(layouts.values())).devices)
+    ranks = devices * (1 + max(stage for layout in layouts.values() for stage in layout.stages))
+    missing = [rank for rank in range(ranks) if rank not in files]
+    if missing and len(files) < ranks:
+        raise InputError(f"{path} has {len(files)} files, but {strategy} is of {ranks} ranks: that of rank "
+                         f"{missing[0]} is missing")
+    if len(files) != ranks:
+        raise InputError(f"{path} has {len(files)} files, but {strategy} is of {ranks} ranks: it is another run's, or "
+                         "files of several checkpoints are mixed")
+    held = {rank: {official_name(name): stored for name, stored in ckpt_file.index(file).items()}
+            for rank, file in tqdm(files.items(), desc="opening", unit="file", disable=None)}
+    names = {name for stored in held.values() for name in stored if is_parameter(name)}
+    unknown = sorted(names - set(layouts))
+    if unknown:
+        raise InputError(f"{strategy} says nothing of '{unknown[0]}', which is in {path}: it is another model's "
+                         "strategy")
+    kinds = {name: _kind(name, layouts[name], devices, files, held) for name in layouts if name in names}
+
+    def read(name: str) -> np.ndarray:
+        values = np.empty(kinds[name].shape, kinds[name].dtype)
+        for rank, box in _slices(layouts[name], devices, kinds[name].shape).items():
+            stored = held[rank][name]
+            values[box.index] = ckpt_file.read(files[rank], stored, Box.whole(stored.shape))
+        return values
+
+    others = sorted({name for stored in held.values() for name in stored} - names)
+    return Source(path, kinds, read, [*files.values(), *([strategy] if strategy.is_file() else [])], others)
+
+
+def _slices(layout: Layout, devices: int, shape: tuple[int, ...]) -> dict[int, Box]:
+    """The ranks that hold a parameter of that shape, one of those with the same slice, and their slices."""
+    first = layout.stages[0] * devices
+    by_box = {layout.box(device, shape): first + device for device in reversed(range(devices))}
+    return {rank: box for box, rank in by_box.items()}
+
+
+def _kind(name: str, layout: Layout, devices: int, files: dict[int, Path],
+          held: dict[int, dict[str, ckpt_file.Stored]]) -> Kind:
+    """The whole parameter's, once all ranks are known to hold what the layout says."""
+    first_rank = layout.stages[0] * devices
+    first = held[first_rank].get(name)
+    if first is None:
+        raise InputError(f"{files[first_rank]} has no parameter '{name}', which other ranks' files have")
+    if len(first.shape) != len(layout.axes) or first.dtype not in ckpt_file.DTYPES:
+        raise InputError(f"{files[first_rank]}: '{name}' is {first.shape} {first.dtype}, but the strategy has "
+                         f"{len(layout.axes)} axes: it is another model's")
+    shape = layout.whole(first.shape)
+    for rank, box in _slices(layout, devices, shape).items():
+        stored = held[rank].get(name)
+        if stored is None or (stored.shape, stored.dtype) != (box.shape, first.dtype):
+            found = f"{stored.shape} {stored.dtype}" if stored else "none"
+            raise InputError(f"{files[rank]} should have '{name}' as {box.shape} {first.dtype}, as the strategy and "
+                             f"{files[first_rank].name} say, but has {found}: files of different models are mixed")
+    return Kind(shape, ckpt_file.DTYPES[first.dtype])
+
+
+def tensor_parallel_strategy(names: list[str], ranks: dict[str, int], parts: int) -> bytes:
+    """A strategy file's content: parameters in tensor-parallel parts as src/parallel/sharding.py cuts them.
+
+    Args:
+        names: Of the parameters.
+        ranks: How many axes each has.
+        parts: Devices, of which each has a part.
+    """
+    content = node_strategy_pb2.ParallelStrategyMap(current_stage=0)
+    operator = content.parallel_strategy_item.add(node_name="tensor_parallel")
+    operator.parallel_strategys.stage = 0
+    operator.parallel_strategys.parallel_strategy.add(dim=[parts])
+    for name in names:
+        layout = content.parallel_layout_item.add(param_name=name).parallel_layouts
+        layout.dev_matrix.add(dim=[parts])
+        layout.tensor_map.add(dim=[0 if axis == tensor_axis(name) else -1 for axis in range(ranks[name])])
+        layout.param_split_shape.add()
+        layout.indices_offset.add()
+        layout.field = layout.opt_weight_shard_step = layout.opt_weight_shard_size = 0
+    return content.SerializeToString()

@@ -1,0 +1,61 @@
+"""What the tests of checkpoint conversion share: a small model's parameters in all dtypes, and conversions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from mindspore.common import np_dtype
+
+from src.checkpoint import ckpt_file
+from src.checkpoint.conversion import convert
+from src.checkpoint.convert import ConvertArguments
+from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
+from src.parallel.sharding import Box, parameter_shapes
+
+BFLOAT16 = np.dtype(np_dtype.bfloat16)
+DTYPES = (np.dtype("float32"), np.dtype("float16"), BFLOAT16)
+SMALL = PanguAlphaConfig(vocab_size=52, hidden_size=32, num_layers=3, num_heads=4, seq_length=16)
+
+
+def mixed_values(model=SMALL, seed=0):
+    """Parameters by name, of each dtype in turn, with infinities' neighbours, tiny numbers and negative zeros."""
+    draw = np.random.default_rng(seed)
+    values = {}
+    for number, (name, shape) in enumerate(parameter_shapes(model).items()):
+        array = (draw.normal(size=shape) * 10.0 ** draw.integers(-6, 4, shape)).astype(np.float32)
+        array.flat[0] = -0.0
+        values[name] = array.astype(DTYPES[number % 3])
+    return values
+
+
+def write_checkpoint(path, values):
+    """A .ckpt file of those parameters."""
+    ckpt_file.write(Path(path), values.items())
+    return Path(path)
+
+
+def read_checkpoint(path):
+    """The parameters of a .ckpt file."""
+    return {name: ckpt_file.read(Path(path), stored, Box.whole(stored.shape))
+            for name, stored in ckpt_file.index(Path(path)).items()}
+
+
+def arguments(from_, to, checkpoint, output, **others):
+    """What the command line would be parsed to."""
+    return ConvertArguments(from_, to, str(checkpoint), str(output), others.pop("parallel", ParallelConfig()),
+                            **{"num_heads": SMALL.num_heads} | others)
+
+
+def converted(*positional, **others):
+    """Convert, and return what the closing line says."""
+    return convert(arguments(*positional, **others))
+
+
+def bits(values):
+    """The arrays' bytes, types and shapes, by name."""
+    return {name: (array.shape, str(array.dtype), array.tobytes()) for name, array in values.items()}
+
+
+def small(**changes):
+    """SMALL but for `changes`."""
+    return replace(SMALL, **changes)
