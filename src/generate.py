@@ -86,6 +86,7 @@ class _Job:
     pad_token: int
     vocab_size: int
     is_stop: Callable[[list[int]], bool] | None
+    numbers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -152,8 +153,8 @@ class _Batch:
 
 
 def stream_tokens(runtime: Runtime, prompts: list[list[int]], config: GenerationConfig, pad_token: int,
-                  vocab_size: int | None = None,
-                  is_stop: Callable[[list[int]], bool] | None = None) -> Iterator[list[list[Completion]]]:
+                  vocab_size: int | None = None, is_stop: Callable[[list[int]], bool] | None = None,
+                  numbers: Sequence[int] | None = None) -> Iterator[list[list[Completion]]]:
     """Answer prompts, showing the answers after every step.
 
     Args:
@@ -164,6 +165,8 @@ def stream_tokens(runtime: Runtime, prompts: list[list[int]], config: Generation
         vocab_size: Ids that may come in prompts and answers; the runtime's when None. Less than the runtime's where
             the model has more rows than the tokenizer has pieces.
         is_stop: Told the tokens of an answer after each new one; true ends it.
+        numbers: The prompts' numbers, from which (and the seed) sampling draws; 0, 1, 2, ... when None. With numbers of
+            its own a prompt gets the same answer in whatever company.
 
     Returns:
         An iterator; each step gives num_samples answers a prompt, the same objects every time, grown by at most one
@@ -175,15 +178,15 @@ def stream_tokens(runtime: Runtime, prompts: list[list[int]], config: Generation
             here, before the first step.
     """
     allowed = runtime.vocab_size if vocab_size is None else vocab_size
-    job = _Job(runtime, prompts, config, pad_token, allowed, is_stop)
+    job = _Job(runtime, prompts, config, pad_token, allowed, is_stop, numbers)
     return _search_beams(job) if config.method == "beam" else _sample(job)
 
 
 def generate_tokens(runtime: Runtime, prompts: list[list[int]], config: GenerationConfig, pad_token: int,
-                    vocab_size: int | None = None,
-                    is_stop: Callable[[list[int]], bool] | None = None) -> list[list[Completion]]:
+                    vocab_size: int | None = None, is_stop: Callable[[list[int]], bool] | None = None,
+                    numbers: Sequence[int] | None = None) -> list[list[Completion]]:
     """The finished answers of `stream_tokens`, which explains the arguments: num_samples for each prompt."""
-    *_, answers = stream_tokens(runtime, prompts, config, pad_token, vocab_size, is_stop)
+    *_, answers = stream_tokens(runtime, prompts, config, pad_token, vocab_size, is_stop, numbers)
     return answers
 
 
@@ -192,8 +195,8 @@ def _sample(job: _Job) -> Iterator[list[list[Completion]]]:
     samples = range(job.config.num_samples)
     answers = [[Completion() for _ in samples] for _ in job.prompts]
     flat_answers = [answer for group in answers for answer in group]
-    generators = [row_generator(job.config.seed, prompt, sample)
-                  for prompt in range(len(job.prompts)) for sample in samples]
+    numbers = range(len(job.prompts)) if job.numbers is None else job.numbers
+    generators = [row_generator(job.config.seed, number, sample) for number in numbers for sample in samples]
     batch = _Batch(job, len(samples))
     penalties = Penalties(batch.prompts, job.vocab_size, job.config)
     live = np.arange(len(flat_answers))

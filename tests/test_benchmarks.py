@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from benchmarks import decode, preprocess, train_step
+from benchmarks import decode, eval_speed, preprocess, train_step
 from benchmarks.harness import Contestant, ContestantError, print_table, ratio_of_pairs
 from src.dataset import causal
 from src.errors import InputError
@@ -93,6 +93,23 @@ def test_the_decoding_s_tables(torch, monkeypatch, capsys):
     assert [row[1].split(",")[0].strip() for row in rows[::3][:2]] == ["prefill", "decoding"]
 
 
+def test_the_evaluation_s_tables(monkeypatch, capsys):
+    rows = run(monkeypatch, capsys, eval_speed, [*TINY_FLAGS, "--seq_length=128", "--questions=2", "--turns=1",
+                                                 "--shared_questions=2", "--shared_tokens=60"])
+    assert [row[1].strip().split(":")[0] for row in rows if "---" not in row[1]] == [
+        "C3", "one by one, padded, as the originals", "batches by length", "a common beginning", "batches by length",
+        "the beginning computed once"]
+    assert "8 texts" in rows[0][1] and " to " in rows[2][4] and not rows[3][4].strip()
+
+
+def test_ways_that_find_other_scores_are_not_compared():
+    from src.scoring import Request
+
+    ways = {"one": lambda groups: [np.zeros(3)], "other": lambda groups: [np.ones(3)]}
+    with pytest.raises(InputError, match="'other' finds other scores than 'one'"):
+        eval_speed.race(ways, [[Request([1, 2, 3, 4])]], 1)
+
+
 def test_the_preprocessing_s_table(capsys):
     preprocess.report({1: [100.0, 200.0], 2: [190.0, 300.0]})
     output = capsys.readouterr().out
@@ -132,6 +149,8 @@ def test_without_torch_the_remedy_is_named(monkeypatch, benchmark):
     (lambda: train_step.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
     (lambda: decode.BenchmarkArguments(tokens=0), "must be at least 1"),
     (lambda: decode.BenchmarkArguments(contexts=[]), "at least one length"),
+    (lambda: eval_speed.BenchmarkArguments(questions=0), "must be at least 1"),
+    (lambda: eval_speed.BenchmarkArguments(c3="c3-d-dev.json"), "--c3 and --tokenizer_path go together"),
     (lambda: preprocess.BenchmarkArguments(num_process=1), "--num_process must be at least 2")])
 def test_impossible_flags(make, message):
     with pytest.raises(InputError, match=message):

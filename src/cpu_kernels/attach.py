@@ -46,6 +46,12 @@ def attach_to_model(model: PanguAlphaModel) -> bool:
     return True
 
 
+def cross_entropy(config: PanguAlphaConfig) -> cells.CrossEntropy | None:
+    """The kernel of the loss, for logits that need no more than that; None where there is none that fits."""
+    library = _library_for(config)
+    return library and cells.CrossEntropy(library)
+
+
 def token_decoder(model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]) -> TokenDecoder | None:
     """One kernel for a decoded token, for few rows; None where there is none that fits.
 

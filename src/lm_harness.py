@@ -1,0 +1,134 @@
+"""PanGu-α as a model of EleutherAI's lm-evaluation-harness (`pip install -r requirements-eval.txt`), for all its tasks:
+
+    python -m src.lm_harness run --model pangu_alpha --model_args checkpoint=output --tasks ceval-valid
+
+What follows the module's name is the harness's own command line. `--model_args` may also hold checkpoint_name, mode,
+batch_size, and any setting of train.py's by its whole name, such as data.tokenizer_path=DIR.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from src.errors import fail, run_program
+
+try:
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ImportError as error:
+    if __name__ == "__main__":
+        fail(f"lm-eval can't be imported ({error}): python -m pip install -r requirements-eval.txt")
+    raise
+
+from src.checkpoint import store
+from src.cli import parse
+from src.device import prepare_device
+from src.evaluate import Answerer
+from src.pangu_alpha_config import RunConfig
+from src.runtimes import build_runtime, load_model
+from src.scoring import Request, TokenScorer
+from src.tokenization import load_tokenizer
+
+Pair = tuple[tuple[str, str], list[int], list[int]]
+LONGEST_ANSWER = 256  # tokens, where a task does not say
+
+
+@register_model("pangu_alpha")
+class PanguAlphaLM(TemplateLM):
+    """A checkpoint, as the harness asks for it.
+
+    Args:
+        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; random weights when empty.
+        checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
+        batch_size: Texts as long as the position table that are computed at once.
+        max_batch_size, device: What the harness gives every model; batch_size and parallel.device_target decide.
+        settings: Of `RunConfig`, by their whole names; and `mode`.
+    """
+
+    def __init__(self, checkpoint: str = "", checkpoint_name: str = "", batch_size: int | str | None = None,
+                 max_batch_size: int | None = None, device: str | None = None, **settings: Any) -> None:
+        super().__init__()
+        weights = store.find(checkpoint, checkpoint_name) if checkpoint else None
+        config = parse(RunConfig, "lm_harness", [f"--{name}={value}" for name, value in settings.items()],
+                       store.config_beside(weights) if weights else None)
+        prepare_device(config.parallel)
+        self._config, kernels = config, config.parallel.uses_cpu_kernels
+        self._text = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
+        model, rows = load_model(config.model, weights), int(batch_size or 4)
+        runtime = build_runtime(model, cpu_kernels=kernels)
+        self._scorer = TokenScorer(model, rows, kernels, margins=True)
+        self._answerer = Answerer(runtime, self._text, config.model.pad_token, rows)
+
+    @property
+    def eot_token_id(self) -> int:
+        """Ends an answer."""
+        return self._config.generation.end_token
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Stands before a text without a context: what ends the document before it."""
+        return self._config.model.eod_token
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Part of the names under which the harness keeps requests."""
+        return f"pangu_alpha_{self._text.vocab_size}"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **settings: Any) -> list[int]:
+        """Ids; none is added."""
+        return self._text.encode(string)
+
+    def _loglikelihood_tokens(self, requests: list[Pair], **settings: Any) -> list[tuple[float, bool]]:
+        """Of each continuation its log-probability, and whether it is the model's own greedy one."""
+        groups = [[self._request(context, scored) for _, context, scored in group]
+                  for _, group in groupby(requests, key=lambda request: request[1])]
+        found = dict(self._scorer.score(groups))
+        return [(float(values[0].sum(dtype=np.float64)), not values[1].any())
+                for number in range(len(groups)) for values in found[number]]
+
+    def _request(self, context: Sequence[int], scored: Sequence[int]) -> Request:
+        """The end of what is too long."""
+        tokens = [*context, *scored][-(self._config.model.seq_length + 1):]
+        return Request(tokens, max(1, len(tokens) - len(scored)))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-probabilities of whole texts, in windows that score every token once."""
+        totals = []
+        for (text,) in (request.args for request in requests):
+            windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id,
+                                                self._config.model.seq_length, context_len=1)
+            pairs = [(("", text), *make_disjoint_window(window)) for window in windows]
+            totals.append(sum(log_prob for log_prob, _ in self._loglikelihood_tokens(pairs)))
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers, each up to the first of its stop texts."""
+        numbered = enumerate(request.args for request in requests)
+        answers = {}
+        for _, group in groupby(numbered, key=lambda one: repr(one[1][1])):
+            answers |= dict(self._answers(list(group)))
+        return [answers[number] for number in range(len(requests))]
+
+    def _answers(self, numbered: list[tuple[int, tuple[str, dict[str, Any]]]]) -> Iterator[tuple[int, str]]:
+        wanted = numbered[0][1][1]
+        until = wanted.get("until") or []
+        most = min(int(wanted.get("max_gen_toks", LONGEST_ANSWER)), self._config.model.seq_length - 1)
+        sampling = bool(wanted.get("do_sample")) and float(wanted.get("temperature", 1.0)) > 0
+        config = replace(self._config.generation, method="sample" if sampling else "greedy", max_new_tokens=most,
+                         temperature=float(wanted.get("temperature", 1.0)) if sampling else 1.0,
+                         top_k=int(wanted.get("top_k", 0)), top_p=float(wanted.get("top_p", 1.0)),
+                         stop=[until] if isinstance(until, str) else [stop for stop in until if stop])
+        room = self._config.model.seq_length - most
+        prompts = [(number, self.tok_encode(context)[-room:] or [self.prefix_token_id])
+                   for number, (context, _) in numbered]
+        return self._answerer.answer(prompts, config)
+
+
+if __name__ == "__main__":
+    run_program(cli_evaluate)

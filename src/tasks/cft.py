@@ -1,0 +1,10 @@
+"""Children's Fairy Tale (CFT): the missing word of a fairy tale. It has no training part; demonstrations are PD's."""
+
+from src.tasks.cloze import read
+from src.tasks.metrics import begins_with_answer
+from src.tasks.task import Task
+
+PAPER = Task("CFT", "https://github.com/ymcui/Chinese-Cloze-RC",
+             {"test": ("cft.test.human", "cft.test"), "dev": ("cft.test.human", "cft.test")},
+             read, "generation", reported={"top1_acc": (42.39, 41.61, 42.05)}, training=("pd.train", "pd.valid"),
+             generation=dict(method="greedy", max_new_tokens=5), judge=begins_with_answer)

@@ -1,0 +1,34 @@
+"""ChID: which of ten idioms belongs into a blank of a text."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from src.errors import InputError
+from src.tasks.files import Record, read_json, records
+from src.tasks.task import Choice, Reading, Task
+
+BLANK = re.compile(r"#idiom\d+#")
+
+
+def read(path: Path, reading: Reading) -> Iterator[Choice]:
+    """CLUE's lines of {"content", "candidates"}, with the answers in a file beside them; a question for each blank. The
+    whole text is scored, with each idiom in its place and the other blanks empty."""
+    answer_file = path.with_name(f"{path.stem}_answer.json")
+    answers = Record(read_json(answer_file), str(answer_file))
+    for record in records(path):
+        candidates = record.texts("candidates")
+        for content in record.texts("content"):
+            for blank in BLANK.findall(content):
+                place = answers.number(blank)
+                if not 0 <= place < len(candidates):
+                    raise InputError(f"{answer_file}: {blank} is {place}, none of the {len(candidates)} candidates of "
+                                     f"{record.where}")
+                before, _, after = content.partition(blank)
+                before, after = BLANK.sub("", before), BLANK.sub("", after)
+                yield Choice([("", before + idiom + after) for idiom in candidates], candidates, candidates[place])
+
+
+PAPER = Task("CHID", "https://storage.googleapis.com/cluebenchmark/tasks/chid_public.zip",
+             {"dev": ("dev.json",), "test": ("test.json",)}, read,
+             reported={"top1_acc": (68.73, 68.16, 66.56)}, training=("train.json",))

@@ -1,0 +1,55 @@
+"""Fairy tales and news with one word taken out, in the form in which CMRC 2017, PD and CFT are published.
+
+Lines of `number ||| sentence` make a text; the line `<qid_1> ||| sentence with XXXXX ||| answer` ends it and asks for
+the word. Where test files have no answers, a file beside them has lines of `<qid_1> ||| answer`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from src.errors import InputError
+from src.tasks.files import read_text
+from src.tasks.task import Prompt, Reading
+
+BLANK, SEPARATOR, QUESTION = "XXXXX", "|||", "<qid_"
+
+
+def read(path: Path, reading: Reading) -> Iterator[Prompt]:
+    """Each text without the sentence that is asked about, then that sentence up to the missing word.
+
+    Raises:
+        InputError: A line is of another form, or a question has no answer.
+    """
+    answers = _answers_beside(path)
+    sentences: list[str] = []
+    empty = True
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        parts = [part.replace(" ", "").strip() for part in line.split(SEPARATOR)]
+        if len(parts) < 2:
+            raise InputError(f"{where} is not `number {SEPARATOR} sentence`")
+        if not parts[0].startswith(QUESTION):
+            sentences.append(parts[1])
+            continue
+        answer = parts[2] if len(parts) > 2 else answers.get(parts[0])
+        if not answer:
+            raise InputError(f"{where}: question {parts[0]} has no answer, nor has a file beside {path.name}")
+        if BLANK not in parts[1]:
+            raise InputError(f"{where}: question {parts[0]} has no {BLANK}")
+        empty = False
+        text = "".join(sentence for sentence in sentences if BLANK not in sentence)
+        yield Prompt(text + parts[1].partition(BLANK)[0], [answer])
+        sentences = []
+    if empty:
+        raise InputError(f"{path} holds no questions (lines that begin with {QUESTION})")
+
+
+def _answers_beside(path: Path) -> dict[str, str]:
+    for name in (f"{path.name}.answer", f"{path.stem}.answer{path.suffix}", f"{path.stem}_answer{path.suffix}"):
+        file = path.with_name(name)
+        if file.is_file():
+            parts = (line.split(SEPARATOR) for line in read_text(file).splitlines() if SEPARATOR in line)
+            return {name.strip(): answer.strip() for name, answer, *_ in parts}
+    return {}

@@ -1,0 +1,39 @@
+"""DuReader: questions to a search engine, answered from what it found."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from src.errors import InputError
+from src.tasks.files import records
+from src.tasks.metrics import rouge_1
+from src.tasks.squad import PROMPT
+from src.tasks.squad import read as read_squad
+from src.tasks.task import Prompt, Reading, Task
+
+
+def read(path: Path, reading: Reading) -> Iterator[Prompt]:
+    """DuReader 2.0's lines, of which each selected document's first paragraph is asked about; DuReader-robust is in
+    SQuAD's form. Questions without answers or selected documents can't be judged."""
+    first = next(records(path))
+    if "data" in first:
+        yield from read_squad(path, reading)
+        return
+    empty = True
+    for record in records(path):
+        question = record.text("question")
+        if not ("answers" in record and record.some("answers")):
+            continue
+        for document in record.records("documents"):
+            if document.flag("is_selected") and document.some("paragraphs"):
+                empty = False
+                context = document.texts("paragraphs")[0]
+                yield Prompt(PROMPT.format(context=context, question=question), record.texts("answers"))
+    if empty:
+        raise InputError(f"{path} has no question with answers and a selected document")
+
+
+PAPER = Task("DuReader", "https://github.com/baidu/DuReader",
+             {"dev": ("search.dev.json", "zhidao.dev.json", "dev.json"), "test": ("search.test.json", "test.json")},
+             read, "generation", ("rouge_1",), training=("search.train.json", "zhidao.train.json", "train.json"),
+             generation=dict(method="sample", top_p=0.9, temperature=0.7, max_new_tokens=50, stop=["\n"]),
+             judge=rouge_1)

@@ -1,0 +1,141 @@
+"""Records of published data files, which know where they come from."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from src.errors import InputError
+
+
+class Record:
+    """A JSON object of a data file; what it lacks is told with the file and the place in it.
+
+    Args:
+        values: The object.
+        where: File and number, for messages.
+
+    Raises:
+        InputError: It is no object.
+    """
+
+    def __init__(self, values: Any, where: str):
+        if not isinstance(values, dict):
+            raise InputError(f"{where} is no JSON object but {_shown(values)}; is it another dataset's file?")
+        self.where = where
+        self._values = values
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def _value(self, key: str, kind: type | tuple[type, ...], name: str) -> Any:
+        if key not in self._values:
+            raise InputError(f"{self.where} has no '{key}'; it has {', '.join(map(str, self._values)) or 'nothing'}")
+        if not isinstance(self._values[key], kind):
+            raise InputError(f"{self.where}: '{key}' is {_shown(self._values[key])}, not {name}")
+        return self._values[key]
+
+    def text(self, key: str) -> str:
+        """A text; raises InputError where there is none."""
+        return self._value(key, str, "a text")
+
+    def number(self, key: str) -> int:
+        """A whole number; raises InputError where there is none."""
+        return self._value(key, int, "a whole number")
+
+    def flag(self, key: str) -> bool:
+        """Yes or no; raises InputError where there is neither."""
+        return self._value(key, bool, "true or false")
+
+    def some(self, key: str) -> bool:
+        """Whether a list holds anything; raises InputError where there is no list."""
+        return bool(self._value(key, list, "a list"))
+
+    def texts(self, key: str) -> list[str]:
+        """Texts, at least one; raises InputError where it holds anything else."""
+        found = self._value(key, list, "a list of texts")
+        if not found or not all(isinstance(text, str) for text in found):
+            raise InputError(f"{self.where}: '{key}' is {_shown(found)}, not a list of texts")
+        return found
+
+    def words(self, key: str) -> list[str]:
+        """Texts, at least one, of which some may have become numbers, as spreadsheets make of answers such as 147."""
+        found = self._value(key, list, "a list of texts")
+        if not found or not all(isinstance(word, (str, int, float)) for word in found):
+            raise InputError(f"{self.where}: '{key}' is {_shown(found)}, not a list of texts")
+        return [word if isinstance(word, str) else f"{word:g}" for word in found]
+
+    def numbers(self, key: str) -> list[int]:
+        """Whole numbers; raises InputError where it holds anything else."""
+        found = self._value(key, list, "a list of whole numbers")
+        if not all(isinstance(number, int) for number in found):
+            raise InputError(f"{self.where}: '{key}' is {_shown(found)}, not a list of whole numbers")
+        return found
+
+    def record(self, key: str) -> "Record":
+        """An object inside; raises InputError where there is none."""
+        return Record(self._value(key, dict, "an object"), f"{self.where}, '{key}'")
+
+    def records(self, key: str) -> list["Record"]:
+        """Objects inside; raises InputError where it holds anything else."""
+        found = self._value(key, list, "a list")
+        return [Record(values, f"{self.where}, '{key}' {number}") for number, values in enumerate(found, 1)]
+
+    def all_records(self) -> list["Record"]:
+        """All that it holds, as objects; raises InputError where something else is."""
+        return [Record(values, f"{self.where}, '{key}'") for key, values in self._values.items()]
+
+    def choice(self, key: str, known: dict[str, str]) -> str:
+        """What a label, a text or a number, stands for; raises InputError for an unknown one."""
+        label = str(self._value(key, (str, int), "a label"))
+        if label not in known:
+            raise InputError(f"{self.where}: '{key}' is '{label}', none of {', '.join(known)}")
+        return known[label]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
+def read_text(path: Path) -> str:
+    """A file's text; raises InputError when it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as UTF-8 text: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; raises InputError when it is none."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is no JSON file: {error}; was it downloaded whole?") from error
+
+
+def records(path: Path) -> Iterator[Record]:
+    """The objects of a JSON list, or of a file with one a line.
+
+    Raises:
+        InputError: It is neither, with the number of the first bad record, or it is empty.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        parsed = enumerate(read_json(path), 1)
+    else:
+        parsed = ((number, _parsed_line(path, number, line))
+                  for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    empty = True
+    for number, values in parsed:
+        empty = False
+        yield Record(values, f"{path}, record {number}")
+    if empty:
+        raise InputError(f"{path} holds no records")
+
+
+def _parsed_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, record {number} is no JSON: {error}") from error

@@ -1,0 +1,25 @@
+"""Whether one sentence follows from another, in the form in which OCNLI and CMNLI are published."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from src.errors import InputError
+from src.tasks.files import records
+from src.tasks.task import Choice, Reading
+
+LABELS = {"entailment": "对", "neutral": "或许", "contradiction": "错"}
+DISPUTED = "-"  # the annotators did not agree: no example
+
+
+def read(path: Path, reading: Reading) -> Iterator[Choice]:
+    """CLUE's lines of {"sentence1", "sentence2", "label"}; the whole text is scored."""
+    labels, empty = list(LABELS.values()), True
+    for record in records(path):
+        answer = record.choice("label", LABELS | {DISPUTED: DISPUTED})
+        if answer == DISPUTED:
+            continue
+        empty = False
+        first, second = record.text("sentence1"), record.text("sentence2")
+        yield Choice([("", f"{first}？{label}，{second}") for label in labels], labels, answer)
+    if empty:
+        raise InputError(f"{path} has no pair whose label the annotators agree on")

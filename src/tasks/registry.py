@@ -1,0 +1,27 @@
+"""Tasks by name."""
+
+from importlib import import_module
+
+from src.errors import InputError, nearest
+from src.tasks.task import Task
+
+NAMES = ("c3", "cmrc2018", "drcd", "dureader", "webqa", "cmrc2017", "cmrc2019", "pd", "cft", "chid", "tnews", "iflytek",
+         "afqmc", "ocnli", "cmnli", "csl", "wsc2020", "wplc")
+VARIANTS = ("paper", "mindformers")
+
+
+def find_task(name: str, variant: str = "paper") -> Task:
+    """A task in one of its forms.
+
+    Raises:
+        InputError: No such task, or it has no such form.
+    """
+    known = name.lower()
+    if known not in NAMES:
+        raise InputError(f"--task '{name}' is none of {', '.join(NAMES)}{nearest(known, NAMES)}")
+    if variant not in VARIANTS:
+        raise InputError(f"--variant '{variant}' is none of {', '.join(VARIANTS)}")
+    module = import_module(f"src.tasks.{known}")
+    if not hasattr(module, variant.upper()):
+        raise InputError(f"--task {known} has no --variant {variant}; only tnews and cmrc2018 have")
+    return getattr(module, variant.upper())
