@@ -295,7 +295,8 @@ def report(results: dict[str, Result]) -> None:
                                                          (result.seconds, result.silent)),
                   _share(result.seconds, result.silent)] for name, result in results.items() if result.silent])
     print()
-    print_table(["a process holds, MiB", "weights", "moments", "updated slices", f"together / {ALONE}", "peak, all in all"],
+    print_table(["a process holds, MiB", "weights", "moments", "updated slices", f"together / {ALONE}",
+                 "peak, all in all"],
                 [[name, *(f"{size / MIB:.2f}" for size in (result.memory.weights, result.memory.moments,
                                                            result.memory.slices)),
                   f"{result.memory.held / alone.memory.held:.3f}", f"{result.memory.peak / MIB:.0f}"]
@@ -314,8 +315,8 @@ def main() -> None:
     if len(cores()) < 2:
         raise InputError("two processes need two processor cores; this one may use one alone")
     model = arguments.config({}).model
-    print(f"{model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} tokens a step and "
-          "data-parallel rank, float32, one core a process", flush=True)
+    print(f"{model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} tokens a step"
+          " and data-parallel rank, float32, one core a process", flush=True)
     report(race(arguments))
 
 
