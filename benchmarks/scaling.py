@@ -15,15 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.harness import (
-    Contestant,
-    ask_together,
-    cores,
-    peak_memory,
-    print_table,
-    rate_cells,
-    ratio_of_pairs,
-)
+from benchmarks.harness import Contestant, ask_together, cores, peak_memory, print_table, rate_cells, ratio_of_pairs
 from src.cli import parse
 from src.errors import InputError, run_program
 from src.pangu_alpha_config import (
@@ -92,7 +84,7 @@ class Memory:
     Args:
         weights, moments: Of its parameters and the optimizer's.
         slices: Copies of the parts that it updates, with optimizer_shard.
-        peak: Most that its process held at once, above the most before the model was built.
+        peak: Most that its process held at once, compiling or running, above the most before the model was built.
     """
 
     weights: int
@@ -296,7 +288,7 @@ def report(results: dict[str, Result]) -> None:
                   _share(result.seconds, result.silent)] for name, result in results.items() if result.silent])
     print()
     print_table(["a process holds, MiB", "weights", "moments", "updated slices", f"together / {ALONE}",
-                 "peak, all in all"],
+                 "peak with compilation"],
                 [[name, *(f"{size / MIB:.2f}" for size in (result.memory.weights, result.memory.moments,
                                                            result.memory.slices)),
                   f"{result.memory.held / alone.memory.held:.3f}", f"{result.memory.peak / MIB:.0f}"]

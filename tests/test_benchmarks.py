@@ -1,13 +1,15 @@
 """The benchmarks on tiny shapes: the peer is the same model, and the tables are printed."""
 
+import os
 import sys
+import time
 
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from benchmarks import decode, eval_speed, preprocess, train_step
-from benchmarks.harness import Contestant, ContestantError, print_table, ratio_of_pairs
+from benchmarks import decode, eval_speed, preprocess, scaling, train_step
+from benchmarks.harness import Contestant, ContestantError, ask_together, cores, print_table, ratio_of_pairs
 from src.dataset import causal
 from src.errors import InputError
 from src.pangu_alpha import PanguAlphaWithLoss
@@ -110,6 +112,34 @@ def test_ways_that_find_other_scores_are_not_compared():
         eval_speed.race(ways, [[Request([1, 2, 3, 4])]], 1)
 
 
+needs_two_cores = pytest.mark.skipif(len(cores()) < 2, reason="a core a process")
+
+
+@needs_two_cores
+@pytest.mark.slow
+def test_the_scaling_s_tables(monkeypatch, capsys):
+    rows = run(monkeypatch, capsys, scaling, [*TINY_FLAGS, "--seq_length=16", "--batch_size=2", "--steps=2"])
+    names = ["1 process", "1 process, 2 cores", "dp2", "dp2, optimizer_shard", "tp2"]
+    rates, messages, memory = ([[cell.strip() for cell in row[1:-1]] for row in rows[begin:end]]
+                               for begin, end in ((2, 7), (9, 12), (14, 19)))
+    assert [row[0] for row in rates] == [row[0] for row in memory] == names and [row[0] for row in messages] == names[2:]
+    assert [row[1] for row in rates] == ["32", "32", "64", "64", "32"]
+    assert all(float(cell.replace(",", "")) > 0 for row in rates for cell in row[2:5])
+    assert all("%" in row[4] for row in messages)
+
+
+def test_the_scaling_s_report(capsys):
+    """Rates, ratios and shares are of turns; memory is that of the rows' ranks."""
+    alone = scaling.Result(100, 0, [1.0, 2.0], [], scaling.Memory(2 ** 20, 2 ** 21, 0, 2 ** 25))
+    two = scaling.Result(200, 3 * 2 ** 19, [1.0, 2.5], [0.9, 2.0], scaling.Memory(2 ** 20, 2 ** 20, 2 ** 19, 2 ** 26))
+    scaling.report({scaling.ALONE: alone, "dp2": two})
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert cells[3] == ["dp2", "200", "140", "80", "200", "1.80 (1.60 to 2.00)"]
+    assert cells[7] == ["dp2", "1.5", "1750", "1450", "15% (10% to 20%)"]
+    assert cells[11:] == [["1 process", "1.00", "2.00", "0.00", "1.000", "32"],
+                          ["dp2", "1.00", "1.00", "0.50", "0.833", "64"]]
+
+
 def test_the_preprocessing_s_table(capsys):
     preprocess.report({1: [100.0, 200.0], 2: [190.0, 300.0]})
     output = capsys.readouterr().out
@@ -136,6 +166,30 @@ def _fails(word):
     raise KeyError(word)
 
 
+@needs_two_cores
+def test_contestants_that_need_each_other():
+    """They work at the same time, on cores of their own; when one fails, nobody waits for the other."""
+    team = [Contestant(1, _Waits, first_core=core) for core in range(2)]
+    assert ask_together(team, 0.5, -1) == [[core] for core in cores()[:2]]
+    begin = time.monotonic()
+    ask_together(team, 0.5, -1)
+    assert time.monotonic() - begin < 0.9
+    with pytest.raises(ContestantError, match="OSError: gone"):
+        ask_together(team, 60, cores()[1])
+    assert time.monotonic() - begin < 30
+    for contestant in team:
+        contestant.close()
+
+
+class _Waits:
+    def __call__(self, seconds, failing):
+        here = sorted(os.sched_getaffinity(0))
+        if failing in here:
+            raise OSError("gone")
+        time.sleep(seconds)
+        return here
+
+
 @pytest.mark.parametrize("benchmark", [train_step, decode])
 def test_without_torch_the_remedy_is_named(monkeypatch, benchmark):
     monkeypatch.setattr("benchmarks.harness.find_spec", lambda name: None)
@@ -151,7 +205,10 @@ def test_without_torch_the_remedy_is_named(monkeypatch, benchmark):
     (lambda: decode.BenchmarkArguments(contexts=[]), "at least one length"),
     (lambda: eval_speed.BenchmarkArguments(questions=0), "must be at least 1"),
     (lambda: eval_speed.BenchmarkArguments(c3="c3-d-dev.json"), "--c3 and --tokenizer_path go together"),
-    (lambda: preprocess.BenchmarkArguments(num_process=1), "--num_process must be at least 2")])
+    (lambda: preprocess.BenchmarkArguments(num_process=1), "--num_process must be at least 2"),
+    (lambda: scaling.BenchmarkArguments(steps=0), "must be at least 1"),
+    (lambda: scaling.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
+    (lambda: scaling.BenchmarkArguments(vocab_size=51), "parallel.tensor 2 does not divide model.vocab_size 51")])
 def test_impossible_flags(make, message):
     with pytest.raises(InputError, match=message):
         make()

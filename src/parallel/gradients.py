@@ -174,8 +174,10 @@ class GlobalNormOfRanks(nn.Cell):
         mine = ()
         for i in self.counted:
             mine += (gradients[i],)
+        # A rank whose stage has no experts may count nothing: others of its stage hold all the same.
+        own = ops.square(self.norm(mine)) if self.counted else Tensor(0.0, ms.float32)
         # After all gradients' own messages: what a rank counts may need none of them, and its order would be another.
-        return ops.sqrt(self.sum(ops.depend(ops.square(self.norm(mine)), gradients)))
+        return ops.sqrt(self.sum(ops.depend(own, gradients)))
 
 
 class ShardedOptimizer(nn.Cell):

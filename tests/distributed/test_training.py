@@ -23,8 +23,7 @@ SLOW = {
     "dp2 x tp2": Run({"data": 2, "tensor": 2}),
     "dp2 x pp2 with ZeRO": Run({"data": 2, "pipeline": 2, "optimizer_shard": True}),
     "dp2 x tp2 x pp2 with ZeRO": Run({"data": 2, "tensor": 2, "pipeline": 2, "optimizer_shard": True}),
-    "tp2 x pp2 with sequence parallel and recomputing": Run({"tensor": 2, "pipeline": 2, "sequence_parallel": True,
-                                                            "recompute": True}),
+    "tp2 x pp2 with sequence parallel": Run({"tensor": 2, "pipeline": 2, "sequence_parallel": True}),
     "infinite gradients on tp2 x pp2": Run({"tensor": 2, "pipeline": 2}, training={"loss_scale": 3e38, "steps": 4}),
     "pp4": Run({"pipeline": 4}, FOUR_LAYERS, micro_batches=4),
     "experts over dp2 x ep2 with ZeRO": Run({"data": 2, "expert": 2, "optimizer_shard": True}, MOE),
@@ -32,7 +31,8 @@ SLOW = {
     "experts over ep2 x tp2": Run({"expert": 2, "tensor": 2}, MOE),
     "experts over tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True}, MOE),
     "experts over pp2": Run({"pipeline": 2}, MOE),
-    "experts in one of two stages, over ep2": Run({"expert": 2, "pipeline": 2}, EVERY_SECOND),
+    "experts in one of two stages, over ep2, without kernels": Run({"expert": 2, "pipeline": 2, "cpu_kernels": False},
+                                                                   EVERY_SECOND),
 }
 CASES = [*(pytest.param(run, id=name) for name, run in QUICK.items()),
          *(pytest.param(run, id=name, marks=pytest.mark.slow) for name, run in SLOW.items())]
