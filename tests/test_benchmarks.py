@@ -122,7 +122,8 @@ def test_the_scaling_s_tables(monkeypatch, capsys):
     names = ["1 process", "1 process, 2 cores", "dp2", "dp2, optimizer_shard", "tp2"]
     rates, messages, memory = ([[cell.strip() for cell in row[1:-1]] for row in rows[begin:end]]
                                for begin, end in ((2, 7), (9, 12), (14, 19)))
-    assert [row[0] for row in rates] == [row[0] for row in memory] == names and [row[0] for row in messages] == names[2:]
+    assert [row[0] for row in rates] == [row[0] for row in memory] == names
+    assert [row[0] for row in messages] == names[2:]
     assert [row[1] for row in rates] == ["32", "32", "64", "64", "32"]
     assert all(float(cell.replace(",", "")) > 0 for row in rates for cell in row[2:5])
     assert all("%" in row[4] for row in messages)
@@ -170,24 +171,23 @@ def _fails(word):
 def test_contestants_that_need_each_other():
     """They work at the same time, on cores of their own; when one fails, nobody waits for the other."""
     team = [Contestant(1, _Waits, first_core=core) for core in range(2)]
-    assert ask_together(team, 0.5, -1) == [[core] for core in cores()[:2]]
-    begin = time.monotonic()
-    ask_together(team, 0.5, -1)
-    assert time.monotonic() - begin < 0.9
+    ask_together(team, 0)
+    first, second = ask_together(team, 1)
+    assert [first[0], second[0]] == [[core] for core in cores()[:2]]
+    assert max(first[1], second[1]) < min(first[2], second[2])
     with pytest.raises(ContestantError, match="OSError: gone"):
-        ask_together(team, 60, cores()[1])
-    assert time.monotonic() - begin < 30
+        ask_together(team, 600, cores()[1])
     for contestant in team:
         contestant.close()
 
 
 class _Waits:
-    def __call__(self, seconds, failing):
-        here = sorted(os.sched_getaffinity(0))
+    def __call__(self, seconds, failing=None):
+        here, begin = sorted(os.sched_getaffinity(0)), time.monotonic()
         if failing in here:
             raise OSError("gone")
         time.sleep(seconds)
-        return here
+        return here, begin, time.monotonic()
 
 
 @pytest.mark.parametrize("benchmark", [train_step, decode])
