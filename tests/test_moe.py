@@ -16,7 +16,7 @@ from src.moe import MixtureOfExperts, Router
 from src.optimizer import Optimizer, StepScalars, is_decayed
 from src.pangu_alpha import FeedForward, PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, RunConfig, TrainingConfig
-from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
+from src.pangu_alpha_wrapcell import ApplyGradients, Objective, Stepper
 from src.parallel.sharding import parameter_shapes
 from src.runtimes import build_runtime
 from tests import numpy_pangu
@@ -59,7 +59,7 @@ def computed(layer, x, **settings):
     return output.asnumpy().reshape(x.shape), float(balance)
 
 
-class Objective(nn.Cell):
+class Weighed(nn.Cell):
     """A scalar that every output and the balance have a part in."""
 
     def __init__(self, layer, factors):
@@ -147,7 +147,7 @@ def test_gradients_are_finite_differences(changes):
     x = inputs(config, seed=1)
     factors = np.random.default_rng(2).normal(size=(BATCH * TOKENS, config.hidden_size)).astype(np.float32)
     parameters = ParameterTuple(layer.trainable_params())
-    gradient = ops.GradOperation(get_all=True, get_by_list=True)(Objective(layer, factors), parameters)
+    gradient = ops.GradOperation(get_all=True, get_by_list=True)(Weighed(layer, factors), parameters)
     [of_x], of_weights = gradient(Tensor(x.reshape(-1, config.hidden_size)))
     values = in_float64(weights) | {"x": x.astype(np.float64)}
     gradients = dict(zip(weights, of_weights, strict=True)) | {"x": of_x}
@@ -280,8 +280,10 @@ def test_logits_and_loss_of_a_model_are_the_specification_s():
     assert np.abs(logits - expected).max() < 2e-5 * np.abs(expected).max()
     negative_log_likelihood = numpy_pangu.loss(expected, ids, config.pad_token)
     for factor in (0.0, 0.5):
-        loss = PanguAlphaWithLoss(replace(config, balance_loss_factor=factor), model)(*batch)
-        assert float(loss) == pytest.approx(negative_log_likelihood + factor * balance, rel=1e-5)
+        network = PanguAlphaWithLoss(replace(config, balance_loss_factor=factor), model)
+        objective, loss = Objective(network)(Tensor(2.0), *batch)
+        assert float(network(*batch)) == float(loss) == pytest.approx(negative_log_likelihood, rel=1e-5)
+        assert float(objective) == pytest.approx(2 * (negative_log_likelihood + factor * balance), rel=1e-5)
 
 
 def test_a_model_without_experts_has_no_balance():

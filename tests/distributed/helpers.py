@@ -20,7 +20,7 @@ DENSE = {"num_layers": 3}
 MOE = {"num_layers": 2, "num_experts": 4, "expert_interval": 1, "expert_top_k": 2}
 # The loss scale overflows at first, and again when it has grown: the squares of the gradients end at 3.4e38. An
 # overflow that near to the limit is one of only some of the ranks, or of their sum alone. Norms are clipped.
-TRAINING = {"steps": STEPS, "decay_steps": STEPS, "optimizer": "adamw", "clip_norm": 0.5, "loss_scale": 1e20,
+TRAINING = {"steps": STEPS, "decay_steps": STEPS, "optimizer": "adamw", "clip_norm": 0.65, "loss_scale": 1e20,
             "loss_scale_window": 4, "eval_interval": 5, "save_interval": 10}
 
 
