@@ -10,6 +10,7 @@ import yaml
 
 from src.cli import flag_value, mode_file, parse
 from src.errors import InputError, run_program
+from src.evaluation_config import CLIENT_FLAG, flags_of_client
 from src.generate import TextGenerator
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 
@@ -18,7 +19,8 @@ from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 class PredictConfig(RunConfig):
     """Continue texts. A checkpoint that was trained here brings its own settings; --config and flags override them.
 
-    Without a prompt, prompts are asked for at the terminal.
+    Without a prompt, prompts are asked for at the terminal. With --enable_client it is eval.py through a server, whose
+    flags are then --eval_task, --eval_data_url, --tokenizer_path, and the rest of eval.py's.
 
     Args:
         checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; of one process or of many.
@@ -115,6 +117,11 @@ def main() -> None:
     from src.checkpoint import store
 
     arguments = sys.argv[1:]
+    if any(argument.partition("=")[0] == CLIENT_FLAG for argument in arguments):
+        import eval as evaluation
+
+        evaluation.main(flags_of_client(arguments))
+        return
     weights, beside = None, None
     if flag_value("--checkpoint", arguments):
         weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")

@@ -48,7 +48,17 @@ class Scorer(Protocol):
         """See `src.scoring.TokenScorer`."""
 
 
-class Answerer:
+class Answerer(Protocol):
+    """Where answers come from: a model here, or a server's."""
+
+    def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
+        """The answers to numbered prompts, each up to the first of the stop texts, in any order.
+
+        What is drawn for an answer depends on its number alone.
+        """
+
+
+class ModelAnswerer:
     """Continues prompts with a model.
 
     Args:
@@ -62,10 +72,7 @@ class Answerer:
         self.runtime, self.tokenizer, self.pad_token, self.batch_size = runtime, tokenizer, pad_token, batch_size
 
     def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
-        """The answers to numbered prompts, each up to the first of the stop texts, those to short prompts first.
-
-        What is drawn for an answer depends on its number alone.
-        """
+        """See `Answerer`; those to short prompts come first."""
         waiting = sorted(prompts, key=lambda prompt: len(prompt[1]))
         while waiting:
             # Rows as the longest of the batch allows, so that as many fit as were counted on.

@@ -29,7 +29,7 @@ except ImportError as error:
 from src.checkpoint import store
 from src.cli import parse
 from src.device import prepare_device
-from src.evaluate import Answerer
+from src.evaluate import ModelAnswerer
 from src.pangu_alpha_config import RunConfig
 from src.runtimes import build_runtime, load_model
 from src.scoring import Request, TokenScorer
@@ -63,7 +63,7 @@ class PanguAlphaLM(TemplateLM):
         model, rows = load_model(config.model, weights), int(batch_size or 4)
         runtime = build_runtime(model, cpu_kernels=kernels)
         self._scorer = TokenScorer(model, rows, kernels, margins=True)
-        self._answerer = Answerer(runtime, self._text, config.model.pad_token, rows)
+        self._answerer = ModelAnswerer(runtime, self._text, config.model.pad_token, rows)
 
     @property
     def eot_token_id(self) -> int:
