@@ -33,6 +33,7 @@ for name in $(compgen -e | grep -E '^(PATH|LD_LIBRARY_PATH|PYTHONPATH|GLOG_v|NCC
 done
 options=(-n "$rank_size")
 [ "$hostfile" = none ] || options+=(--hostfile "$hostfile")
+[ "$DEVICE_TARGET" != CPU ] || options+=(--oversubscribe)  # ranks may be more than the cores
 # When the run stops or fails, mpirun leaves the ranks so many seconds to save and to end.
 exec mpirun --allow-run-as-root --mca odls_base_sigkill_timeout 10 "${handed_on[@]}" "${options[@]}" \
     "$VENV_PYTHON" -m src.parallel.launch --mpirun --rank_size "$rank_size" --device_target "$DEVICE_TARGET" \

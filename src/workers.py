@@ -1,5 +1,6 @@
 """An ordered map over forked processes that reads its input only a little ahead."""
 
+import gc
 import os
 import queue
 import signal
@@ -48,6 +49,7 @@ class Workers(Generic[Task, Result]):
         self._most_waiting = weight_a_worker * num_process
         self._connections: list[Connection] = []
         self._processes = []
+        gc.freeze()  # or each worker's collections would walk through, and so copy, all that they share
         context = get_context("fork")
         for _ in range(num_process if num_process > 1 else 0):
             ours, theirs = context.Pipe()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import time
 
 import psutil
@@ -107,9 +108,9 @@ def test_other_machines_notice_within_a_minute(launched, folder):
 def test_mpirun_starts_the_ranks(folder):
     settings = ["--rank_size=2", "--scheduler_address=127.0.0.1", f"--scheduler_port={free_port()}"]
     code = "import os, sys; os.execvp('mpirun', ['mpirun', *sys.argv[1:]])"
-    status, told, errors = finish(start("-c", code, "--allow-run-as-root", "--oversubscribe", "-n", 2, "python", "-m",
-                                        "src.parallel.launch", "--mpirun", *settings, "--", "rank.py", 1, cwd=folder),
-                                  TIMEOUT)
+    status, told, errors = finish(start("-c", code, "--allow-run-as-root", "--oversubscribe", "-n", 2,
+                                        sys.executable, "-m", "src.parallel.launch", "--mpirun", *settings, "--",
+                                        "rank.py", 1, cwd=folder), TIMEOUT)
     assert status == 0, errors
     assert lines(folder, 1)[0].endswith(": 11")
     assert told.splitlines() == lines(folder, 0)
