@@ -1,0 +1,32 @@
+"""What the tests of eval.py share: a tiny model on the benchmarks of conftest.py, and a scorer that is not ours."""
+
+import json
+
+import numpy as np
+
+import eval as program
+from src.cli import parse
+from src.evaluation_config import EvalConfig
+from tests import numpy_pangu
+
+MODEL = ["--random_weights=true", "--mode=tiny", "--model.vocab_size=160", "--model.hidden_size=32",
+         "--model.num_layers=2", "--model.seq_length=96", "--model.initializer_range=0.3"]
+
+
+def configuration(vocab, folder, output, *flags):
+    return parse(EvalConfig, "eval.py", [*MODEL, f"--data.tokenizer_path={vocab}", f"--task_path={folder}",
+                                         f"--output={output}", *flags])
+
+
+def evaluate(vocab, folder, output, *flags):
+    """The finished examples of a run."""
+    program.evaluate(configuration(vocab, folder, output, *flags), None)
+    return [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def log_probs(weights, config, ids):
+    """float64 (n - 1,): of each token after the first, given those before."""
+    ids = np.array([ids])
+    size = ids.shape[1] - 1
+    logits = numpy_pangu.logits(weights, config, ids[:, :-1], np.arange(size)[None], np.tril(np.ones((1, size, size))))
+    return -numpy_pangu.token_losses(logits, ids)[0]

@@ -1,0 +1,126 @@
+"""Evaluation through a server of MindSpore Serving's REST interface, against the same model here."""
+
+import http.server
+import json
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import eval as program
+import predict
+from src.errors import InputError
+from src.evaluation_config import flags_of_client
+from src.evaluation_models import model_here
+from src.pangu_alpha_config import GenerationConfig
+from src.parallel.mesh import connect
+from src.parallel.plan import Plan
+from src.scoring import Request
+from src.tokenization_jieba import JiebaTokenizer
+from tests.eval_helpers import MODEL, configuration, evaluate
+
+
+class Serving(http.server.BaseHTTPRequestHandler):
+    """MindSpore Serving's REST interface, as docs/serving.md has it, before a model in this process."""
+
+    def do_POST(self):
+        instances = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
+        method = {"/model/pangu:score": self.score, "/model/pangu:predict": self.predict}[self.path]
+        reply = json.dumps({"instances": [method(**instance) for instance in instances]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def score(self, input_ids, start):
+        [(_, [log_probs])] = self.server.scorer.score([[Request(input_ids, start)]])
+        return {"log_probs": log_probs.tolist()}
+
+    def predict(self, input_ids, max_generate_length, number, **settings):
+        config = GenerationConfig(max_new_tokens=max_generate_length, **settings)
+        [(_, text)] = self.server.answerer.answer([(number, input_ids)], config)
+        return {"output_sentence": text, "finish_reason": "end"}
+
+    def log_message(self, *message):
+        """Nothing."""
+
+
+@contextmanager
+def serving(handler, **what):
+    """The address of a server, until the end of the block."""
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        vars(server).update(what)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def through_server(vocab, folder, address):
+    """predict.py's command line, with the ModelZoo's names of flags."""
+    [_, *model] = MODEL
+    return [*model, "--enable_client", f"--server={address}", f"--tokenizer_path={vocab}", f"--eval_data_url={folder}"]
+
+
+@pytest.mark.parametrize("task", ["c3", "cmrc2018"])
+def test_a_server_says_what_a_model_says(task, eval_vocab, c3_folder, cmrc_folder, tmp_path, monkeypatch):
+    folder, length = {"c3": c3_folder, "cmrc2018": cmrc_folder}[task], "--model.seq_length=128"
+    here = evaluate(eval_vocab, folder, tmp_path / "here", f"--task={task}", length)
+    config = configuration(eval_vocab, folder, tmp_path, f"--task={task}", length)
+    scorer, answerer = model_here(config, None, connect(Plan(num_layers=2)), JiebaTokenizer(eval_vocab))
+    with serving(Serving, scorer=scorer, answerer=answerer) as address:
+        monkeypatch.setattr("sys.argv", ["predict.py", *through_server(eval_vocab, folder, address), length,
+                                         f"--eval_task={task}", f"--output={tmp_path / 'there'}"])
+        predict.main()
+    there = (tmp_path / "there" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    for one, other in zip(here, map(json.loads, there), strict=True):
+        np.testing.assert_allclose(one.pop("scores", 0), other.pop("scores", 0), atol=1e-5)
+        assert one == other
+
+
+class Refusing(Serving):
+    """Says that it has no graph to score with."""
+
+    def score(self, input_ids, start):
+        return {"error_code": 1, "error_msg": "no graph to score with was exported"}
+
+
+class Short(Serving):
+    """Scores too few tokens."""
+
+    def score(self, input_ids, start):
+        return {"log_probs": [-1.0]}
+
+
+class Stranger(Serving):
+    """Something else that listens there."""
+
+    def do_POST(self):
+        self.send_error(404, "Not here")
+
+
+@pytest.mark.parametrize("handler, message", [
+    (Refusing, "answers to score: .*no graph to score with was exported"),
+    (Short, "answers to score: 1 log_probs for [0-9]+ tokens"), (Stranger, "answers to score: .*404")])
+def test_what_a_server_can_t_do_is_told(handler, message, eval_vocab, c3_folder, tmp_path):
+    with serving(handler) as address, pytest.raises(InputError, match=f"--server {address} {message}"):
+        program.main(flags_of_client([*through_server(eval_vocab, c3_folder, address), "--eval_task=c3",
+                                      f"--output={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("address, message", [("127.0.0.1:1500", "is no address such as http://127.0.0.1:1500"),
+                                              ("http://127.0.0.1:9", "does not answer .* start it: bash")])
+def test_no_server(address, message, eval_vocab, c3_folder, tmp_path):
+    with pytest.raises(InputError, match=f"--server {address} {message}"):
+        program.main(flags_of_client([*through_server(eval_vocab, c3_folder, address), "--eval_task=c3",
+                                      f"--output={tmp_path / 'run'}"]))
+
+
+def test_the_server_of_this_machine_is_asked_if_none_is_named():
+    flags = flags_of_client(["--enable_client=True", "--eval_task", "c3", "--limit=2"])
+    assert flags == ["--task", "c3", "--limit=2", "--server", "http://127.0.0.1:1500"]
