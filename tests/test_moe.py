@@ -18,6 +18,7 @@ from src.pangu_alpha import FeedForward, PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, RunConfig, TrainingConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Objective, Stepper
 from src.parallel.sharding import parameter_shapes
+from src.parallel.spread import recompute_layers
 from src.runtimes import build_runtime
 from tests import numpy_pangu
 from tests.helpers import TINY, random_ids, random_model, random_weights
@@ -321,8 +322,7 @@ def test_a_model_learns(top_k):
         model = PanguAlphaModel(config)
         before = random_weights(model, std=0.1)
         if kind == "recompute":
-            for layer in [*model.backbone.blocks, model.backbone.top_query_layer]:
-                layer.recompute()
+            recompute_layers(model)
         network, parameters = PanguAlphaWithLoss(config, model), model.trainable_params()
         apply_gradients = ApplyGradients(Optimizer(training, parameters), clip_norm=1.0)
         if kind == "kernels":

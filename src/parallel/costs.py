@@ -148,7 +148,7 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     model, layers = config.model, plan.layers(stage)
     of_layers = [layer_activations(config, layer) for layer in layers]
     own_tokens = _hidden_bytes(config) // _token_parts(config)
-    total = len(layers) * own_tokens + max(of_layers) if config.parallel.recompute else sum(of_layers)
+    total = 2 * len(layers) * own_tokens + max(of_layers) if config.parallel.recompute else sum(of_layers)
     total += config.micro_steps * _tokens(config) * (2 * INT32 + model.seq_length)
     total += _tokens(config) * model.seq_length * ITEM_SIZE[model.softmax_compute_dtype]  # what masks add to scores
     last = plan.pipeline - 1

@@ -51,8 +51,18 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         apply_gradients.reduce_gradients = ReduceGradients(layout, config.parallel.sequence_parallel)
         apply_gradients.global_norm = GlobalNormOfRanks(apply_gradients.global_norm, layout)
     if config.parallel.recompute:
-        for layer in model.layers:
-            layer.recompute()
+        recompute_layers(model)
     if mesh.plan.pipeline > 1:
         return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
     return Stepper(network, parameters, apply_gradients), optimizer
+
+
+def recompute_layers(model: PanguAlphaModel) -> None:
+    """Have the layers' backward passes compute their forward passes again.
+
+    All but their two sums, whose results are kept: of whole layers MindSpore makes a graph with a cycle where there are
+    stages or messages.
+    """
+    for layer in model.layers:
+        for part in (layer.layernorm1, layer.attention, layer.layernorm2, layer.output):
+            part.recompute()

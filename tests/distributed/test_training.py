@@ -28,6 +28,7 @@ SLOW = {
     "recompute on dp2 with ZeRO": Run({"data": 2, "optimizer_shard": True, "recompute": True}),
     "recompute on tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True, "recompute": True}),
     "recompute on pp2": Run({"pipeline": 2, "recompute": True}),
+    "recompute of experts over ep2": Run({"expert": 2, "recompute": True}, MOE),
     "pp4": Run({"pipeline": 4}, FOUR_LAYERS, micro_batches=4),
     "experts over dp2 x ep2 with ZeRO": Run({"data": 2, "expert": 2, "optimizer_shard": True}, MOE),
     "experts over dp2 x ep2": Run({"data": 2, "expert": 2}, MOE),
@@ -44,6 +45,7 @@ CASES = [*(pytest.param(run, id=name) for name, run in QUICK.items()),
 @pytest.mark.parametrize("run", CASES)
 def test_losses_norms_and_weights_are_those_of_one_process(finished, run):
     found = differences(finished(run), finished(run.alone))
+    print({kind: f"{difference:.1e}" for kind, difference in found.items()})
     assert all(found[kind] <= limit for kind, limit in TOLERANCE.items()), found
 
 
