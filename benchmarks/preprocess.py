@@ -1,12 +1,14 @@
 """How much faster two processes preprocess than one: `python -m benchmarks.preprocess`.
 
-Runs alternate, each in a fresh interpreter, and count everything from loading the tokenizer to the finished file.
+Runs alternate, each in a fresh interpreter, and count everything from loading the tokenizer to the finished file. As
+many runs of one process at once, which share no work, show what the machine's cores reach together.
 """
 
 import random
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +18,7 @@ import jieba
 from benchmarks.harness import print_table, rate_cells, ratio_of_pairs
 from src.cli import parse
 from src.errors import InputError, run_program
-from src.preprocess import PreprocessArguments, Summary, preprocess
+from src.preprocess import PreprocessArguments, preprocess
 from src.train_tokenizer import train_sentencepiece
 
 WORDS_A_LINE = 12
@@ -64,18 +66,20 @@ def draw_text(num_bytes: int) -> str:
     return "".join(lines)
 
 
-def run_once(arguments: PreprocessArguments) -> Summary:
-    """One run in a fresh interpreter."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as interpreter:
-        return interpreter.submit(preprocess, arguments).result()
+def rate_of(runs: Sequence[PreprocessArguments]) -> float:
+    """Tokens a second of runs at once, each in a fresh interpreter."""
+    with ProcessPoolExecutor(len(runs), get_context("spawn")) as interpreters:
+        done = list(interpreters.map(preprocess, runs))
+    return sum(one.tokens for one in done) / max(one.seconds for one in done)
 
 
-def report(rates: dict[int, list[float]]) -> None:
-    """Print a row for each number of processes, and the ratio."""
-    print_table(["processes", "median tokens/s", "slowest", "fastest"],
-                [[str(num_process), *rate_cells(values)] for num_process, values in rates.items()])
-    one, many = rates.values()
-    print(f"ratio {ratio_of_pairs(many, one)}")
+def report(one: Sequence[float], apart: Sequence[float], together: Sequence[float], number: int) -> None:
+    """Print a row for each way, and the ratios."""
+    print_table(["processes", "median tokens/s", "slowest", "fastest", "/ 1 (spread)"],
+                [["1", *rate_cells(one), ""],
+                 [f"{number}", *rate_cells(together), ratio_of_pairs(together, one)],
+                 [f"{number} runs of 1 at once", *rate_cells(apart), ratio_of_pairs(apart, one)]])
+    print(f"ratio {ratio_of_pairs(together, one)}; of what the cores reach: {ratio_of_pairs(together, apart)}")
 
 
 def main() -> None:
@@ -90,14 +94,14 @@ def main() -> None:
         if not model_file:
             model_file = f"{folder}/vocab.model"
             Path(model_file).write_bytes(train_sentencepiece(text.splitlines()[:TRAINING_LINES], VOCAB_SIZE, 0.98))
-        rates: dict[int, list[float]] = {1: [], arguments.num_process: []}
+        number, one, apart, together = arguments.num_process, [], [], []
         for _ in range(arguments.runs):
-            for num_process, values in rates.items():
-                done = run_once(PreprocessArguments(input_glob, model_file, num_process=num_process,
-                                                    output_file=f"{folder}/ids.mindrecord"))
-                values.append(done.tokens / done.seconds)
-        print(f"{done.documents:,} documents, {done.tokens:,} tokens")
-        report(rates)
+            alone, *others = (PreprocessArguments(input_glob, model_file, num_process=1,
+                                                  output_file=f"{folder}/{run}.mindrecord") for run in range(number))
+            one.append(rate_of([alone]))
+            together.append(rate_of([replace(alone, num_process=number)]))
+            apart.append(rate_of([alone, *others]))
+        report(one, apart, together, number)
 
 
 if __name__ == "__main__":

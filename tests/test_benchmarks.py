@@ -142,9 +142,10 @@ def test_the_scaling_s_report(capsys):
 
 
 def test_the_preprocessing_s_table(capsys):
-    preprocess.report({1: [100.0, 200.0], 2: [190.0, 300.0]})
+    preprocess.report([100.0, 200.0], [200.0, 320.0], [190.0, 300.0], 2)
     output = capsys.readouterr().out
-    assert " 150 |     100 |     200 |" in output and "ratio 1.70 (1.50 to 1.90)" in output
+    assert " 150 |     100 |     200 |" in output
+    assert "ratio 1.70 (1.50 to 1.90); of what the cores reach: 0.94" in output
 
 
 def test_ratios_are_of_turns():
