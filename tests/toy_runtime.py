@@ -29,6 +29,21 @@ class ToyRuntime:
             assert (prompt[length:] == PAD).all()
         return self._logits(lengths - 1)
 
+    def open(self, rows, capacity):
+        assert capacity <= self.seq_length
+        self.capacity, self.decoded, self.joined = capacity, [], []
+        self.cache = np.full((rows, capacity), -1)
+        self.cache[:, 0] = PAD  # rows in which nothing has begun read a pad token each time
+
+    def join(self, ids, lengths, rows):
+        assert ids.dtype == lengths.dtype == np.int32
+        self.cache[rows] = -1
+        for row, prompt, length in zip(rows, ids, lengths, strict=True):
+            self.cache[row, :length] = prompt[:length]
+        self.joined += rows.tolist()
+        before = np.where(lengths > 1, self.cache[rows, np.maximum(lengths - 2, 0)], self.vocab_size)
+        return self.table[before, self.cache[rows, lengths - 1]]
+
     def decode(self, ids, positions):
         assert ids.dtype == positions.dtype == np.int32
         assert (positions < self.capacity).all()
