@@ -89,14 +89,14 @@ def is_exported(path: str | Path) -> bool:
     return (Path(path) / MANIFEST_FILE).is_file()
 
 
-def open_exported(folder: str | Path, tokenizer_path: str | Path, waiting_limit: int = 64,
-                  time_limit: float = 120.0) -> TextService:
-    """The service of an exported model.
+def open_exported(folder: str | Path, tokenizer_path: str | Path, waiting_limit: int = 64, time_limit: float = 120.0,
+                  runtime_of: Callable[[str | Path], MindirRuntime] = MindirRuntime) -> TextService:
+    """The service of an exported model; runtime_of opens its folder.
 
     Raises:
         InputError: The folder or the vocabulary doesn't fit.
     """
-    runtime = MindirRuntime(folder)
+    runtime = runtime_of(folder)
     manifest = runtime.manifest
     tokenizer = load_tokenizer(manifest.tokenizer, tokenizer_path)
     manifest.check_vocabulary(tokenizer_path, tokenizer.vocab_size)

@@ -12,25 +12,9 @@ from src.errors import InputError
 from src.generate import run_alone
 from src.generation_job import Job
 from src.pangu_alpha_config import GenerationConfig
-from tests.toy_runtime import PAD, ToyRuntime
+from tests.toy_runtime import PAD, SlowRuntime, ToyRuntime
 
 VOCAB, ROWS = 12, 4
-
-
-class SlowRuntime(ToyRuntime):
-    """Decodes only so often as it is allowed to, and fails when it is told to."""
-
-    def __init__(self):
-        super().__init__(VOCAB)
-        self.allowed = threading.Semaphore(0)
-        self.failure = None
-
-    def decode(self, ids, positions):
-        assert self.allowed.acquire(timeout=20)
-        if self.failure:
-            failure, self.failure = self.failure, None
-            raise failure
-        return super().decode(ids, positions)
 
 
 @pytest.fixture
@@ -42,7 +26,7 @@ def batch():
 
 @pytest.fixture
 def slow():
-    runtime = SlowRuntime()
+    runtime = SlowRuntime(VOCAB)
     made = ContinuousBatch(runtime, ROWS, waiting_limit=2)
     yield made
     runtime.allowed.release(10000)

@@ -1,6 +1,8 @@
 """A model of two tokens' memory: small enough for brute force, with a cache that can go wrong."""
 
 import math
+import threading
+import time
 
 import numpy as np
 
@@ -66,3 +68,27 @@ class ToyRuntime:
         """The truth for brute force: log-probabilities of the token after `tokens`, from no cache at all."""
         logits = self.table[tokens[-2] if len(tokens) > 1 else self.vocab_size, tokens[-1]].astype(float)
         return logits - math.log(np.exp(logits).sum())
+
+
+class SlowRuntime(ToyRuntime):
+    """Decodes only so often as it is allowed to, and fails when it is told to."""
+
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.allowed = threading.Semaphore(0)
+        self.failure = None
+
+    def decode(self, ids, positions):
+        assert self.allowed.acquire(timeout=20)
+        if self.failure:
+            failure, self.failure = self.failure, None
+            raise failure
+        return super().decode(ids, positions)
+
+
+class PacedRuntime(ToyRuntime):
+    """Takes its time for each token, so that they are seen to come one by one."""
+
+    def decode(self, ids, positions):
+        time.sleep(0.01)
+        return super().decode(ids, positions)

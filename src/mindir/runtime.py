@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mindspore as ms
@@ -24,6 +24,8 @@ class MindirRuntime:
     Args:
         folder: Of model.json, its files as they were written.
 
+    `call` runs the graph of a kind; what runs graphs otherwise than in this process puts its own there.
+
     Raises:
         InputError: As `Manifest.read`; or MindSpore can't read a graph.
     """
@@ -33,6 +35,7 @@ class MindirRuntime:
         self.manifest = Manifest.read(self.folder)
         self.seq_length = self.manifest.model.seq_length
         self.vocab_size = self.manifest.model.vocab_size
+        self.call: Callable[..., np.ndarray | tuple] = self._call
         self._parameters: dict[str, ms.Parameter] = {}
         self._graphs: dict[str, nn.GraphCell] = {}
 
@@ -64,7 +67,7 @@ class MindirRuntime:
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `src.generation_job.Runtime`."""
-        self._call("reorder", np.concatenate([rows, np.arange(len(rows), self.manifest.rows)]))
+        self._run("reorder", np.concatenate([rows, np.arange(len(rows), self.manifest.rows)]))
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:
         """float32 natural log-probabilities of tokens[start:], each given all before it.
@@ -90,11 +93,20 @@ class MindirRuntime:
         values = self._run(f"score_{size}", _padded(tokens[:-1], size), _padded(tokens[1:], size)[0])
         return values[start - 1:len(tokens) - 1]
 
-    def _run(self, kind: str, *inputs: Sequence[int] | np.ndarray) -> np.ndarray:
-        return self._call(kind, *inputs).asnumpy()
+    @property
+    def kinds(self) -> list[str]:
+        """All graphs of the folder."""
+        manifest = self.manifest
+        return [*map(str, manifest.prefill_lengths), "1", "reorder",
+                *(f"score_{length}" for length in manifest.score_lengths)]
 
-    def _call(self, kind: str, *inputs: Sequence[int] | np.ndarray) -> Tensor | bool:
-        return self._graph(kind)(*(Tensor(np.ascontiguousarray(values, np.int32)) for values in inputs))
+    def _run(self, kind: str, *inputs: Sequence[int] | np.ndarray) -> np.ndarray:
+        result = self.call(kind, *(np.ascontiguousarray(values, np.int32) for values in inputs))
+        return result[0] if isinstance(result, tuple) else result
+
+    def _call(self, kind: str, *inputs: np.ndarray) -> np.ndarray:
+        result = self._graph(kind)(*map(Tensor, inputs))
+        return result.asnumpy() if isinstance(result, Tensor) else np.array(result)
 
     def _graph(self, kind: str) -> nn.GraphCell:
         """A graph, loaded when it is first wanted: the parameters of those that have run already then become its own,
