@@ -27,6 +27,7 @@ from src.errors import InputError
 
 OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # of Serving itself
 MAX_BODY_BYTES = 1 << 20
+LARGEST_READ = 64 << 20  # up to here a body is read before it is refused, so that its sender hears why
 THREADS = 32
 TIMEOUT = 130.0  # seconds; the servable itself gives up before
 HEALTH_QUESTION = {"input_ids": [0], "max_generate_length": 1}
@@ -177,7 +178,7 @@ def serve(start_servables: Callable[[], None]) -> None:
     ms_service_pb2_grpc.add_MSServiceServicer_to_server(GrpcFront(OWN_GRPC), grpc_server)
     try:  # before the model is loaded, which takes long
         rest_server = waitress.create_server(rest_app(f"http://{own_rest}"), host=host, port=rest_port, ident=None,
-                                             threads=THREADS, max_request_body_size=2 * MAX_BODY_BYTES)
+                                             threads=THREADS, max_request_body_size=LARGEST_READ)
         if not grpc_server.add_insecure_port(grpc_address):
             raise OSError("taken")
     except (OSError, RuntimeError) as error:

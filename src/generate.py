@@ -157,8 +157,8 @@ class TextGenerator:
         Raises:
             InputError: As `stream_tokens`.
         """
-        *_, answers = self.completions(texts)
-        return answers
+        *_, answers = self.run(self._job(texts))
+        return [[self._shown(answer) for answer in group] for group in answers]
 
     def stream(self, text: str) -> Iterator[str]:
         """Answer one text piece by piece; together the pieces are the text of `generate([text])`'s first answer.
@@ -181,10 +181,14 @@ class TextGenerator:
         Raises:
             InputError: As `stream_tokens`; at once, before the first step.
         """
+        steps = self.run(self._job(prompts, numbers, likeliest))
+        return ([[self._shown(answer) for answer in group] for group in step] for step in steps)
+
+    def _job(self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None,
+             likeliest: int = 0) -> Job:
         ids = [self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-        job = Job(self.runtime, ids, self.config, self.pad_token, self.tokenizer.vocab_size,
-                  self._has_stop if self.config.stop else None, numbers, likeliest)
-        return ([[self._shown(answer) for answer in group] for group in step] for step in self.run(job))
+        return Job(self.runtime, ids, self.config, self.pad_token, self.tokenizer.vocab_size,
+                   self._has_stop if self.config.stop else None, numbers, likeliest)
 
     def _shown(self, answer: Completion) -> TextCompletion:
         text = self._text(answer.tokens)

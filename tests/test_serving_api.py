@@ -7,7 +7,7 @@ import time
 import openai
 import pytest
 
-from serving_increment.flask.backends import BackendError
+from serving_increment.flask.backends import BackendError, ServingBackend
 from src.generate import TextGenerator
 from src.pangu_alpha_config import GenerationConfig
 from src.service import TextService
@@ -247,6 +247,15 @@ def test_failures_of_the_backend(service, error, wanted, told):
         status, _, text = ask(port, "POST", "/v1/completions", body())
         assert status == wanted == ask(port, "GET", "/health")[0]
         assert told in json.loads(text)["error"]["message"] and "secret" not in text
+
+
+def test_a_serving_that_is_not_there(service):
+    """Port 1 of this machine: nobody listens."""
+    with serving(ServingBackend("http://127.0.0.1:1", service.tokenizer, 9, ROWS)) as port:
+        for path, content in (("/v1/completions", body()), ("/v1/completions", body(stream=True))):
+            status, _, text = ask(port, "POST", path, content)
+            assert status == 503 and "MindSpore Serving does not answer" in json.loads(text)["error"]["message"]
+        assert ask(port, "GET", "/health")[0] == 503
 
 
 @pytest.fixture

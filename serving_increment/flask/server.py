@@ -8,6 +8,8 @@ from typing import Literal
 from src.cli import parse
 from src.errors import InputError, run_program
 
+LARGEST_READ = 64 << 20  # up to here a body is read before it is refused, so that its sender hears why
+
 
 @dataclass
 class ServerConfig:
@@ -81,7 +83,7 @@ def main() -> None:
     threads = config.waiting_limit + backend.rows + 8
     try:
         server = waitress.create_server(app, host=config.host, port=config.port, ident=None, threads=threads,
-                                        channel_request_lookahead=1, max_request_body_size=2 * config.max_body_bytes)
+                                        channel_request_lookahead=1, max_request_body_size=LARGEST_READ)
     except OSError as error:
         raise InputError(f"{config.host}:{config.port} can't be listened on ({error.strerror}); another server may be "
                          "there: --port takes another") from error
