@@ -115,5 +115,16 @@ launch_moe_training() {
         --parallel.expert "$parts" "$@"
 }
 
+# launch_export STRATEGY CKPT_DIR RANK_TABLE RANK_SIZE RANK_START LOCAL_DEVICE_NUM [flags]: MODE is in the environment.
+launch_export() {
+    local strategy=$1 directory=$2 table=$3 rank_size=$4 start=$5 number=$6 mode=${MODE-13B} checkpoint
+    shift 6
+    check_counts RANK_SIZE "$rank_size" LOCAL_DEVICE_NUM "$number"
+    checkpoint=$(weights "$strategy" "$directory" "")
+    launch "$rank_size" "$table" "$start" "$number" "$ROOT/export.py" ${mode:+--mode "$mode"} \
+        --checkpoint "$checkpoint" --output 'device{rank}' --parallel.device_target "$DEVICE_TARGET" \
+        --parallel.world_size "$rank_size" --parallel.tensor "$rank_size" "$@"
+}
+
 bash "$ROOT/scripts/setup_env.sh"
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}

@@ -1,11 +1,20 @@
 #!/bin/bash
 # Make the virtual environment .venv with the exact versions of requirements-lock-3.*.txt; do nothing when it is right.
+# With `serving` the environment .venv-serving, of MindSpore Serving, with those of requirements-lock-serving.txt.
 #
-# usage: bash scripts/setup_env.sh          PYTHON=/path/to/python3.11 chooses an interpreter
+# usage: bash scripts/setup_env.sh [serving]      PYTHON=/path/to/python3.11 chooses an interpreter
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
-VENV=$ROOT/.venv
+if [ "${1-}" = serving ]; then
+    VENV=$ROOT/.venv-serving
+    VERSIONS=(3.9)
+    REASON="the last MindSpore Serving has no wheels for others"
+else
+    VENV=$ROOT/.venv
+    VERSIONS=(3.11 3.12 3.10)
+    REASON="MindSpore 2.10 has wheels for these"
+fi
 STAMP=$VENV/installed.sha256
 
 fail() {
@@ -17,18 +26,31 @@ minor_version() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null || true
 }
 
+# The interpreters to try: the one that is named, or those in PATH, pyenv's and uv's.
+candidates() {
+    [ -z "${PYTHON-}" ] || { echo "$PYTHON" && return; }
+    local version
+    for version in "${VERSIONS[@]}"; do
+        echo "python$version"
+        ls -d "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python 2> /dev/null || true
+        ! command -v uv > /dev/null || uv python find --no-python-downloads "$version" 2> /dev/null || true
+    done
+    echo python3
+}
+
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3.11 python3.12 python3.10 python3}; do
-        case $(minor_version "$candidate") in
-            3.10 | 3.11 | 3.12) echo "$candidate" && return ;;
+    while read -r candidate; do
+        case " ${VERSIONS[*]} " in
+            *" $(minor_version "$candidate") "*) echo "$candidate" && return ;;
         esac
-    done
+    done < <(candidates)
     return 1
 }
 
 lock_of() {
-    echo "$ROOT/requirements-lock-$(minor_version "$1").txt"
+    [ "${VENV##*-}" = serving ] && echo "$ROOT/requirements-lock-serving.txt" ||
+        echo "$ROOT/requirements-lock-$(minor_version "$1").txt"
 }
 
 is_right() {
@@ -42,14 +64,14 @@ if is_right; then
     exit 0
 fi
 # Two scripts that start together make one environment.
-exec 9> "$ROOT/.venv.lock"
+exec 9> "$VENV.lock"
 flock 9
 if is_right; then
     exit 0
 fi
 
-python=$(find_python) || fail "no Python 3.10, 3.11 or 3.12 (MindSpore 2.10 has wheels for these); install one, or name \
-it: PYTHON=/path/to/python3.11 bash scripts/setup_env.sh"
+python=$(find_python) || fail "no Python ${VERSIONS[*]} in PATH, pyenv or uv ($REASON); install one, or name it: \
+PYTHON=/path/to/python${VERSIONS[0]} bash scripts/setup_env.sh${1:+ $1}"
 echo "making $VENV with $("$python" --version) (MindSpore and the rest: about 1 GB, some minutes)"
 rm -rf "$VENV"
 "$python" -m venv "$VENV" || fail "$python cannot make a virtual environment; on Debian: apt-get install python3-venv"

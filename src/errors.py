@@ -1,5 +1,7 @@
 """The one kind of error that is the user's to mend, and how every entry point reports it."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches

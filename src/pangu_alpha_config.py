@@ -5,7 +5,7 @@ The docstrings are the command line's help. `configs/*.yaml` hold only what diff
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Optional, Union
 
 import yaml
 
@@ -64,7 +64,7 @@ class PanguAlphaConfig:
     num_layers: int = 32
     num_heads: int = 32
     seq_length: int = 1024
-    ffn_hidden_size: int | None = None
+    ffn_hidden_size: Optional[int] = None
     dropout_rate: float = 0.1
     hidden_act: Literal["fast_gelu", "gelu"] = "fast_gelu"
     eod_token: int = 6
@@ -194,7 +194,7 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     end_learning_rate: float = 1e-6
     warmup_steps: int = 2000
-    decay_steps: int | None = None
+    decay_steps: Optional[int] = None
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -257,8 +257,8 @@ class ParallelConfig:
     device_target: Literal["CPU", "GPU", "Ascend"] = "CPU"
     device_id: int = 0
     cpu_kernels: bool = True
-    world_size: int | None = None
-    data: int | None = None
+    world_size: Optional[int] = None
+    data: Optional[int] = None
     tensor: int = 1
     pipeline: int = 1
     expert: int = 1
@@ -385,7 +385,7 @@ class RunConfig:
         """Micro-batches of each data-parallel rank in an optimizer step."""
         return self.training.accumulation_steps * self.parallel.micro_batch_num
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Union[str, Path]) -> None:
         """Write all settings as YAML, readable again by `--config`."""
         groups = {field.name: asdict(getattr(self, field.name)) for field in fields(RunConfig)}
         Path(path).write_text(yaml.safe_dump(groups, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -418,7 +418,7 @@ class TrainConfig(RunConfig):
                  "parallel.optimizer_offload works with Adam and model.param_init_dtype float32")
 
 
-def load_config(path: str | Path) -> RunConfig:
+def load_config(path: Union[str, Path]) -> RunConfig:
     """A configuration that `RunConfig.save` wrote.
 
     Raises:

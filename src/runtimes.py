@@ -1,4 +1,4 @@
-"""MindSpore as a runtime of the generation loop (`src.generate.Runtime`): prefill, decode, the cache between them."""
+"""MindSpore as a runtime of the generation loop (`src.generation_job`): prefill, decode, the cache between them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +82,7 @@ class NextLogits(nn.Cell):
 
     Inputs:
         ids (B, T) int32; position (B,) int32, of each row's first new token; last (B,) int32, which of the T tokens
-        is the row's last.
+        is the row's last; rows (B,) int32, their places in the cache: where T is 1, all of it in order.
         x (B * T, H): what a pipeline stage receives from the one before; None on the first.
 
     Returns:
@@ -97,19 +97,20 @@ class NextLogits(nn.Cell):
         self.hidden_size = config.hidden_size
         self.has_head = model.backbone.top_query_layer in layers
         self.num_heads = layers[0].attention.num_heads  # of a slice of the model, fewer than the configuration's
-        heads = np.indices((batch, self.num_heads)).transpose(1, 2, 0)[:, :, None]
-        self.rows_and_heads = Tensor(heads, ms.int32)                                       # (B, A, 1, 2)
         self.caches = nn.CellList([KeyValueCache(config, self.num_heads, batch, capacity, str(number))
                                    for number in range(len(layers))], auto_prefix=False) if capacity else None
 
-    def construct(self, ids: Tensor, position: Tensor, last: Tensor, x: Tensor | None = None) -> Tensor:
+    def construct(self, ids: Tensor, position: Tensor, last: Tensor, rows: Tensor, x: Tensor | None = None) -> Tensor:
         batch, tokens = ids.shape
         position_ids = ops.reshape(position, (batch, 1)) + ops.cast(ops.range(0, tokens, 1), ms.int32)
         before = ids if x is None else x
         if self.caches is None:
             return self._last_logits(before, position_ids, tokens, last, None)
-        places = ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1))
-        places = ops.concat((ops.tile(self.rows_and_heads, (1, 1, tokens, 1)), places), -1)  # (B, A, T, 3)
+        heads = ops.cast(ops.range(0, self.num_heads, 1), ms.int32)
+        places = ops.concat((ops.tile(ops.reshape(rows, (batch, 1, 1, 1)), (1, self.num_heads, tokens, 1)),
+                             ops.tile(ops.reshape(heads, (1, self.num_heads, 1, 1)), (batch, 1, tokens, 1)),
+                             ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1))),
+                            -1)                                                             # (B, A, T, 3)
         caches = ()
         for cell in self.caches:
             caches += (ops.partial(cell, places),)
@@ -155,33 +156,39 @@ class CachedRuntime:
         self._cached_for = (0, 0)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.generate.Runtime`."""
-        batch = len(ids)
-        wanted = (batch, bucket(capacity, self.seq_length))
-        if self._cached_for != wanted:
-            self._allocate(*wanted)
-        padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
-        logits = _compute(self._next_logits, self._relay, padded, np.zeros(batch), lengths - 1)
-        if self._token_decoder:
-            self._token_decoder.locate()
-        return logits
+        """See `src.generation_job.Runtime`."""
+        self.open(len(ids), capacity)
+        return self.join(ids, lengths, np.arange(len(ids)))
 
-    def _allocate(self, batch: int, capacity: int) -> None:
+    def open(self, rows: int, capacity: int) -> None:
+        """See `src.generation_job.RowRuntime`."""
+        wanted = (rows, bucket(capacity, self.seq_length))
+        if self._cached_for == wanted:
+            return
         self._next_logits = self._reorder = self._token_decoder = None  # the old caches' memory first
-        cell = NextLogits(self._model, batch, capacity)
-        self._cached_for = (batch, capacity)
+        cell = NextLogits(self._model, *wanted)
+        self._cached_for = wanted
         self._next_logits, self._reorder = _compiled(cell), _compiled(Reorder(cell.caches))
         if self._decode_by_kernel:
             self._token_decoder = token_decoder(self._model, [(cache.keys, cache.values) for cache in cell.caches])
 
+    def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """See `src.generation_job.RowRuntime`."""
+        padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
+        logits = _compute(self._next_logits, self._relay, padded, np.zeros(len(ids)), lengths - 1, rows)
+        if self._token_decoder:
+            self._token_decoder.locate()
+        return logits
+
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.generate.Runtime`."""
+        """See `src.generation_job.Runtime`."""
         if self._token_decoder:
             return self._token_decoder(ids, positions)
-        return _compute(self._next_logits, self._relay, ids[:, None], positions, np.zeros(len(ids)))
+        rows = np.arange(len(ids))
+        return _compute(self._next_logits, self._relay, ids[:, None], positions, np.zeros(len(ids)), rows)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.generate.Runtime`."""
+        """See `src.generation_job.Runtime`."""
         self._reorder(Tensor(rows.astype(np.int32)))
         if self._token_decoder:
             self._token_decoder.locate()
@@ -198,22 +205,23 @@ class RecomputeRuntime:
         self._ids = np.zeros((0, 0), np.int32)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.generate.Runtime`."""
+        """See `src.generation_job.Runtime`."""
         self._ids = _pad(ids, bucket(capacity, self.seq_length))
         return self._next_logits(lengths - 1)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.generate.Runtime`."""
+        """See `src.generation_job.Runtime`."""
         self._ids[np.arange(len(ids)), positions] = ids
         return self._next_logits(positions)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.generate.Runtime`."""
+        """See `src.generation_job.Runtime`."""
         self._ids = self._ids[rows]
 
     def _next_logits(self, last: np.ndarray) -> np.ndarray:
         length = bucket(int(last.max()) + 1, self.seq_length)
-        return _compute(self._logits, self._relay, self._ids[:, :length], np.zeros(len(last)), last)
+        rows = np.arange(len(last))
+        return _compute(self._logits, self._relay, self._ids[:, :length], np.zeros(len(last)), last, rows)
 
 
 def _compute(stage: Callable[..., Tensor], relay: Relay | None, *inputs: np.ndarray) -> np.ndarray:

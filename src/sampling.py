@@ -4,6 +4,8 @@ Logits are (B, V) arrays, a row an answer in the making; a token ruled out has t
 array that it was given. The smallest id wins wherever logits are equal, as with argmax.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,7 +105,7 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     """Rule out all but the nucleus of each row (arXiv:1904.09751), the token that reaches p included; 0 < p < 1."""
-    smallest, sizes = zip(*(_nucleus(row, p) for row in logits), strict=True)
+    smallest, sizes = zip(*(_nucleus(row, p) for row in logits))
     return _keep_largest(logits, np.array(smallest), np.array(sizes))
 
 
@@ -144,7 +146,7 @@ def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     cumulated = weights.cumsum(axis=-1)
     return np.array([np.searchsorted(row, uniform * row[-1], side="right")
-                     for row, uniform in zip(cumulated, uniforms, strict=True)])
+                     for row, uniform in zip(cumulated, uniforms)])
 
 
 def log_normalizer(logits: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Text to ids and back: what the rest of the project asks of a tokenizer, and how to get one."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol

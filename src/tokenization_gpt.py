@@ -1,5 +1,7 @@
 """GPT-2's tokenizer: byte-level BPE from a local vocab.json and merges.txt."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,6 +4,8 @@ SentencePiece folds white space, so spaces and newlines travel as the symbols U+
 their own. The spaces that SentencePiece sees are the borders between jieba's words; decoding drops them.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 from pathlib import Path

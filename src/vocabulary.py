@@ -1,5 +1,7 @@
 """What every tokenizer asks of its vocabulary: where its file is, and whether ids and text belong to it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -95,7 +95,7 @@ def other_model(checkpoint, **changes):
         config = config.replace(f"{name}: {getattr(CONFIG, name)}", f"{name}: {value}")
     (checkpoint / "config.yaml").write_text(config)
     state = store.read_state(checkpoint)
-    state["files"]["config.yaml"] = store._fingerprint(checkpoint / "config.yaml")
+    state["files"]["config.yaml"] = store.fingerprint(checkpoint / "config.yaml")
     (checkpoint / "state.json").write_text(store.json.dumps(state))
 
 

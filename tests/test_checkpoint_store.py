@@ -313,8 +313,8 @@ def test_damage_of_one_ranks_file_is_told_and_all_ranks_use_the_step_before(two_
 
 def test_ranks_share_the_work_of_looking_for_damage(two_steps, monkeypatch):
     seen = []
-    real = store._fingerprint
-    monkeypatch.setattr(store, "_fingerprint", lambda path: seen.append(path.name) or real(path))
+    real = store.fingerprint
+    monkeypatch.setattr(store, "fingerprint", lambda path: seen.append(path.name) or real(path))
     assert at_once(TWO, lambda holder: store.newest(two_steps, holder)) == [two_steps / "step_00000002"] * 2
     assert sorted(seen) == ["config.yaml", "layout.json", "model_rank0000.ckpt", "model_rank0001.ckpt",
                             "optimizer_rank0000.ckpt", "optimizer_rank0001.ckpt"]

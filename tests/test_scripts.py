@@ -153,6 +153,37 @@ def test_eval(scripts):
                      "--task_path": "data/c3", "--shots": "1"}
 
 
+def test_export(scripts):
+    status, arguments, errors = scripts("run_standalone_export", "none", "checkpoints", "2.6B", "GPU", "c3", "--rows",
+                                        "1")
+    assert (status, errors) == (0, "")
+    assert arguments.pop(0) == "export.py"
+    assert pairs(arguments) == {"--mode": "2.6B", "--checkpoint": "checkpoints", "--output": "device0",
+                                "--parallel.device_target": "GPU", "--task": "c3", "--rows": "1"}
+    _, arguments, _ = scripts("run_standalone_export", "none", "output/run", "", "CPU", "--rows", "2")
+    assert pairs(arguments[1:]) == {"--checkpoint": "output/run", "--output": "device0", "--rows": "2",
+                                    "--parallel.device_target": "CPU"}
+
+
+@pytest.mark.parametrize(("arguments", "variables", "launcher", "flags"), [
+    (["run_distribute_export", "none", "checkpoints"], {},
+     {"--rank_size": "8", "--rank_start": "0", "--local_device_num": "8", "--device_target": "Ascend"},
+     {"--mode": "13B", "--parallel.tensor": "8"}),
+    (["run_distribute_export", "none", "checkpoints"], {"RANK_SIZE": "2", "MODE": "", "DEVICE_TARGET": "CPU"},
+     {"--rank_size": "2", "--rank_start": "0", "--local_device_num": "2", "--device_target": "CPU"},
+     {"--parallel.tensor": "2", "--parallel.world_size": "2"}),
+    (["run_cluster_export", "none", "checkpoints", "table.json", "16", "8", "--rows", "1"], {},
+     {"--rank_size": "16", "--rank_table": "table.json", "--rank_start": "8", "--local_device_num": "8",
+      "--device_target": "Ascend"}, {"--mode": "13B", "--parallel.tensor": "16", "--rows": "1"})])
+def test_export_on_several_devices(scripts, arguments, variables, launcher, flags):
+    status, told, errors = scripts(*arguments, **variables)
+    assert (status, errors) == (0, "")
+    given, program, found = split(told)
+    assert (program, given) == ("export.py", launcher)
+    assert found.get("--mode") == flags.get("--mode") and found["--output"] == "device{rank}"
+    assert {name: found[name] for name in flags} == flags
+
+
 def test_eval_on_one_device(scripts):
     status, arguments, errors = scripts("run_standalone_eval", "none", "tokenizer", "checkpoints", "filtered", "2.6B",
                                         "GPU", "c3", "data/c3", "--score", "modelzoo")
@@ -223,6 +254,10 @@ BAD = {
                                 "error: STRATEGY 's.ckpt'"),
     "a strategy": ("run_distribute_incremental_train", [*INCREMENTAL[:6], "s.ckpt", "checkpoints", ""],
                    "error: STRATEGY 's.ckpt'"),
+    "three for export": ("run_standalone_export", ["none", "c", "tiny"], "usage: bash scripts/run_standalone_export"),
+    "one for export on several": ("run_distribute_export", ["none"], "usage: "),
+    "four for export on machines": ("run_cluster_export", ["none", "c", "none", "8"], "usage: "),
+    "export with no ranks": ("run_cluster_export", ["none", "c", "none", "0", "0"], "error: RANK_SIZE '0'"),
     "no such checkpoint": ("run_distribute_incremental_train", [*INCREMENTAL, "filitered"],
                            "error: CKPT_NAME 'filitered': checkpoints holds no file filitered*.ckpt"),
     "two checkpoints": ("run_distribute_incremental_train", [*INCREMENTAL, "other"], "error: CKPT_NAME 'other'"),

@@ -1,6 +1,8 @@
 """A model of two tokens' memory: small enough for brute force, with a cache that can go wrong."""
 
 import math
+import threading
+import time
 
 import numpy as np
 
@@ -29,6 +31,21 @@ class ToyRuntime:
             assert (prompt[length:] == PAD).all()
         return self._logits(lengths - 1)
 
+    def open(self, rows, capacity):
+        assert capacity <= self.seq_length
+        self.capacity, self.decoded, self.joined = capacity, [], []
+        self.cache = np.full((rows, capacity), -1)
+        self.cache[:, 0] = PAD  # rows in which nothing has begun read a pad token each time
+
+    def join(self, ids, lengths, rows):
+        assert ids.dtype == lengths.dtype == np.int32
+        self.cache[rows] = -1
+        for row, prompt, length in zip(rows, ids, lengths, strict=True):
+            self.cache[row, :length] = prompt[:length]
+        self.joined += rows.tolist()
+        before = np.where(lengths > 1, self.cache[rows, np.maximum(lengths - 2, 0)], self.vocab_size)
+        return self.table[before, self.cache[rows, lengths - 1]]
+
     def decode(self, ids, positions):
         assert ids.dtype == positions.dtype == np.int32
         assert (positions < self.capacity).all()
@@ -51,3 +68,27 @@ class ToyRuntime:
         """The truth for brute force: log-probabilities of the token after `tokens`, from no cache at all."""
         logits = self.table[tokens[-2] if len(tokens) > 1 else self.vocab_size, tokens[-1]].astype(float)
         return logits - math.log(np.exp(logits).sum())
+
+
+class SlowRuntime(ToyRuntime):
+    """Decodes only so often as it is allowed to, and fails when it is told to."""
+
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.allowed = threading.Semaphore(0)
+        self.failure = None
+
+    def decode(self, ids, positions):
+        assert self.allowed.acquire(timeout=20)
+        if self.failure:
+            failure, self.failure = self.failure, None
+            raise failure
+        return super().decode(ids, positions)
+
+
+class PacedRuntime(ToyRuntime):
+    """Takes its time for each token, so that they are seen to come one by one."""
+
+    def decode(self, ids, positions):
+        time.sleep(0.01)
+        return super().decode(ids, positions)

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mindspore import Parameter, Tensor
 from src.checkpoint import ckpt_file
 from src.checkpoint.layout import MOMENTS, Holder, SavedSlices, Slice
 from src.errors import InputError
+from src.fingerprint import fingerprint
 
 MODEL, OPTIMIZER = "model", "optimizer"
 MODEL_FILE, OPTIMIZER_FILE = f"{MODEL}.ckpt", f"{OPTIMIZER}.ckpt"
@@ -85,7 +85,7 @@ def write_slices(folder: Path, holder: Holder,
         layout[file.name] = {}
         ckpt_file.write(file, _noted(((name, values[name]()) for name in written), holder, layout[file.name]))
         _flush(file)
-        files[file.name] = _fingerprint(file)
+        files[file.name] = fingerprint(file)
     return {"files": files, "layout": layout}
 
 
@@ -137,7 +137,7 @@ def complete(folder: Path, reports: Sequence[dict], state: dict, write_config: C
         slices = open_slices(folder)
         for name in slices.names:
             slices.check(name, slices.whole(name).box)
-    files |= {name: _fingerprint(folder / name) for name in added}
+    files |= {name: fingerprint(folder / name) for name in added}
     _write_json(folder / STATE_FILE, state | {"files": files}, indent=1)
     _flush(folder)
 
@@ -167,14 +167,6 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _fingerprint(path: Path) -> dict[str, int]:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            crc = zlib.crc32(chunk, crc)
-    return {"bytes": path.stat().st_size, "crc32": crc}
-
-
 def _steps(folder: Path) -> list[Path]:
     """Checkpoints of a folder, oldest first; one that was being replaced comes before what replaces it."""
     return sorted((path for path in folder.glob(_STEP_PREFIX + "*") if path.is_dir()),
@@ -197,7 +189,7 @@ def _damage(checkpoint: Path, holder: Holder) -> str | None:
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
-        found = _fingerprint(path)
+        found = fingerprint(path)
         if found != recorded:
             return f"{name} {_mix_up(checkpoint, found) or 'was changed after it was written'} " \
                    f"({found['bytes']} bytes, {recorded['bytes']} expected)"

@@ -263,12 +263,13 @@ class Relay:
         self._width, self._vocab_size = config.hidden_size, config.vocab_size
         self._dtype = getattr(ms, config.compute_dtype)
 
-    def __call__(self, stage: Callable[..., Tensor], ids: Tensor, position: Tensor, last: Tensor) -> Tensor:
-        """The logits (B, V) that `src.runtimes.NextLogits` computes of ids (B, T), position and last (B,)."""
+    def __call__(self, stage: Callable[..., Tensor], ids: Tensor, position: Tensor, last: Tensor,
+                 rows: Tensor) -> Tensor:
+        """The logits (B, V) that `src.runtimes.NextLogits` computes of ids (B, T), position, last and rows (B,)."""
         x = None
         if not self._links.is_first:
             x = self._links.down(ops.zeros((ids.size, self._width), self._dtype))
-        result = stage(ids, position, last, x)
+        result = stage(ids, position, last, rows, x)
         if not self._links.is_last:
             self._links.up(result)
             result = ops.zeros((ids.shape[0], self._vocab_size), ms.float32)

@@ -1,0 +1,86 @@
+"""Export PanGu-α to MindIR: `python export.py --checkpoint output --output device0`. See `--help`."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from predict import check_mode
+from src.cli import flag_value, parse
+from src.errors import InputError, run_program
+from src.pangu_alpha_config import RunConfig
+
+
+@dataclass
+class ExportConfig(RunConfig):
+    """Write a checkpoint as MindIR, for serving. A checkpoint that was trained here brings its own settings.
+
+    Args:
+        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; of one process or of many.
+        checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
+        random_weights: No checkpoint: random weights, to try speed and memory.
+        output: Folder of the graphs; {rank} in it becomes the rank's number.
+        rows: Texts that are generated at once, each with its part of the cache.
+        prefill_lengths: Tokens that the graphs for prompts read; 16, 64, 256, ... and model.seq_length when empty.
+        task: c3 also exports the graphs that score given texts, for evaluation through a server.
+    """
+
+    checkpoint: str = ""
+    checkpoint_name: str = ""
+    random_weights: bool = False
+    output: str = "device{rank}"
+    rows: int = 8
+    prefill_lengths: list[int] = field(default_factory=list)
+    task: Literal["", "c3"] = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.checkpoint) == self.random_weights:
+            raise InputError("give --checkpoint: a .ckpt file or a training run's output folder "
+                             "(or --random_weights true)")
+        if self.rows < 1:
+            raise InputError(f"--rows is {self.rows}; it must be at least 1")
+        longest = self.model.seq_length
+        for length in self.prefill_lengths:
+            if not 2 <= length <= longest:
+                raise InputError(f"--prefill_lengths has {length}; a graph for prompts reads 2 to {longest} tokens "
+                                 "(model.seq_length)")
+        if self.parallel.world_size != self.parallel.tensor:
+            raise InputError("export.py spreads a model by parallel.tensor alone; parallel.world_size "
+                             f"{self.parallel.world_size} must be parallel.tensor {self.parallel.tensor}")
+
+
+def main() -> None:
+    """Parse, build, export."""
+    from src.checkpoint import store
+
+    arguments = sys.argv[1:]
+    weights, beside = None, None
+    if flag_value("--checkpoint", arguments):
+        weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
+        beside = store.config_beside(weights)
+    config = parse(ExportConfig, "export.py", base_config=beside)
+    if beside and flag_value("--mode", arguments):
+        check_mode(flag_value("--mode", arguments), config.model, beside)
+    from src.device import prepare_device
+    from src.mindir.export import default_lengths, export_model
+    from src.mindir.manifest import Manifest, vocabulary_md5
+    from src.parallel.mesh import connect
+    from src.parallel.plan import Plan
+    from src.runtimes import build_runtime, load_model
+
+    path = config.data.tokenizer_path
+    md5 = vocabulary_md5(path) if path else None
+    prepare_device(config.parallel)
+    mesh = connect(Plan.of(config.parallel, config.model))
+    lengths = sorted({*(config.prefill_lengths or default_lengths(config.model.seq_length)), config.model.seq_length})
+    manifest = Manifest(config.model, config.data.tokenizer, md5, config.generation.end_token, config.rows, lengths,
+                        lengths if config.task else [], mesh.rank, mesh.plan.world_size)
+    model = load_model(config.model, weights, mesh)
+    build_runtime(model, mesh=mesh)  # attaches the ranks' messages to the model
+    export_model(model, manifest, Path(config.output.format(rank=mesh.rank)))
+    print("Export finished and now exit.")
+
+
+if __name__ == "__main__":
+    run_program(main)

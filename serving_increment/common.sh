@@ -1,0 +1,60 @@
+# For the start scripts: `. "$(dirname "$0")/common.sh"`. What they leave behind (logs, sockets, what stop_pangu.sh needs)
+# lies in PANGU_RUN, a folder; serving_increment itself when not given.
+SERVING=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$SERVING/../scripts/common.sh"
+SERVING_PYTHON=$ROOT/.venv-serving/bin/python
+PANGU_RUN=${PANGU_RUN:-$SERVING}
+export PANGU_HOST=${PANGU_HOST:-127.0.0.1} GRPC_PORT=${GRPC_PORT:-5500} REST_PORT=${REST_PORT:-1500}
+PAGE_PORT=${PAGE_PORT:-5000}
+START_SECONDS=${START_SECONDS:-600}
+
+# in_background LOG COMMAND...: a process of this start, by the mark in its environment, which its children inherit.
+in_background() {
+    local log=$1
+    shift
+    (cd "$PANGU_RUN" && exec setsid "$@" > "$log" 2>&1 < /dev/null) &
+}
+
+stop() {
+    env -u PANGU_MARK PANGU_RUN="$PANGU_RUN" bash "$SERVING/stop_pangu.sh" > /dev/null
+}
+
+# wait_for PROCESS LOG URL: until URL answers; if the process ends before, its error is told and all is stopped.
+wait_for() {
+    local process=$1 log=$PANGU_RUN/$2 url=$3 second
+    for ((second = 0; second < START_SECONDS; second++)); do
+        ! curl --noproxy '*' --silent --output /dev/null --max-time 5 "$url" || return 0
+        if ! kill -0 "$process" 2> /dev/null; then
+            stop
+            fail "$(grep -o '^error: .*' "$log" | tail -n 1 | cut -c 8- | grep . ||
+                echo "a server has ended while it started; see $log and $PANGU_RUN/serving_logs")"
+        fi
+        sleep 1
+    done
+    stop
+    fail "no answer at $url within $START_SECONDS seconds; see $log"
+}
+
+# start_pangu FOLDER MODEL TOKENIZER SERVER: Serving with SERVER of FOLDER, then the page; the address is printed.
+start_pangu() {
+    export PANGU_MODEL=$2 PANGU_TOKENIZER=$3
+    [ ! -f "$PANGU_RUN/pangu.run" ] || fail "$PANGU_RUN/pangu.run says that it was started already: bash stop_pangu.sh"
+    [ -f "$PANGU_MODEL/model.json" ] || fail "$PANGU_MODEL holds no exported model (model.json): bash \
+scripts/run_standalone_export.sh, then move device0/* there, or say PANGU_MODEL=DIR"
+    [ -e "$PANGU_TOKENIZER" ] || fail "no vocabulary at $PANGU_TOKENIZER: copy the vocab.model there, or say \
+PANGU_TOKENIZER=DIR"
+    bash "$ROOT/scripts/setup_env.sh" serving
+    PANGU_MODEL=$(realpath "$PANGU_MODEL") PANGU_TOKENIZER=$(realpath "$PANGU_TOKENIZER")
+    mkdir -p "$PANGU_RUN"
+    PANGU_RUN=$(realpath "$PANGU_RUN")
+    export PANGU_MARK=$RANDOM$RANDOM-$$
+    echo "$PANGU_MARK" > "$PANGU_RUN/pangu.run"
+    in_background serving_server.log "$SERVING_PYTHON" "$SERVING/$1/$4"
+    wait_for $! serving_server.log "http://127.0.0.1:$REST_PORT/health"
+    in_background flask.log "$VENV_PYTHON" -m serving_increment.flask.server --backend serving --model "$PANGU_MODEL" \
+        --tokenizer "$PANGU_TOKENIZER" --serving_address "http://127.0.0.1:$REST_PORT" --host "$PANGU_HOST" \
+        --port "$PAGE_PORT"
+    wait_for $! flask.log "http://127.0.0.1:$PAGE_PORT/health"
+    echo "MindSpore Serving: gRPC $PANGU_HOST:$GRPC_PORT, REST http://$PANGU_HOST:$REST_PORT/model/pangu:predict"
+    echo "the page: http://$PANGU_HOST:$PAGE_PORT"
+}

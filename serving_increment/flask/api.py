@@ -1,0 +1,147 @@
+"""The OpenAI-compatible routes."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+
+from flask import Blueprint, Response, current_app, g, jsonify, request
+from pydantic import ValidationError
+from werkzeug.exceptions import BadRequest, NotFound, UnsupportedMediaType
+
+from serving_increment.flask.backends import BackendError
+from serving_increment.flask.errors import message_and_status
+from serving_increment.flask.openapi import document
+from serving_increment.flask.schemas import ChatRequest, CompletionRequest
+from serving_increment.flask.wire import Json, Writer
+from src.errors import InputError
+from src.generate import TextCompletion
+
+routes = Blueprint("api", __name__)
+_started = int(time.time())
+
+
+@routes.post("/v1/completions")
+def completions() -> Response:
+    """Continue texts."""
+    return _answer(_parsed(CompletionRequest), "cmpl")
+
+
+@routes.post("/v1/chat/completions")
+def chat_completions() -> Response:
+    """Answer in a dialogue."""
+    return _answer(_parsed(ChatRequest), "chatcmpl")
+
+
+@routes.get("/v1/models")
+def models() -> Response:
+    """The one model."""
+    return jsonify(object="list", data=[_model()])
+
+
+@routes.get("/v1/models/<name>")
+def model(name: str) -> Response:
+    """What is known of a model."""
+    _check_model(name)
+    return jsonify(_model())
+
+
+@routes.get("/openapi.json")
+def openapi() -> Response:
+    """This API's description."""
+    return jsonify(document())
+
+
+def _model() -> Json:
+    return {"id": current_app.config["MODEL_NAME"], "object": "model", "created": _started, "owned_by": "local"}
+
+
+def _check_model(name: str) -> None:
+    served = current_app.config["MODEL_NAME"]
+    if name != served:
+        raise NotFound(f"the model '{name}' is not served here; this server has '{served}'")
+
+
+def _parsed(kind: type[CompletionRequest] | type[ChatRequest]) -> CompletionRequest | ChatRequest:
+    """The request's body, checked."""
+    if not request.is_json:
+        raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
+    try:
+        body = json.loads(request.get_data(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body is not valid JSON in UTF-8") from error
+    try:
+        parsed = kind.model_validate(body)
+    except ValidationError as error:
+        raise InputError(_first_line(error)) from error
+    _check_model(parsed.model)
+    return parsed
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _first_line(error: ValidationError) -> str:
+    """The first thing that is wrong with a body; of a field of several types, what is wrong with each."""
+    first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+    place = ".".join(str(part) for part in first["loc"][:1]) or "the body"
+    told = [first["msg"]] + [other["msg"] for other in others if other["loc"][:1] == first["loc"][:1]]
+    return f"{place}: {'; or '.join(dict.fromkeys(told))}"
+
+
+def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
+    """Generate, and write it whole or as a stream."""
+    backend, metrics = current_app.config["BACKEND"], current_app.config["METRICS"]
+    g.user = asked.user
+    prompts = [backend.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts
+               for _ in range(asked.n)]
+    numbers = [number for _ in asked.prompts for number in range(asked.n)]
+    config = asked.generation(backend.end_token)
+    steps = metrics.observed(backend.complete(prompts, numbers, config, asked.likeliest))
+    first = next(steps)  # whatever is wrong is told by a status, before a stream begins
+    metrics.prompt_tokens.inc(sum(map(len, prompts)))
+    scores = None
+    if isinstance(asked, CompletionRequest) and asked.echo and asked.logprobs is not None:
+        scores = [list(map(float, backend.score(ids))) if len(ids) > 1 else [] for ids in prompts]
+    writer = Writer(asked, f"{prefix}-{uuid.uuid4().hex}", backend.tokenizer, prompts, scores)
+    if asked.stream:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return Response(_events(writer, first, steps, asked), mimetype="text/event-stream", headers=headers)
+    return jsonify(writer.whole(_last(first, steps)))
+
+
+def _last(first: list[TextCompletion], steps: Iterator[list[TextCompletion]]) -> list[TextCompletion]:
+    """The finished answers; a caller that hangs up ends their making."""
+    is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    last = first
+    try:
+        for answers in steps:
+            last = answers
+            if is_gone():
+                raise BackendError("the client has gone")
+    finally:
+        steps.close()
+    return last
+
+
+def _events(writer: Writer, first: list[TextCompletion], steps: Iterator[list[TextCompletion]],
+            asked: CompletionRequest | ChatRequest) -> Iterator[str]:
+    """Server-sent events. The web server closes this iterator when the caller hangs up, and that ends the making."""
+    answers = first
+    try:
+        yield from map(_event, writer.pieces(first))
+        for answers in steps:
+            yield from map(_event, writer.pieces(answers))
+        if asked.stream_options and asked.stream_options.include_usage:
+            yield _event(writer.closing(answers))
+        yield "data: [DONE]\n\n"
+    except Exception as error:  # the status is sent already
+        message, status = message_and_status(error)
+        yield _event({"error": {"message": message, "code": status}})
+    finally:
+        steps.close()
+
+
+def _event(content: Json) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

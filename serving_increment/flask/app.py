@@ -1,0 +1,85 @@
+"""The application: routes, limits, the key, request ids in the log."""
+
+import hmac
+import time
+import uuid
+from dataclasses import dataclass
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.exceptions import Unauthorized
+
+from serving_increment.flask import api, page
+from serving_increment.flask.backends import Backend
+from serving_increment.flask.errors import error_type, logger, message_and_status
+from serving_increment.flask.metrics import Metrics
+
+
+@dataclass
+class AppSettings:
+    """What an application is told.
+
+    Args:
+        model_name: By which the API calls the model.
+        api_key: Which callers must send; empty for none.
+        max_body_bytes: Of a request.
+    """
+
+    model_name: str = "pangu-alpha"
+    api_key: str = ""
+    max_body_bytes: int = 1 << 20
+
+
+def create_app(backend: Backend, settings: AppSettings) -> Flask:
+    """The WSGI application over a model."""
+    app = Flask("pangu", root_path=page.FOLDER)
+    app.config.update(BACKEND=backend, MODEL_NAME=settings.model_name, METRICS=Metrics(backend),
+                      MAX_CONTENT_LENGTH=settings.max_body_bytes)
+    app.json.ensure_ascii = False
+    app.register_blueprint(api.routes)
+    app.register_blueprint(page.routes)
+
+    @app.before_request
+    def begin() -> None:
+        g.begin, g.identity = time.perf_counter(), uuid.uuid4().hex[:12]
+        if settings.api_key and not _is_open(request.path):
+            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), settings.api_key.encode()):
+                raise Unauthorized("a wrong or missing API key; send it as `Authorization: Bearer KEY`")
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.identity
+        response.call_on_close(_Ending(app.config["METRICS"], response.status_code))
+        return response
+
+    @app.errorhandler(Exception)
+    def explain(error: Exception) -> tuple[Response, int]:
+        message, status = message_and_status(error)
+        response = jsonify(error={"message": message, "type": error_type(status), "param": None, "code": status})
+        if status == 429:
+            response.headers["Retry-After"] = "1"
+        return response, status
+
+    return app
+
+
+def _is_open(path: str) -> bool:
+    """What needs no key: the page itself, and whether it lives."""
+    return path in ("/", "/health", "/favicon.ico") or path.startswith("/static/")
+
+
+class _Ending:
+    """The log line of a request and its figures, once its answer is sent or broken off."""
+
+    def __init__(self, metrics: Metrics, status: int) -> None:
+        self.metrics, self.status = metrics, status
+        self.path = str(request.url_rule) if request.url_rule else "unknown"
+        self.line = f"{g.identity} {request.remote_addr} {request.method} {self.path}"
+        self.user = g.get("user")
+        self.begin = g.begin
+
+    def __call__(self) -> None:
+        seconds = time.perf_counter() - self.begin
+        self.metrics.requests.labels(self.path, str(self.status)).inc()
+        self.metrics.seconds.labels(self.path).observe(seconds)
+        logger.info("%s %d %.3f s%s", self.line, self.status, seconds, f" user {self.user!r}" if self.user else "")

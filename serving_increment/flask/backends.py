@@ -1,0 +1,110 @@
+"""What answers: the model in this process (`src.service.TextService`), or MindSpore Serving; both look the same."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from src.continuous import BusyError, TimeLimitError
+from src.errors import InputError
+from src.generate import TextCompletion
+from src.pangu_alpha_config import GenerationConfig
+from src.tokenization import Tokenizer
+
+Prompt = str | Sequence[int]
+_SETTINGS = ("method", "temperature", "top_k", "top_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
+             "end_token", "stop", "seed")
+
+
+class BackendError(Exception):
+    """What should answer is not there, or has broken off."""
+
+
+class Backend(Protocol):
+    """A model that many threads may ask at once.
+
+    Args:
+        tokenizer: The model's.
+        end_token: At which its answers end.
+        rows: Answers that are made at once.
+        streams: Whether answers are shown as they are made, or only when whole.
+    """
+
+    tokenizer: Tokenizer
+    end_token: int
+    rows: int
+    streams: bool
+
+    def complete(self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig,
+                 likeliest: int) -> Iterator[list[TextCompletion]]:
+        """See `src.service.TextService.complete`; also raises BackendError."""
+
+    def score(self, tokens: Sequence[int], start: int = 1) -> Sequence[float]:
+        """See `src.service.TextService.score`; also raises BackendError."""
+
+    def check(self) -> None:
+        """Raises BackendError where nothing would answer."""
+
+
+class ServingBackend:
+    """MindSpore Serving by its REST interface.
+
+    Args:
+        address: Such as http://127.0.0.1:1500.
+        tokenizer: The served model's.
+        end_token, rows: The served model's.
+        time_limit: Seconds to wait for an answer.
+    """
+
+    streams = False
+
+    def __init__(self, address: str, tokenizer: Tokenizer, end_token: int, rows: int,
+                 time_limit: float = 120.0) -> None:
+        self.address, self.tokenizer, self.end_token, self.rows = address, tokenizer, end_token, rows
+        self.time_limit = time_limit
+
+    def complete(self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig,
+                 likeliest: int) -> Iterator[list[TextCompletion]]:
+        """One step: the whole answers."""
+        if likeliest:
+            raise InputError("the likeliest tokens are not told by MindSpore Serving; ask for logprobs 0, or start the "
+                             "page with --backend local")
+        settings = {name: value for name, value in asdict(config).items() if name in _SETTINGS}
+        settings |= {"max_generate_length": config.max_new_tokens, "return_scores": True}
+        instances = [{"input_sentence" if isinstance(prompt, str) else "input_ids": prompt, "number": number} | settings
+                     for prompt, number in zip(prompts, numbers, strict=True)]
+        yield [TextCompletion(answer["output_ids"], sum(answer["log_probs"]), answer["finish_reason"],
+                              answer["log_probs"], text=answer["output_sentence"])
+               for answer in self._ask("predict", instances)]
+
+    def score(self, tokens: Sequence[int], start: int = 1) -> Sequence[float]:
+        """Log-probabilities of tokens[start:]."""
+        return self._ask("score", [{"input_ids": list(tokens), "start": start}])[0]["log_probs"]
+
+    def check(self) -> None:
+        """Raises BackendError where Serving does not answer."""
+        self._open(f"{self.address}/health")
+
+    def _ask(self, method: str, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        body = json.dumps({"instances": instances}).encode()
+        return self._open(urllib.request.Request(f"{self.address}/model/pangu:{method}", data=body,
+                                                 headers={"Content-Type": "application/json"}))["instances"]
+
+    def _open(self, request: urllib.request.Request | str) -> dict[str, Any]:
+        """Raises InputError, BusyError, TimeLimitError or BackendError, by the status of Serving's answer."""
+        try:
+            with urllib.request.urlopen(request, timeout=self.time_limit) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            told = json.loads(error.read() or b"{}").get("error", f"status {error.code}")
+            kinds = {400: InputError, 422: InputError, 429: BusyError, 504: TimeLimitError}
+            raise kinds.get(error.code, BackendError)(told) from error
+        except TimeoutError as error:
+            raise TimeLimitError(f"no answer within {self.time_limit:g} seconds") from error
+        except (OSError, ValueError, KeyError) as error:
+            raise BackendError("MindSpore Serving does not answer; it may be starting anew: try again in some seconds"
+                               ) from error

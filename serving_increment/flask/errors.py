@@ -1,0 +1,31 @@
+"""Every error becomes a status and one line in words; nothing of this program's inside is told."""
+
+import logging
+
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from serving_increment.flask.backends import BackendError
+from src.continuous import BusyError, TimeLimitError
+from src.errors import InputError
+
+logger = logging.getLogger("pangu")
+_STATUSES = {InputError: 422, BusyError: 429, BackendError: 503, TimeLimitError: 504}
+TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def message_and_status(error: Exception) -> tuple[str, int]:
+    """What the caller is told of an error; one of which nobody thought goes into the log, whole."""
+    if isinstance(error, RequestEntityTooLarge):
+        return "the request is too large for this server; send a shorter text", 413
+    if isinstance(error, HTTPException) and error.code:
+        return error.description or error.name, error.code
+    for kind, status in _STATUSES.items():
+        if isinstance(error, kind):
+            return " ".join(str(error).split()), status
+    logger.error("unexpected error", exc_info=error)
+    return "something went wrong inside the server; its log tells what", 500
+
+
+def error_type(status: int) -> str:
+    """OpenAI's name for a kind of error."""
+    return TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")

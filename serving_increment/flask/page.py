@@ -1,0 +1,53 @@
+"""The page, the ModelZoo's /query, and what watches a server: /health and /metrics."""
+
+from pathlib import Path
+
+from flask import Blueprint, Response, current_app, jsonify, render_template, request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from src.errors import InputError
+from src.pangu_alpha_config import GenerationConfig
+
+FOLDER = str(Path(__file__).parent)
+routes = Blueprint("page", __name__)
+
+
+@routes.get("/")
+def index() -> str:
+    """The page."""
+    return render_template("index.html", model=current_app.config["MODEL_NAME"],
+                           streams=current_app.config["BACKEND"].streams)
+
+
+@routes.get("/query")
+def query() -> Response:
+    """Continue the text `u`, greedily: `{"ok": true, "rsvp": ...}`."""
+    text = request.args.get("u", "")
+    if not text:
+        raise InputError("u is missing: the text to continue, as in /query?u=...")
+    backend, metrics = current_app.config["BACKEND"], current_app.config["METRICS"]
+    prompt = backend.tokenizer.encode(text)
+    steps = metrics.observed(backend.complete([prompt], [0], GenerationConfig(end_token=backend.end_token), 0))
+    metrics.prompt_tokens.inc(len(prompt))
+    *_, [answer] = steps
+    return jsonify(ok=True, rsvp=answer.text)
+
+
+@routes.get("/health")
+def health() -> Response:
+    """Whether a request would be answered; 503 where not."""
+    backend = current_app.config["BACKEND"]
+    backend.check()
+    return jsonify(status="ok", model=current_app.config["MODEL_NAME"], streams=backend.streams)
+
+
+@routes.get("/metrics")
+def metrics() -> Response:
+    """For Prometheus."""
+    return Response(generate_latest(current_app.config["METRICS"].registry), content_type=CONTENT_TYPE_LATEST)
+
+
+@routes.get("/favicon.ico")
+def favicon() -> tuple[str, int]:
+    """None: the page brings its own, inline."""
+    return "", 204

@@ -1,0 +1,129 @@
+"""The API's requests, checked by type and range; the OpenAPI document is made of the same classes."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from src.pangu_alpha_config import GenerationConfig
+
+MOST_SEED_BITS = 31
+QUESTION, ANSWER = "问:", "答:"  # of the template of a chat
+Token = Annotated[int, Field(ge=0)]
+StopText = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Strict(BaseModel):
+    """No field is taken that would be ignored, and none of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(_Strict):
+    """Of a stream."""
+
+    include_usage: bool = False
+
+
+class _Generation(_Strict):
+    """What completions and chats share."""
+
+    model: str
+    n: int = Field(1, ge=1, le=64, description="Answers to each prompt.")
+    stream: bool = Field(False, description="Send the answers as they are made, as server-sent events.")
+    stream_options: StreamOptions | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
+    seed: int | None = Field(None, ge=0, lt=2 ** 63, description="Random when not given.")
+    temperature: float = Field(1.0, ge=0, le=100, description="0 takes the likeliest token each time.")
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="Sample among the k likeliest tokens; 0 for all. Not in OpenAI's API.")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0, le=100, description="As CTRL's. Not in OpenAI's API.")
+    user: str | None = Field(None, max_length=200, description="Written to the log.")
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that an answer may have."""
+        raise NotImplementedError
+
+    def generation(self, end_token: int) -> GenerationConfig:
+        """The settings of `src.generate`."""
+        stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+        seed = secrets.randbits(MOST_SEED_BITS) if self.seed is None else self.seed
+        return GenerationConfig(
+            max_new_tokens=self.most_tokens, method="sample", temperature=self.temperature, top_k=self.top_k,
+            top_p=self.top_p, repetition_penalty=self.repetition_penalty, frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty, end_token=end_token, stop=stop, seed=seed)
+
+
+class CompletionRequest(_Generation):
+    """POST /v1/completions."""
+
+    prompt: (str | Annotated[list[str], Field(min_length=1)] | Annotated[list[Token], Field(min_length=1)]
+             | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)])
+    max_tokens: int = Field(64, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=20, description="How many of the likeliest tokens to tell.")
+    echo: bool = Field(False, description="The answer begins with the prompt.")
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that an answer may have."""
+        return self.max_tokens
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts, one or more."""
+        alone = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if alone else list(self.prompt)
+
+    @property
+    def likeliest(self) -> int:
+        """How many of the likeliest tokens are to be noted."""
+        return self.logprobs or 0
+
+
+class Message(_Strict):
+    """A turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatRequest(_Generation):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that an answer may have."""
+        return self.max_completion_tokens or self.max_tokens or GenerationConfig.max_new_tokens
+
+    def generation(self, end_token: int) -> GenerationConfig:
+        """The settings of `src.generate`; an answer also ends where the user's next turn would begin."""
+        config = super().generation(end_token)
+        config.stop.append(f"\n{QUESTION}")
+        return config
+
+    @property
+    def prompts(self) -> list[str]:
+        """The turns as one text: PanGu-α was trained on texts, so a chat is written as one."""
+        return [dialogue(self.messages)]
+
+    @property
+    def likeliest(self) -> int:
+        """How many of the likeliest tokens are to be noted."""
+        return (self.top_logprobs or 0) if self.logprobs else 0
+
+
+def dialogue(messages: list[Message]) -> str:
+    """The template of a chat: what the system says, then `问:` and `答:` in turn, a line each, and an open `答:`."""
+    opening = {"system": "", "user": QUESTION, "assistant": ANSWER}
+    return "".join(f"{opening[message.role]}{message.content}\n" for message in messages) + ANSWER

@@ -1,0 +1,95 @@
+"""The page and the API: `python -m serving_increment.flask.server --model device0 --tokenizer DIR`. See `--help`."""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from src.cli import parse
+from src.errors import InputError, run_program
+
+LARGEST_READ = 64 << 20  # up to here a body is read before it is refused, so that its sender hears why
+
+
+@dataclass
+class ServerConfig:
+    """Serve the web page and the OpenAI-compatible API.
+
+    Args:
+        backend: local, a model in this process; or serving, MindSpore Serving's REST interface.
+        model: Of the local backend: a folder that export.py wrote, a training run's output folder or a checkpoint. Of
+            serving: the exported folder that is served.
+        tokenizer: Folder of vocab.model; may be left out where the checkpoint knows its own.
+        serving_address: Of MindSpore Serving's REST interface.
+        host: Address to listen on; 0.0.0.0 for every network, then an API key is a good idea.
+        port: Port to listen on.
+        rows: Answers that are made at once from a checkpoint; an exported model knows its own number.
+        waiting_limit: Requests that may wait for one another; more get status 429.
+        time_limit: Seconds that a request may take.
+        max_body_bytes: Largest request.
+        model_name: By which the API calls the model.
+        api_key_file: File whose first line callers must send as `Authorization: Bearer KEY`; PANGU_API_KEY in the
+            environment does the same.
+    """
+
+    model: str
+    backend: Literal["local", "serving"] = "local"
+    tokenizer: str = ""
+    serving_address: str = "http://127.0.0.1:1500"
+    host: str = "127.0.0.1"
+    port: int = 5000
+    rows: int = 8
+    waiting_limit: int = 64
+    time_limit: float = 120.0
+    max_body_bytes: int = 1 << 20
+    model_name: str = "pangu-alpha"
+    api_key_file: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "waiting_limit", "max_body_bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if self.time_limit <= 0:
+            raise InputError(f"--time_limit is {self.time_limit}; it must be positive")
+        if not 1 <= self.port <= 65535:
+            raise InputError(f"--port is {self.port}; it must lie in 1 to 65535")
+
+    def api_key(self) -> str:
+        """The key, or an empty string."""
+        if not self.api_key_file:
+            return os.environ.get("PANGU_API_KEY", "")
+        try:
+            with open(self.api_key_file, encoding="utf-8") as file:
+                key = file.readline().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--api_key_file {self.api_key_file} can't be read: {error}") from error
+        if not key:
+            raise InputError(f"--api_key_file {self.api_key_file} begins with an empty line; write the key there")
+        return key
+
+
+def main() -> None:
+    """Parse, load, serve."""
+    config = parse(ServerConfig, "python -m serving_increment.flask.server")
+    import waitress
+
+    from serving_increment.flask.app import AppSettings, create_app
+    from serving_increment.flask.loading import open_backend
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    backend = open_backend(config)
+    app = create_app(backend, AppSettings(config.model_name, config.api_key(), config.max_body_bytes))
+    # A thread for every request that runs or waits, and some for /health, /metrics and those who get a 429.
+    threads = config.waiting_limit + backend.rows + 8
+    try:
+        server = waitress.create_server(app, host=config.host, port=config.port, ident=None, threads=threads,
+                                        channel_request_lookahead=1, max_request_body_size=LARGEST_READ)
+    except OSError as error:
+        raise InputError(f"{config.host}:{config.port} can't be listened on ({error.strerror}); another server may be "
+                         "there: --port takes another") from error
+    print(f"the page: http://{config.host}:{config.port}    the API: http://{config.host}:{config.port}/v1", flush=True)
+    server.run()
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,202 @@
+"""What stands before MindSpore Serving's REST and gRPC: every field but the first may be left out, and errors get their
+status. Serving itself knows no optional fields, and answers every REST request with status 200.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import waitress
+from flask import Flask, Response, jsonify, request
+from mindspore_serving import server
+from mindspore_serving._mindspore_serving import ExitSignalHandle_
+from mindspore_serving.client.python import client as serving_client
+from mindspore_serving.proto import ms_service_pb2, ms_service_pb2_grpc
+
+from src.errors import InputError
+
+OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # of Serving itself
+MAX_BODY_BYTES = 1 << 20
+LARGEST_READ = 64 << 20  # up to here a body is read before it is refused, so that its sender hears why
+THREADS = 32
+TIMEOUT = 130.0  # seconds; the servable itself gives up before
+HEALTH_QUESTION = {"input_ids": [0], "max_generate_length": 1}
+_FROM_STAGE = re.compile(r"error msg: (?:\w+: )?(\d{3}) (.*)", re.DOTALL)
+_SCORES = ("output_ids", "log_probs")
+Json = dict[str, Any]
+
+
+class FrontError(Exception):
+    """A request that gets no answer: its status and why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def packed(method: str, instance: Any) -> Json:
+    """An instance as the servable's method takes it."""
+    if not isinstance(instance, dict):
+        raise FrontError(422, "each of the instances must be an object of named fields")
+    if method == "score":
+        missing = {"input_ids", "start"} - instance.keys()
+        if missing or len(instance) > 2:
+            raise FrontError(422, "score takes input_ids and start, and nothing else")
+        return instance
+    fields = dict(instance)
+    sentence = fields.pop("input_sentence", "")
+    if not isinstance(sentence, str):
+        raise FrontError(422, "input_sentence must be a text")
+    if set(fields) == {"options"}:
+        return instance
+    return {"input_sentence": sentence, "options": json.dumps(fields)}
+
+
+def failure(told: str) -> FrontError:
+    """What Serving tells of an error, as a status and in words."""
+    from_stage = _FROM_STAGE.search(told)
+    if from_stage:
+        return FrontError(int(from_stage[1]), from_stage[2])
+    if "servable is not available" in told or "worker" in told.lower():
+        return FrontError(503, "the model is not there just now, it may be starting anew; try again in some seconds")
+    return FrontError(404 if "method is not available" in told else 422, told)
+
+
+def rest_app(serving: str) -> Flask:
+    """The REST interface, before Serving's own at the address `serving`."""
+    app = Flask("front")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.ensure_ascii = False
+
+    @app.get("/health")
+    def health() -> Response:
+        _ask(f"{serving}/model/pangu:predict", [packed("predict", HEALTH_QUESTION)])
+        return jsonify(status="ok")
+
+    @app.post("/model/pangu:<method>")
+    def answer(method: str) -> Response:
+        try:
+            body = json.loads(request.get_data())
+        except (ValueError, RecursionError):
+            raise FrontError(400, "the body is not valid JSON in UTF-8") from None
+        instances = body.get("instances") if isinstance(body, dict) else None
+        if not isinstance(instances, list) or not instances:
+            raise FrontError(422, 'the body must look like {"instances": [{...}]}')
+        if method not in ("predict", "score"):
+            raise FrontError(404, f"no method '{method}'; there are predict and score")
+        found = _ask(f"{serving}/model/pangu:{method}", [packed(method, instance) for instance in instances])
+        for asked, told in zip(instances, found):
+            if "error_msg" in told:
+                raise failure(told["error_msg"])
+            if method == "predict" and not asked.get("return_scores"):
+                for name in _SCORES:
+                    del told[name]
+        return jsonify(instances=found)
+
+    @app.errorhandler(Exception)
+    def explain(error: Exception) -> tuple[Response, int]:
+        status = getattr(error, "status", None) or getattr(error, "code", None)
+        if status is None:
+            app.logger.error("unexpected error", exc_info=error)
+            return jsonify(error="something went wrong inside the server; its log tells what"), 500
+        return jsonify(error=str(error)), status
+
+    return app
+
+
+def _ask(address: str, instances: list[Json]) -> list[Json]:
+    asked = urllib.request.Request(address, data=json.dumps({"instances": instances}).encode(), method="POST")
+    try:
+        with urllib.request.urlopen(asked, timeout=TIMEOUT) as response:
+            answer = json.load(response)
+    except OSError as error:
+        status = 504 if isinstance(error, TimeoutError) else 503
+        raise FrontError(status, "MindSpore Serving does not answer; try again in some seconds") from error
+    if "instances" not in answer:
+        raise failure(answer.get("error_msg", "MindSpore Serving gave no answer"))
+    return answer["instances"]
+
+
+class GrpcFront(ms_service_pb2_grpc.MSServiceServicer):
+    """The gRPC interface, before Serving's own.
+
+    Args:
+        serving: Serving's address.
+    """
+
+    def __init__(self, serving: str) -> None:
+        self._stub = ms_service_pb2_grpc.MSServiceStub(grpc.insecure_channel(serving))
+
+    def Predict(self, request: ms_service_pb2.PredictRequest, context: grpc.ServicerContext) -> Any:
+        """Hand a request on with what it left out."""
+        method = request.servable_spec.method_name
+        if method == "predict":
+            try:
+                for instance in request.instances:
+                    fields = packed(method, {name: _value(name, tensor) for name, tensor in instance.items.items()})
+                    instance.items.clear()
+                    for name, text in fields.items():
+                        serving_client._create_str_tensor(text, instance.items[name])
+            except FrontError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return self._stub.Predict(request, timeout=TIMEOUT)
+
+
+def _value(name: str, tensor: ms_service_pb2.Tensor) -> Any:
+    """A field as JSON knows it."""
+    value = serving_client._create_numpy_from_tensor(tensor)
+    if not isinstance(value, np.ndarray):
+        return value
+    if name == "input_ids":
+        return value.tolist()
+    if value.size != 1:
+        raise FrontError(422, f"{name} has {value.size} numbers; it must be one")
+    return value.item()
+
+
+def serve(start_servables: Callable[[], None]) -> None:
+    """Start Serving's workers, then listen on PANGU_HOST at GRPC_PORT (5500) and REST_PORT (1500) until SIGTERM or
+    SIGINT. Serving's own REST listens on the next port, or OWN_REST_PORT, of this machine alone.
+
+    Raises:
+        InputError: A port is taken, or no number.
+    """
+    host = os.environ.get("PANGU_HOST", "127.0.0.1")
+    rest_port = _port("REST_PORT", 1500)
+    own_rest, grpc_address = f"127.0.0.1:{_port('OWN_REST_PORT', rest_port + 1)}", f"{host}:{_port('GRPC_PORT', 5500)}"
+    grpc_server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
+    ms_service_pb2_grpc.add_MSServiceServicer_to_server(GrpcFront(OWN_GRPC), grpc_server)
+    try:  # before the model is loaded, which takes long
+        rest_server = waitress.create_server(rest_app(f"http://{own_rest}"), host=host, port=rest_port, ident=None,
+                                             threads=THREADS, max_request_body_size=LARGEST_READ)
+        if not grpc_server.add_insecure_port(grpc_address):
+            raise OSError("taken")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{host}:{rest_port} (REST_PORT) or {grpc_address} (GRPC_PORT) can't be listened on: another "
+                         "server may be there (stop_pangu.sh ends one of ours); or choose other ports") from error
+    start_servables()
+    server.start_grpc_server(OWN_GRPC)
+    server.start_restful_server(own_rest)
+    grpc_server.start()
+    threading.Thread(target=rest_server.run, daemon=True).start()
+    print(f"gRPC: {grpc_address}    REST: http://{host}:{rest_port}/model/pangu:predict", flush=True)
+    while not ExitSignalHandle_.has_stopped():
+        time.sleep(0.1)
+    grpc_server.stop(0)
+
+
+def _port(name: str, otherwise: int) -> int:
+    value = os.environ.get(name, str(otherwise))
+    if not value.isdigit() or not 1 <= int(value) <= 65535:
+        raise InputError(f"{name} is '{value}'; it must be a port, 1 to 65535")
+    return int(value)

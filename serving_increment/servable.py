@@ -1,0 +1,193 @@
+"""What both servables do in MindSpore Serving's worker: open the model, answer instances, say what is wrong.
+
+Serving knows no optional inputs, so that what may be left out travels as one JSON text, `options`; `front` packs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.continuous import BusyError, TimeLimitError
+from src.errors import InputError, nearest
+from src.mindir.manifest import Manifest
+from src.mindir.runtime import MindirRuntime, graph_name
+from src.pangu_alpha_config import GenerationConfig
+from src.service import TextService, open_exported
+from src.tokenization import load_tokenizer
+
+SAMPLING = ("temperature", "top_k", "top_p", "seed")
+SETTINGS = {"method": str, "temperature": float, "top_k": int, "top_p": float, "repetition_penalty": float,
+            "frequency_penalty": float, "presence_penalty": float, "end_token": int, "seed": int}
+OPTIONS = {**SETTINGS, "max_generate_length": int, "input_ids": list, "number": int, "stop": list,
+           "return_scores": bool}
+OUTPUTS = ["output_sentence", "finish_reason", "output_ids", "log_probs"]
+Answer = tuple[str, str, np.ndarray, np.ndarray]
+
+
+def model_folder(servable: str) -> Path:
+    """The exported model of a servable: PANGU_MODEL, or `1` in the servable's own folder."""
+    return Path(os.environ.get("PANGU_MODEL") or Path(servable).parent / "1")
+
+
+def tokenizer_folder(servable: str) -> Path:
+    """The vocabulary of a servable: PANGU_TOKENIZER, or `tokenizer` in the servable's own folder."""
+    return Path(os.environ.get("PANGU_TOKENIZER") or Path(servable).parent / "tokenizer")
+
+
+def check_model(servable: str) -> None:
+    """Raises InputError where a worker would fail to open its model, so that it is told in one line."""
+    manifest, vocabulary = Manifest.read(model_folder(servable)), tokenizer_folder(servable)
+    manifest.check_vocabulary(vocabulary, load_tokenizer(manifest.tokenizer, vocabulary).vocab_size)
+
+
+def open_service(servable: str) -> TextService:
+    """The model of a servable, by its servable_config.py: where Serving finds a device, its own models; on a CPU, for
+    which it has none, MindSpore's GraphCells in this process."""
+    folder, device = model_folder(servable), device_type()
+    print(f"pangu: {folder} runs {f'by declare_model on {device}' if device else 'by GraphCells in Python, on a CPU'}",
+          flush=True)
+    service = open_exported(folder, tokenizer_folder(servable), runtime_of=declared if device else MindirRuntime)
+    print(f"pangu: compiled in {service.warm_up():.1f} s", flush=True)
+    return service
+
+
+def device_type() -> str:
+    """Ascend or Gpu, as Serving's own loader of models finds it; empty where it finds none."""
+    from mindspore_serving._mindspore_serving import Worker_
+
+    try:
+        return Worker_.get_device_type("none", False)
+    except RuntimeError:  # MindSpore for CPUs has no libmindspore.so
+        return ""
+
+
+def declared(folder: Path) -> MindirRuntime:
+    """The graphs of a folder as Serving's models, which share parameters of one name."""
+    from mindspore_serving.server import register
+
+    runtime = MindirRuntime(folder)
+    kinds = runtime.kinds
+    model = register.declare_model(model_file=[graph_name(kind) for kind in kinds], model_format="MindIR",
+                                   with_batch_dim=False)
+    runtime.call = lambda kind, *inputs: model.call(*inputs, subgraph=kinds.index(kind))
+    return runtime
+
+
+class Stages:
+    """The Python stages of a servable.
+
+    Args:
+        service: The model.
+    """
+
+    def __init__(self, service: TextService) -> None:
+        self.service = service
+
+    def predict(self, instances: Sequence[tuple[str, str]]) -> Iterator[Answer]:
+        """Answer (input_sentence, options) together; an exception that comes in the place of an answer is its own."""
+        return _Answers([self._begun(*instance) for instance in instances])
+
+    def score(self, input_ids: np.ndarray, start: int) -> np.ndarray:
+        """Log-probabilities of input_ids[start:]."""
+        try:
+            tokens, begin = np.asarray(input_ids), int(np.asarray(start).reshape(()))
+            if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+                raise InputError("input_ids must be a list of whole numbers")
+            return np.asarray(self.service.score(tokens.tolist(), begin), np.float32)
+        except Exception as error:
+            raise _told(error) from error
+
+    def _begun(self, input_sentence: str, options: str) -> Any:
+        """The steps of an answer, or what is wrong with the question."""
+        try:
+            given = parsed(options)
+            wants_scores = given.pop("return_scores", False)
+            prompt, number, config = request(input_sentence, given, self.service.end_token)
+            return wants_scores, self.service.complete([prompt], [number], config)
+        except Exception as error:  # told in its instance's place
+            return error
+
+
+class _Answers:
+    """An iterator that goes on after an exception, as Serving asks for one instance after the other."""
+
+    def __init__(self, begun: Sequence[Any]) -> None:
+        self._begun = iter(begun)
+
+    def __iter__(self) -> _Answers:
+        return self
+
+    def __next__(self) -> Answer:
+        begun = next(self._begun)
+        try:
+            if isinstance(begun, Exception):
+                raise begun
+            wants_scores, steps = begun
+            *_, [answer] = steps
+        except Exception as error:
+            raise _told(error) from error
+        ids, log_probs = (answer.tokens, answer.log_probs) if wants_scores else ([], [])
+        return answer.text, answer.finish_reason, np.array(ids, np.int32), np.array(log_probs, np.float32)
+
+
+def _told(error: Exception) -> RuntimeError:
+    """An error as Serving hands it on: its HTTP status, then what is wrong."""
+    statuses = {InputError: 422, BusyError: 429, TimeLimitError: 504}
+    status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 500)
+    return RuntimeError(f"{status} {' '.join(str(error).split())}")
+
+
+def parsed(options: str) -> dict[str, Any]:
+    """The options of an instance, each of its type.
+
+    Raises:
+        InputError: One is unknown or of another type.
+    """
+    try:
+        given = json.loads(options or "{}")
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise InputError("options is not a JSON object")
+    for name, value in given.items():
+        if name not in OPTIONS:
+            raise InputError(f"no option '{name}'{nearest(name, OPTIONS)}")
+        kind = OPTIONS[name]
+        if name == "stop" and isinstance(value, str):
+            value = given[name] = [value]
+        if kind is float and type(value) is int:
+            value = given[name] = float(value)
+        if type(value) is not kind:
+            raise InputError(f"{name} is {json.dumps(value, ensure_ascii=False)[:50]}; it must be of type "
+                             f"{kind.__name__}")
+    for name, kind in (("stop", str), ("input_ids", int)):
+        if not all(type(item) is kind for item in given.get(name, [])):
+            raise InputError(f"{name} must hold {'texts' if kind is str else 'whole numbers'} alone")
+    return given
+
+
+def request(input_sentence: str, given: dict[str, Any],
+            end_token: int) -> tuple[str | list[int], int, GenerationConfig]:
+    """What `src.service` is asked: the prompt, its number, the settings.
+
+    Raises:
+        InputError: There is no prompt or there are two, or a setting is out of range.
+    """
+    ids = given.get("input_ids")
+    if bool(input_sentence) == bool(ids):
+        raise InputError("give input_sentence, or input_ids instead of it")
+    settings = {name: value for name, value in given.items() if name in SETTINGS}
+    # Whoever says how to sample wants to.
+    settings.setdefault("method", "sample" if any(name in given for name in SAMPLING) else "greedy")
+    settings.setdefault("end_token", end_token)
+    if "max_generate_length" in given:
+        settings["max_new_tokens"] = given["max_generate_length"]
+    if given.get("number", 0) < 0:
+        raise InputError(f"number is {given['number']}; it must not be negative")
+    return ids or input_sentence, given.get("number", 0), GenerationConfig(stop=given.get("stop", []), **settings)

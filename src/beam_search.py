@@ -1,0 +1,107 @@
+"""Beam search: for each prompt the best beginnings, which compete for its rows of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.generation_job import Batch, Completion, Job
+from src.sampling import Penalties, largest_entries, log_normalizer
+
+
+@dataclass
+class _Hypothesis(Completion):
+    """An answer in a beam search; `score` sums the penalised log-probabilities, by which beams compete."""
+
+    score: float = 0.0
+
+
+class _Beams:
+    """The beam search for one prompt: at most num_beams hypotheses that still grow, and the best that have ended.
+
+    Hypothesis i lives in row i of the prompt's rows. All the rows start alike, so at first only one is in use.
+    """
+
+    def __init__(self, job: Job, prompt: list[int]) -> None:
+        self.job = job
+        self.limit = job.limit(prompt)
+        self.growing = [_Hypothesis()]
+        self.ended: list[_Hypothesis] = []
+        self.parents = np.arange(job.config.num_beams)
+
+    def advance(self, logits: np.ndarray, penalised: np.ndarray) -> None:
+        """Replace the growing hypotheses by their best continuations.
+
+        Args:
+            logits: float32 (n, V), the model's, for the n growing hypotheses.
+            penalised: float32 (n, allowed ids), the same with penalties.
+        """
+        num_beams = self.job.config.num_beams
+        parents = self.growing
+        normalizers = log_normalizer(logits)
+        scores = penalised - (log_normalizer(penalised) - [parent.score for parent in parents])[:, None]
+        self.growing = []
+        self.parents = np.arange(num_beams)
+        # The end token ends one child of a parent, so of twice num_beams children enough go on (stop texts apart).
+        for parent, token in largest_entries(scores, 2 * num_beams):
+            child = _Hypothesis(parents[parent].tokens.copy(), parents[parent].log_prob, None,
+                                parents[parent].log_probs.copy(), score=float(scores[parent, token]))
+            self.job.extend(child, token, float(logits[parent, token] - normalizers[parent]), self.limit)
+            if child.finish_reason:
+                self.ended.append(child)
+            else:
+                self.parents[len(self.growing)] = parent
+                self.growing.append(child)
+            if len(self.growing) == num_beams:
+                break
+        self.ended = sorted(self.ended, key=self._value, reverse=True)[:self.job.config.num_samples]
+        if self._is_settled():
+            self.growing = []
+
+    def _value(self, hypothesis: _Hypothesis) -> float:
+        """The score by which ended hypotheses compete; the end token counts as part of the length."""
+        length = len(hypothesis.tokens) + (hypothesis.finish_reason == "end")
+        return hypothesis.score / length ** self.job.config.length_penalty
+
+    def _is_settled(self) -> bool:
+        """Whether nothing that still grows can come to surpass what has ended.
+
+        Scores only fall, so a hypothesis is worth most if its present score were divided by the greatest length that
+        it can reach; or by the smallest, where length_penalty is negative.
+        """
+        if not self.growing or len(self.ended) < self.job.config.num_samples:
+            return False
+        penalty = self.job.config.length_penalty
+        length = self.limit if penalty > 0 else len(self.growing[0].tokens) + 1
+        best_score = max(hypothesis.score for hypothesis in self.growing)
+        return best_score / length ** penalty <= self._value(self.ended[-1])
+
+
+def search_beams(job: Job) -> Iterator[list[list[Completion]]]:
+    """Beam search: the rows of a prompt hold its best beginnings, and follow them by reordering the cache."""
+    num_beams = job.config.num_beams
+    batch = Batch(job, num_beams)
+    penalties = Penalties(batch.prompts, job.vocab_size, job.config)
+    searches = [_Beams(job, prompt) for prompt in job.prompts]
+    logits = batch.prefill()
+    while True:
+        for first_row, search in zip(range(0, len(batch.prompts), num_beams), searches):
+            if search.growing:
+                rows = np.arange(first_row, first_row + len(search.growing))
+                own = logits[rows]
+                search.advance(own, penalties.apply(own[:, :job.vocab_size], rows))
+        live = np.array([number * num_beams + beam for number, search in enumerate(searches)
+                         for beam in range(len(search.growing))])
+        if not len(live):
+            break
+        parents = np.concatenate([number * num_beams + search.parents for number, search in enumerate(searches)])
+        if (parents != np.arange(len(parents))).any():
+            batch.reorder(parents)
+            penalties.reorder(parents)
+        tokens = np.array([hypothesis.tokens[-1] for search in searches for hypothesis in search.growing])
+        penalties.count(tokens, live)
+        logits = batch.decode(tokens, live)
+    yield [[Completion(best.tokens, best.log_prob, best.finish_reason, best.log_probs) for best in search.ended]
+           for search in searches]

@@ -1,0 +1,214 @@
+"""Continuous batching: callers share the rows of one runtime, and join and leave a token at a time.
+
+One thread owns the runtime. Each round it lets the next waiting call in, if rows enough are free, and decodes one token
+in every row; a call's rows are free again as soon as its answers end, or nobody asks for them any more.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+import numpy as np
+
+from src.errors import InputError
+from src.generate import Sampling
+from src.generation_job import Completion, Job, RowRuntime
+
+Answers = list[list[Completion]]
+Result = TypeVar("Result")
+
+
+class BusyError(Exception):
+    """As many calls wait already as may."""
+
+
+class TimeLimitError(Exception):
+    """A call took longer than it may."""
+
+
+class _Call:
+    """A job among others, its rows, and the steps that its caller has not seen yet."""
+
+    def __init__(self, job: Job) -> None:
+        self.sampling = Sampling(job)
+        self.rows = np.zeros(0, np.int64)    # of the runtime, one for each answer
+        self.tokens = np.zeros(0, np.int64)  # which the live ones are to read next
+        self.positions = np.array([len(prompt) for prompt in self.sampling.prompts])  # where they stand
+        self.steps: queue.SimpleQueue[Answers | Exception] = queue.SimpleQueue()
+        self.abandoned = False
+
+    @property
+    def live_rows(self) -> np.ndarray:
+        """The runtime's rows whose answers still grow."""
+        return self.rows[self.sampling.live]
+
+    def advance(self, logits: np.ndarray) -> None:
+        """Take the logits of the live rows, and show the caller what came of them."""
+        self.tokens = self.sampling.advance(logits)
+        self.steps.put([[answer.copy() for answer in group] for group in self.sampling.answers])
+
+
+class ContinuousBatch:
+    """Runs the jobs of many callers together; each gets the answers that it would get alone.
+
+    Args:
+        runtime: Used by this object alone from now on.
+        rows: Answers that are made at once.
+        waiting_limit: Calls that may wait for rows.
+        time_limit: Seconds that a call may take, waiting included.
+    """
+
+    def __init__(self, runtime: RowRuntime, rows: int, waiting_limit: int = 64, time_limit: float = 120.0) -> None:
+        self.runtime, self.rows, self.waiting_limit, self.time_limit = runtime, rows, waiting_limit, time_limit
+        self.generated_tokens = 0
+        self._free = list(range(rows))
+        self._waiting: deque[_Call] = deque()
+        self._running: list[_Call] = []
+        self._errands: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        runtime.open(rows, runtime.seq_length)
+        self._thread = threading.Thread(target=self._work, name="continuous batch", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting_calls(self) -> int:
+        """Calls that have no rows yet."""
+        return len(self._waiting)
+
+    @property
+    def busy_rows(self) -> int:
+        """Rows whose answers grow."""
+        return self.rows - len(self._free)
+
+    def run(self, job: Job) -> Iterator[Answers]:
+        """The steps of a job, see `src.generate.stream_tokens`; a slow reader misses some, never the last. Closing the
+        iterator ends the generation.
+
+        Raises:
+            InputError: The job can't be run among others.
+            BusyError: Too many wait; at once, as the first.
+            TimeLimitError: From the iterator.
+        """
+        call = _Call(job)
+        if job.config.method == "beam":
+            raise InputError("beam search needs the model for itself and is not served; take method sample or greedy")
+        if len(call.positions) > self.rows:
+            raise InputError(f"{len(call.positions)} answers at once are too many; this server makes {self.rows}")
+        with self._changed:
+            if len(self._waiting) >= self.waiting_limit:
+                raise BusyError(f"{len(self._waiting)} requests are waiting already; try again in a moment")
+            self._waiting.append(call)
+            self._changed.notify()
+        return self._steps(call, time.monotonic() + self.time_limit)
+
+    def _steps(self, call: _Call, deadline: float) -> Iterator[Answers]:
+        try:
+            while True:
+                try:
+                    step = call.steps.get(timeout=max(0.0, deadline - time.monotonic()))
+                    while not call.steps.empty():
+                        step = call.steps.get()
+                except queue.Empty:
+                    raise TimeLimitError(f"no answer within {self.time_limit:g} seconds") from None
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+                if all(answer.finish_reason for group in step for answer in group):
+                    return
+        finally:
+            call.abandoned = True
+
+    def between(self, function: Callable[[], Result]) -> Result:
+        """Run a function that uses the runtime, between two tokens."""
+        future: Future[Result] = Future()
+
+        def errand() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:  # raised where it was asked for
+                future.set_exception(error)
+
+        with self._changed:
+            self._errands.append(errand)
+            self._changed.notify()
+        return future.result(self.time_limit)
+
+    def close(self) -> None:
+        """End the thread; calls that still run end with an error."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._running or self._errands or self._closed)
+                if self._closed:
+                    break
+            while self._errands:
+                self._errands.popleft()()
+            try:
+                self._admit()
+                self._decode()
+            except Exception as error:  # the next call may fare better, so the thread must not end
+                for call in self._running:
+                    call.steps.put(error)
+                self._running.clear()
+                self._free = list(range(self.rows))
+        for call in [*self._running, *self._waiting]:
+            call.steps.put(BusyError("the server is ending"))
+
+    def _admit(self) -> None:
+        """Let the first of the waiting calls in, where there is room for it."""
+        with self._changed:
+            while self._waiting and self._waiting[0].abandoned:
+                self._waiting.popleft()
+            if not self._waiting or len(self._waiting[0].positions) > len(self._free):
+                return
+            call = self._waiting.popleft()
+        count = len(call.positions)
+        call.rows, self._free = np.array(self._free[:count]), self._free[count:]
+        self._running.append(call)
+        prompts = call.sampling.prompts
+        logits = [self.runtime.join(np.array([prompt], np.int32), np.array([len(prompt)], np.int32), call.rows[i:i + 1])
+                  for i, prompt in enumerate(prompts)]
+        self._advance(call, np.concatenate(logits))
+
+    def _decode(self) -> None:
+        """One token more in every row."""
+        for call in [call for call in self._running if call.abandoned]:
+            self._running.remove(call)
+            self._free += call.live_rows.tolist()
+        if not self._running:
+            return
+        ids, positions = np.zeros((2, self.rows), np.int32)
+        for call in self._running:
+            ids[call.live_rows] = call.tokens
+            positions[call.live_rows] = call.positions[call.sampling.live]
+        logits = self.runtime.decode(ids, positions)
+        for call in self._running.copy():
+            call.positions[call.sampling.live] += 1
+            self._advance(call, logits[call.live_rows])
+
+    def _advance(self, call: _Call, logits: np.ndarray) -> None:
+        """Give a call its logits; the rows of answers that ended are free."""
+        before = call.live_rows
+        self.generated_tokens += len(before)
+        try:
+            call.advance(logits)
+            ended = np.setdiff1d(before, call.live_rows)
+        except Exception as error:  # this call's alone
+            call.steps.put(error)
+            call.abandoned = True
+            return
+        self._free += ended.tolist()
+        if not len(call.live_rows):
+            self._running.remove(call)

@@ -1,0 +1,137 @@
+"""Writes a model as MindIR graphs: for prompts of several lengths, for decoding, and for scoring texts."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.train import serialization
+from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
+
+from src.mindir.manifest import MANIFEST_FILE, Manifest
+from src.mindir.runtime import graph_name
+from src.pangu_alpha import PanguAlphaModel
+from src.runtimes import SMALLEST_BUCKET, NextLogits, Reorder
+from src.scoring import HiddenStates, TokenLosses
+
+TEMPORARY = ".unfinished"
+
+
+class TextLogProbs(nn.Cell):
+    """Log-probabilities of a whole text.
+
+    Inputs:
+        ids (1, S) int32, labels (S,) int32: what comes after each of them.
+
+    Returns:
+        (S,) float32.
+    """
+
+    def __init__(self, model: PanguAlphaModel):
+        super().__init__(auto_prefix=False)
+        self.hidden_states = HiddenStates(model)
+        self.losses = TokenLosses(model, cpu_kernels=False, margins=False)
+
+    def construct(self, ids: Tensor, labels: Tensor) -> Tensor:
+        positions = ops.cast(ops.range(0, ids.shape[1], 1), ms.int32)
+        x = self.hidden_states(ids, ops.reshape(positions, (1, -1)), ops.zeros_like(ids))
+        return -ops.reshape(self.losses(x, positions, labels), (-1,))
+
+
+def default_lengths(seq_length: int) -> list[int]:
+    """Lengths of the graphs for prompts: every second power of two, and the longest. A graph costs an own compilation
+    when it is first used, padding costs time with every prompt."""
+    lengths, length = [], SMALLEST_BUCKET
+    while length < seq_length:
+        lengths.append(length)
+        length *= 4
+    return [*lengths, seq_length]
+
+
+def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> None:
+    """Write all graphs of a model, or of a rank's slice of it, and their manifest.
+
+    Args:
+        model: With its weights.
+        manifest: Says what to export; its fingerprints are found here.
+        folder: The files come into it when all are written; what was exported there before is replaced.
+    """
+    temporary = folder / TEMPORARY
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    rows = manifest.rows
+    next_logits = NextLogits(model, rows, manifest.model.seq_length)
+    kinds = []
+
+    def export(cell: nn.Cell, kind: str, *shapes: int | Sequence[int]) -> None:
+        """Write the graph of a cell for int32 inputs of these shapes; the first one's weights are for all."""
+        inputs = [Tensor(np.zeros(shape, np.int32)) for shape in shapes]
+        with _weights_apart():
+            ms.export(cell, *inputs, file_name=str(temporary / graph_name(kind).removesuffix("_graph.mindir")),
+                      file_format="MINDIR")
+        if kinds:
+            _share_weights(temporary, kind, kinds[0])
+        kinds.append(kind)
+
+    for length in reversed(manifest.prefill_lengths):
+        export(next_logits, str(length), (1, length), 1, 1, 1)
+    export(next_logits, "1", (rows, 1), rows, rows, rows)
+    export(Reorder(next_logits.caches), "reorder", rows)
+    for length in manifest.score_lengths:
+        export(TextLogProbs(model), f"score_{length}", (1, length), length)
+    manifest.write(temporary)
+    _put_in_place(temporary, folder)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Move all files; the manifest goes first and comes last, so that what is not whole has none."""
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    for old in (*folder.glob("pangu_alpha_*_graph.mindir"), *folder.glob("pangu_alpha_*_variables")):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for new in sorted(temporary.iterdir(), key=lambda path: path.name == MANIFEST_FILE):
+        new.rename(folder / new.name)
+    temporary.rmdir()
+
+
+@contextmanager
+def _weights_apart() -> Iterator[None]:
+    """MindSpore puts weights beside the graph only from 1 GB on; here always, so that graphs can share them."""
+    limit = serialization.TOTAL_SAVE
+    serialization.TOTAL_SAVE = -1
+    try:
+        yield
+    finally:
+        serialization.TOTAL_SAVE = limit
+
+
+def _share_weights(folder: Path, kind: str, main: str) -> None:
+    """Let a graph refer to the main graph's copy of each of its parameters, and remove its own."""
+    main_copies = {_name(parameter): parameter.external_data for parameter in _proto(folder, main).graph.parameter}
+    model = _proto(folder, kind)
+    for parameter in model.graph.parameter:
+        copy = main_copies.get(_name(parameter))
+        if copy is None or _content(folder, copy) != _content(folder, parameter.external_data):
+            return
+        parameter.external_data.CopyFrom(copy)
+    file = folder / graph_name(kind)
+    file.unlink()
+    file.write_bytes(model.SerializeToString())
+    shutil.rmtree(folder / graph_name(kind).replace("_graph.mindir", "_variables"))
+
+
+def _proto(folder: Path, kind: str) -> ModelProto:
+    return ModelProto.FromString((folder / graph_name(kind)).read_bytes())
+
+
+def _name(parameter: TensorProto) -> str:
+    """A parameter's own name: before it stands that of the graph."""
+    return parameter.name.partition(":")[2]
+
+
+def _content(folder: Path, place: TensorProto.ExternalDataProto) -> bytes:
+    with (folder / place.location).open("rb") as file:
+        file.seek(place.offset)
+        return file.read(place.length)

@@ -1,0 +1,113 @@
+"""model.json: what an exported folder holds, checked before anything of it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from src.errors import InputError
+from src.fingerprint import fingerprint
+from src.pangu_alpha_config import PanguAlphaConfig
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "model.json"
+_AGAIN = "export it again (python export.py --help)"
+
+
+def vocabulary_md5(path: str | Path) -> str:
+    """The md5 of a vocabulary: vocab.model, or vocab.json, given itself or its folder.
+
+    Raises:
+        InputError: There is none.
+    """
+    folder = Path(path)
+    file = next((file for file in (folder, folder / "vocab.model", folder / "vocab.json") if file.is_file()), None)
+    if file is None:
+        raise InputError(f"no vocabulary at {path}: give the folder of vocab.model")
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
+@dataclass
+class Manifest:
+    """What a folder holds.
+
+    Args:
+        model: The configuration of the whole model.
+        tokenizer: jieba or gpt.
+        vocabulary_md5: Of the tokenizer's file; None where it was not known.
+        end_token: At which an answer ends.
+        rows: Texts that the cache holds.
+        prefill_lengths: Tokens that each of the graphs for prompts reads, rising.
+        score_lengths: Of the graphs that score texts; empty where there are none.
+        rank: Which slice of the model this is.
+        world_size: How many there are.
+        files: Size and CRC-32 of each.
+    """
+
+    model: PanguAlphaConfig
+    tokenizer: str
+    vocabulary_md5: str | None
+    end_token: int
+    rows: int
+    prefill_lengths: list[int]
+    score_lengths: list[int]
+    rank: int = 0
+    world_size: int = 1
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write model.json, with the fingerprints of all other files."""
+        self.files = {str(path.relative_to(folder)): fingerprint(path)
+                      for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST_FILE}
+        content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read_settings(cls, folder: str | Path) -> Manifest:
+        """The manifest of a folder; its files are not looked at.
+
+        Raises:
+            InputError: There is none, or it is of another version.
+        """
+        path = Path(folder) / MANIFEST_FILE
+        if not path.is_file():
+            raise InputError(f"{folder} holds no exported model ({MANIFEST_FILE}); {_AGAIN}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content.pop("format_version")
+            if version == FORMAT_VERSION:
+                return cls(**content | {"model": PanguAlphaConfig(**content["model"])})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} can't be read ({error}); {_AGAIN}") from error
+        raise InputError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {_AGAIN}")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """The manifest of a folder whose files are as they were written.
+
+        Raises:
+            InputError: As `read_settings`, or a file is missing or damaged.
+        """
+        manifest = cls.read_settings(folder)
+        for name, recorded in manifest.files.items():
+            file = Path(folder) / name
+            if not file.is_file():
+                raise InputError(f"{file} is missing; copy the whole exported folder, or {_AGAIN}")
+            found = file.stat().st_size
+            if found != recorded["bytes"]:
+                raise InputError(f"{file} has {found} bytes, {recorded['bytes']} were written: it is truncated or of "
+                                 f"another model; copy it again, or {_AGAIN}")
+            if fingerprint(file) != recorded:
+                raise InputError(f"{file} was changed after it was written; copy it again, or {_AGAIN}")
+        return manifest
+
+    def check_vocabulary(self, path: str | Path, vocab_size: int) -> None:
+        """Raises InputError where this is not the vocabulary that the model was trained with."""
+        if self.vocabulary_md5 and vocabulary_md5(path) != self.vocabulary_md5:
+            raise InputError(f"the vocabulary at {path} is not the one that the model was exported with (another md5 "
+                             "than in model.json); take that one")
+        if vocab_size > self.model.vocab_size:
+            raise InputError(f"the vocabulary at {path} has {vocab_size} pieces but the model only "
+                             f"{self.model.vocab_size} ids; take the one that the model was trained with")

@@ -1,0 +1,136 @@
+"""A model that many callers ask at once: what the web server and MindSpore Serving's servable put behind themselves.
+
+It also runs in Serving's environment (Python 3.9): only `open_checkpoint` may import more than MindIR's runtime.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from src.continuous import ContinuousBatch
+from src.errors import InputError
+from src.generate import TextCompletion, TextGenerator
+from src.generation_job import RowRuntime
+from src.mindir.manifest import MANIFEST_FILE
+from src.mindir.runtime import MindirRuntime
+from src.pangu_alpha_config import GenerationConfig
+from src.tokenization import Tokenizer, load_tokenizer
+
+Score = Callable[[Sequence[int], int], np.ndarray]  # (tokens, start) -> log-probabilities of tokens[start:]
+
+
+class TextService:
+    """A model in this process, its rows shared by all callers.
+
+    Args:
+        runtime: The model.
+        score: Scores a text.
+        tokenizer: The model's.
+        end_token: At which answers end.
+        rows: Answers that are made at once.
+        waiting_limit, time_limit: See `src.continuous.ContinuousBatch`.
+    """
+
+    streams = True
+
+    def __init__(self, runtime: RowRuntime, score: Score, tokenizer: Tokenizer, end_token: int, rows: int,
+                 waiting_limit: int = 64, time_limit: float = 120.0) -> None:
+        self.tokenizer, self.end_token, self.rows = tokenizer, end_token, rows
+        self._score = score
+        self.batch = ContinuousBatch(runtime, rows, waiting_limit, time_limit)
+
+    def complete(self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int], config: GenerationConfig,
+                 likeliest: int = 0) -> Iterator[list[TextCompletion]]:
+        """Answer texts or ids; each step shows one answer a prompt, as far as its text is settled.
+
+        Args:
+            prompts: Texts or ids.
+            numbers: One a prompt, from which (and the seed) its sampling draws.
+            config: How to choose tokens and when to end.
+            likeliest: How many of the likeliest ids to note at each token.
+
+        Raises:
+            InputError, BusyError: At once, see `src.generate.stream_tokens` and `src.continuous`.
+            TimeLimitError: From the iterator.
+        """
+        generator = TextGenerator(self.batch.runtime, self.tokenizer, config, 0, self.batch.run)
+        steps = generator.completions(prompts, numbers, likeliest)
+        return ([answer for [answer] in step] for step in steps)
+
+    def score(self, tokens: Sequence[int], start: int = 1) -> np.ndarray:
+        """float32 natural log-probabilities of tokens[start:], each given all before it.
+
+        Raises:
+            InputError: This model can't score, or not such a text.
+        """
+        return self.batch.between(lambda: self._score(tokens, start))
+
+    def warm_up(self) -> float:
+        """Compile what every request needs, by answering something; the seconds that it took."""
+        begin = time.perf_counter()
+        for _ in self.complete([[self.end_token]], [0], GenerationConfig(max_new_tokens=2, end_token=self.end_token)):
+            pass
+        return time.perf_counter() - begin
+
+    def check(self) -> None:
+        """It answers as long as this process lives."""
+
+    def close(self) -> None:
+        """End the thread of the runtime."""
+        self.batch.close()
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a folder is one that export.py wrote."""
+    return (Path(path) / MANIFEST_FILE).is_file()
+
+
+def open_exported(folder: str | Path, tokenizer_path: str | Path, waiting_limit: int = 64, time_limit: float = 120.0,
+                  runtime_of: Callable[[str | Path], MindirRuntime] = MindirRuntime) -> TextService:
+    """The service of an exported model; runtime_of opens its folder.
+
+    Raises:
+        InputError: The folder or the vocabulary doesn't fit.
+    """
+    runtime = runtime_of(folder)
+    manifest = runtime.manifest
+    tokenizer = load_tokenizer(manifest.tokenizer, tokenizer_path)
+    manifest.check_vocabulary(tokenizer_path, tokenizer.vocab_size)
+    return TextService(runtime, runtime.score, tokenizer, manifest.end_token, manifest.rows, waiting_limit, time_limit)
+
+
+def open_checkpoint(path: str | Path, tokenizer_path: str | Path, rows: int, waiting_limit: int = 64,
+                    time_limit: float = 120.0) -> TextService:
+    """The service of a checkpoint that was trained here; tokenizer_path may be empty, then the run's is taken.
+
+    Raises:
+        InputError: There is none, or the vocabulary doesn't fit.
+    """
+    from src.checkpoint import store
+    from src.pangu_alpha_config import load_config
+    from src.runtimes import build_runtime, load_model
+    from src.scoring import Request, TokenScorer
+
+    weights = store.find(path)
+    beside = store.config_beside(weights)
+    if beside is None:
+        raise InputError(f"{path} has no config.yaml beside it, as a run here leaves; export it (python export.py) and "
+                         "serve the exported folder")
+    config = load_config(beside)
+    tokenizer = load_tokenizer(config.data.tokenizer, tokenizer_path or config.data.tokenizer_path)
+    model = load_model(config.model, weights)
+    runtime = build_runtime(model, cpu_kernels=config.parallel.uses_cpu_kernels)
+    scorer = TokenScorer(model, cpu_kernels=config.parallel.uses_cpu_kernels)
+
+    def score(tokens: Sequence[int], start: int) -> np.ndarray:
+        if not 2 <= len(tokens) <= runtime.seq_length + 1:
+            raise InputError(f"a text of {len(tokens)} tokens can't be scored; it may have 2 to "
+                             f"{runtime.seq_length + 1}")
+        [(_, [log_probs])] = scorer.score([[Request(tokens, start)]])
+        return log_probs
+
+    return TextService(runtime, score, tokenizer, config.generation.end_token, rows, waiting_limit, time_limit)

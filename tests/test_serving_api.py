@@ -1,0 +1,323 @@
+"""The OpenAI-compatible API, with OpenAI's own client, and every way in which a request can be wrong."""
+
+import json
+import socket
+import time
+
+import openai
+import pytest
+
+from serving_increment.flask.backends import BackendError, ServingBackend
+from src.generate import TextGenerator
+from src.pangu_alpha_config import GenerationConfig
+from src.service import TextService
+from tests.serving_helpers import ROWS, ask, serving, toy_service
+from tests.toy_runtime import PacedRuntime, SlowRuntime, ToyRuntime
+
+MODEL = "pangu-alpha"
+PROMPT = "明月何时照我还"
+KEY = "a secret"
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return PacedRuntime(160, spread=4.0)
+
+
+@pytest.fixture(scope="module")
+def service(runtime, tiny_vocab):
+    made = toy_service(runtime, tiny_vocab)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def port(service):
+    with serving(service) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def client(port):
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+
+
+def alone(runtime, service, prompt=PROMPT, **settings):
+    """The answer of the generation loop itself."""
+    config = GenerationConfig(**dict(max_new_tokens=12, end_token=9, method="sample") | settings)
+    [[answer]] = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0).generate([prompt])
+    return answer
+
+
+def test_completion(client, runtime, service):
+    answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, temperature=0.7, seed=3)
+    expected = alone(runtime, service, temperature=0.7, seed=3)
+    [choice] = answer.choices
+    assert (choice.text, choice.finish_reason) == (expected.text, {"end": "stop"}.get(expected.finish_reason, "length"))
+    assert answer.usage.prompt_tokens == len(service.tokenizer.encode(PROMPT))
+    assert answer.usage.completion_tokens == len(expected.tokens)
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_the_seed_decides(client):
+    def texts(**settings):
+        return {client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, **settings).choices[0].text
+                for _ in range(4)}
+
+    assert len(texts(seed=5)) == 1 and len(texts(temperature=0)) == 1
+    assert len(texts(temperature=3)) > 1
+
+
+def test_prompts_of_texts_and_of_ids(client, service):
+    ids = service.tokenizer.encode(PROMPT)
+    both = client.completions.create(model=MODEL, prompt=[PROMPT, "低头思故乡"], max_tokens=5, temperature=0)
+    assert [choice.index for choice in both.choices] == [0, 1]
+    assert client.completions.create(model=MODEL, prompt=ids, max_tokens=5, temperature=0).choices[0].text \
+        == client.completions.create(model=MODEL, prompt=[ids], max_tokens=5, temperature=0).choices[0].text \
+        == both.choices[0].text
+
+
+def test_stream(client):
+    """The pieces come one by one and make the whole; the last says how long it was."""
+    settings = dict(model=MODEL, prompt=PROMPT, max_tokens=12, temperature=0)
+    whole = client.completions.create(**settings)
+    chunks = list(client.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
+    pieces = [chunk.choices[0].text for chunk in chunks if chunk.choices]
+    assert len([piece for piece in pieces if piece]) > 3
+    assert "".join(pieces) == whole.choices[0].text
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == whole.choices[0].finish_reason
+    assert chunks[-1].usage == whole.usage and {chunk.id for chunk in chunks} == {chunks[0].id}
+
+
+def test_stop(client):
+    whole = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, temperature=0).choices[0].text
+    stop = whole[4:6]
+    for stream in (False, True):
+        answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, temperature=0, stop=[stop],
+                                           stream=stream)
+        choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+        assert "".join(choice.text for choice in choices) == whole[:whole.find(stop)]
+        assert choices[-1].finish_reason == "stop"
+
+
+def test_n(client):
+    settings = dict(model=MODEL, prompt=PROMPT, max_tokens=8, temperature=2, seed=1, n=3)
+    answer = client.completions.create(**settings)
+    assert len({choice.text for choice in answer.choices}) == 3
+    texts = {0: "", 1: "", 2: ""}
+    for chunk in client.completions.create(**settings, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert list(texts.values()) == [choice.text for choice in answer.choices]
+
+
+def test_logprobs(client, runtime, service):
+    answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3)
+    expected = alone(runtime, service, method="greedy", max_new_tokens=6)
+    told = answer.choices[0].logprobs
+    assert told.token_logprobs == pytest.approx(expected.log_probs)
+    assert told.tokens == [service.tokenizer.decode([token]) for token in expected.tokens]
+    assert all(piece in likeliest and likeliest[piece] == max(likeliest.values()) == log_prob and len(likeliest) == 3
+               for piece, log_prob, likeliest in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True))
+    streamed = [chunk.choices[0].logprobs.token_logprobs for chunk in client.completions.create(
+        model=MODEL, prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3, stream=True)]
+    assert [value for values in streamed for value in values] == told.token_logprobs
+
+
+def test_echo_tells_the_prompt_and_its_scores(client, runtime, service):
+    ids = service.tokenizer.encode(PROMPT)
+    choice = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3, temperature=0, logprobs=0,
+                                       echo=True).choices[0]
+    plain = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3, temperature=0).choices[0]
+    assert choice.text == PROMPT + plain.text
+    expected = [runtime.log_probs(ids[:place])[ids[place]] for place in range(1, len(ids))]
+    assert choice.logprobs.token_logprobs[0] is None
+    assert choice.logprobs.token_logprobs[1:len(ids)] == pytest.approx(expected)
+    assert choice.logprobs.text_offset[len(ids)] == len(PROMPT)
+
+
+def test_chat(client, runtime, service):
+    """The turns become one text by the template that docs/serving.md states."""
+    messages = [{"role": "system", "content": "低头思故乡"}, {"role": "user", "content": "明月"},
+                {"role": "assistant", "content": "天气"}, {"role": "user", "content": "春风"}]
+    answer = client.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=6, temperature=0,
+                                            logprobs=True, top_logprobs=2)
+    expected = alone(runtime, service, "低头思故乡\n问:明月\n答:天气\n问:春风\n答:", method="greedy", max_new_tokens=6)
+    choice = answer.choices[0]
+    assert (choice.message.role, choice.message.content) == ("assistant", expected.text)
+    assert [entry.logprob for entry in choice.logprobs.content] == pytest.approx(expected.log_probs)
+    assert all(len(entry.top_logprobs) == 2 for entry in choice.logprobs.content)
+    chunks = list(client.chat.completions.create(model=MODEL, messages=messages, max_tokens=6, temperature=0,
+                                                 stream=True))
+    assert "".join(chunk.choices[0].delta.content for chunk in chunks) == expected.text
+    assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].choices[0].finish_reason
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError, match="'gpt-4' is not served here"):
+        client.models.retrieve("gpt-4")
+
+
+def test_query_health_and_metrics(port):
+    status, headers, text = ask(port, "GET", "/query?u=%E6%98%8E%E6%9C%88")
+    assert status == 200 and json.loads(text)["ok"] is True and json.loads(text)["rsvp"]
+    assert len(headers["X-Request-Id"]) == 12
+    assert json.loads(ask(port, "GET", "/health")[2]) == {"status": "ok", "model": MODEL, "streams": True}
+    told = ask(port, "GET", "/metrics")[2]
+    for name in ("pangu_generated_tokens_total", "pangu_waiting_requests 0.0", "pangu_rows 4.0",
+                 'pangu_requests_total{path="/query",status="200"}', "pangu_time_to_first_token_seconds_count"):
+        assert name in told
+
+
+def body(**changes):
+    return {"model": MODEL, "prompt": PROMPT, "max_tokens": 4} | changes
+
+
+WRONG = {
+    "no JSON": ("{'prompt': 1}", 400, "not valid JSON"),
+    "half a character": (b"\xe6\x98", 400, "not valid JSON"),
+    "not a number": ('{"model": "pangu-alpha", "prompt": "a", "temperature": NaN}', 400, "not valid JSON"),
+    "deep": ("[" * 100000, 400, "not valid JSON"),
+    "a list": ("[]", 422, "the body"),
+    "no prompt": ({"model": MODEL}, 422, "prompt: Field required"),
+    "an empty prompt": (body(prompt=""), 422, "has no tokens"),
+    "a prompt of another type": (body(prompt=3), 422, "prompt: Input should be a valid string"),
+    "an id outside": (body(prompt=[5, 160]), 422, "the id 160, outside the vocabulary"),
+    "half a surrogate pair": ('{"model": "pangu-alpha", "prompt": "\\ud800"}', 422, "half a surrogate pair"),
+    "a prompt longer than the table": (body(prompt=[5] * 64), 422, "it may have at most 63"),
+    "a number as text": (body(temperature="1"), 422, "temperature: Input should be a valid number"),
+    "a length of none": (body(max_tokens=0), 422, "max_tokens: Input should be greater than or equal to 1"),
+    "more answers than rows": (body(n=ROWS + 1), 422, "this server makes 4"),
+    "an unknown field": (body(temprature=1), 422, "temprature: Extra inputs are not permitted"),
+    "an empty stop": (body(stop=""), 422, "stop: "),
+    "an unknown model": (body(model="gpt-4"), 404, "'gpt-4' is not served here"),
+    "ten megabytes": (body(prompt="长" * 3500000), 413, "too large"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_requests(port, name):
+    content, wanted, told = WRONG[name]
+    status, _, text = ask(port, "POST", "/v1/completions", content)
+    error = json.loads(text)["error"]
+    assert (status, error["code"]) == (wanted, wanted)
+    assert told in error["message"] and "\n" not in error["message"] and "Traceback" not in text
+    assert ask(port, "POST", "/v1/completions", body())[0] == 200
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "wanted"), [
+    ("GET", "/v1/completions", {}, 405), ("GET", "/nothing", {}, 404), ("GET", "/static/../app.py", {}, 404),
+    ("POST", "/v1/completions", {"Content-Type": "text/plain"}, 415), ("GET", "/query", {}, 422)])
+def test_wrong_routes(port, method, path, headers, wanted):
+    status, _, text = ask(port, method, path, body() if method == "POST" else None, headers)
+    assert status == wanted and json.loads(text)["error"]["code"] == wanted
+
+
+def test_the_key(service):
+    with serving(service, api_key=KEY) as port:
+        for given, wanted in ((None, 401), ("Bearer another", 401), (f"Bearer {KEY}", 200)):
+            headers = {"Authorization": given} if given else {}
+            assert ask(port, "POST", "/v1/completions", body(), headers)[0] == wanted
+            assert ask(port, "GET", "/query?u=a", headers=headers)[0] == wanted
+        assert ask(port, "GET", "/health")[0] == ask(port, "GET", "/")[0] == 200
+
+
+class Broken:
+    """A backend in whose code is a mistake."""
+
+    streams, rows, end_token = True, ROWS, 9
+
+    def __init__(self, tokenizer, error):
+        self.tokenizer, self.error = tokenizer, error
+
+    def complete(self, prompts, numbers, config, likeliest):
+        raise self.error
+
+    def check(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(("error", "wanted", "told"), [
+    (BackendError("it may be starting anew"), 503, "it may be starting anew"),
+    (RuntimeError("/secret/path"), 500, "something went wrong inside the server")])
+def test_failures_of_the_backend(service, error, wanted, told):
+    with serving(Broken(service.tokenizer, error)) as port:
+        status, _, text = ask(port, "POST", "/v1/completions", body())
+        assert status == wanted == ask(port, "GET", "/health")[0]
+        assert told in json.loads(text)["error"]["message"] and "secret" not in text
+
+
+def test_a_serving_that_is_not_there(service):
+    """Port 1 of this machine: nobody listens."""
+    with serving(ServingBackend("http://127.0.0.1:1", service.tokenizer, 9, ROWS)) as port:
+        for path, content in (("/v1/completions", body()), ("/v1/completions", body(stream=True))):
+            status, _, text = ask(port, "POST", path, content)
+            assert status == 503 and "MindSpore Serving does not answer" in json.loads(text)["error"]["message"]
+        assert ask(port, "GET", "/health")[0] == 503
+
+
+@pytest.fixture
+def slow(tiny_vocab):
+    runtime = SlowRuntime(160)
+    made = toy_service(runtime, tiny_vocab, waiting_limit=1, time_limit=30.0)
+    yield made
+    runtime.allowed.release(100000)
+    made.close()
+
+
+def begin(port, **changes):
+    """A connection on which a request was sent."""
+    content = json.dumps(body(max_tokens=50, **changes)).encode()
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                       b"Content-Length: %d\r\n\r\n%s" % (len(content), content))
+    return connection
+
+
+def eventually(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_hangs_up_frees_its_rows(slow: TextService, stream):
+    with serving(slow) as port:
+        connection = begin(port, n=ROWS, stream=stream)
+        eventually(lambda: slow.batch.busy_rows == ROWS)
+        connection.close()
+        for _ in range(40):
+            slow.batch.runtime.allowed.release()
+            time.sleep(0.02)
+        eventually(lambda: slow.batch.busy_rows == 0)
+        assert slow.batch.runtime.decoded and len(slow.batch.runtime.decoded) < 45
+        slow.batch.runtime.allowed.release(1000)
+        assert ask(port, "POST", "/v1/completions", body())[0] == 200
+
+
+def test_a_full_queue(slow):
+    with serving(slow) as port:
+        running = begin(port, n=ROWS)
+        eventually(lambda: slow.batch.busy_rows == ROWS)
+        waiting = begin(port)
+        eventually(lambda: slow.batch.waiting_calls == 1)
+        status, headers, text = ask(port, "POST", "/v1/completions", body())
+        assert (status, headers["Retry-After"]) == (429, "1")
+        assert json.loads(text)["error"]["type"] == "rate_limit_error"
+        slow.batch.runtime.allowed.release(1000)
+        for connection in (running, waiting):
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+            connection.close()
+
+
+def test_a_request_that_takes_too_long(slow):
+    slow.batch.time_limit = 0.2
+    with serving(slow) as port:
+        status, _, text = ask(port, "POST", "/v1/completions", body())
+        assert status == 504 and "no answer within 0.2 seconds" in text
+        slow.batch.runtime.allowed.release()  # the token on which the first request waited
+        status, _, text = ask(port, "POST", "/v1/completions", body(stream=True))
+        assert status == 200 and '"code": 504' in text and "[DONE]" not in text

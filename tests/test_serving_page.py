@@ -1,0 +1,131 @@
+"""The page in a headless Chromium: what a reader types, sees grow, stops and finds again."""
+
+import shutil
+import time
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.serving_helpers import serving, toy_service
+from tests.toy_runtime import SlowRuntime
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--lang=zh-CN"]
+PROMPT, ANSWER = "四川的省会是哪里?", "春风又绿江南岸明月"
+pytestmark = pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")),
+                                reason="no chromium and chromedriver: apt-get install chromium chromium-driver")
+
+
+class OneTokenAtATime(SlowRuntime):
+    """The logits of a text that is known: one more of its tokens each time, then the end."""
+
+    def __init__(self, tokens):
+        super().__init__(160)
+        self.table[:] = 0
+        self.tokens = tokens
+        self.told = 0
+
+    def _logits(self, positions):
+        logits = super()._logits(positions).copy()
+        logits[:, self.tokens[self.told]] = 50
+        self.told += 1
+        return logits
+
+    def join(self, ids, lengths, rows):
+        super().join(ids, lengths, rows)
+        self.told = 0
+        return self._logits(lengths - 1)
+
+
+@pytest.fixture
+def service(tiny_vocab):
+    made = toy_service(SlowRuntime(160), tiny_vocab)
+    tokens = made.tokenizer.encode(ANSWER) + [9]
+    made.close()
+    runtime = OneTokenAtATime(tokens)
+    made = toy_service(runtime, tiny_vocab)
+    yield made
+    runtime.allowed.release(10000)
+    made.close()
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def browser(request, tmp_path):
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path}", "--window-size=1280,900"]:
+        options.add_argument(flag)
+    if request.param == "phone":
+        options.add_experimental_option("mobileEmulation", {
+            "deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0}})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def element(browser, identity):
+    return browser.find_element(By.ID, identity)
+
+
+def until(browser, condition):
+    return WebDriverWait(browser, 30, poll_frequency=0.05).until(lambda _: condition())
+
+
+def test_a_reader_s_way_through_the_page(service, browser):
+    with serving(service) as port:
+        browser.get(f"http://127.0.0.1:{port}/")
+        if element(browser, "language").text == "中文":
+            element(browser, "language").click()
+        element(browser, "prompt").send_keys(PROMPT)
+        element(browser, "send").click()
+        seen = [""]
+        deadline = time.monotonic() + 60
+        while seen[-1] != PROMPT + ANSWER and time.monotonic() < deadline:  # some tokens have no text of their own
+            service.batch.runtime.allowed.release()
+            time.sleep(0.1)
+            text = element(browser, "text").text
+            seen += [text] * (text != seen[-1])
+        assert seen[-1] == PROMPT + ANSWER
+        assert len(seen) > 5 and all(later.startswith(before) for before, later in zip(seen, seen[1:], strict=False))
+        service.batch.runtime.allowed.release()
+        until(browser, lambda: "个词元" in element(browser, "status").text)
+        assert "春风" in element(browser, "history").text
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+        element(browser, "send").click()
+        until(browser, lambda: element(browser, "stop").is_displayed() and service.batch.busy_rows == 1)
+        element(browser, "stop").click()
+        until(browser, lambda: element(browser, "status").text == "已停止")
+        for _ in range(3):
+            service.batch.runtime.allowed.release()
+            time.sleep(0.1)
+        until(browser, lambda: service.batch.busy_rows == 0)
+
+        element(browser, "language").click()
+        assert element(browser, "send").text == "Write"
+        browser.find_element(By.CSS_SELECTOR, "#history button").click()
+        assert element(browser, "text").text.startswith(PROMPT)
+        addresses = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+        assert addresses and all(address.startswith(f"http://127.0.0.1:{port}/") for address in addresses)
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_errors_are_told_in_words(service, browser):
+    with serving(service, api_key="key") as port:
+        browser.get(f"http://127.0.0.1:{port}/")
+        if element(browser, "language").text == "English":
+            element(browser, "language").click()
+        element(browser, "prompt").send_keys(PROMPT)
+        element(browser, "send").click()
+        until(browser, lambda: "API key" in element(browser, "error").text)
+        element(browser, "key").send_keys("key")
+        service.batch.runtime.allowed.release(100)
+        element(browser, "send").click()
+        until(browser, lambda: "tokens" in element(browser, "status").text)
+        browser.set_network_conditions(offline=True, latency=0, throughput=0)
+        element(browser, "send").click()
+        until(browser, lambda: "can't be reached" in element(browser, "error").text)
