@@ -8,11 +8,12 @@ export PANGU_HOST=${PANGU_HOST:-127.0.0.1} GRPC_PORT=${GRPC_PORT:-5500} REST_POR
 PAGE_PORT=${PAGE_PORT:-5000}
 START_SECONDS=${START_SECONDS:-600}
 
-# in_background LOG COMMAND...: a process of this start, by the mark in its environment, which its children inherit.
+# in_background FOLDER LOG COMMAND...: a process of this start, by the mark in its environment, which its children
+# inherit. It works in the folder.
 in_background() {
-    local log=$1
-    shift
-    (cd "$PANGU_RUN" && exec setsid "$@" > "$log" 2>&1 < /dev/null) &
+    local folder=$1 log=$PANGU_RUN/$2
+    shift 2
+    (cd "$folder" && exec setsid "$@" > "$log" 2>&1 < /dev/null) &
 }
 
 stop() {
@@ -49,10 +50,11 @@ PANGU_TOKENIZER=DIR"
     PANGU_RUN=$(realpath "$PANGU_RUN")
     export PANGU_MARK=$RANDOM$RANDOM-$$
     echo "$PANGU_MARK" > "$PANGU_RUN/pangu.run"
-    in_background serving_server.log "$SERVING_PYTHON" "$SERVING/$1/$4"
+    in_background "$PANGU_RUN" serving_server.log "$SERVING_PYTHON" "$SERVING/$1/$4"
     wait_for $! serving_server.log "http://127.0.0.1:$REST_PORT/health"
-    in_background flask.log "$VENV_PYTHON" -m serving_increment.flask.server --backend serving --model "$PANGU_MODEL" \
-        --tokenizer "$PANGU_TOKENIZER" --serving_address "http://127.0.0.1:$REST_PORT" --host "$PANGU_HOST" \
+    # Not in PANGU_RUN: `-m` looks for modules there, and serving_increment has a folder flask.
+    in_background "$ROOT" flask.log "$VENV_PYTHON" -m serving_increment.flask.server --backend serving \
+        --model "$PANGU_MODEL" --tokenizer "$PANGU_TOKENIZER" --serving_address "http://127.0.0.1:$REST_PORT" --host "$PANGU_HOST" \
         --port "$PAGE_PORT"
     wait_for $! flask.log "http://127.0.0.1:$PAGE_PORT/health"
     echo "MindSpore Serving: gRPC $PANGU_HOST:$GRPC_PORT, REST http://$PANGU_HOST:$REST_PORT/model/pangu:predict"

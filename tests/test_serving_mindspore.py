@@ -56,8 +56,11 @@ def folder(model, tiny_vocab, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(folder, tiny_vocab, tmp_path_factory):
-    """Of the start and stop scripts."""
-    return os.environ | {"PANGU_RUN": str(tmp_path_factory.mktemp("run")), "PANGU_MODEL": str(folder),
+    """Of the start and stop scripts; what they leave behind goes where there is a folder flask, as in their own."""
+    run = tmp_path_factory.mktemp("run")
+    (run / "flask").mkdir()
+    (run / "flask/__init__.py").touch()
+    return os.environ | {"PANGU_RUN": str(run), "PANGU_MODEL": str(folder),
                          "PANGU_TOKENIZER": str(tiny_vocab), "GRPC_PORT": str(GRPC), "REST_PORT": str(REST),
                          "PAGE_PORT": str(PAGE)}
 
