@@ -54,8 +54,8 @@ PANGU_TOKENIZER=DIR"
     wait_for $! serving_server.log "http://127.0.0.1:$REST_PORT/health"
     # Not in PANGU_RUN: `-m` looks for modules there, and serving_increment has a folder flask.
     in_background "$ROOT" flask.log "$VENV_PYTHON" -m serving_increment.flask.server --backend serving \
-        --model "$PANGU_MODEL" --tokenizer "$PANGU_TOKENIZER" --serving_address "http://127.0.0.1:$REST_PORT" --host "$PANGU_HOST" \
-        --port "$PAGE_PORT"
+        --model "$PANGU_MODEL" --tokenizer "$PANGU_TOKENIZER" --serving_address "http://127.0.0.1:$REST_PORT" \
+        --host "$PANGU_HOST" --port "$PAGE_PORT"
     wait_for $! flask.log "http://127.0.0.1:$PAGE_PORT/health"
     echo "MindSpore Serving: gRPC $PANGU_HOST:$GRPC_PORT, REST http://$PANGU_HOST:$REST_PORT/model/pangu:predict"
     echo "the page: http://$PANGU_HOST:$PAGE_PORT"
