@@ -7,8 +7,6 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from predict import check_mode
-from src.cli import flag_value, parse
 from src.errors import InputError, run_program
 from src.evaluation_config import EvalConfig, settings_of
 
@@ -61,16 +59,10 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, evaluate; `arguments` stand in the place of the command line's."""
-    from src.checkpoint import store
+    from src.checkpoint.settings import parse_with_checkpoint
 
     arguments = sys.argv[1:] if arguments is None else arguments
-    weights, beside = None, None
-    if flag_value("--checkpoint", arguments):
-        weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
-        beside = store.config_beside(weights)
-    config = parse(EvalConfig, "eval.py", arguments, beside)
-    if beside and flag_value("--mode", arguments):
-        check_mode(flag_value("--mode", arguments), config.model, beside)
+    config, weights = parse_with_checkpoint(EvalConfig, "eval.py", arguments)
     evaluate(config, weights)
 
 

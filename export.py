@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from predict import check_mode
-from src.cli import flag_value, parse
 from src.errors import InputError, run_program
 from src.pangu_alpha_config import RunConfig
 
@@ -52,16 +50,10 @@ class ExportConfig(RunConfig):
 
 def main() -> None:
     """Parse, build, export."""
-    from src.checkpoint import store
+    from src.checkpoint.settings import parse_with_checkpoint
 
     arguments = sys.argv[1:]
-    weights, beside = None, None
-    if flag_value("--checkpoint", arguments):
-        weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
-        beside = store.config_beside(weights)
-    config = parse(ExportConfig, "export.py", base_config=beside)
-    if beside and flag_value("--mode", arguments):
-        check_mode(flag_value("--mode", arguments), config.model, beside)
+    config, weights = parse_with_checkpoint(ExportConfig, "export.py", arguments)
     from src.device import prepare_device
     from src.mindir.export import default_lengths, export_model
     from src.mindir.manifest import Manifest, vocabulary_md5

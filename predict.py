@@ -6,13 +6,10 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from src.cli import flag_value, mode_file, parse
 from src.errors import InputError, run_program
 from src.evaluation_config import CLIENT_FLAG, flags_of_client
 from src.generate import TextGenerator
-from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+from src.pangu_alpha_config import RunConfig
 
 
 @dataclass
@@ -72,19 +69,6 @@ def read_prompts(path: str) -> list[str]:
     return prompts
 
 
-def check_mode(mode: str, config: PanguAlphaConfig, beside: Path) -> None:
-    """A checkpoint's own settings hold, so a --mode beside them must mean the same network.
-
-    Raises:
-        InputError: It doesn't.
-    """
-    named = yaml.safe_load(mode_file(mode).read_text())["model"]
-    for name in ("hidden_size", "num_layers", "num_heads"):
-        if getattr(config, name) != named[name]:
-            raise InputError(f"--mode {mode} has {name} {named[name]}, but {beside.parent} was trained with "
-                             f"{getattr(config, name)}; leave --mode out")
-
-
 def ask_for_prompts() -> Iterator[str]:
     """Prompts typed at the terminal, until end of file."""
     print("A prompt a line; Ctrl-D ends.", file=sys.stderr)
@@ -114,7 +98,7 @@ def answer(generator: TextGenerator, prompts: list[str], stream: bool) -> None:
 
 def main() -> None:
     """Parse, build, generate."""
-    from src.checkpoint import store
+    from src.checkpoint.settings import parse_with_checkpoint
 
     arguments = sys.argv[1:]
     if any(argument.partition("=")[0] == CLIENT_FLAG for argument in arguments):
@@ -122,13 +106,7 @@ def main() -> None:
 
         evaluation.main(flags_of_client(arguments))
         return
-    weights, beside = None, None
-    if flag_value("--checkpoint", arguments):
-        weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
-        beside = store.config_beside(weights)
-    config = parse(PredictConfig, "predict.py", base_config=beside)
-    if beside and flag_value("--mode", arguments):
-        check_mode(flag_value("--mode", arguments), config.model, beside)
+    config, weights = parse_with_checkpoint(PredictConfig, "predict.py", arguments)
     from src.device import prepare_device
     from src.parallel.mesh import connect
     from src.parallel.plan import Plan

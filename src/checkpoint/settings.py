@@ -1,0 +1,44 @@
+"""Command lines of programs that use a checkpoint, which brings settings of its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from src.checkpoint import store
+from src.cli import flag_value, mode_file, parse
+from src.errors import InputError
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+
+Arguments = TypeVar("Arguments", bound=RunConfig)
+
+
+def parse_with_checkpoint(arguments_class: type[Arguments], prog: str,
+                          arguments: Sequence[str]) -> tuple[Arguments, Path | None]:
+    """A command line with `--checkpoint`, over the settings that lie beside the checkpoint; and its weights, if any.
+
+    Raises:
+        InputError: There is no such checkpoint, or --mode means another network than it has.
+    """
+    weights, beside = None, None
+    if flag_value("--checkpoint", arguments):
+        weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
+        beside = store.config_beside(weights)
+    config = parse(arguments_class, prog, arguments, beside)
+    if beside and flag_value("--mode", arguments):
+        check_mode(flag_value("--mode", arguments), config.model, beside)
+    return config, weights
+
+
+def check_mode(mode: str, config: PanguAlphaConfig, beside: Path) -> None:
+    """A checkpoint's own settings hold, so a --mode beside them must mean the same network.
+
+    Raises:
+        InputError: It doesn't.
+    """
+    named = yaml.safe_load(mode_file(mode).read_text())["model"]
+    for name in ("hidden_size", "num_layers", "num_heads"):
+        if getattr(config, name) != named[name]:
+            raise InputError(f"--mode {mode} has {name} {named[name]}, but {beside.parent} was trained with "
+                             f"{getattr(config, name)}; leave --mode out")
