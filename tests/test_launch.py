@@ -298,6 +298,14 @@ def test_helpers_of_a_rank_end_with_it(folder, mark):
     assert (status, errors) == (0, "")
 
 
+def test_a_rank_that_has_ended_before_it_is_told_to_is_still_noted(tmp_path):
+    rank = supervisor.Member("rank 0", ["sh", "-c", "exit 3"], os.environ, tmp_path / "log")
+    rank.start(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    os.waitid(os.P_PID, rank._process.pid, os.WEXITED | os.WNOWAIT)
+    rank.terminate()
+    assert rank.has_just_ended() and rank.status == 3
+
+
 @pytest.mark.parametrize("scheduler_status", [0, 1])
 def test_the_scheduler_may_end_first_but_not_fail(scheduler_status, folder, mark):
     """MindSpore's ends as soon as all ranks have said goodbye to it; they take some more time."""

@@ -83,7 +83,7 @@ class Member:
     def terminate(self) -> None:
         """SIGTERM to the process alone, which may save and end."""
         if self.running:
-            self._process.terminate()
+            os.kill(self._process.pid, signal.SIGTERM)  # Popen's own would reap one that has ended, unnoticed
 
     def kill(self) -> None:
         """SIGKILL to the process and its helpers; they are gone when this returns."""
