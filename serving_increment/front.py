@@ -12,7 +12,8 @@ import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import grpc
 import numpy as np
@@ -23,7 +24,8 @@ from mindspore_serving._mindspore_serving import ExitSignalHandle_
 from mindspore_serving.client.python import client as serving_client
 from mindspore_serving.proto import ms_service_pb2, ms_service_pb2_grpc
 
-from src.errors import InputError
+from serving_increment.servable import check_model
+from src.errors import InputError, run_program
 
 OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # of Serving itself
 MAX_BODY_BYTES = 1 << 20
@@ -162,6 +164,23 @@ def _value(name: str, tensor: ms_service_pb2.Tensor) -> Any:
     if value.size != 1:
         raise FrontError(422, f"{name} has {value.size} numbers; it must be one")
     return value.item()
+
+
+def run_master(servables: Path, model: str) -> NoReturn:
+    """The program of a serving_server.py: check the model, start the worker, listen until the signal to end.
+
+    Args:
+        servables: The folder of the servable, pangu.
+        model: Where in it the exported model lies, unless PANGU_MODEL says another place.
+    """
+    os.environ.setdefault("PANGU_MODEL", str(servables / model))
+    os.environ.setdefault("PANGU_TOKENIZER", str(servables / "pangu/tokenizer"))
+
+    def main() -> None:
+        check_model()
+        serve(lambda: server.start_servables(server.ServableStartConfig(str(servables), "pangu", device_ids=(0,))))
+
+    run_program(main)
 
 
 def serve(start_servables: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What both servables do in MindSpore Serving's worker: open the model, answer instances, say what is wrong.
+"""What the servables do in MindSpore Serving's worker: open the model, answer instances, say what is wrong.
 
 Serving knows no optional inputs, so that what may be left out travels as one JSON text, `options`; `front` packs it.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from serving_increment.ranks import Ranks, RanksError
 from src.continuous import BusyError, TimeLimitError
 from src.errors import InputError, nearest
 from src.mindir.manifest import Manifest
@@ -30,31 +34,47 @@ OUTPUTS = ["output_sentence", "finish_reason", "output_ids", "log_probs"]
 Answer = tuple[str, str, np.ndarray, np.ndarray]
 
 
-def model_folder(servable: str) -> Path:
-    """The exported model of a servable: PANGU_MODEL, or `1` in the servable's own folder."""
-    return Path(os.environ.get("PANGU_MODEL") or Path(servable).parent / "1")
+def places() -> tuple[Path, Path]:
+    """The exported model and the vocabulary, by PANGU_MODEL and PANGU_TOKENIZER, which serving_server.py sets."""
+    return Path(os.environ["PANGU_MODEL"]), Path(os.environ["PANGU_TOKENIZER"])
 
 
-def tokenizer_folder(servable: str) -> Path:
-    """The vocabulary of a servable: PANGU_TOKENIZER, or `tokenizer` in the servable's own folder."""
-    return Path(os.environ.get("PANGU_TOKENIZER") or Path(servable).parent / "tokenizer")
-
-
-def check_model(servable: str) -> None:
+def check_model() -> None:
     """Raises InputError where a worker would fail to open its model, so that it is told in one line."""
-    manifest, vocabulary = Manifest.read(model_folder(servable)), tokenizer_folder(servable)
+    folder, vocabulary = places()
+    manifest = Manifest.read(folder)
     manifest.check_vocabulary(vocabulary, load_tokenizer(manifest.tokenizer, vocabulary).vocab_size)
 
 
-def open_service(servable: str) -> TextService:
-    """The model of a servable, by its servable_config.py: where Serving finds a device, its own models; on a CPU, for
-    which it has none, MindSpore's GraphCells in this process."""
-    folder, device = model_folder(servable), device_type()
-    print(f"pangu: {folder} runs {f'by declare_model on {device}' if device else 'by GraphCells in Python, on a CPU'}",
-          flush=True)
-    service = open_exported(folder, tokenizer_folder(servable), runtime_of=declared if device else MindirRuntime)
-    print(f"pangu: compiled in {service.warm_up():.1f} s", flush=True)
-    return service
+def load() -> Future[TextService]:
+    """The served model. One in slices runs in its ranks; another one runs where Serving finds a device by its own
+    models, and on a CPU, for which Serving has none, by MindSpore's GraphCells in this process.
+
+    Serving ends a worker for good that it had to start anew and that is not there within some seconds. A large model
+    takes longer, so that it loads in the background; requests are told so.
+    """
+    folder, vocabulary = places()
+    world_size, device = Manifest.read_settings(folder).world_size, device_type()
+    loading: Future[TextService] = Future()
+    if device and world_size == 1:
+        print(f"pangu: {folder} runs by declare_model on {device}", flush=True)
+        loading.set_result(open_exported(folder, vocabulary, runtime_of=declared))  # Serving itself loads the graphs
+        return loading
+
+    def work() -> None:
+        try:
+            service = open_exported(folder, vocabulary, runtime_of=spread if world_size > 1 else MindirRuntime)
+            if world_size == 1:
+                print(f"pangu: compiled in {service.warm_up():.1f} s", flush=True)
+            loading.set_result(service)
+        except Exception as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(1)  # without it, Serving's master ends too
+
+    print(f"pangu: {folder} runs " + (f"in {world_size} ranks" if world_size > 1 else
+                                      "by GraphCells in Python, on a CPU"), flush=True)
+    threading.Thread(target=work, name="loading", daemon=True).start()
+    return loading
 
 
 def device_type() -> str:
@@ -72,22 +92,40 @@ def declared(folder: Path) -> MindirRuntime:
     from mindspore_serving.server import register
 
     runtime = MindirRuntime(folder)
-    kinds = runtime.kinds
+    kinds = list(runtime.manifest.graphs)
     model = register.declare_model(model_file=[graph_name(kind) for kind in kinds], model_format="MindIR",
                                    with_batch_dim=False)
     runtime.call = lambda kind, *inputs: model.call(*inputs, subgraph=kinds.index(kind))
     return runtime
 
 
+def spread(folder: Path) -> MindirRuntime:
+    """The graphs of a folder and of those beside it, each run by a rank."""
+    runtime = MindirRuntime(folder)
+    runtime.call = Ranks(runtime.manifest)
+    return runtime
+
+
+class LoadingError(Exception):
+    """The model is not ready yet."""
+
+
 class Stages:
     """The Python stages of a servable.
 
     Args:
-        service: The model.
+        loading: The model, which may be loading.
     """
 
-    def __init__(self, service: TextService) -> None:
-        self.service = service
+    def __init__(self, loading: Future[TextService]) -> None:
+        self._loading = loading
+
+    @property
+    def service(self) -> TextService:
+        """The model; raises LoadingError."""
+        if not self._loading.done():
+            raise LoadingError("the model is loading; try again in some seconds")
+        return self._loading.result()
 
     def predict(self, instances: Sequence[tuple[str, str]]) -> Iterator[Answer]:
         """Answer (input_sentence, options) together; an exception that comes in the place of an answer is its own."""
@@ -138,7 +176,7 @@ class _Answers:
 
 def _told(error: Exception) -> RuntimeError:
     """An error as Serving hands it on: its HTTP status, then what is wrong."""
-    statuses = {InputError: 422, BusyError: 429, TimeLimitError: 504}
+    statuses = {InputError: 422, BusyError: 429, LoadingError: 503, RanksError: 503, TimeLimitError: 504}
     status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 500)
     return RuntimeError(f"{status} {' '.join(str(error).split())}")
 

@@ -9,5 +9,7 @@
 # PANGU_RUN a folder for logs (this one: serving_server.log, serving_logs, flask.log), PANGU_API_KEY the page's key.
 . "$(dirname "$0")/common.sh"
 [ $# -eq 0 ] || usage "bash serving_increment/start_pangu_standalone.sh"
-servable=$SERVING/pangu_standalone/pangu
-start_pangu pangu_standalone "${PANGU_MODEL:-$servable/1}" "${PANGU_TOKENIZER:-$servable/tokenizer}" serving_server.py
+folder=$SERVING/pangu_standalone
+check_places "${PANGU_MODEL:-$folder/pangu/1}" "${PANGU_TOKENIZER:-$folder/pangu/tokenizer}"
+begin
+serve "$folder"

@@ -1,15 +1,19 @@
-"""The web server in this process, over a toy model, for real clients on a real port."""
+"""The web server in this process, over a toy model, for real clients on a real port; Serving by its scripts."""
 
 import contextlib
 import http.client
 import json
+import os
+import subprocess
 import threading
+import time
 
 import waitress
 
 from serving_increment.flask.app import AppSettings, create_app
 from src.service import TextService
 from src.tokenization import load_tokenizer
+from tests.helpers import ROOT
 
 ROWS = 4
 
@@ -47,3 +51,39 @@ def ask(port, method, path, body=None, headers=None):
     text = response.read().decode()
     connection.close()
     return response.status, dict(response.getheaders()), text
+
+
+def script(name, environment, *arguments):
+    """Run a script of serving_increment."""
+    return subprocess.run(["bash", ROOT / f"serving_increment/{name}.sh", *arguments], env=environment,
+                          capture_output=True, text=True, timeout=300)
+
+
+def marked(environment):
+    """The command lines of all processes that a start script has started."""
+    mark = f"PANGU_RUN={environment['PANGU_RUN']}".encode()
+    found = {}
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{process}/environ", "rb") as file:
+                if mark in file.read().split(b"\0"):
+                    with open(f"/proc/{process}/cmdline") as command:
+                        found[int(process)] = command.read().replace("\0", " ")
+        except OSError:
+            continue
+    return {process: command for process, command in found.items() if command}
+
+
+def eventually(condition, seconds=30):
+    """Seconds until the condition holds."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < seconds
+        time.sleep(0.2)
+    return time.monotonic() - begin
+
+
+def predicted(instances, port, method="predict"):
+    """(status, body) of Serving's REST."""
+    status, _, text = ask(port, "POST", f"/model/pangu:{method}", {"instances": instances})
+    return status, json.loads(text)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -15,10 +14,10 @@ from src.mindir.runtime import MindirRuntime
 from src.pangu_alpha_config import GenerationConfig
 from src.runtimes import CachedRuntime
 from src.tokenization import load_tokenizer
-from tests.helpers import ROOT, random_model
-from tests.serving_helpers import ask
+from tests.helpers import random_model
+from tests.serving_helpers import ask, eventually, marked, predicted, script
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serving_python")]
 PROMPTS = ["明月何时照我还", "春风又绿江南岸,", "低头", "小明背起书包去上学", "the quick brown fox"]
 GRPC, REST, PAGE = 15500, 11500, 15000
 GRPC_CLIENT = """
@@ -29,16 +28,6 @@ for instance in json.load(sys.stdin):
     [answer] = client.infer(instance)
     print(json.dumps([answer["output_sentence"], answer["output_ids"].tolist()]))
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def serving_environment():
-    """Serving's Python, made where it is missing."""
-    done = subprocess.run(["bash", ROOT / "scripts/setup_env.sh", "serving"], capture_output=True, text=True)
-    if "no Python 3.9" in done.stderr:
-        pytest.skip("no Python 3.9 here, which MindSpore Serving needs")
-    assert done.returncode == 0, done.stderr
-    return ROOT / ".venv-serving/bin/python"
 
 
 @pytest.fixture(scope="module")
@@ -65,26 +54,6 @@ def environment(folder, tiny_vocab, tmp_path_factory):
                          "PAGE_PORT": str(PAGE)}
 
 
-def script(name, environment):
-    return subprocess.run(["bash", ROOT / f"serving_increment/{name}.sh"], env=environment, capture_output=True,
-                          text=True, timeout=300)
-
-
-def marked(environment):
-    """The command lines of all processes that a start script has started."""
-    mark = f"PANGU_RUN={environment['PANGU_RUN']}".encode()
-    found = {}
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{process}/environ", "rb") as file:
-                if mark in file.read().split(b"\0"):
-                    with open(f"/proc/{process}/cmdline") as command:
-                        found[int(process)] = command.read().replace("\0", " ")
-        except OSError:
-            continue
-    return {process: command for process, command in found.items() if command}
-
-
 @pytest.fixture(scope="module")
 def started(environment):
     done = script("start_pangu_standalone", environment)
@@ -107,20 +76,11 @@ def expected(folder, tiny_vocab):
     return [generate_tokens(runtime, [text], config, 6, tokenizer.vocab_size)[0][0].tokens for text in texts]
 
 
-def rest(instances, method="predict", port=REST):
-    status, _, text = ask(port, "POST", f"/model/pangu:{method}", {"instances": instances})
-    return status, json.loads(text)
+def rest(instances, method="predict"):
+    return predicted(instances, REST, method)
 
 
-def eventually(condition, seconds=30):
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < seconds
-        time.sleep(0.2)
-    return time.monotonic() - begin
-
-
-def test_five_prompts_get_the_checkpoint_s_tokens(started, expected, model, tiny_vocab, serving_environment):
+def test_five_prompts_get_the_checkpoint_s_tokens(started, expected, model, tiny_vocab, serving_python):
     assert f"http://127.0.0.1:{PAGE}" in started
     tokenizer = load_tokenizer("jieba", tiny_vocab)
     config = GenerationConfig(max_new_tokens=32, end_token=9)
@@ -130,7 +90,7 @@ def test_five_prompts_get_the_checkpoint_s_tokens(started, expected, model, tiny
     instances = [dict(input_sentence=prompt, max_generate_length=32, return_scores=True) for prompt in PROMPTS]
     status, answer = rest(instances)
     assert status == 200 and [one["output_ids"] for one in answer["instances"]] == expected
-    done = subprocess.run([serving_environment, "-c", GRPC_CLIENT % GRPC], input=json.dumps(instances),
+    done = subprocess.run([serving_python, "-c", GRPC_CLIENT % GRPC], input=json.dumps(instances),
                           capture_output=True, text=True, timeout=120)
     assert [json.loads(line)[1] for line in done.stdout.splitlines()] == expected
     for prompt, tokens in zip(PROMPTS, expected, strict=True):

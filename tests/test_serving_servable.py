@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -23,9 +24,10 @@ PROMPT = "明月何时照我还"
 
 @pytest.fixture(scope="module")
 def stages(tiny_vocab):
-    service = toy_service(ToyRuntime(160), tiny_vocab)
-    yield servable.Stages(service)
-    service.close()
+    loading = Future()
+    loading.set_result(toy_service(ToyRuntime(160), tiny_vocab))
+    yield servable.Stages(loading)
+    loading.result().close()
 
 
 def predict(stages, *instances):
@@ -94,6 +96,11 @@ def test_what_is_wrong_with_one_is_no_matter_to_others(stages, name):
     before, wrong, after = predict(stages, (PROMPT, {}), (sentence, options), (PROMPT, {}))
     assert wrong.startswith(told)
     assert before[0] == after[0] == alone(stages).text
+
+
+def test_a_model_that_loads_is_told():
+    [answer] = predict(servable.Stages(Future()), (PROMPT, {}))
+    assert answer == "503 the model is loading; try again in some seconds"
 
 
 def test_options_that_are_no_object():

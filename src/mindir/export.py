@@ -1,7 +1,7 @@
 """Writes a model as MindIR graphs: for prompts of several lengths, for decoding, and for scoring texts."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,28 +62,23 @@ def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> No
     temporary = folder / TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    rows = manifest.rows
-    next_logits = NextLogits(model, rows, manifest.model.seq_length)
-    kinds = []
-
-    def export(cell: nn.Cell, kind: str, *shapes: int | Sequence[int]) -> None:
-        """Write the graph of a cell for int32 inputs of these shapes; the first one's weights are for all."""
-        inputs = [Tensor(np.zeros(shape, np.int32)) for shape in shapes]
+    next_logits = NextLogits(model, manifest.rows, manifest.model.seq_length)
+    longest, *others = sorted(manifest.graphs, key=str(manifest.prefill_lengths[-1]).__ne__)  # its weights are for all
+    for kind in (longest, *others):
+        inputs = [Tensor(np.zeros(shape, np.int32)) for shape in manifest.graphs[kind]]
         with _weights_apart():
-            ms.export(cell, *inputs, file_name=str(temporary / graph_name(kind).removesuffix("_graph.mindir")),
-                      file_format="MINDIR")
-        if kinds:
-            _share_weights(temporary, kind, kinds[0])
-        kinds.append(kind)
-
-    for length in reversed(manifest.prefill_lengths):
-        export(next_logits, str(length), (1, length), 1, 1, 1)
-    export(next_logits, "1", (rows, 1), rows, rows, rows)
-    export(Reorder(next_logits.caches), "reorder", rows)
-    for length in manifest.score_lengths:
-        export(TextLogProbs(model), f"score_{length}", (1, length), length)
+            ms.export(_cell(model, next_logits, kind), *inputs, file_format="MINDIR",
+                      file_name=str(temporary / graph_name(kind).removesuffix("_graph.mindir")))
+        if kind != longest:
+            _share_weights(temporary, kind, longest)
     manifest.write(temporary)
     _put_in_place(temporary, folder)
+
+
+def _cell(model: PanguAlphaModel, next_logits: NextLogits, kind: str) -> nn.Cell:
+    if kind == "reorder":
+        return Reorder(next_logits.caches)
+    return TextLogProbs(model) if kind.startswith("score_") else next_logits
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

@@ -57,6 +57,15 @@ class Manifest:
     world_size: int = 1
     files: dict[str, dict[str, int]] = field(default_factory=dict)
 
+    @property
+    def graphs(self) -> dict[str, list[tuple[int, ...]]]:
+        """Each graph, and the shapes of its int32 inputs. It is called by the tokens that it reads (1: decoding), or
+        `reorder`, or `score_` and a number."""
+        rows = self.rows
+        return {**{str(length): [(1, length), (1,), (1,), (1,)] for length in self.prefill_lengths},
+                "1": [(rows, 1), (rows,), (rows,), (rows,)], "reorder": [(rows,)],
+                **{f"score_{length}": [(1, length), (length,)] for length in self.score_lengths}}
+
     def write(self, folder: Path) -> None:
         """Write model.json, with the fingerprints of all other files."""
         self.files = {str(path.relative_to(folder)): fingerprint(path)

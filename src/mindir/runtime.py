@@ -93,13 +93,6 @@ class MindirRuntime:
         values = self._run(f"score_{size}", _padded(tokens[:-1], size), _padded(tokens[1:], size)[0])
         return values[start - 1:len(tokens) - 1]
 
-    @property
-    def kinds(self) -> list[str]:
-        """All graphs of the folder."""
-        manifest = self.manifest
-        return [*map(str, manifest.prefill_lengths), "1", "reorder",
-                *(f"score_{length}" for length in manifest.score_lengths)]
-
     def _run(self, kind: str, *inputs: Sequence[int] | np.ndarray) -> np.ndarray:
         result = self.call(kind, *(np.ascontiguousarray(values, np.int32) for values in inputs))
         return result[0] if isinstance(result, tuple) else result

@@ -1,33 +1,5 @@
-"""The servable: what MindSpore Serving's worker imports. The model is loaded and compiled here, once."""
+"""The servable: what MindSpore Serving's worker imports. Its model is where serving_server.py says."""
 
-from mindspore_serving.server import register
+from serving_increment.methods import predict, score
 
-from serving_increment.servable import OUTPUTS, Stages, open_service
-
-service = open_service(__file__)
-stages = Stages(service)
-
-
-def predict_stage(instances):
-    """Serving reads a stage's name from a function."""
-    return stages.predict(instances)
-
-
-def score_stage(input_ids, start):
-    """As `predict_stage`."""
-    return stages.score(input_ids, start)
-
-
-@register.register_method(output_names=OUTPUTS)
-def predict(input_sentence, options):
-    """Continue a text; as many requests as the model has rows are answered together."""
-    sentence, reason, ids, log_probs = register.add_stage(predict_stage, input_sentence, options, outputs_count=4,
-                                                          batch_size=service.rows)
-    return sentence, reason, ids, log_probs
-
-
-@register.register_method(output_names=["log_probs"])
-def score(input_ids, start):
-    """Log-probabilities of a text's tokens."""
-    log_probs = register.add_stage(score_stage, input_ids, start, outputs_count=1)
-    return log_probs
+__all__ = ["predict", "score"]

@@ -1,0 +1,1 @@
+"""The servable, by the name that its clients use."""

@@ -1,0 +1,184 @@
+"""A model whose slices run in several processes, of one machine or more, as seen from Serving's worker.
+
+The ranks (`serving_increment.rank`) connect to the worker; of each call all get the same numbers, and the first one's
+answer counts. What travels is numbers and JSON, never pickled objects, after both sides have proved that they know the
+same key. Runs in Serving's environment (Python 3.9) and in the ranks' own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener, wait
+from typing import Any
+
+import numpy as np
+
+from src.errors import InputError
+from src.mindir.manifest import Manifest
+
+DEFAULT_ADDRESS = "127.0.0.1:6200"
+ANEW = "start anew"  # in the place of a graph: this rank is not in step with the others
+LONGEST_MESSAGE = 1 << 30  # bytes
+HELLO_SECONDS = 10.0  # for a rank that has connected to say which it is
+CALL_SECONDS = 120.0  # for all ranks to run a graph
+
+
+class RanksError(Exception):
+    """The ranks are not all there, or one was lost."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's ranks are not all there just now, they may be starting anew; try again in some "
+                         "seconds")
+
+
+def distributed_address() -> tuple[str, int]:
+    """Where worker and ranks meet: DISTRIBUTED_ADDRESS, HOST:PORT.
+
+    Raises:
+        InputError: It is no such thing.
+    """
+    given = os.environ.get("DISTRIBUTED_ADDRESS") or DEFAULT_ADDRESS
+    host, _, port = given.rpartition(":")
+    if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise InputError(f"DISTRIBUTED_ADDRESS is '{given}'; it must look like {DEFAULT_ADDRESS}")
+    return host, int(port)
+
+
+def distributed_key() -> bytes:
+    """What worker and ranks must both know: DISTRIBUTED_KEY.
+
+    Raises:
+        InputError: It is not given.
+    """
+    key = os.environ.get("DISTRIBUTED_KEY", "")
+    if not key:
+        raise InputError("DISTRIBUTED_KEY is not given: any secret of your own, the same on all machines (the start "
+                         "script makes one where DISTRIBUTED_ADDRESS is of this machine alone)")
+    return key.encode()
+
+
+def identity(manifest: Manifest) -> dict[str, Any]:
+    """What all slices of one export have in common."""
+    common = asdict(manifest)
+    del common["rank"], common["files"]
+    return common
+
+
+def send(connection: Connection, head: Any, *arrays: np.ndarray) -> None:
+    """Send a JSON value and arrays."""
+    connection.send_bytes(json.dumps([head, [[array.dtype.str, array.shape] for array in arrays]]).encode())
+    for array in arrays:
+        connection.send_bytes(np.ascontiguousarray(array).tobytes())
+
+
+def receive(connection: Connection) -> tuple[Any, list[np.ndarray]]:
+    """What `send` sent.
+
+    Raises:
+        EOFError, OSError: The connection has ended.
+    """
+    head, shapes = json.loads(connection.recv_bytes(LONGEST_MESSAGE))
+    return head, [np.frombuffer(connection.recv_bytes(LONGEST_MESSAGE), dtype).reshape(shape)
+                  for dtype, shape in shapes]
+
+
+class Ranks:
+    """Runs graphs on all ranks of an exported model. One thread calls at a time.
+
+    Args:
+        manifest: Of the first rank's slice; the others' must be of the same export.
+
+    A rank that is lost ends the call that runs. All connections are given up then, and the ranks are taken in again
+    when they have come back; their caches are of no further use, since the calls that used them have failed.
+
+    Raises:
+        InputError: The address can't be listened on.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._identity = json.loads(json.dumps(identity(manifest)))
+        self._world_size = manifest.world_size
+        address = distributed_address()
+        try:
+            self._listener = Listener(address, authkey=distributed_key())
+        except OSError as error:
+            raise InputError(f"DISTRIBUTED_ADDRESS {address[0]}:{address[1]} can't be listened on ({error.strerror}); "
+                             "another server may be there, or it is no address of this machine") from error
+        self._ranks: list[Connection] = []
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, name="ranks", daemon=True).start()
+
+    def __call__(self, kind: str, *inputs: np.ndarray) -> np.ndarray:
+        """The first rank's result of a graph that all run; raises RanksError."""
+        with self._lock:
+            ranks = self._ranks
+        if not ranks:
+            raise RanksError
+        try:
+            for rank in ranks:
+                send(rank, kind, *inputs)
+            results: dict[Connection, list[np.ndarray]] = {}
+            while len(results) < len(ranks):
+                # Of all, for while one is lost the others wait for it.
+                ready = wait([rank for rank in ranks if rank not in results], CALL_SECONDS)
+                if not ready:
+                    raise EOFError
+                for rank in ready:
+                    results[rank] = receive(rank)[1]
+        except (EOFError, OSError) as error:
+            with self._lock:
+                self._give_up(ranks)
+            raise RanksError from error
+        return results[ranks[0]][0]
+
+    def _give_up(self, ranks: list[Connection]) -> None:
+        for rank in ranks:
+            rank.close()
+        if self._ranks is ranks:
+            self._ranks = []
+
+    def _accept(self) -> None:
+        arrived: dict[int, tuple[Connection, int]] = {}
+        while True:
+            # Whoever scans ports, or leaves at once, is no rank.
+            with suppress(OSError, EOFError, ValueError, TypeError, AuthenticationError):
+                connection = self._listener.accept()
+                hello = self._welcome(connection)
+                if hello is None:
+                    connection.close()
+                    continue
+                number, calls = hello
+                arrived[number] = connection, calls
+                # A rank says nothing unasked: what is to be read there is its end.
+                arrived = {rank: one for rank, one in arrived.items() if not one[0].poll()}
+            if len(arrived) == self._world_size:
+                self._take([arrived[rank] for rank in range(self._world_size)])
+                arrived = {}
+
+    def _take(self, arrived: list[tuple[Connection, int]]) -> None:
+        """Go on with these ranks, unless some have run more graphs than others and so hold another cache."""
+        ranks = [connection for connection, _ in arrived]
+        with self._lock:
+            self._give_up(self._ranks)
+            if len({calls for _, calls in arrived}) == 1:
+                self._ranks = ranks
+                return
+        for rank in ranks:
+            with suppress(OSError):
+                send(rank, ANEW)
+            rank.close()
+
+    def _welcome(self, connection: Connection) -> tuple[int, int] | None:
+        """The number of a rank that has connected, and how many graphs it has run; None where it does not belong
+        here."""
+        if not connection.poll(HELLO_SECONDS):
+            return None
+        (number, calls, its_identity), _ = receive(connection)
+        fits = its_identity == self._identity and number in range(self._world_size)
+        send(connection, "" if fits else "its slice is of another export than the first rank's")
+        return (number, calls) if fits else None

@@ -1,0 +1,35 @@
+#!/bin/bash
+# Start MindSpore Serving (gRPC 5500, REST 1500) with a model in slices on several devices, and the page (port 5000).
+#
+# usage: bash serving_increment/start_pangu_distributed.sh            on the first machine
+#        bash serving_increment/start_pangu_distributed.sh agent      on each other machine: its ranks alone
+#
+# The slices are what run_distribute_export.sh or run_cluster_export.sh wrote, in pangu_distributed/models/device0,
+# device1, ...; the first machine also needs the vocab.model in pangu_distributed/pangu/tokenizer.
+# In the environment: DEVICE_TARGET Ascend (default), GPU or CPU. RANK_TABLE, or pangu_distributed/hccl_*p.json where it
+# is there. Over several machines DISTRIBUTED_ADDRESS, an address and a port of the first one (127.0.0.1:6200),
+# DISTRIBUTED_KEY, a secret of your own, the same on all; without a rank table also RANK_START, LOCAL_DEVICE_NUM,
+# MS_SCHED_HOST, MS_SCHED_PORT. PANGU_MODELS is another place for the slices; PANGU_TOKENIZER, PANGU_HOST, GRPC_PORT,
+# REST_PORT, PAGE_PORT, PANGU_RUN, PANGU_API_KEY are as of start_pangu_standalone.sh; logs: also serving_agent.log and
+# device*/log*.log.
+. "$(dirname "$0")/common.sh"
+[ $# -eq 0 ] || [ "$*" = agent ] || usage "bash serving_increment/start_pangu_distributed.sh [agent]"
+folder=$SERVING/pangu_distributed
+models=${PANGU_MODELS:-$folder/models}
+table=${RANK_TABLE:-$(find "$folder" -maxdepth 1 -name 'hccl_*p.json' | head -n 1)}
+if [ $# -eq 0 ] && [[ ${DISTRIBUTED_ADDRESS:-127.} == 127.* ]]; then
+    export DISTRIBUTED_KEY=${DISTRIBUTED_KEY:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}
+fi
+[ $# -gt 0 ] || check_places "$models/device0" "${PANGU_TOKENIZER:-$folder/pangu/tokenizer}"
+begin
+in_background "$ROOT" serving_agent.log "$VENV_PYTHON" "$folder/serving_agent.py" --models "$(realpath "$models")" \
+    ${table:+--rank_table "$(realpath "$table")"} ${RANK_START:+--rank_start "$RANK_START"} \
+    ${LOCAL_DEVICE_NUM:+--local_device_num "$LOCAL_DEVICE_NUM"} --device_target "$DEVICE_TARGET" \
+    ${MS_SCHED_HOST:+--scheduler_address "$MS_SCHED_HOST"} ${MS_SCHED_PORT:+--scheduler_port "$MS_SCHED_PORT"} \
+    --log_dir "$PANGU_RUN"
+watch $! serving_agent.log
+if [ $# -eq 0 ]; then
+    serve "$folder"
+else
+    echo "this machine's ranks start; see $PANGU_RUN/serving_agent.log"
+fi
