@@ -1,0 +1,87 @@
+"""The page on which a reader talks with the model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from src.dialogue import Turn
+from web.engine import Engine
+from web.page import PRIVATE, Frame
+
+EXAMPLES = ["四川的省会是哪里?", "法国的首都是哪座城市?", "广东的简称是什么?"]
+Message = dict[str, Any]
+
+
+def build(engine: Engine) -> gr.Blocks:
+    """The page over an engine."""
+    with gr.Blocks(title="盘古α · PanGu-α", analytics_enabled=False) as blocks:
+        frame = Frame(engine, "chat_tagline")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                chat = gr.Chatbot(height="55vh", min_height=240, buttons=["copy", "copy_all"], elem_id="chat",
+                                  render_markdown=engine.writes_markdown, feedback_options=None,
+                                  examples=[{"text": example} for example in EXAMPLES])
+                frame.words.on(chat, label="chat", placeholder="chat_empty")
+                message = frame.words.on(gr.Textbox(lines=1, max_lines=8, elem_id="message", autofocus=True,
+                                                    show_label=False), label="message", placeholder="message_hint")
+                frame.buttons("send")
+            with gr.Column(scale=1, min_width=260):
+                system = frame.words.on(gr.Textbox(lines=2, max_lines=8, elem_id="system"), label="system",
+                                        info="system_hint")
+                frame.settings()
+
+        async def reply(said: list[Message], background: str, *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
+            turns = [Turn("system", background)] * bool(background) + list(map(_turn, said))
+            async for change in frame.answer(lambda model, config: engine.reply(model, turns, config),
+                                             lambda made: {chat: [*said, *_messages("assistant", made)]}, inputs):
+                yield change
+
+        async def send(new: str, said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
+            if not new.strip():
+                yield frame.remark(inputs[1], "no_text")
+                return
+            yield {message: ""}
+            async for change in reply([*said, *_messages("user", new.strip())], *inputs):
+                yield change
+
+        async def retry(said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
+            asked = _without_last_answer(said)
+            if not asked:
+                yield frame.remark(inputs[1], "nothing_to_retry")
+                return
+            async for change in reply(asked, *inputs):
+                yield change
+
+        def undo(said: list[Message], language: str) -> dict[Any, Any]:
+            asked = _without_last_answer(said)
+            if not asked:
+                return frame.remark(language, "nothing_to_undo")
+            return {chat: asked[:-1], message: _turn(asked[-1]).content, frame.status: ""}
+
+        changed = [chat, message, *frame.outputs]
+        asked = [system, *frame.inputs]
+        answers = [gr.on([frame.send.click, message.submit], send, [message, chat, *asked], changed, **PRIVATE),
+                   frame.retry.click(retry, [chat, *asked], changed, **PRIVATE)]
+        frame.undo.click(undo, [chat, frame.language], changed, **PRIVATE)
+        frame.clear.click(lambda: {chat: [], frame.status: ""}, None, changed, **PRIVATE)
+        chat.example_select(lambda choice: choice["text"], None, message, **PRIVATE)
+        frame.connect(blocks, answers)
+    return blocks
+
+
+def _messages(role: str, text: str) -> list[Message]:
+    return [{"role": role, "content": text}] if text else []
+
+
+def _turn(message: Message) -> Turn:
+    content = message["content"]
+    return Turn(message["role"], content if isinstance(content, str) else "".join(part["text"] for part in content))
+
+
+def _without_last_answer(said: list[Message]) -> list[Message]:
+    """Up to the last question, or nothing where there is none."""
+    questions = [place for place, message in enumerate(said) if message["role"] == "user"]
+    return said[:questions[-1] + 1] if questions else []
