@@ -109,6 +109,8 @@ class OnlineModels:
         answer = Answer("")
         asked |= _settings(config)
         with self.explained(), route.create(stream=True, **asked) as stream:
+            if "text/event-stream" not in stream.response.headers.get("Content-Type", ""):
+                raise self._foreign()
             for chunk in stream:
                 for choice in chunk.choices:
                     piece = choice.text if hasattr(choice, "text") else choice.delta.content

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from src.dialogue import Turn
+from src.dialogue import Turn, latest
 from web.engine import Engine
 from web.page import PRIVATE, Frame
 
@@ -25,23 +25,28 @@ def build(engine: Engine) -> gr.Blocks:
                                   render_markdown=engine.writes_markdown, feedback_options=None,
                                   examples=[{"text": example} for example in EXAMPLES])
                 frame.words.on(chat, label="chat", placeholder="chat_empty")
-                message = frame.words.on(gr.Textbox(lines=1, max_lines=8, elem_id="message", autofocus=True,
-                                                    show_label=False), label="message", placeholder="message_hint")
+                message = gr.Textbox(lines=1, max_lines=8, elem_id="message", show_label=False)
+                frame.words.on(message, label="message", placeholder="message_hint")
                 frame.buttons("send")
             with gr.Column(scale=1, min_width=260):
                 system = frame.words.on(gr.Textbox(lines=2, max_lines=8, elem_id="system"), label="system",
                                         info="system_hint")
+                memory = frame.words.on(gr.Slider(0, 20, 8, step=1, elem_id="memory"), label="memory",
+                                        info="memory_hint")
                 frame.settings()
+        frame.words.on(gr.HTML(elem_id="warning", padding=False), value="warning")
 
-        async def reply(said: list[Message], background: str, *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
-            turns = [Turn("system", background)] * bool(background) + list(map(_turn, said))
+        async def reply(said: list[Message], background: str, remembered: int,
+                        *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
+            turns = latest([_turn(one) for one in said], lambda some: len(_questions(some)) <= remembered + 1)
+            turns = [Turn("system", background)] * bool(background) + turns
             async for change in frame.answer(lambda model, config: engine.reply(model, turns, config),
                                              lambda made: {chat: [*said, *_messages("assistant", made)]}, inputs):
                 yield change
 
         async def send(new: str, said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
             if not new.strip():
-                yield frame.remark(inputs[1], "no_text")
+                yield frame.remark(inputs[2], "no_text")
                 return
             yield {message: ""}
             async for change in reply([*said, *_messages("user", new.strip())], *inputs):
@@ -50,7 +55,7 @@ def build(engine: Engine) -> gr.Blocks:
         async def retry(said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
             asked = _without_last_answer(said)
             if not asked:
-                yield frame.remark(inputs[1], "nothing_to_retry")
+                yield frame.remark(inputs[2], "nothing_to_retry")
                 return
             async for change in reply(asked, *inputs):
                 yield change
@@ -61,27 +66,37 @@ def build(engine: Engine) -> gr.Blocks:
                 return frame.remark(language, "nothing_to_undo")
             return {chat: asked[:-1], message: _turn(asked[-1]).content, frame.status: ""}
 
+        def take(example: gr.SelectData) -> str:
+            return example.value["text"]
+
         changed = [chat, message, *frame.outputs]
-        asked = [system, *frame.inputs]
+        asked = [system, memory, *frame.inputs]
         answers = [gr.on([frame.send.click, message.submit], send, [message, chat, *asked], changed, **PRIVATE),
                    frame.retry.click(retry, [chat, *asked], changed, **PRIVATE)]
         frame.undo.click(undo, [chat, frame.language], changed, **PRIVATE)
         frame.clear.click(lambda: {chat: [], frame.status: ""}, None, changed, **PRIVATE)
-        chat.example_select(lambda choice: choice["text"], None, message, **PRIVATE)
+        chat.example_select(take, None, message, **PRIVATE)
         frame.connect(blocks, answers)
     return blocks
 
 
 def _messages(role: str, text: str) -> list[Message]:
+    """A message, but none where there is no text yet."""
     return [{"role": role, "content": text}] if text else []
 
 
 def _turn(message: Message) -> Turn:
+    """What Gradio sends back as a list of parts."""
     content = message["content"]
     return Turn(message["role"], content if isinstance(content, str) else "".join(part["text"] for part in content))
 
 
+def _questions(turns: list[Turn]) -> list[int]:
+    """Where the questions stand."""
+    return [place for place, turn in enumerate(turns) if turn.role == "user"]
+
+
 def _without_last_answer(said: list[Message]) -> list[Message]:
     """Up to the last question, or nothing where there is none."""
-    questions = [place for place, message in enumerate(said) if message["role"] == "user"]
+    questions = _questions([_turn(one) for one in said])
     return said[:questions[-1] + 1] if questions else []

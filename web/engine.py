@@ -65,8 +65,9 @@ class LocalEngine:
         return self._answers(text, config, 0)
 
     def reply(self, model: str, turns: Sequence[Turn], config: GenerationConfig) -> Iterator[Answer]:
-        """Answer in a chat: the latest turns that leave room for the answer, as one text."""
-        room = self.service.batch.runtime.seq_length - config.max_new_tokens
+        """Answer in a chat: the latest turns that leave room for the answer, at most a quarter of all, as one text."""
+        length = self.service.batch.runtime.seq_length
+        room = length - min(config.max_new_tokens, length // 4)
         kept = latest(turns, lambda some: len(self.service.tokenizer.encode(dialogue(some))) <= room)
         config = replace(config, stop=[*config.stop, NEXT_QUESTION])
         return self._answers(dialogue(kept), config, len(turns) - len(kept))

@@ -11,16 +11,9 @@ from src.cli import parse
 from src.errors import BackendError, InputError
 
 if TYPE_CHECKING:
-    import gradio as gr
-    from fastapi import FastAPI
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
     from web.engine import Engine
 
 QUICKSTART = "output/quickstart/run"
-# The browser itself refuses what would come from elsewhere, whatever a version of Gradio asks for.
-POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
-          "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:")
 
 
 @dataclass
@@ -70,49 +63,12 @@ def open_page(page: str, program: str) -> None:
     config = parse(PageConfig, program)
     with _bound(config.host, config.port) as place:
         engine = _open_engine(config)
-        import uvicorn
-
         from web import chat_page, text_page
+        from web.server import PageServer
 
-        blocks = {"text": text_page, "chat": chat_page}[page].build(engine)
-        server = uvicorn.Server(uvicorn.Config(application(blocks), log_level="warning", timeout_graceful_shutdown=1))
+        server = PageServer({"text": text_page, "chat": chat_page}[page].build(engine))
         print(f"the page: http://{config.host}:{config.port}", flush=True)
         server.run(sockets=[place])
-
-
-def application(blocks: gr.Blocks) -> FastAPI:
-    """The page as an application that asks nothing of other hosts."""
-    import gradio as gr
-    from fastapi import FastAPI
-
-    from web.page import STYLE, THEME
-
-    blocks.queue(default_concurrency_limit=None, api_open=False)  # the engine itself lets callers wait
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app = gr.mount_gradio_app(app, blocks, "/", footer_links=[], run_history=False, max_file_size=1, ssr_mode=False,
-                              enable_monitoring=False, mcp_server=False, theme=THEME, css=STYLE)
-
-    app.add_middleware(_Guard)
-    return app
-
-
-class _Guard:
-    """Sends POLICY with every answer.
-
-    Args:
-        app: Of ASGI, what answers.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, send_guarded)
 
 
 def _bound(host: str, port: int) -> socket.socket:

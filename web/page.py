@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from src.errors import InputError
 from src.online import Answer
 from src.pangu_alpha_config import GenerationConfig
 from web.engine import Engine, follow
@@ -22,13 +23,20 @@ FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "san
 THEME = gr.themes.Base(primary_hue="red", neutral_hue="stone", radius_size="lg", font=FONTS,
                        font_mono=("ui-monospace", "monospace"))
 STYLE = """
-.gradio-container { max-width: 68rem !important; margin: 0 auto !important; }
-#heading h1 { margin: 0; font-size: 1.6rem; letter-spacing: .05em; }
+.gradio-container { width: 100%; max-width: 68rem !important; margin: 0 auto !important; }
+#heading { align-items: center; flex-wrap: nowrap; }
+#heading > * { flex: none; width: auto; min-width: 0 !important; }
+#heading h1 { margin: 0; font-size: 1.6rem; letter-spacing: .05em; white-space: nowrap; }
 #heading h1 b { color: var(--primary-600); }
-#heading p { margin: 0; color: var(--body-text-color-subdued); }
+#heading #tagline { flex: 1; color: var(--body-text-color-subdued); }
+#heading #language { margin-left: auto; }
+#heading #language .wrap { flex-wrap: nowrap; gap: var(--spacing-sm); }
+#heading #language label { padding: var(--spacing-sm) var(--spacing-md); }
 #status { min-height: 1.6rem; }
-#status .error { color: var(--error-text-color, #b91c1c); overflow-wrap: anywhere; }
-.actions button { min-width: 4.5rem; }
+#status .error { color: #b91c1c; overflow-wrap: anywhere; }
+.dark #status .error { color: #f87171; }
+#warning { color: var(--body-text-color-subdued); font-size: var(--text-sm); }
+@media (max-width: 30rem) { #heading #tagline { display: none; } }
 """
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}  # of an event: for these pages alone
 
@@ -66,22 +74,22 @@ class Frame:
     def __init__(self, engine: Engine, tagline: str) -> None:
         self.engine, self.words = engine, Words()
         with gr.Row(elem_id="heading"):
-            gr.HTML("<h1>盘古<b>α</b></h1>", container=False)
-            self.words.on(gr.HTML(elem_id="tagline", container=False), value=tagline)
+            gr.HTML("<h1>盘古<b>α</b></h1>", padding=False)
+            self.words.on(gr.HTML(elem_id="tagline", padding=False), value=tagline)
             self.language = gr.Radio(list(LANGUAGES), value=FIRST_LANGUAGE, show_label=False, container=False,
                                      elem_id="language", interactive=True)
         self.remembered = gr.BrowserState("", storage_key="pangu_language")
 
     def buttons(self, send: str) -> None:
-        """The buttons, of which the first says `send`, and the line below them."""
+        """The buttons, of which the first says `send`, and the line below them that tells how it stands."""
         on = self.words.on
-        with gr.Row(elem_classes="actions"):
-            self.send = on(gr.Button(variant="primary", elem_id="send"), value=send)
-            self.stop = on(gr.Button(variant="stop", elem_id="stop", visible=False), value="stop")
-            self.retry = on(gr.Button(elem_id="retry"), value="retry")
-            self.undo = on(gr.Button(elem_id="undo"), value="undo")
-            self.clear = on(gr.Button(elem_id="clear"), value="clear")
-        self.status = gr.HTML(elem_id="status", container=False)
+        with gr.Row():
+            self.send = on(gr.Button(variant="primary", elem_id="send", min_width=64), value=send)
+            self.stop = on(gr.Button(variant="stop", elem_id="stop", min_width=64, visible=False), value="stop")
+            self.retry = on(gr.Button(elem_id="retry", min_width=64), value="retry")
+            self.undo = on(gr.Button(elem_id="undo", min_width=64), value="undo")
+            self.clear = on(gr.Button(elem_id="clear", min_width=64), value="clear")
+        self.status = gr.HTML(elem_id="status", padding=False)
 
     def settings(self) -> None:
         """What a reader may choose."""
@@ -94,8 +102,7 @@ class Frame:
         self.length = on(gr.Slider(1, longest, min(64, longest), step=1, elem_id="length"), label="length")
         self.repetition = on(gr.Slider(1, 2, 1, step=0.05, elem_id="repetition"), label="repetition",
                              info="repetition_hint")
-        self.seed = on(gr.Number(None, precision=0, minimum=0, maximum=2 ** SEED_BITS - 1, elem_id="seed"),
-                       label="seed", info="seed_hint")
+        self.seed = on(gr.Textbox(max_lines=1, elem_id="seed"), label="seed", placeholder="seed_hint")
 
     @property
     def inputs(self) -> list[Any]:
@@ -123,7 +130,8 @@ class Frame:
         name = remembered if remembered in LANGUAGES else browsers
         status, model = "", gr.skip()
         try:
-            model = gr.update(choices=self.engine.model_list())
+            names = self.engine.model_list()
+            model = gr.update(choices=names, value=first if (first := self.engine.first_model) in names else names[0])
         except Exception as error:
             status = _alert(explain(LANGUAGES[name], error))
         return [name, status, model, *self.words.changes(LANGUAGES[name])]
@@ -139,9 +147,9 @@ class Frame:
         """
         name, model, temperature, top_p, top_k, length, repetition, seed = inputs
         language, begun, answer = LANGUAGES[name], time.perf_counter(), Answer("")
-        seed = secrets.randbits(SEED_BITS) if seed is None else seed
         yield dict(zip(self.outputs, [say(language, "waiting"), *_buttons(running=True)], strict=True)) | show("")
         try:
+            seed = _seed(seed)
             config = GenerationConfig(max_new_tokens=length, method="sample", temperature=temperature, top_p=top_p,
                                       top_k=top_k, repetition_penalty=repetition, seed=seed)
             async with aclosing(follow(lambda: ask(model, config))) as steps:
@@ -157,6 +165,15 @@ class Frame:
     def remark(self, name: str, what: str) -> dict[Any, str]:
         """The change that tells a reader of that language something."""
         return {self.status: _alert(say(LANGUAGES[name], what))}
+
+
+def _seed(text: str) -> int:
+    """The seed that a reader wrote, or any where there is none."""
+    if not text.strip():
+        return secrets.randbits(SEED_BITS)
+    if not text.strip().isdecimal():
+        raise InputError(f"the seed '{text}' is not a whole number such as 42; leave it empty for another each time")
+    return int(text)
 
 
 def _buttons(running: bool) -> list[dict[str, Any]]:

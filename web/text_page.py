@@ -20,13 +20,14 @@ def build(engine: Engine) -> gr.Blocks:
         before = gr.State([])  # the text as it stood before each answer
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                text = gr.Textbox(lines=10, max_lines=24, buttons=["copy"], elem_id="text", autofocus=True)
+                text = gr.Textbox(lines=10, max_lines=24, buttons=["copy"], elem_id="text")
                 frame.words.on(text, label="text", placeholder="text_hint")
                 frame.buttons("write")
                 examples = gr.Examples([[example] for example in EXAMPLES], text, elem_id="examples")
                 frame.words.on(examples.dataset, label="examples")
             with gr.Column(scale=1, min_width=260):
                 frame.settings()
+        frame.words.on(gr.HTML(elem_id="warning", padding=False), value="warning")
 
         async def write(given: str, earlier: list[str], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
             if not given:
