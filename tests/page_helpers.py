@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -80,7 +81,9 @@ def element(browser, identity):
 
 
 def until(browser, condition):
-    return WebDriverWait(browser, 30, poll_frequency=0.05).until(lambda _: condition())
+    """Wait until a condition holds; an element that is replaced meanwhile is looked for again."""
+    waiting = WebDriverWait(browser, 30, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
+    return waiting.until(lambda _: condition())
 
 
 def asked_hosts(browser):

@@ -20,7 +20,10 @@ NAME = "a model"
 pytestmark = needs_chromium
 
 
-@pytest.fixture(scope="module", params=["desktop", "phone"])
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
 def browser(request, tmp_path_factory):
     with chromium(tmp_path_factory.mktemp("profile"), request.param == "phone") as driver:
         yield driver
@@ -109,6 +112,7 @@ def assert_nothing_from_elsewhere(browser, port):
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.parametrize("browser", ["desktop", pytest.param("phone", marks=slow)], indirect=True)
 def test_a_reader_s_way_through_the_text_page(known, browser):
     runtime = known.batch.runtime
     asked_hosts(browser)
@@ -158,6 +162,7 @@ def test_a_reader_s_way_through_the_text_page(known, browser):
         assert_nothing_from_elsewhere(browser, port)
 
 
+@pytest.mark.parametrize("browser", [pytest.param("desktop", marks=slow), "phone"], indirect=True)
 def test_a_reader_s_way_through_the_chat(known, browser):
     runtime = known.batch.runtime
     asked_hosts(browser)
@@ -173,18 +178,19 @@ def test_a_reader_s_way_through_the_chat(known, browser):
         assert said(browser) == [PROMPT, ANSWER] and value(browser, "message") == ""
         runtime.allowed.release(100)
         write(browser, "system", "春天")
-        write(browser, "message", "低头")
+        second = "<b>低头</b>&lt;"
+        write(browser, "message", second)
         click(browser, "send")
-        until(browser, lambda: said(browser) == [PROMPT, ANSWER, "低头", ANSWER])
+        until(browser, lambda: said(browser) == [PROMPT, ANSWER, second, ANSWER])
         until(browser, lambda: "种子" in status(browser))
         click(browser, "retry")
         until(browser, lambda: len(prompts) == 3 and "种子" in status(browser))
-        assert said(browser) == [PROMPT, ANSWER, "低头", ANSWER]
-        turns = [Turn("system", "春天"), Turn("user", PROMPT), Turn("assistant", ANSWER), Turn("user", "低头")]
+        assert said(browser) == [PROMPT, ANSWER, second, ANSWER]
+        turns = [Turn("system", "春天"), Turn("user", PROMPT), Turn("assistant", ANSWER), Turn("user", second)]
         assert prompts == [known.tokenizer.decode(known.tokenizer.encode(dialogue(some)))
                            for some in ([turns[1]], turns, turns)]
         click(browser, "undo")
-        until(browser, lambda: said(browser) == [PROMPT, ANSWER] and value(browser, "message") == "低头")
+        until(browser, lambda: said(browser) == [PROMPT, ANSWER] and value(browser, "message") == second)
 
         runtime.allowed = type(runtime.allowed)(0)
         click(browser, "send")
@@ -215,7 +221,7 @@ def test_settings_reach_the_model_and_retries_differ(endless, desktop):
             time.sleep(0.5)  # the box may show its last change a moment after the line below it
             return value(desktop, "text"), status(desktop)
 
-        answers = [next_answer(button)[0] for button in ("send", "retry", "retry", "retry")]
+        answers = [next_answer(button)[0] for button in ("send", "retry", "retry")]
         assert len(set(answers)) > 1
         write(desktop, "seed", "7")
         (first, line), (second, _) = next_answer("retry"), next_answer("retry")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +19,7 @@ Message = dict[str, Any]
 
 def build(engine: Engine) -> gr.Blocks:
     """The page over an engine."""
+    shown, read = (str, str) if engine.writes_markdown else (_as_it_is, html.unescape)
     with gr.Blocks(title="盘古α · PanGu-α", analytics_enabled=False) as blocks:
         frame = Frame(engine, "chat_tagline")
         with gr.Row():
@@ -38,10 +41,14 @@ def build(engine: Engine) -> gr.Blocks:
 
         async def reply(said: list[Message], background: str, remembered: int,
                         *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
-            turns = latest([_turn(one) for one in said], lambda some: len(_questions(some)) <= remembered + 1)
+            turns = [Turn(message["role"], read(_text(message))) for message in said]
+            turns = latest(turns, lambda some: sum(turn.role == "user" for turn in some) <= remembered + 1)
             turns = [Turn("system", background)] * bool(background) + turns
-            async for change in frame.answer(lambda model, config: engine.reply(model, turns, config),
-                                             lambda made: {chat: [*said, *_messages("assistant", made)]}, inputs):
+
+            def show(made: str) -> dict[Any, Any]:
+                return {chat: [*said, *_messages("assistant", shown(made))]}
+
+            async for change in frame.answer(lambda model, config: engine.reply(model, turns, config), show, inputs):
                 yield change
 
         async def send(new: str, said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
@@ -49,7 +56,7 @@ def build(engine: Engine) -> gr.Blocks:
                 yield frame.remark(inputs[2], "no_text")
                 return
             yield {message: ""}
-            async for change in reply([*said, *_messages("user", new.strip())], *inputs):
+            async for change in reply([*said, *_messages("user", shown(new.strip()))], *inputs):
                 yield change
 
         async def retry(said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
@@ -64,7 +71,7 @@ def build(engine: Engine) -> gr.Blocks:
             asked = _without_last_answer(said)
             if not asked:
                 return frame.remark(language, "nothing_to_undo")
-            return {chat: asked[:-1], message: _turn(asked[-1]).content, frame.status: ""}
+            return {chat: asked[:-1], message: read(_text(asked[-1])), frame.status: ""}
 
         def take(example: gr.SelectData) -> str:
             return example.value["text"]
@@ -85,18 +92,18 @@ def _messages(role: str, text: str) -> list[Message]:
     return [{"role": role, "content": text}] if text else []
 
 
-def _turn(message: Message) -> Turn:
-    """What Gradio sends back as a list of parts."""
+def _as_it_is(text: str) -> str:
+    """A text whose tags and entities are to be seen: `gr.Chatbot` takes all for HTML. `html.unescape` undoes it."""
+    return re.sub(r"<(?=[a-zA-Z/!?])|&(?=[#\w])", lambda match: html.escape(match[0]), text)
+
+
+def _text(message: Message) -> str:
+    """What Gradio may send back as a list of parts."""
     content = message["content"]
-    return Turn(message["role"], content if isinstance(content, str) else "".join(part["text"] for part in content))
-
-
-def _questions(turns: list[Turn]) -> list[int]:
-    """Where the questions stand."""
-    return [place for place, turn in enumerate(turns) if turn.role == "user"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _without_last_answer(said: list[Message]) -> list[Message]:
     """Up to the last question, or nothing where there is none."""
-    questions = _questions([_turn(one) for one in said])
+    questions = [place for place, message in enumerate(said) if message["role"] == "user"]
     return said[:questions[-1] + 1] if questions else []

@@ -7,14 +7,16 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from src.dialogue import NEXT_QUESTION, Turn, dialogue, latest
 from src.errors import InputError, nearest
 from src.generate import TextCompletion
 from src.online import Answer, OnlineModels
 from src.pangu_alpha_config import GenerationConfig
-from src.service import TextService
+
+if TYPE_CHECKING:
+    from src.service import TextService  # MindSpore, which a page over a server does without
 
 _REASONS = {"end": "stop", "stop": "stop", "length": "length", None: None}
 
