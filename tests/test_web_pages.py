@@ -1,5 +1,6 @@
 """The Gradio pages in a headless Chromium, over a model in this process and over a server in another one."""
 
+import socket
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from serving_increment.flask.app import AppSettings, create_app
 from src.continuous import BusyError
 from src.dialogue import Turn, dialogue
 from tests.page_helpers import asked_hosts, chromium, element, needs_chromium, telling, until
-from tests.serving_helpers import serving_app, toy_service
+from tests.serving_helpers import ask, serving_app, toy_service
 from tests.web_helpers import EndlessRuntime, api_process, paged
 from web import chat_page, text_page
 from web.engine import LocalEngine, RemoteEngine
@@ -21,6 +22,7 @@ pytestmark = needs_chromium
 
 
 slow = pytest.mark.slow
+real_info, real_connect = socket.getaddrinfo, socket.socket.connect
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,10 @@ def said(browser):
         "return [...document.querySelectorAll('#chat .message-content')].map(message => message.innerText.trim())")
 
 
+def clipboard(browser):
+    return browser.execute_async_script("navigator.clipboard.readText().then(arguments[0], arguments[0])")
+
+
 def grown(browser, service, read, whole):
     """All that is seen of an answer, while the model is allowed a token at a time."""
     seen = [""]
@@ -127,6 +133,7 @@ def test_a_reader_s_way_through_the_text_page(known, browser):
 
         click(browser, "send")
         until(browser, lambda: element(browser, "stop").is_displayed() and known.batch.busy_rows == 1)
+        assert not any(element(browser, button).is_enabled() for button in ("retry", "undo", "clear"))
         runtime.allowed.release(2)
         until(browser, lambda: len(value(browser, "text")) > len(PROMPT + ANSWER))
         click(browser, "stop")
@@ -155,6 +162,10 @@ def test_a_reader_s_way_through_the_text_page(known, browser):
                      if button.text.startswith("法国")]
         example.click()
         until(browser, lambda: value(browser, "text") == "法国的首都是哪座城市?")
+        both = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+        browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": both})
+        browser.find_element(By.CSS_SELECTOR, "#text button[aria-label=Copy]").click()
+        until(browser, lambda: clipboard(browser) == "法国的首都是哪座城市?")
         click(browser, "clear")
         until(browser, lambda: value(browser, "text") == "")
         click(browser, "send")
@@ -218,7 +229,7 @@ def test_settings_reach_the_model_and_retries_differ(endless, desktop):
             made = endless.batch.generated_tokens
             click(desktop, button)
             until(desktop, lambda: endless.batch.generated_tokens == made + 6 and "seed" in status(desktop))
-            time.sleep(0.5)  # the box may show its last change a moment after the line below it
+            time.sleep(0.3)  # the box may show its last change a moment after the line below it
             return value(desktop, "text"), status(desktop)
 
         answers = [next_answer(button)[0] for button in ("send", "retry", "retry")]
@@ -264,6 +275,19 @@ def test_errors_are_told_in_words(known, desktop, monkeypatch):
         monkeypatch.setattr(known.batch, "run", busy)
         click(desktop, "send")
         until(desktop, lambda: "模型正忙" in status(desktop))
+
+
+def test_the_page_itself_asks_nothing_of_others(known, monkeypatch):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **settings: asked.append(host) or real_info(
+        host, *more, **settings))
+    monkeypatch.setattr(socket.socket, "connect", lambda place, address: asked.append(address[0]) or real_connect(
+        place, address))
+    for page in (text_page, chat_page):
+        with paged(page.build(LocalEngine(known, NAME))) as port:
+            status, _, text = ask(port, "GET", "/")
+    time.sleep(0.5)
+    assert status == 200 and "gradio" in text and set(asked) == {"127.0.0.1"}
 
 
 def test_a_closed_page_ends_its_answer(endless, tmp_path):

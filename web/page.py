@@ -113,7 +113,7 @@ class Frame:
     @property
     def outputs(self) -> list[Any]:
         """What `answer` changes besides what it shows."""
-        return [self.status, self.send, self.stop]
+        return [self.status, self.send, self.stop, self.retry, self.undo, self.clear]
 
     def connect(self, blocks: gr.Blocks, answers: Sequence[Any]) -> None:
         """Let the languages be changed, and the stop button end the events that answer."""
@@ -177,8 +177,9 @@ def _seed(text: str) -> int:
 
 
 def _buttons(running: bool) -> list[dict[str, Any]]:
-    """Send or stop: what can be done now."""
-    return [gr.update(visible=not running), gr.update(visible=running)]
+    """Send, stop, retry, undo, clear: what can be done now."""
+    others = gr.update(interactive=not running)
+    return [gr.update(visible=not running), gr.update(visible=running), others, others, others]
 
 
 def _alert(text: str) -> str:
