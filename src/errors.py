@@ -18,6 +18,14 @@ class InputError(ValueError):
     """
 
 
+class TooLongError(InputError):
+    """A prompt leaves the model no room for an answer."""
+
+
+class BackendError(Exception):
+    """What should answer is not there, or has broken off."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word nearest to `word`, or an empty string when none is near."""
     matches = get_close_matches(word, list(known), n=1, cutoff=0.6)

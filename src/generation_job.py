@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from src.errors import InputError
+from src.errors import InputError, TooLongError
 from src.pangu_alpha_config import GenerationConfig
 
 
@@ -124,7 +124,7 @@ class Job:
             if not prompt:
                 raise InputError(f"{name} has no tokens (length 0); its length must be at least 1")
             if len(prompt) >= self.runtime.seq_length:
-                raise InputError(f"{name} has {len(prompt)} tokens; with the model's seq_length of "
+                raise TooLongError(f"{name} has {len(prompt)} tokens; with the model's seq_length of "
                                  f"{self.runtime.seq_length} it may have at most {self.runtime.seq_length - 1}")
             unknown = [token for token in prompt if not 0 <= token < self.vocab_size]
             if unknown:

@@ -1,6 +1,7 @@
 """A model that many callers ask at once: what the web server and MindSpore Serving's servable put behind themselves.
 
-It also runs in Serving's environment (Python 3.9): only `open_checkpoint` may import more than MindIR's runtime.
+It also runs in Serving's environment (Python 3.9): only `open_model` and `open_checkpoint` may import more than
+MindIR's runtime.
 """
 
 from __future__ import annotations
@@ -101,6 +102,34 @@ def open_exported(folder: str | Path, tokenizer_path: str | Path, waiting_limit:
     tokenizer = load_tokenizer(manifest.tokenizer, tokenizer_path)
     manifest.check_vocabulary(tokenizer_path, tokenizer.vocab_size)
     return TextService(runtime, runtime.score, tokenizer, manifest.end_token, manifest.rows, waiting_limit, time_limit)
+
+
+def open_model(path: str | Path, tokenizer_path: str | Path = "", rows: int = 8, waiting_limit: int = 64,
+               time_limit: float = 120.0) -> TextService:
+    """The service of a model on this machine: a folder that export.py wrote, a run's output folder or a checkpoint.
+
+    Args:
+        path: The model.
+        tokenizer_path: Folder of its vocabulary; may be empty where the model is a run's, which knows its own.
+        rows: Answers that are made at once from a checkpoint; an exported model knows its own number.
+        waiting_limit, time_limit: See `src.continuous.ContinuousBatch`.
+
+    Raises:
+        InputError: There is none, or the vocabulary doesn't fit.
+    """
+    from src.device import prepare_device
+    from src.pangu_alpha_config import ParallelConfig
+
+    exported = is_exported(path)
+    if exported and not str(tokenizer_path):
+        raise InputError("--tokenizer is not given: the folder of the vocab.model that the model was trained with")
+    prepare_device(ParallelConfig())
+    if exported:
+        service = open_exported(path, tokenizer_path, waiting_limit, time_limit)
+    else:
+        service = open_checkpoint(path, tokenizer_path, rows, waiting_limit, time_limit)
+    print(f"{path}: compiled in {service.warm_up():.1f} s", flush=True)
+    return service
 
 
 def open_checkpoint(path: str | Path, tokenizer_path: str | Path, rows: int, waiting_limit: int = 64,

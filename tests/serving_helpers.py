@@ -26,18 +26,22 @@ def toy_service(runtime, vocabulary, waiting_limit=64, time_limit=60.0):
     return TextService(runtime, score, load_tokenizer("jieba", vocabulary), 9, ROWS, waiting_limit, time_limit)
 
 
-@contextlib.contextmanager
 def serving(backend, **settings):
     """The port of a server in a thread."""
-    server = waitress.create_server(create_app(backend, AppSettings(**settings)), host="127.0.0.1", port=0, threads=32,
-                                    channel_request_lookahead=1)
+    return serving_app(create_app(backend, AppSettings(**settings)))
+
+
+@contextlib.contextmanager
+def serving_app(app):
+    """The same of an application."""
+    server = waitress.create_server(app, host="127.0.0.1", port=0, threads=32, channel_request_lookahead=1)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         yield server.effective_port
     finally:
         server.close()
-        thread.join(10)
+        thread.join(1)  # not for ever: a client may keep its connection
 
 
 def ask(port, method, path, body=None, headers=None):

@@ -7,7 +7,8 @@ import time
 import openai
 import pytest
 
-from serving_increment.flask.backends import BackendError, ServingBackend
+from serving_increment.flask.backends import ServingBackend
+from src.errors import BackendError
 from src.generate import TextGenerator
 from src.pangu_alpha_config import GenerationConfig
 from src.service import TextService

@@ -1,78 +1,27 @@
 """The page in a headless Chromium: what a reader types, sees grow, stops and finds again."""
 
-import shutil
 import time
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.serving_helpers import serving, toy_service
-from tests.toy_runtime import SlowRuntime
+from tests.page_helpers import chromium, element, needs_chromium, telling, until
+from tests.serving_helpers import serving
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--lang=zh-CN"]
 PROMPT, ANSWER = "四川的省会是哪里?", "春风又绿江南岸明月"
-pytestmark = pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")),
-                                reason="no chromium and chromedriver: apt-get install chromium chromium-driver")
-
-
-class OneTokenAtATime(SlowRuntime):
-    """The logits of a text that is known: one more of its tokens each time, then the end."""
-
-    def __init__(self, tokens):
-        super().__init__(160)
-        self.table[:] = 0
-        self.tokens = tokens
-        self.told = 0
-
-    def _logits(self, positions):
-        logits = super()._logits(positions).copy()
-        logits[:, self.tokens[self.told]] = 50
-        self.told += 1
-        return logits
-
-    def join(self, ids, lengths, rows):
-        super().join(ids, lengths, rows)
-        self.told = 0
-        return self._logits(lengths - 1)
+pytestmark = needs_chromium
 
 
 @pytest.fixture
 def service(tiny_vocab):
-    made = toy_service(SlowRuntime(160), tiny_vocab)
-    tokens = made.tokenizer.encode(ANSWER) + [9]
-    made.close()
-    runtime = OneTokenAtATime(tokens)
-    made = toy_service(runtime, tiny_vocab)
-    yield made
-    runtime.allowed.release(10000)
-    made.close()
+    with telling(ANSWER, tiny_vocab) as made:
+        yield made
 
 
 @pytest.fixture(params=["desktop", "phone"])
 def browser(request, tmp_path):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path}", "--window-size=1280,900"]:
-        options.add_argument(flag)
-    if request.param == "phone":
-        options.add_experimental_option("mobileEmulation", {
-            "deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0}})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
-def element(browser, identity):
-    return browser.find_element(By.ID, identity)
-
-
-def until(browser, condition):
-    return WebDriverWait(browser, 30, poll_frequency=0.05).until(lambda _: condition())
+    with chromium(tmp_path, request.param == "phone") as driver:
+        yield driver
 
 
 def test_a_reader_s_way_through_the_page(service, browser):

@@ -9,12 +9,11 @@ from flask import Blueprint, Response, current_app, g, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import BadRequest, NotFound, UnsupportedMediaType
 
-from serving_increment.flask.backends import BackendError
 from serving_increment.flask.errors import message_and_status
 from serving_increment.flask.openapi import document
 from serving_increment.flask.schemas import ChatRequest, CompletionRequest
 from serving_increment.flask.wire import Json, Writer
-from src.errors import InputError
+from src.errors import BackendError, InputError
 from src.generate import TextCompletion
 
 routes = Blueprint("api", __name__)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from src.continuous import BusyError, TimeLimitError
-from src.errors import InputError
+from src.errors import BackendError, InputError
 from src.generate import TextCompletion
 from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer
@@ -18,10 +18,6 @@ from src.tokenization import Tokenizer
 Prompt = str | Sequence[int]
 _SETTINGS = ("method", "temperature", "top_k", "top_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
              "end_token", "stop", "seed")
-
-
-class BackendError(Exception):
-    """What should answer is not there, or has broken off."""
 
 
 class Backend(Protocol):

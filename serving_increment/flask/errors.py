@@ -4,9 +4,8 @@ import logging
 
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from serving_increment.flask.backends import BackendError
 from src.continuous import BusyError, TimeLimitError
-from src.errors import InputError
+from src.errors import BackendError, InputError
 
 logger = logging.getLogger("pangu")
 _STATUSES = {InputError: 422, BusyError: 429, BackendError: 503, TimeLimitError: 504}

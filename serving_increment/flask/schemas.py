@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from src.dialogue import NEXT_QUESTION, Turn, dialogue
 from src.pangu_alpha_config import GenerationConfig
 
 MOST_SEED_BITS = 31
-QUESTION, ANSWER = "问:", "答:"  # of the template of a chat
 Token = Annotated[int, Field(ge=0)]
 StopText = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -109,21 +109,15 @@ class ChatRequest(_Generation):
     def generation(self, end_token: int) -> GenerationConfig:
         """The settings of `src.generate`; an answer also ends where the user's next turn would begin."""
         config = super().generation(end_token)
-        config.stop.append(f"\n{QUESTION}")
+        config.stop.append(NEXT_QUESTION)
         return config
 
     @property
     def prompts(self) -> list[str]:
-        """The turns as one text: PanGu-α was trained on texts, so a chat is written as one."""
-        return [dialogue(self.messages)]
+        """The turns as one text."""
+        return [dialogue(Turn(message.role, message.content) for message in self.messages)]
 
     @property
     def likeliest(self) -> int:
         """How many of the likeliest tokens are to be noted."""
         return (self.top_logprobs or 0) if self.logprobs else 0
-
-
-def dialogue(messages: list[Message]) -> str:
-    """The template of a chat: what the system says, then `问:` and `答:` in turn, a line each, and an open `答:`."""
-    opening = {"system": "", "user": QUESTION, "assistant": ANSWER}
-    return "".join(f"{opening[message.role]}{message.content}\n" for message in messages) + ANSWER

@@ -1,0 +1,94 @@
+"""A headless Chromium, and a model whose answer is known, for the tests of the pages."""
+
+import contextlib
+import json
+import shutil
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.serving_helpers import toy_service
+from tests.toy_runtime import SlowRuntime
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+needs_chromium = pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")),
+                                    reason="no chromium and chromedriver: apt-get install chromium chromium-driver")
+
+
+class OneTokenAtATime(SlowRuntime):
+    """The logits of a text that is known: one more of its tokens each time, then the end."""
+
+    def __init__(self, tokens):
+        super().__init__(160)
+        self.seq_length = 128
+        self.table[:] = 0
+        self.tokens = tokens
+        self.told = 0
+
+    def _logits(self, positions):
+        logits = super()._logits(positions).copy()
+        logits[:, self.tokens[self.told]] = 50
+        self.told += 1
+        return logits
+
+    def join(self, ids, lengths, rows):
+        super().join(ids, lengths, rows)
+        self.told = 0
+        return self._logits(lengths - 1)
+
+
+@contextlib.contextmanager
+def telling(answer, vocabulary):
+    """A service that tells `answer` a token at a time, as its `batch.runtime.allowed` allows."""
+    made = toy_service(SlowRuntime(160), vocabulary)
+    tokens = made.tokenizer.encode(answer) + [9]
+    made.close()
+    runtime = OneTokenAtATime(tokens)
+    made = toy_service(runtime, vocabulary)
+    try:
+        yield made
+    finally:
+        runtime.allowed.release(10000)
+        made.close()
+
+
+@contextlib.contextmanager
+def chromium(folder, phone, language="zh-CN"):
+    """A browser whose profile is in `folder`, with a desktop's window or as a phone."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in [*FLAGS, f"--lang={language}", f"--accept-lang={language}", f"--user-data-dir={folder}",
+                 "--window-size=1280,900"]:
+        options.add_argument(flag)
+    if phone:
+        options.add_experimental_option("mobileEmulation", {
+            "deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0}})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def element(browser, identity):
+    return browser.find_element(By.ID, identity)
+
+
+def until(browser, condition):
+    """Wait until a condition holds; an element that is replaced meanwhile is looked for again."""
+    waiting = WebDriverWait(browser, 30, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
+    return waiting.until(lambda _: condition())
+
+
+def asked_hosts(browser):
+    """The hosts and ports of all that the browser asked for since the log was read last."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    addresses = [message["params"]["request"]["url"] for message in messages
+                 if message["method"] == "Network.requestWillBeSent"]
+    return {address.split("/")[2] for address in addresses if address.startswith(("http", "ws"))}

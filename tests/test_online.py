@@ -1,0 +1,209 @@
+"""The client of OpenAI-compatible servers against the project's own server, and against every way to fail."""
+
+import http.server
+import json
+import re
+import socket
+import threading
+import time
+
+import pytest
+
+from src.continuous import BusyError, TimeLimitError
+from src.dialogue import NEXT_QUESTION, Turn, dialogue
+from src.errors import BackendError, InputError, TooLongError
+from src.generate import TextGenerator
+from src.online import Answer, KeyRefusedError, OnlineModels, UnknownModelError
+from src.pangu_alpha_config import GenerationConfig
+from tests.helpers import run
+from tests.serving_helpers import serving, toy_service
+from tests.toy_runtime import PacedRuntime, ToyRuntime
+
+MODEL, PROMPT = "pangu-alpha", "明月何时照我还"
+SAMPLED = {"method": "sample", "temperature": 0.7, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def service(tiny_vocab):
+    made = toy_service(PacedRuntime(160, spread=4.0), tiny_vocab)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def base(service):
+    with serving(service, api_key="key") as port:
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@pytest.fixture(scope="module")
+def online(base):
+    return OnlineModels(base, "key")
+
+
+def alone(service, prompt, **settings):
+    """The answer of the generation loop itself."""
+    config = GenerationConfig(max_new_tokens=12, **settings)
+    [[answer]] = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0).generate([prompt])
+    return answer.text
+
+
+@pytest.mark.parametrize("settings", [{}, SAMPLED, {"stop": ["月"]}])
+def test_a_text_is_what_the_generation_loop_writes(online, service, settings):
+    steps = list(online.write(MODEL, PROMPT, GenerationConfig(max_new_tokens=12, **settings)))
+    assert steps[-1].text == alone(service, PROMPT, **settings)
+    assert steps[-1].finish_reason in ("stop", "length")
+    assert len(steps) > 2 or settings.get("stop")
+    assert all(later.text.startswith(before.text) for before, later in zip(steps, steps[1:], strict=False))
+
+
+def test_a_chat_is_what_the_generation_loop_writes(online, service):
+    turns = [Turn("system", "春天"), Turn("user", "明月"), Turn("assistant", "清风"), Turn("user", "何时")]
+    *_, answer = online.reply(MODEL, turns, GenerationConfig(max_new_tokens=12, **SAMPLED))
+    assert answer.text == alone(service, dialogue(turns), stop=[NEXT_QUESTION], **SAMPLED)
+
+
+def test_models(online, base):
+    assert online.model_list() == [MODEL]
+    assert online.model_info(MODEL)["id"] == MODEL
+    with pytest.raises(UnknownModelError, match=f"no model 'pangu-alfa'; did you mean '{MODEL}'"):
+        online.model_info("pangu-alfa")
+
+
+@pytest.mark.parametrize(("key", "model", "prompt", "kind", "told"), [
+    ("wrong", MODEL, PROMPT, KeyRefusedError, "--api_key"),
+    ("", MODEL, PROMPT, KeyRefusedError, "wrong or missing API key"),
+    ("key", "other", PROMPT, UnknownModelError, "'other' is not served here"),
+    ("key", MODEL, PROMPT * 30, TooLongError, "at most 63"),
+    ("key", MODEL, "", InputError, "length 0")])
+def test_what_the_server_refuses(base, key, model, prompt, kind, told):
+    with pytest.raises(kind, match=told):
+        list(OnlineModels(base, key).write(model, prompt, GenerationConfig(max_new_tokens=4)))
+
+
+def test_beams_and_samples_are_not_asked_for(online):
+    for settings in ({"method": "beam"}, {"num_samples": 2}):
+        with pytest.raises(InputError, match="can't be asked of a server"):
+            list(online.write(MODEL, PROMPT, GenerationConfig(**settings)))
+
+
+def test_an_address_that_is_none():
+    for address in ("", "127.0.0.1:5000/v1", "ftp://host/v1"):
+        with pytest.raises(InputError, match="is no address"):
+            OnlineModels(address)
+
+
+def test_nobody_listens():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        with pytest.raises(BackendError, match="does not answer"):
+            OnlineModels(f"http://127.0.0.1:{free.getsockname()[1]}/v1").model_list()
+
+
+def event(content):
+    return b"data: " + json.dumps(content).encode() + b"\n\n"
+
+
+PIECE = event({"id": "1", "object": "text_completion", "created": 1, "model": "m",
+               "choices": [{"index": 0, "text": "春", "finish_reason": None, "logprobs": None}]})
+
+
+class Foreign(http.server.BaseHTTPRequestHandler):
+    """Answers whatever comes with what the test prepared."""
+
+    protocol_version = "HTTP/1.1"
+    status, kind, body, length, pause = 200, "application/json", b"", None, 0.0
+    asked = None
+
+    def do_GET(self):
+        size = int(self.headers.get("Content-Length", 0))
+        type(self).asked = json.loads(self.rfile.read(size)) if size else None
+        self.send_response(self.status)
+        self.send_header("Content-Type", self.kind)
+        self.send_header("Content-Length", str(self.length or len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+        self.wfile.flush()
+        time.sleep(self.pause)
+        self.close_connection = True
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def foreign():
+    """A function from an answer to the address of a server that gives it."""
+    servers = []
+
+    def answering(**answer):
+        handler = type("Prepared", (Foreign,), answer)
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        servers.append(server)
+        return handler, OnlineModels(f"http://127.0.0.1:{server.server_port}/v1", time_limit=1.0)
+
+    yield answering
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def failure(message, **more):
+    return json.dumps({"error": {"message": message, "type": "t", **more}}).encode()
+
+
+@pytest.mark.parametrize(("answer", "kind", "told"), [
+    (dict(status=500, body=failure("no room on the device")), BackendError, "no room on the device"),
+    (dict(status=503, kind="text/html", body=b"<html>down</html>"), BackendError, "503|down"),
+    (dict(status=429, body=failure("slow down")), BusyError, "slow down"),
+    (dict(status=403, body=failure("not for you")), KeyRefusedError, "not for you"),
+    (dict(status=400, body=failure("This model's maximum context length is 4096 tokens")), TooLongError, "4096"),
+    (dict(status=400, body=failure("unknown field top_k")), InputError, "unknown field top_k"),
+    (dict(status=404, kind="text/html", body=b"<html>not here</html>"), InputError, "ends in /v1"),
+    (dict(kind="text/html", body=b"<html>a page</html>"), InputError, "OpenAI's protocol"),
+    (dict(kind="text/event-stream", body=b"data: {\n\n"), InputError, "OpenAI's protocol"),
+    (dict(kind="text/event-stream", body=event({"other": 1})), InputError, "OpenAI's protocol"),
+    (dict(kind="text/event-stream", body=PIECE), BackendError, "broke off"),
+    (dict(kind="text/event-stream", body=PIECE, length=10000), BackendError, "127.0.0.1"),
+    (dict(kind="text/event-stream", body=PIECE + event({"error": {"message": "ended", "code": 504}})),
+     TimeLimitError, "ended"),
+    (dict(kind="text/event-stream", body=PIECE + event({"error": {"message": "fell"}})), BackendError, "fell"),
+    (dict(kind="text/event-stream", body=PIECE, length=10000, pause=2.5), TimeLimitError, "within 1 seconds")])
+def test_what_other_servers_do(foreign, answer, kind, told):
+    _, online = foreign(**answer)
+    with pytest.raises(kind, match=told):
+        list(online.write("m", PROMPT, GenerationConfig()))
+
+
+def test_other_servers_are_asked_only_what_is_set(foreign):
+    whole = PIECE.replace(b"null", b'"stop"', 1) + b"data: [DONE]\n\n"
+    handler, online = foreign(kind="text/event-stream", body=whole)
+    assert list(online.write("m", PROMPT, GenerationConfig())) == [Answer("春", "stop")]
+    assert handler.asked == {"model": "m", "prompt": PROMPT, "stream": True, "max_tokens": 64, "temperature": 0.0,
+                             "seed": 0}
+    list(online.write("m", PROMPT, GenerationConfig(**SAMPLED, presence_penalty=0.5, stop=["\n"])))
+    assert handler.asked == {"model": "m", "prompt": PROMPT, "stream": True, "max_tokens": 64, "temperature": 0.7,
+                             "seed": 3, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2, "presence_penalty": 0.5,
+                             "stop": ["\n"]}
+
+
+def test_model_lists_of_other_kinds(foreign):
+    for answer in (dict(kind="text/html", body=b"<html>a page</html>"), dict(body=b"[]"), dict(body=b'{"data": 3}')):
+        with pytest.raises(InputError, match="OpenAI's protocol"):
+            foreign(**answer)[1].model_list()
+
+
+def test_the_command_line(base, service):
+    listed = run("pangu_inference_online.py", "--api_base", base, "--api_key", "key")
+    assert listed[:2] == (0, f"{MODEL}\n"), listed
+    told = run("pangu_inference_online.py", "--api_base", base, "--api_key", "key", "--model", MODEL)
+    assert told[0] == 0 and json.loads(told[1])["id"] == MODEL
+    answered = run("pangu_inference_online.py", "--api_base", base, "--api_key", "key", "--prompt", PROMPT,
+                   "--max_tokens", "12", "--temperature", "0")
+    assert answered[:2] == (0, alone(service, PROMPT) + "\n"), answered
+    status, _, errors = run("pangu_inference_online.py", "--api_base", base)
+    assert status == 2 and re.fullmatch(r"error: .*API key.*\n", errors)

@@ -1,0 +1,17 @@
+"""A chat in the browser: `python web/run_pangu_bot.py --model output/quickstart/run`."""
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Serve the page."""
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # Python put this file's folder there
+    from src.errors import run_program
+    from web.launch import open_page
+
+    run_program(lambda: open_page("chat", "web/run_pangu_bot.py"))
+
+
+if __name__ == "__main__":
+    main()
