@@ -19,7 +19,6 @@ from src.mindir.manifest import Manifest
 from src.mindir.runtime import MindirRuntime, graph_name
 from src.pangu_alpha_config import GenerationConfig
 from src.service import TextService, open_exported
-from src.tokenization import load_tokenizer
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 SETTINGS = {"method": str, "temperature": float, "top_k": int, "top_p": float, "repetition_penalty": float,
@@ -42,8 +41,9 @@ def tokenizer_folder(servable: str) -> Path:
 
 def check_model(servable: str) -> None:
     """Raises InputError where a worker would fail to open its model, so that it is told in one line."""
-    manifest, vocabulary = Manifest.read(model_folder(servable)), tokenizer_folder(servable)
-    manifest.check_vocabulary(vocabulary, load_tokenizer(manifest.tokenizer, vocabulary).vocab_size)
+    manifest = Manifest.read(model_folder(servable))
+    manifest.require_graphs(model_folder(servable))
+    manifest.load_tokenizer(tokenizer_folder(servable))
 
 
 def open_service(servable: str) -> TextService:
@@ -52,7 +52,7 @@ def open_service(servable: str) -> TextService:
     folder, device = model_folder(servable), device_type()
     print(f"pangu: {folder} runs {f'by declare_model on {device}' if device else 'by GraphCells in Python, on a CPU'}",
           flush=True)
-    service = open_exported(folder, tokenizer_folder(servable), runtime_of=declared if device else MindirRuntime)
+    service = open_exported(folder, tokenizer_folder(servable), runtime_of=declared if device else None)
     print(f"pangu: compiled in {service.warm_up():.1f} s", flush=True)
     return service
 
