@@ -1,7 +1,5 @@
 """A checkpoint in few bits a weight, for ordinary computers: `python -m src.cpu.quantize --help`."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator

@@ -110,9 +110,13 @@ class CpuRuntime:
             InputError: Such a text can't be scored.
         """
         check_scored(tokens, start, self.seq_length, self.vocab_size)
-        ids, places = np.asarray(tokens[:-1]), np.arange(start - 1, len(tokens) - 1)
-        logits = self._read(ids, _Cache(self.config, 1, len(ids)), 0, places)
-        return (logits[np.arange(len(places)), tokens[start:]] - log_normalizer(logits)).astype(np.float32)
+        logits = self.logits(tokens[:-1], start - 1)
+        return (logits[np.arange(len(logits)), tokens[start:]] - log_normalizer(logits)).astype(np.float32)
+
+    def logits(self, tokens: Sequence[int], first: int = 0) -> np.ndarray:
+        """float32 (n, V) after each of the n tokens[first:] of a text; what is in the cache stays there."""
+        ids = np.asarray(tokens)
+        return self._read(ids, _Cache(self.config, 1, len(ids)), 0, range(first, len(ids)))
 
     def _read(self, tokens: np.ndarray, cache: _Cache, row: int, wanted: Iterable[int]) -> np.ndarray:
         """Read a text into a row of the cache; the logits (N, V) after the wanted ones of its tokens."""
