@@ -1,7 +1,7 @@
 """Continue texts with PanGu-α: `python predict.py --checkpoint output --prompt 四川的省会是哪里?`. See `--help`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +96,23 @@ def answer(generator: TextGenerator, prompts: list[str], stream: bool) -> None:
             print(f"Output: {completion.text}", flush=True)
 
 
-def main() -> None:
-    """Parse, build, generate."""
+def answer_all(generator: TextGenerator, prompts: list[str], stream: bool) -> None:
+    """Print what prompts continue with; without any, ask for them at the terminal."""
+    if prompts:
+        answer(generator, prompts, stream)
+        return
+    for prompt in ask_for_prompts():
+        try:
+            answer(generator, [prompt], stream=generator.config.num_samples == 1)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, build, generate; `arguments` stand in the place of the command line's."""
     from src.checkpoint.settings import parse_with_checkpoint
 
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     if any(argument.partition("=")[0] == CLIENT_FLAG for argument in arguments):
         import eval as evaluation
 
@@ -119,16 +131,9 @@ def main() -> None:
     runtime = build_runtime(load_model(config.model, weights, mesh), config.generation.use_past,
                             config.parallel.uses_cpu_kernels, mesh)
     generator = TextGenerator(runtime, tokenizer, config.generation, config.model.pad_token)
-    if config.prompt or config.prompt_file:
-        prompts = read_prompts(config.prompt_file) if config.prompt_file else [config.prompt]
-        with nullcontext() if mesh.rank == 0 else redirect_stdout(None):  # all ranks make the same text: one shows it
-            answer(generator, prompts, config.stream)
-        return
-    for prompt in ask_for_prompts():
-        try:
-            answer(generator, [prompt], stream=config.generation.num_samples == 1)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+    prompts = read_prompts(config.prompt_file) if config.prompt_file else [config.prompt] * bool(config.prompt)
+    with nullcontext() if mesh.rank == 0 else redirect_stdout(None):  # all ranks make the same text: one shows it
+        answer_all(generator, prompts, config.stream)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from src.mindir.manifest import Manifest
 from src.mindir.runtime import MindirRuntime, graph_name
 from src.pangu_alpha_config import GenerationConfig
 from src.service import TextService, open_exported
-from src.tokenization import load_tokenizer
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 SETTINGS = {"method": str, "temperature": float, "top_k": int, "top_p": float, "repetition_penalty": float,
@@ -43,7 +42,8 @@ def check_model() -> None:
     """Raises InputError where a worker would fail to open its model, so that it is told in one line."""
     folder, vocabulary = places()
     manifest = Manifest.read(folder)
-    manifest.check_vocabulary(vocabulary, load_tokenizer(manifest.tokenizer, vocabulary).vocab_size)
+    manifest.require_graphs(folder)
+    manifest.load_tokenizer(vocabulary)
 
 
 def load() -> Future[TextService]:

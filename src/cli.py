@@ -12,6 +12,7 @@ import jsonargparse
 import yaml
 
 from src.errors import InputError, fail, nearest
+from src.pangu_alpha_config import PanguAlphaConfig
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 Arguments = TypeVar("Arguments")
@@ -23,15 +24,32 @@ def modes() -> list[str]:
 
 
 def mode_file(mode: str) -> Path:
-    """The YAML file of a mode; `2.6b` finds `2.6B`.
+    """The YAML file of a mode; `2.6b` finds `2.6B`, and so does `2B6`, as other tools write it.
 
     Raises:
         InputError: No such mode.
     """
+    wanted = re.sub(r"^(\d+)b(\d)$", r"\1.\2b", mode.lower())
     for name in modes():
-        if name.lower() == mode.lower():
+        if name.lower() == wanted:
             return CONFIG_DIR / f"{name}.yaml"
     raise InputError(f"--mode '{mode}' is none of {', '.join(modes())}{nearest(mode, modes())}")
+
+
+def check_mode(mode: str, config: PanguAlphaConfig, beside: Path) -> None:
+    """A model's own settings hold, so a --mode beside them must mean the same network.
+
+    Args:
+        beside: The file of these settings.
+
+    Raises:
+        InputError: It doesn't.
+    """
+    named = yaml.safe_load(mode_file(mode).read_text())["model"]
+    for name in ("hidden_size", "num_layers", "num_heads"):
+        if getattr(config, name) != named[name]:
+            raise InputError(f"--mode {mode} has {name} {named[name]}, but {beside.parent} was trained with "
+                             f"{getattr(config, name)}; leave --mode out")
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -110,7 +128,8 @@ def _check_settings_file(path: str | Path) -> None:
 
 
 def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParser:
-    """The parser of a dataclass; nested dataclasses become groups (`--model.hidden_size`).
+    """The parser of a dataclass; nested dataclasses become groups (`--model.hidden_size`). A class's SHORT_FLAGS give
+    letters to some of its fields (`{"p": "prompt"}`: `-p`).
 
     A class with nested groups also gets `--config FILE`, and one with a `model` also `--mode NAME`.
     """
@@ -129,6 +148,10 @@ def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParse
             flag = "--" + action.dest.removesuffix("_")
             action.option_strings = [flag]
             parser._option_string_actions[flag] = action
+    for letter, name in getattr(arguments_class, "SHORT_FLAGS", {}).items():
+        action = parser._option_string_actions[f"--{name}"]
+        action.option_strings = [f"-{letter}", *action.option_strings]
+        parser._option_string_actions[f"-{letter}"] = action
     return parser
 
 

@@ -69,6 +69,22 @@ class RowRuntime(Runtime, Protocol):
         """
 
 
+def check_scored(tokens: Sequence[int], start: int, seq_length: int, vocab_size: int) -> None:
+    """Raises InputError where the log-probabilities of tokens[start:] can't be had of a model.
+
+    Args:
+        tokens: At least two; one more than the position table has rows may be given, since the last is only a label.
+        start: At least 1.
+    """
+    if not 2 <= len(tokens) <= seq_length + 1:
+        raise InputError(f"a text of {len(tokens)} tokens can't be scored; it may have 2 to {seq_length + 1}")
+    if not 1 <= start < len(tokens):
+        raise InputError(f"start is {start}; of {len(tokens)} tokens it must lie in 1 to {len(tokens) - 1}")
+    unknown = [token for token in tokens if not 0 <= token < vocab_size]
+    if unknown:
+        raise InputError(f"the text holds the id {unknown[0]}, outside the vocabulary of {vocab_size} ids")
+
+
 @dataclass
 class Completion:
     """An answer to a prompt.

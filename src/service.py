@@ -1,7 +1,7 @@
 """A model that many callers ask at once: what the web server and MindSpore Serving's servable put behind themselves.
 
-It also runs in Serving's environment (Python 3.9): only `open_model` and `open_checkpoint` may import more than
-MindIR's runtime.
+It also runs in Serving's environment (Python 3.9): only `open_model` and what it opens besides an exported folder may
+import more than MindIR's runtime. A quantised model needs no MindSpore, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 from src.continuous import ContinuousBatch
 from src.errors import InputError
 from src.generate import TextCompletion, TextGenerator
-from src.generation_job import RowRuntime
-from src.mindir.manifest import MANIFEST_FILE
-from src.mindir.runtime import MindirRuntime
+from src.generation_job import RowRuntime, check_scored
+from src.mindir.manifest import MANIFEST_FILE, Manifest
 from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer, load_tokenizer
 
@@ -87,48 +86,75 @@ class TextService:
 
 def is_exported(path: str | Path) -> bool:
     """Whether a folder is one that export.py wrote."""
-    return (Path(path) / MANIFEST_FILE).is_file()
+    return (Path(path) / MANIFEST_FILE).is_file() and not is_quantized(path)
+
+
+def is_quantized(path: str | Path) -> bool:
+    """Whether a folder is one that `python -m src.cpu.quantize` wrote."""
+    return (Path(path) / MANIFEST_FILE).is_file() and Manifest.read_settings(path).quantization is not None
 
 
 def open_exported(folder: str | Path, tokenizer_path: str | Path, waiting_limit: int = 64, time_limit: float = 120.0,
-                  runtime_of: Callable[[str | Path], MindirRuntime] = MindirRuntime) -> TextService:
-    """The service of an exported model; runtime_of opens its folder.
+                  runtime_of: Callable[[str | Path], RowRuntime] | None = None) -> TextService:
+    """The service of an exported model; runtime_of opens its folder, by default with MindSpore.
 
     Raises:
         InputError: The folder or the vocabulary doesn't fit.
     """
+    if runtime_of is None:
+        from src.mindir.runtime import MindirRuntime as runtime_of
     runtime = runtime_of(folder)
-    manifest = runtime.manifest
-    tokenizer = load_tokenizer(manifest.tokenizer, tokenizer_path)
-    manifest.check_vocabulary(tokenizer_path, tokenizer.vocab_size)
-    return TextService(runtime, runtime.score, tokenizer, manifest.end_token, manifest.rows, waiting_limit, time_limit)
+    tokenizer = runtime.manifest.load_tokenizer(tokenizer_path)
+    return TextService(runtime, runtime.score, tokenizer, runtime.manifest.end_token, runtime.manifest.rows,
+                       waiting_limit, time_limit)
+
+
+def open_quantized(folder: str | Path, tokenizer_path: str | Path, rows: int, waiting_limit: int = 64,
+                   time_limit: float = 120.0, threads: int = 0) -> TextService:
+    """The service of a quantised model; tokenizer_path may be empty, then the vocabulary in the folder is taken.
+
+    Args:
+        threads: Processor cores to compute on; 0 for all.
+
+    Raises:
+        InputError: The folder or the vocabulary doesn't fit, or this machine is too small.
+    """
+    from src.cpu.runtime import CpuRuntime
+
+    runtime = CpuRuntime(folder, threads)
+    tokenizer = runtime.load_tokenizer(tokenizer_path)
+    return TextService(runtime, runtime.score, tokenizer, runtime.manifest.end_token, rows, waiting_limit, time_limit)
 
 
 def open_model(path: str | Path, tokenizer_path: str | Path = "", rows: int = 8, waiting_limit: int = 64,
                time_limit: float = 120.0) -> TextService:
-    """The service of a model on this machine: a folder that export.py wrote, a run's output folder or a checkpoint.
+    """The service of a model on this machine: a quantised folder, one that export.py wrote, a run's or a checkpoint.
 
     Args:
         path: The model.
-        tokenizer_path: Folder of its vocabulary; may be empty where the model is a run's, which knows its own.
-        rows: Answers that are made at once from a checkpoint; an exported model knows its own number.
+        tokenizer_path: Folder of its vocabulary; may be empty where the model, quantised or a run's, knows its own.
+        rows: Answers that are made at once; an exported model knows its own number.
         waiting_limit, time_limit: See `src.continuous.ContinuousBatch`.
 
     Raises:
         InputError: There is none, or the vocabulary doesn't fit.
     """
-    from src.device import prepare_device
-    from src.pangu_alpha_config import ParallelConfig
-
-    exported = is_exported(path)
-    if exported and not str(tokenizer_path):
-        raise InputError("--tokenizer is not given: the folder of the vocab.model that the model was trained with")
-    prepare_device(ParallelConfig())
-    if exported:
-        service = open_exported(path, tokenizer_path, waiting_limit, time_limit)
+    limits = waiting_limit, time_limit
+    if is_quantized(path):
+        service = open_quantized(path, tokenizer_path, rows, *limits)
     else:
-        service = open_checkpoint(path, tokenizer_path, rows, waiting_limit, time_limit)
-    print(f"{path}: compiled in {service.warm_up():.1f} s", flush=True)
+        from src.device import prepare_device
+        from src.pangu_alpha_config import ParallelConfig
+
+        prepare_device(ParallelConfig())
+        if is_exported(path):
+            if not str(tokenizer_path):
+                raise InputError("--tokenizer is not given: the folder of the vocab.model that the model was trained "
+                                 "with")
+            service = open_exported(path, tokenizer_path, *limits)
+        else:
+            service = open_checkpoint(path, tokenizer_path, rows, *limits)
+    print(f"{path}: ready to answer after {service.warm_up():.1f} s", flush=True)
     return service
 
 
@@ -156,9 +182,7 @@ def open_checkpoint(path: str | Path, tokenizer_path: str | Path, rows: int, wai
     scorer = TokenScorer(model, cpu_kernels=config.parallel.uses_cpu_kernels)
 
     def score(tokens: Sequence[int], start: int) -> np.ndarray:
-        if not 2 <= len(tokens) <= runtime.seq_length + 1:
-            raise InputError(f"a text of {len(tokens)} tokens can't be scored; it may have 2 to "
-                             f"{runtime.seq_length + 1}")
+        check_scored(tokens, start, runtime.seq_length, runtime.vocab_size)
         [(_, [log_probs])] = scorer.score([[Request(tokens, start)]])
         return log_probs
 

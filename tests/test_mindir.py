@@ -138,7 +138,7 @@ DAMAGES = {
     "truncated": (truncate, r"pangu_alpha_1_graph.mindir has \d+ bytes, \d+ were written"),
     "changed weights": (change_weights, "data_0 was changed after it was written"),
     "a missing graph": (lambda folder: (folder / "pangu_alpha_16_graph.mindir").unlink(), "graph.mindir is missing"),
-    "no manifest": (lambda folder: (folder / "model.json").unlink(), "holds no exported model"),
+    "no manifest": (lambda folder: (folder / "model.json").unlink(), "holds no exported or quantised model"),
     "no JSON": (lambda folder: (folder / "model.json").write_text("{"), "model.json can't be read"),
     "a list": (lambda folder: (folder / "model.json").write_text("[]"), "model.json can't be read"),
 }

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from serving_increment.flask.backends import Backend, ServingBackend
 from src.mindir.manifest import Manifest
 from src.service import open_model
-from src.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
     from serving_increment.flask.server import ServerConfig
@@ -21,8 +20,7 @@ def open_backend(config: ServerConfig) -> Backend:
     """
     if config.backend == "serving":
         manifest = Manifest.read_settings(config.model)
-        tokenizer = load_tokenizer(manifest.tokenizer, config.tokenizer)
-        manifest.check_vocabulary(config.tokenizer, tokenizer.vocab_size)
+        tokenizer = manifest.load_tokenizer(config.tokenizer)
         return ServingBackend(config.serving_address, tokenizer, manifest.end_token, manifest.rows,
                               config.time_limit)
     return open_model(config.model, config.tokenizer, config.rows, config.waiting_limit, config.time_limit)

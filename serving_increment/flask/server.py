@@ -17,13 +17,13 @@ class ServerConfig:
 
     Args:
         backend: local, a model in this process; or serving, MindSpore Serving's REST interface.
-        model: Of the local backend: a folder that export.py wrote, a training run's output folder or a checkpoint. Of
-            serving: the exported folder that is served.
-        tokenizer: Folder of vocab.model; may be left out where the checkpoint knows its own.
+        model: Of the local backend: a folder of export.py or src.cpu.quantize, a training run's output folder or
+            a checkpoint. Of serving: the exported folder that is served.
+        tokenizer: Folder of vocab.model; may be left out where the checkpoint or the quantised folder has its own.
         serving_address: Of MindSpore Serving's REST interface.
         host: Address to listen on; 0.0.0.0 for every network, then an API key is a good idea.
         port: Port to listen on.
-        rows: Answers that are made at once from a checkpoint; an exported model knows its own number.
+        rows: Answers that are made at once; an exported model knows its own number.
         waiting_limit: Requests that may wait for one another; more get status 429.
         time_limit: Seconds that a request may take.
         max_body_bytes: Largest request.

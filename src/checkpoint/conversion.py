@@ -84,7 +84,8 @@ def convert(arguments: ConvertArguments) -> Summary:
     options = Options(arguments.checkpoint_name, arguments.strategy, arguments.vocab_size, arguments.parts,
                       arguments.shard_mb << 20, arguments.bin_files)
     source = FORMATS[arguments.from_].open_source(path, options)
-    model = _model(source, arguments)
+    model = network_of(source, arguments.num_heads, arguments.size, arguments.vocab_size,
+                       heads_needed=not arguments.is_one_file)
     kinds = {name: source.kinds[name] for name in parameter_shapes(model)}
     cast = next((dtype for dtype in FLOATS if dtype.name == arguments.dtype), None)
     written = {name: replace(kind, dtype=cast or kind.dtype) for name, kind in kinds.items()}
@@ -112,20 +113,29 @@ def convert(arguments: ConvertArguments) -> Summary:
     return summary
 
 
-def _model(source: Source, arguments: ConvertArguments) -> PanguAlphaConfig:
-    """The network, which must be what the command line says of it."""
-    model = model_of(source, arguments.num_heads)
-    if arguments.size:
-        named = yaml.safe_load(mode_file(arguments.size).read_text(encoding="utf-8"))["model"]
+def network_of(source: Source, num_heads: int | None = None, size: str = "", vocab_size: int | None = None,
+               heads_needed: bool = True) -> PanguAlphaConfig:
+    """The network of a checkpoint, which must be what a command line says of it.
+
+    Args:
+        num_heads: Where neither the checkpoint nor its size says.
+        size: Of configs/, that it must be of.
+        vocab_size: That it must have.
+        heads_needed: Whether it must be known how many heads there are.
+
+    Raises:
+        InputError: It isn't.
+    """
+    model = model_of(source, num_heads)
+    if size:
+        named = yaml.safe_load(mode_file(size).read_text(encoding="utf-8"))["model"]
         for name in ("hidden_size", "num_layers"):
             if getattr(model, name) != named[name]:
-                raise InputError(f"{source.path} has {name} {getattr(model, name)}, but --size {arguments.size} "
-                                 f"{named[name]}")
-    if arguments.vocab_size not in (None, model.vocab_size):
-        raise InputError(f"{source.path} has a vocabulary of {model.vocab_size}, not of {arguments.vocab_size} "
-                         "(--vocab_size)")
-    heads = arguments.num_heads or source.settings.get("num_heads") or _known_heads(model)
-    if heads is None and not arguments.is_one_file:
+                raise InputError(f"{source.path} has {name} {getattr(model, name)}, but --size {size} {named[name]}")
+    if vocab_size not in (None, model.vocab_size):
+        raise InputError(f"{source.path} has a vocabulary of {model.vocab_size}, not of {vocab_size} (--vocab_size)")
+    heads = num_heads or source.settings.get("num_heads") or _known_heads(model)
+    if heads is None and heads_needed:
         raise InputError(f"{source.path} doesn't say how many attention heads it has: give --num_heads")
     return replace(model, num_heads=heads or 1)
 

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
-
 from src.checkpoint import store
-from src.cli import flag_value, mode_file, parse
-from src.errors import InputError
-from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+from src.cli import check_mode, flag_value, parse
+from src.pangu_alpha_config import RunConfig
 
 Arguments = TypeVar("Arguments", bound=RunConfig)
 
@@ -29,16 +26,3 @@ def parse_with_checkpoint(arguments_class: type[Arguments], prog: str,
     if beside and flag_value("--mode", arguments):
         check_mode(flag_value("--mode", arguments), config.model, beside)
     return config, weights
-
-
-def check_mode(mode: str, config: PanguAlphaConfig, beside: Path) -> None:
-    """A checkpoint's own settings hold, so a --mode beside them must mean the same network.
-
-    Raises:
-        InputError: It doesn't.
-    """
-    named = yaml.safe_load(mode_file(mode).read_text())["model"]
-    for name in ("hidden_size", "num_layers", "num_heads"):
-        if getattr(config, name) != named[name]:
-            raise InputError(f"--mode {mode} has {name} {named[name]}, but {beside.parent} was trained with "
-                             f"{getattr(config, name)}; leave --mode out")

@@ -1,4 +1,4 @@
-"""model.json: what an exported folder holds, checked before anything of it is loaded."""
+"""model.json: what an exported or quantised folder holds, checked before anything of it is loaded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from src.errors import InputError
 from src.fingerprint import fingerprint
 from src.pangu_alpha_config import PanguAlphaConfig
+from src.tokenization import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "model.json"
-_AGAIN = "export it again (python export.py --help)"
+_AGAIN = "make it again (python export.py --help; for quantised ones python -m src.cpu.quantize --help)"
 
 
 def vocabulary_md5(path: str | Path) -> str:
@@ -38,11 +39,12 @@ class Manifest:
         tokenizer: jieba or gpt.
         vocabulary_md5: Of the tokenizer's file; None where it was not known.
         end_token: At which an answer ends.
-        rows: Texts that the cache holds.
+        rows: Texts that the cache holds; 0 where it holds as many as are asked for.
         prefill_lengths: Tokens that each of the graphs for prompts reads, rising.
         score_lengths: Of the graphs that score texts; empty where there are none.
         rank: Which slice of the model this is.
         world_size: How many there are.
+        quantization: How `src.cpu` stores the weights (its Format); None in a folder of MindIR graphs.
         files: Size and CRC-32 of each.
     """
 
@@ -55,6 +57,7 @@ class Manifest:
     score_lengths: list[int]
     rank: int = 0
     world_size: int = 1
+    quantization: dict | None = None
     files: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
@@ -82,7 +85,7 @@ class Manifest:
         """
         path = Path(folder) / MANIFEST_FILE
         if not path.is_file():
-            raise InputError(f"{folder} holds no exported model ({MANIFEST_FILE}); {_AGAIN}")
+            raise InputError(f"{folder} holds no exported or quantised model ({MANIFEST_FILE}); {_AGAIN}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content.pop("format_version")
@@ -100,17 +103,37 @@ class Manifest:
             InputError: As `read_settings`, or a file is missing or damaged.
         """
         manifest = cls.read_settings(folder)
-        for name, recorded in manifest.files.items():
-            file = Path(folder) / name
+        manifest.check_files(Path(folder))
+        return manifest
+
+    def check_files(self, folder: Path) -> None:
+        """Raises InputError where a file is missing or damaged."""
+        for name, recorded in self.files.items():
+            file = folder / name
             if not file.is_file():
-                raise InputError(f"{file} is missing; copy the whole exported folder, or {_AGAIN}")
+                raise InputError(f"{file} is missing; copy the whole folder, or {_AGAIN}")
             found = file.stat().st_size
             if found != recorded["bytes"]:
                 raise InputError(f"{file} has {found} bytes, {recorded['bytes']} were written: it is truncated or of "
                                  f"another model; copy it again, or {_AGAIN}")
             if fingerprint(file) != recorded:
                 raise InputError(f"{file} was changed after it was written; copy it again, or {_AGAIN}")
-        return manifest
+
+    def require_graphs(self, folder: str | Path) -> None:
+        """Raises InputError where these are no MindIR graphs."""
+        if self.quantization is not None:
+            raise InputError(f"{folder} holds a model for the CPU engine, not MindIR graphs; export.py writes those. "
+                             "pangu_inference.py and serving_increment.flask.server run this one")
+
+    def load_tokenizer(self, path: str | Path) -> Tokenizer:
+        """The tokenizer of a vocabulary, which must be the model's.
+
+        Raises:
+            InputError: It isn't, or there is none.
+        """
+        tokenizer = load_tokenizer(self.tokenizer, path)
+        self.check_vocabulary(path, tokenizer.vocab_size)
+        return tokenizer
 
     def check_vocabulary(self, path: str | Path, vocab_size: int) -> None:
         """Raises InputError where this is not the vocabulary that the model was trained with."""

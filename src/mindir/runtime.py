@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.errors import InputError
+from src.generation_job import check_scored
 from src.mindir.manifest import Manifest
 
 
@@ -33,6 +34,7 @@ class MindirRuntime:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = Manifest.read(self.folder)
+        self.manifest.require_graphs(self.folder)
         self.seq_length = self.manifest.model.seq_length
         self.vocab_size = self.manifest.model.vocab_size
         self.call: Callable[..., np.ndarray | tuple] = self._call
@@ -72,23 +74,12 @@ class MindirRuntime:
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:
         """float32 natural log-probabilities of tokens[start:], each given all before it.
 
-        Args:
-            tokens: At least two; one more than the position table has rows may be given, since the last is only a
-                label.
-            start: At least 1.
-
         Raises:
             InputError: The model was exported without graphs that score, or such a text can't be scored.
         """
         if not self.manifest.score_lengths:
             raise InputError(f"{self.folder} was exported without the graphs that score texts; export with --task c3")
-        if not 2 <= len(tokens) <= self.seq_length + 1:
-            raise InputError(f"a text of {len(tokens)} tokens can't be scored; it may have 2 to {self.seq_length + 1}")
-        if not 1 <= start < len(tokens):
-            raise InputError(f"start is {start}; of {len(tokens)} tokens it must lie in 1 to {len(tokens) - 1}")
-        unknown = [token for token in tokens if not 0 <= token < self.vocab_size]
-        if unknown:
-            raise InputError(f"the text holds the id {unknown[0]}, outside the vocabulary of {self.vocab_size} ids")
+        check_scored(tokens, start, self.seq_length, self.vocab_size)
         size = _smallest(self.manifest.score_lengths, len(tokens) - 1)
         values = self._run(f"score_{size}", _padded(tokens[:-1], size), _padded(tokens[1:], size)[0])
         return values[start - 1:len(tokens) - 1]

@@ -1,0 +1,143 @@
+"""What few bits a weight cost: `python -m benchmarks.cpu_accuracy --checkpoint RUN --text FILE`. See docs/cpu.md.
+
+A checkpoint is quantised in several ways; each reads the same held-out documents, one by one from their beginnings, and
+is held to the same model in float32.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.harness import print_table
+from src.cli import parse
+from src.cpu.layout import WEIGHTS_FILE
+from src.cpu.quantize import QuantizeArguments, quantize
+from src.cpu.runtime import CpuRuntime
+from src.errors import InputError, run_program
+from src.generate import generate_tokens
+from src.pangu_alpha_config import GenerationConfig
+from src.sampling import log_normalizer
+
+
+@dataclass
+class BenchmarkArguments:
+    """Perplexity, logits and tokens of quantised models beside those in float32.
+
+    Args:
+        checkpoint: A training run's output folder, or a checkpoint with --tokenizer.
+        text: File of held-out documents, blank lines between them.
+        tokenizer: Folder of vocab.model; where not given, the run's.
+        formats: BITS:BLOCK, with `a` after it for blocks with zero points of their own, `t` for a word embedding of 4
+            bits.
+        documents: Most documents that are read.
+        continued: Documents whose beginnings are continued, greedily.
+    """
+
+    checkpoint: str
+    text: str
+    tokenizer: str = ""
+    formats: list[str] = field(default_factory=lambda: ["8:32", "8:128", "8:256", "4:16", "4:32", "4:32a", "4:32t",
+                                                        "4:64", "4:128", "4:128a"])
+    documents: int = 400
+    continued: int = 40
+
+    def __post_init__(self) -> None:
+        for text in self.formats:
+            bits, _, block = text.rstrip("at").partition(":")
+            if bits not in ("4", "8") or not block.isdecimal():
+                raise InputError(f"--formats has '{text}'; one looks like 8:128, 4:32 or 4:32a")
+        if min(self.documents, self.continued) < 1:
+            raise InputError("--documents and --continued must be at least 1")
+
+
+class Readings:
+    """What a model makes of the documents.
+
+    Args:
+        folder: Of a quantised model.
+        documents: Ids of each, with the end token.
+        continued: How many to continue.
+    """
+
+    def __init__(self, folder: Path, documents: list[list[int]], continued: int):
+        self.runtime = CpuRuntime(folder)
+        self.bytes = (folder / WEIGHTS_FILE).stat().st_size
+        self.documents = documents
+        prompts = [document[:len(document) // 4 + 1] for document in documents[:continued]]
+        config = GenerationConfig(max_new_tokens=32, end_token=self.runtime.manifest.end_token)
+        self.continuations = [generate_tokens(self.runtime, [prompt], config, 0)[0][0].tokens for prompt in prompts]
+
+    def logits(self) -> Iterator[np.ndarray]:
+        """(n - 1, V) of each document of n tokens."""
+        return (self.runtime.logits(document[:-1]) for document in self.documents)
+
+
+def read_documents(path: str) -> list[str]:
+    """The documents of a file.
+
+    Raises:
+        InputError: It can't be read, or holds none.
+    """
+    try:
+        documents = [part.strip() for part in Path(path).read_text(encoding="utf-8").split("\n\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--text {path} can't be read as UTF-8 text: {error}") from error
+    documents = [document for document in documents if document]
+    if not documents:
+        raise InputError(f"--text {path} holds no document")
+    return documents
+
+
+def compare(reference: Readings, other: Readings) -> list[str]:
+    """Cells of the table: perplexity, logits' error, top-1 agreement, agreement of continuations."""
+    losses, errors, squares, agreed, count = 0.0, 0.0, 0.0, 0, 0
+    pairs = zip(reference.documents, reference.logits(), other.logits(), strict=True)
+    for document, expected, found in tqdm(pairs, total=len(reference.documents), disable=None):
+        labels = document[1:]
+        losses -= (found[np.arange(len(labels)), labels] - log_normalizer(found)).sum()
+        errors += np.square(found - expected, dtype=np.float64).sum()
+        squares += np.square(expected - expected.mean(-1, keepdims=True), dtype=np.float64).sum()
+        agreed += int((found.argmax(-1) == expected.argmax(-1)).sum())
+        count += len(labels)
+    same = [one == another for ours, theirs in zip(other.continuations, reference.continuations, strict=True)
+            for one, another in zip(ours, theirs, strict=False)]
+    return [f"{np.exp(losses / count):.3f}", f"{np.sqrt(errors / squares):.2%}", f"{agreed / count:.2%}",
+            f"{np.mean(same):.1%}"]
+
+
+def main() -> None:
+    """The command line."""
+    arguments = parse(BenchmarkArguments, "python -m benchmarks.cpu_accuracy")
+    texts = read_documents(arguments.text)[:arguments.documents]
+    with tempfile.TemporaryDirectory() as folder:
+        def made(name: str, **settings: object) -> Path:
+            output = Path(folder) / name.replace(":", "_")
+            quantize(QuantizeArguments(arguments.checkpoint, str(output), tokenizer=arguments.tokenizer, **settings))
+            return output
+
+        first = made("32", bits=32)
+        runtime = CpuRuntime(first)
+        tokenizer, longest = runtime.load_tokenizer(), runtime.seq_length
+        documents = [[*tokenizer.encode(text), runtime.manifest.end_token][:longest + 1] for text in texts]
+        documents = [document for document in documents if len(document) > 1]
+        reference = Readings(first, documents, arguments.continued)
+        rows = [["float32", f"{reference.bytes / 2 ** 20:.1f}", *compare(reference, reference)]]
+        for text in arguments.formats:
+            bits, _, block = text.rstrip("at").partition(":")
+            other = Readings(made(text, bits=int(bits), block_size=int(block), asymmetric="a" in text,
+                                  table_bits=4 if "t" in text else 8), documents, arguments.continued)
+            rows.append([text, f"{other.bytes / 2 ** 20:.1f}", *compare(reference, other)])
+    base = float(rows[0][2])
+    for row in rows:
+        row.insert(3, f"{float(row[2]) / base - 1:+.2%}")
+    print(f"{len(documents)} documents, {sum(map(len, documents)):,} tokens")
+    print_table(["bits:block", "MiB", "perplexity", "change", "logits' rms error", "same likeliest token",
+                 "same tokens in continuations"], rows)
+
+
+if __name__ == "__main__":
+    run_program(main)

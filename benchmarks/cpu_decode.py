@@ -1,0 +1,329 @@
+"""The CPU engine beside llama.cpp on the same shapes: `python -m benchmarks.cpu_decode`. See docs/cpu.md.
+
+Weights are random, made at once in each one's own format; all take turns in processes of their own, so that what else
+the machine does hits all of them. `--contexts '[64,256,1000]'` shows how the cost of a token grows with its context.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import CDLL, c_int, c_size_t, c_void_p
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import BinaryIO, Literal
+
+import numpy as np
+import yaml
+
+from benchmarks.harness import Contestant, peak_memory, print_table, ratio_of_pairs
+from src.cli import mode_file, parse
+from src.errors import InputError, run_program
+from src.pangu_alpha_config import PanguAlphaConfig
+
+Worker = Callable[[int, int], list[float]]
+PEERS = {"Q8_0": "int8", "Q4_0": "int4"}  # llama.cpp's formats, and which of ours each is measured against
+BITS = {"int8": 8, "int4": 4, "fp32": 32}
+SCALE = 0.02  # about the largest weight
+
+
+@dataclass
+class BenchmarkArguments:
+    """Compare decoding and prefill, ours and llama.cpp's, in turn.
+
+    Args:
+        size: A size of configs/.
+        contestants: Of int8, int4, fp32 (ours), Q8_0, Q4_0 (llama.cpp's).
+        int4_block: Weights that share a scale in int4.
+        contexts: Numbers of past tokens at which decoding is measured; they are read as a prompt, which is too.
+        turns: Turns of each.
+        tokens: Tokens decoded a turn.
+        threads: Processor cores that each may use.
+        folder: Where the models are written; what is there already is used again.
+        keep: Leave them there.
+    """
+
+    size: str = "2.6B"
+    contestants: list[Literal["int8", "int4", "fp32", "Q8_0", "Q4_0"]] = field(
+        default_factory=lambda: ["int8", "Q8_0", "int4", "Q4_0"])
+    int4_block: int = 32
+    contexts: list[int] = field(default_factory=lambda: [256])
+    turns: int = 5
+    tokens: int = 8
+    threads: int = 2
+    folder: str = "output/cpu_decode"
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.turns, self.tokens, self.threads) < 1 or not self.contexts or min(self.contexts) < 1:
+            raise InputError("--turns, --tokens, --threads and --contexts must be at least 1")
+        if max(self.contexts) + self.tokens > self.model.seq_length:
+            raise InputError(f"--contexts: at most {self.model.seq_length - self.tokens} past tokens fit")
+        if set(self.contestants) & set(PEERS) and find_spec("llama_cpp") is None:
+            raise InputError("llama.cpp, the peer, is not installed: python -m pip install -r "
+                             "requirements-benchmark.txt, or leave out Q8_0 and Q4_0 (--contestants)")
+
+    @property
+    def model(self) -> PanguAlphaConfig:
+        """The shapes."""
+        return PanguAlphaConfig(**yaml.safe_load(mode_file(self.size).read_text(encoding="utf-8"))["model"])
+
+
+def write_ours(folder: Path, model: PanguAlphaConfig, bits: int, block: int) -> int:
+    """A model of random weights as `src.cpu.quantize` would write it; the bytes of its weights."""
+    from src.cpu.layout import WEIGHTS_FILE, Format, layout, total_bytes
+    from src.mindir.manifest import Manifest
+
+    format = Format(bits, block, table_bits=32 if bits == 32 else 8)
+    stored = layout(model, format)
+    if not folder.is_dir():
+        unfinished = folder.with_name(f".unfinished_{folder.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        draw = np.random.default_rng(0)
+        with (unfinished / WEIGHTS_FILE).open("wb") as file:
+            for name, tensor in stored.items():
+                file.seek(tensor.offset)
+                if name.endswith(".weights"):
+                    write_random_bytes(file, tensor.nbytes, draw)
+                elif name.endswith(".scales"):
+                    file.write(np.full(tensor.shape, SCALE / (1 << (7 if name.startswith("words") else bits - 1)),
+                                       np.float32).data)
+                elif len(tensor.shape) == 2:
+                    file.write((draw.standard_normal(tensor.shape, np.float32) * np.float32(SCALE / 2)).data)
+                else:
+                    file.write(np.full(tensor.shape, float("gamma" in name), np.float32).data)
+        Manifest(model, "jieba", None, 9, 0, [], [], quantization=asdict(format)).write(unfinished)
+        unfinished.rename(folder)
+    return total_bytes(stored)
+
+
+def write_random_bytes(file: BinaryIO, count: int, draw: np.random.Generator) -> None:
+    """Some at a time."""
+    for first in range(0, count, 1 << 26):
+        file.write(draw.bytes(min(1 << 26, count - first)))
+
+
+def write_peer(path: Path, model: PanguAlphaConfig, kind: str) -> int:
+    """A GPT-2 of the same shapes and random weights for llama.cpp: it has no query layer, so that is one block more."""
+    import gguf
+
+    if not path.is_file():
+        quantization = gguf.GGMLQuantizationType[kind]
+        block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
+        unfinished = path.with_name(f".unfinished_{path.name}")
+        writer = gguf.GGUFWriter(unfinished, "gpt2")
+        for key, value in {"context_length": model.seq_length, "embedding_length": model.hidden_size,
+                           "block_count": model.num_layers, "feed_forward_length": model.ffn_hidden_size,
+                           "head_count": model.num_heads, "layer_norm_eps": model.layernorm_epsilon,
+                           "vocab_size": model.vocab_size}.items():
+            getattr(writer, f"add_{key}")(value)
+        writer.add_tokenizer_model("no_vocab")
+        draw = np.random.default_rng(0)
+        scale = np.array([SCALE / (127 if kind == "Q8_0" else 8)], np.float16).view(np.uint8)
+
+        def add_matrix(name: str, rows: int, columns: int) -> None:
+            content = draw.integers(0, 256, (rows, columns // block, block_bytes), np.uint8)
+            content[..., :2] = scale
+            writer.add_tensor(f"{name}.weight", content.reshape(rows, -1), raw_dtype=quantization)
+
+        def add_vector(name: str, *shape: int, value: float = 0.0) -> None:
+            writer.add_tensor(name, np.full(shape, value, np.float32))
+
+        hidden, inner = model.hidden_size, model.ffn_hidden_size
+        add_matrix("token_embd", model.vocab_size, hidden)
+        add_vector("position_embd.weight", model.seq_length, hidden)
+        for layer in range(model.num_layers):
+            for name, rows, columns in (("attn_qkv", 3 * hidden, hidden), ("attn_output", hidden, hidden),
+                                        ("ffn_up", inner, hidden), ("ffn_down", hidden, inner)):
+                add_matrix(f"blk.{layer}.{name}", rows, columns)
+                add_vector(f"blk.{layer}.{name}.bias", rows)
+            for name in ("attn_norm", "ffn_norm"):
+                add_vector(f"blk.{layer}.{name}.weight", hidden, value=1.0)
+                add_vector(f"blk.{layer}.{name}.bias", hidden)
+        add_vector("output_norm.weight", hidden, value=1.0)
+        add_vector("output_norm.bias", hidden)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        unfinished.rename(path)
+    return path.stat().st_size
+
+
+def make_ours(folder: Path, threads: int, length: int) -> Worker:
+    """A worker: a number of tokens to read as a prompt, and of tokens to decode after it, to the seconds of the one and
+    of each of the others; of (0, 0) to the seconds of loading and the most bytes held so far."""
+    from src.cpu.runtime import CpuRuntime
+
+    begin = time.perf_counter()
+    runtime = CpuRuntime(folder, threads)
+    loaded = time.perf_counter() - begin
+    ids = draw_ids(runtime.vocab_size, length)
+
+    def compute(first: int, count: int) -> None:
+        if first:
+            runtime.decode(ids[first:first + 1], np.array([first], np.int32))
+        else:
+            runtime.prefill(ids[None, :count], np.array([count]), length)
+
+    return worker(compute, loaded)
+
+
+def make_peer(path: Path, threads: int, length: int) -> Worker:
+    """The same by llama.cpp, through its C interface: its Python class adds work of its own to every token."""
+    import llama_cpp
+
+    begin = time.perf_counter()
+    silence = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(silence, c_void_p())
+    llama_cpp.llama_backend_init()
+    model = llama_cpp.llama_load_model_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx = settings.n_batch = length
+    settings.n_threads = settings.n_threads_batch = threads
+    context = llama_cpp.llama_new_context_with_model(model, settings)
+    batch = llama_cpp.llama_batch_init(length, 0, 1)
+    loaded = time.perf_counter() - begin
+    ids = draw_ids(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)), length)
+
+    def compute(first: int, count: int, _: object = silence) -> None:  # which must live as long
+        batch.n_tokens = count
+        for place in range(count):
+            batch.token[place], batch.pos[place] = int(ids[first + place]), first + place
+            batch.n_seq_id[place], batch.seq_id[place][0], batch.logits[place] = 1, 0, place == count - 1
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(context), 0, first, -1)
+        if llama_cpp.llama_decode(context, batch):
+            raise RuntimeError("llama_decode failed")
+        llama_cpp.llama_synchronize(context)
+
+    return worker(compute, loaded)
+
+
+def worker(compute: Callable[[int, int], None], loaded: float) -> Worker:
+    """What a contestant does, by its one ability: to compute `count` tokens from place `first` on."""
+    def work(prompt: int, tokens: int) -> list[float]:
+        if not prompt:
+            return [loaded, peak_memory()]
+        return [seconds(lambda: compute(0, prompt)),
+                *(seconds(lambda place=prompt + number: compute(place, 1)) for number in range(tokens))]
+
+    return work
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long an action takes."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def draw_ids(vocab_size: int, length: int) -> np.ndarray:
+    """int32 (length,)."""
+    return np.random.default_rng(0).integers(10, vocab_size, length, dtype=np.int32)
+
+
+def make_reader(threads: int) -> Callable[[], float]:
+    """A worker: the most bytes a second that threads together read from memory, by memchr for what is not there."""
+    find = CDLL(None).memchr
+    find.argtypes, find.restype = (c_void_p, c_int, c_size_t), c_void_p
+    areas = [np.ones(1 << 28, np.uint8) for _ in range(threads)]
+
+    def look(area: np.ndarray) -> None:
+        find(area.ctypes.data, 0, area.nbytes)
+
+    def work() -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            best = min(seconds(lambda: list(pool.map(look, areas))) for _ in range(10))
+        return threads * areas[0].nbytes / best
+
+    return work
+
+
+class Race:
+    """The seconds of each contestant by context: (prompts, and lists of tokens, a turn each)."""
+
+    def __init__(self, arguments: BenchmarkArguments):
+        self.arguments = arguments
+        self.bandwidth = 0.0  # bytes a second
+        self.bytes: dict[str, int] = {}
+        self.loading: dict[str, float] = {}
+        self.memory: dict[str, float] = {}
+        self.prompts: dict[tuple[str, int], list[float]] = {}
+        self.tokens: dict[tuple[str, int], list[list[float]]] = {}
+
+    def run(self) -> None:
+        """Write what is missing, load, take turns."""
+        arguments, folder = self.arguments, Path(self.arguments.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        length = max(arguments.contexts) + arguments.tokens
+        contestants, reader = {}, Contestant(arguments.threads, make_reader, arguments.threads)
+        try:
+            self.bandwidth = reader()
+            for name in arguments.contestants:
+                place = folder / f"{arguments.size}_{name}"
+                if name in BITS:
+                    block = arguments.int4_block if name == "int4" else 128
+                    place = place.with_name(f"{place.name}_{block}")
+                    self.bytes[name] = write_ours(place, arguments.model, BITS[name], block)
+                else:
+                    self.bytes[name] = write_peer(place, arguments.model, name)
+                make = make_ours if name in BITS else make_peer
+                contestants[name] = Contestant(arguments.threads, make, place, arguments.threads, length)
+            for name, contestant in contestants.items():
+                self.loading[name], _ = contestant(0, 0)
+            for context in arguments.contexts:
+                for turn in range(1 + arguments.turns):
+                    for name, contestant in contestants.items():
+                        prompt, *tokens = contestant(context, arguments.tokens)
+                        if turn:  # the first fills caches
+                            self.prompts.setdefault((name, context), []).append(prompt)
+                            self.tokens.setdefault((name, context), []).append(tokens)
+            for name, contestant in contestants.items():
+                _, self.memory[name] = contestant(0, 0)
+            self.bandwidth = max(self.bandwidth, reader())
+        finally:
+            for contestant in [reader, *contestants.values()]:
+                contestant.close()
+            if not arguments.keep:
+                shutil.rmtree(folder)
+
+
+def report(race: Race) -> None:
+    """The tables."""
+    arguments = race.arguments
+    for context in arguments.contexts:
+        rows = []
+        for name in arguments.contestants:
+            tokens = race.tokens[name, context]
+            turns, middle = [median(turn) for turn in tokens], median(sum(tokens, []))
+            peer = next((peer for peer, ours in PEERS.items() if ours == name and peer in arguments.contestants), None)
+            ratio = ratio_of_pairs(turns, [median(turn) for turn in race.tokens[peer, context]]) if peer else ""
+            prompt = median(race.prompts[name, context])
+            speed = ratio_of_pairs(race.prompts[peer, context], race.prompts[name, context]) if peer else ""
+            rows.append([name, f"{middle:.4f}", f"{min(sum(tokens, [])):.4f}",
+                         f"{race.bytes[name] / race.bandwidth / middle:.0%}", ratio, f"{context / prompt:.0f}", speed,
+                         f"{race.memory[name] / 1e9:.2f}", f"{race.loading[name]:.1f}"])
+        print_table([f"{context} past tokens", "s a token", "best", "of the bandwidth", "time / llama.cpp's (spread)",
+                     "prompt tokens/s", "speed / llama.cpp's (spread)", "memory, GB", "loading, s"], rows)
+    if len(arguments.contexts) > 1:
+        first, last = min(arguments.contexts), max(arguments.contexts)
+        for name in arguments.contestants:
+            growth = median(sum(race.tokens[name, last], [])) / median(sum(race.tokens[name, first], []))
+            print(f"{name}: from {first} to {last} past tokens a token's time grows {growth:.2f} times")
+
+
+def main() -> None:
+    """The command line."""
+    arguments = parse(BenchmarkArguments, "python -m benchmarks.cpu_decode")
+    race = Race(arguments)
+    race.run()
+    print(f"{arguments.size}: {arguments.model.num_parameters / 1e9:.2f} billion weights, {arguments.threads} threads, "
+          f"which read {race.bandwidth / 1e9:.0f} GB/s from memory at best", flush=True)
+    report(race)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,78 @@
+"""The GPU port's command: `python run_inference.py --model=2B6_fp16 --load_ckpt_path=FILE`. See `--help`.
+
+It is predict.py, on a GPU where MindSpore finds one.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+
+import yaml
+
+import predict
+from src.cli import mode_file, parse
+from src.cpu.machine import require_memory
+from src.errors import InputError, run_program
+from src.pangu_alpha_config import PanguAlphaConfig
+
+HALF = "_fp16"
+
+
+@dataclass
+class RunInferenceArguments:
+    """Continue texts. Without a prompt, prompts are asked for at the terminal.
+
+    Args:
+        model: 2B6, 2B6_fp16 or 13B_fp16, or a size of configs/: the network, and with _fp16 the GPU's arithmetic; a CPU
+            computes in float32.
+        load_ckpt_path: A .ckpt file, a checkpoint folder or a run's output folder.
+        tokenizer_path: Folder of vocab.model; may be left out where the checkpoint knows its own.
+        prompt: Text to continue.
+        max_new_tokens: Most tokens added to a prompt.
+    """
+
+    model: str
+    load_ckpt_path: str
+    tokenizer_path: str = ""
+    prompt: str = ""
+    max_new_tokens: int = 50
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"--max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+
+
+def flags_of_predict(arguments: RunInferenceArguments, device: str) -> list[str]:
+    """The same question in the words of predict.py, for a CPU or a GPU."""
+    flags = {"checkpoint": arguments.load_ckpt_path, "mode": arguments.model.removesuffix(HALF),
+             "data.tokenizer_path": arguments.tokenizer_path, "prompt": arguments.prompt}
+    flags = {name: value for name, value in flags.items() if value}
+    flags |= {"generation.max_new_tokens": arguments.max_new_tokens, "parallel.device_target": device}
+    if device == "GPU" and arguments.model.endswith(HALF):
+        flags |= {"model.compute_dtype": "float16", "model.param_init_dtype": "float16"}
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def find_device() -> str:
+    """GPU where MindSpore has one, else CPU."""
+    os.environ.setdefault("GLOG_v", "3")  # what it tries while it looks for one is no news
+    import mindspore as ms
+
+    return "GPU" if ms.hal.is_available("GPU") else "CPU"
+
+
+def main() -> None:
+    """Parse, translate, generate."""
+    arguments = parse(RunInferenceArguments, "run_inference.py")
+    size = mode_file(arguments.model.removesuffix(HALF))
+    device = find_device()
+    if device == "CPU":
+        model = PanguAlphaConfig(**yaml.safe_load(size.read_text(encoding="utf-8"))["model"])
+        print(f"MindSpore finds no GPU: {size.stem} runs on the CPU, in float32", file=sys.stderr)
+        require_memory(f"{size.stem} in float32", 4 * model.num_parameters,
+                       "quantise it (python -m src.cpu.quantize) and run pangu_inference.py")
+    predict.main(flags_of_predict(arguments, device))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,100 @@
+"""A matrix in a few bits a weight, and back: blocks along a row share a scale, as ONNX Runtime's MatMulNBits has it.
+
+A weight is scale * (code - zero), zero being the middle code where blocks have none of their own. The codes of a byte
+stand with the first in its low bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from src.cpu.layout import Format
+
+_ROWS = 512  # quantised at once, which bounds the memory
+_SHRINK = np.linspace(1.0, 0.7, 13)  # of the range that 4 bits cover: the outermost weights are worth less than others
+
+
+def quantize(matrix: np.ndarray, bits: int, format: Format) -> dict[str, np.ndarray]:
+    """The codes of a matrix.
+
+    Args:
+        matrix: (rows, columns), any float type.
+        bits: 4 or 8.
+
+    Returns:
+        `weights` uint8 (rows, blocks, block_size * bits / 8), `scales` float32 (rows, blocks), and where
+        format.asymmetric `zeros` uint8 (rows, blocks * bits / 8, rounded up).
+    """
+    parts = [_quantize_rows(matrix[first:first + _ROWS].astype(np.float32), bits, format)
+             for first in range(0, len(matrix), _ROWS)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _quantize_rows(rows: np.ndarray, bits: int, format: Format) -> dict[str, np.ndarray]:
+    blocks = -(-rows.shape[1] // format.block_size)
+    padded = np.pad(rows, ((0, 0), (0, blocks * format.block_size - rows.shape[1])))
+    values = padded.reshape(len(rows), blocks, format.block_size)
+    scales, zeros = _best_scales(values, bits, format.asymmetric)
+    codes = _codes(values, scales, zeros, bits)
+    found = {"weights": _packed(codes, bits), "scales": scales}
+    if format.asymmetric:
+        found["zeros"] = _packed(zeros.astype(np.uint8), bits)
+    return found
+
+
+def _best_scales(values: np.ndarray, bits: int, asymmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero code of each block, float32: of 8 bits those that cover the block, of 4 those whose squared error
+    is least."""
+    middle = 1 << (bits - 1)
+    if bits == 8 and not asymmetric:
+        return np.abs(values).max(-1) / (middle - 1), np.full(values.shape[:-1], middle, np.float32)
+    low, high = np.minimum(values.min(-1), 0), np.maximum(values.max(-1), 0)
+    best_error = np.full(low.shape, np.inf, np.float32)
+    best_scales, best_zeros = np.zeros_like(low), np.full_like(low, middle)
+    for shrink in _SHRINK if bits == 4 else _SHRINK[:1]:
+        if asymmetric:
+            scales = (high - low) * np.float32(shrink) / (2 * middle - 1)
+            zeros = np.clip(np.rint(-low * np.float32(shrink) / np.where(scales, scales, 1)), 0, 2 * middle - 1)
+        else:  # the code furthest from the middle is for the larger side, whose sign the scale takes
+            scales = np.where(high > -low, -high, -low) * np.float32(shrink) / middle
+            zeros = np.full_like(low, middle)
+        difference = values - _decoded(_codes(values, scales, zeros, bits), scales, zeros)
+        error = np.einsum("rbi,rbi->rb", difference, difference)
+        better = error < best_error
+        best_error, best_scales, best_zeros = (np.where(better, new, old) for new, old in (
+            (error, best_error), (scales, best_scales), (zeros, best_zeros)))
+    return best_scales, best_zeros
+
+
+def _codes(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int) -> np.ndarray:
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    codes = values * inverse[..., None]
+    np.rint(codes, out=codes)
+    codes += zeros[..., None]
+    return np.clip(codes, 0, (1 << bits) - 1, out=codes).astype(np.uint8)
+
+
+def _decoded(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+    return (codes - zeros[..., None]) * scales[..., None]
+
+
+def _packed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes along the last axis, 8 / bits of them in a byte."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], -1)
+    return codes[..., ::2] | codes[..., 1::2] << 4
+
+
+def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    return packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
+
+
+def dequantize(weights: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None, *, bits: int,
+               columns: int) -> np.ndarray:
+    """float32 (rows, columns) of what `quantize` made."""
+    middles = np.full(scales.shape, 1 << (bits - 1), np.float32)
+    if zeros is not None:
+        middles = _unpacked(zeros, bits)[:, :scales.shape[1]].astype(np.float32)
+    return _decoded(_unpacked(weights, bits), scales, middles).reshape(len(weights), -1)[:, :columns]

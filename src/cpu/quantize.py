@@ -1,0 +1,172 @@
+"""A checkpoint in few bits a weight, for ordinary computers: `python -m src.cpu.quantize --help`."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from src.cli import parse
+from src.cpu import packing
+from src.cpu.layout import (
+    PAGE,
+    TABLE,
+    VOCABULARY_FOLDER,
+    WEIGHTS_FILE,
+    Format,
+    layout,
+    matrices,
+    total_bytes,
+    vectors,
+)
+from src.errors import InputError, run_program
+from src.mindir.manifest import Manifest, vocabulary_md5
+from src.pangu_alpha_config import PanguAlphaConfig
+
+TEMPORARY_PREFIX = ".unfinished_"
+
+
+@dataclass
+class QuantizeArguments:
+    """Write a checkpoint as a model for the CPU engine: a parameter at a time, so that memory for one is enough.
+
+    Args:
+        checkpoint: The file or folder to read.
+        output: Folder to write, which must not be there yet.
+        bits: Of a weight: 8, 4, or 32 for float32 as it is.
+        block_size: Weights that share a scale: 16, 32, 64, 128 or 256; 128 for 8 bits and 32 for 4 when not given.
+        asymmetric: Give each block a zero point of its own, too.
+        table_bits: Of a weight of the word embedding, where `bits` is 4.
+        from_: Format of the checkpoint: official is the release as downloaded, mindspore this project's own.
+        checkpoint_name: How the names of the files to read begin, where others are beside them.
+        strategy: MindSpore's strategy file of an official or mindformers checkpoint in slices.
+        size: A size of configs/ that the checkpoint must be of, such as 2.6B.
+        num_heads: Attention heads, where neither the checkpoint nor its size says how many.
+        tokenizer: Vocabulary that goes with it, a folder or file; where not given, that of the training run.
+        tokenizer_type: jieba or gpt; where not given, that of the training run, else jieba.
+        end_token: At which answers end; where not given, that of the training run, else 9.
+    """
+
+    checkpoint: str
+    output: str
+    bits: Literal[8, 4, 32] = 8
+    block_size: int | None = None
+    asymmetric: bool = False
+    table_bits: Literal[8, 4] = 8
+    from_: Literal["mindspore", "official", "mindformers", "safetensors", "megatron", "hf"] = "mindspore"
+    checkpoint_name: str = ""
+    strategy: str = ""
+    size: str = ""
+    num_heads: int | None = None
+    tokenizer: str = ""
+    tokenizer_type: Literal["jieba", "gpt"] | None = None
+    end_token: int | None = None
+
+    def __post_init__(self) -> None:
+        if not Path(self.checkpoint).exists():
+            raise InputError(f"--checkpoint {self.checkpoint} is not there")
+        if Path(self.output).exists():
+            raise InputError(f"--output {self.output} is there already; name a new one")
+        if self.block_size is None:
+            self.block_size = 32 if self.bits == 4 else 128
+        self.format  # noqa: B018  checks the numbers
+
+    @property
+    def format(self) -> Format:
+        """How to store the weights."""
+        return Format(self.bits, self.block_size, self.asymmetric, self.table_bits if self.bits == 4 else self.bits)
+
+
+def write_weights(path: Path, model: PanguAlphaConfig, format: Format, read: Callable[[str], np.ndarray]) -> None:
+    """Write the weight file of a network.
+
+    Args:
+        read: Gives a parameter by its official name, of any float type.
+    """
+    stored = layout(model, format)
+    with path.open("wb") as file, tqdm(total=total_bytes(stored), unit="B", unit_scale=True, disable=None) as bar:
+        for name, values in _tensors(model, format, read):
+            file.seek(stored[name].offset)
+            file.write(np.ascontiguousarray(values, stored[name].dtype).data)
+            bar.update(-(-stored[name].nbytes // PAGE) * PAGE)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _tensors(model: PanguAlphaConfig, format: Format,
+             read: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    for name, matrix in matrices(model, format).items():
+        values = [read(parameter) for parameter in matrix.parameters]
+        values = np.concatenate(values) if len(values) > 1 else values[0].T if matrix.transposed else values[0]
+        if matrix.bits == 32:
+            yield name, values if name == TABLE else values.T
+        else:
+            for part, codes in packing.quantize(values, matrix.bits, format).items():
+                yield f"{name}.{part}", codes
+    for name, (_, parameters) in vectors(model).items():
+        yield name, np.concatenate([read(parameter) for parameter in parameters])
+
+
+def quantize(arguments: QuantizeArguments) -> Manifest:
+    """Do what the command line says. Nothing is at `output` until all is written.
+
+    Raises:
+        InputError: What is to be read is damaged, or the engine can't run such a network.
+    """
+    from src.checkpoint import store
+    from src.checkpoint.conversion import FORMATS, network_of
+    from src.checkpoint.formats.parameters import Options
+    from src.pangu_alpha_config import DataConfig, GenerationConfig, load_config
+
+    source = FORMATS[arguments.from_].open_source(
+        Path(arguments.checkpoint), Options(arguments.checkpoint_name, arguments.strategy))
+    model = network_of(source, arguments.num_heads, arguments.size)
+    beside = store.config_beside(source.path) if arguments.from_ == "mindspore" else None
+    run = load_config(beside) if beside else None
+    data, generation = (run.data, run.generation) if run else (DataConfig(), GenerationConfig())
+    tokenizer = arguments.tokenizer or (data.tokenizer_path if Path(data.tokenizer_path).exists() else "")
+    end_token = generation.end_token if arguments.end_token is None else arguments.end_token
+    manifest = Manifest(model, arguments.tokenizer_type or data.tokenizer,
+                        vocabulary_md5(tokenizer) if tokenizer else None, end_token, 0, [], [],
+                        quantization=asdict(arguments.format))
+    output = Path(arguments.output)
+    temporary = output.with_name(TEMPORARY_PREFIX + output.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write_weights(temporary / WEIGHTS_FILE, model, arguments.format, source.read)
+        if tokenizer:
+            _copy_vocabulary(Path(tokenizer), temporary / VOCABULARY_FOLDER)
+        manifest.write(temporary)
+        temporary.rename(output)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    return manifest
+
+
+def _copy_vocabulary(tokenizer: Path, folder: Path) -> None:
+    folder.mkdir()
+    files = [tokenizer] if tokenizer.is_file() else [tokenizer / name for name in ("vocab.model", "vocab.json",
+                                                                                  "merges.txt")]
+    for file in files:
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def main() -> None:
+    """The command line."""
+    arguments = parse(QuantizeArguments, "python -m src.cpu.quantize")
+    manifest = quantize(arguments)
+    size = manifest.files[WEIGHTS_FILE]["bytes"]
+    print(f"{arguments.output}: {manifest.model.num_parameters:,} weights, {arguments.bits} bits each in "
+          f"{size / 2 ** 30:.2f} GiB" + ("" if (Path(arguments.output) / VOCABULARY_FOLDER).is_dir() else
+                                         "; without a vocabulary: give --tokenizer where it is used"))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,216 @@
+"""The CPU engine as its users type it: quantising, command lines, the server; and what each refuses, in one line."""
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import pangu_inference
+import run_inference
+from serving_increment.flask import loading
+from serving_increment.flask.server import ServerConfig
+from src.checkpoint import ckpt_file
+from src.cpu import machine, quantize
+from src.cpu.layout import WEIGHTS_FILE
+from src.cpu.quantize import QuantizeArguments
+from src.cpu.runtime import CpuRuntime
+from src.errors import InputError, run_program
+from src.mindir.runtime import MindirRuntime
+from src.pangu_alpha_config import DataConfig, GenerationConfig, ParallelConfig, RunConfig, TrainingConfig
+from tests.helpers import TINY, random_model
+
+CONFIG = replace(TINY, vocab_size=160, seq_length=48)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, tiny_vocab):
+    """A run's checkpoint: weights, and the settings beside them."""
+    folder = tmp_path_factory.mktemp("run")
+    _, weights = random_model(seed=3, **{name: getattr(CONFIG, name) for name in ("vocab_size", "seq_length")})
+    ckpt_file.write(folder / "model.ckpt", weights.items())
+    RunConfig(CONFIG, DataConfig(tokenizer_path=str(tiny_vocab)), TrainingConfig(), ParallelConfig(),
+              GenerationConfig(end_token=9)).save(folder / "config.yaml")
+    return folder / "model.ckpt"
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoint, tmp_path_factory):
+    """The checkpoint in 32, 8 and 4 bits."""
+    place = tmp_path_factory.mktemp("quantised")
+    for bits in (32, 8, 4):
+        quantize.quantize(QuantizeArguments(str(checkpoint), str(place / str(bits)), bits=bits))
+    return place
+
+
+def say(monkeypatch, capsys, program, *flags):
+    """(status, stdout, stderr) of a program in this process."""
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
+    with pytest.raises(SystemExit) as stopped:
+        run_program(program.main)
+    output = capsys.readouterr()
+    return stopped.value.code, output.out, output.err
+
+
+def refused(*arguments):
+    """The one line of a program that ends with status 2 and prints nothing."""
+    status, output, errors = say(*arguments)
+    assert status == 2 and output == "" and errors.startswith("error: ") and errors.count("\n") == 1
+    return errors
+
+
+def test_the_original_s_command_gives_both_backends_the_same_text(checkpoint, folders, monkeypatch, capsys):
+    flags = ("-p", "春眠不觉晓", "-k", "1", "--max_new_tokens", "12")
+    status, quantised, _ = say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "32", "-b", "onnx-cpu")
+    assert status == 0 and quantised.startswith("Input: 春眠不觉晓\nOutput: ") and len(quantised) > 22
+    assert say(monkeypatch, capsys, pangu_inference, *flags, "-c", checkpoint, "-b", "mindspore")[1] == quantised
+    assert say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "32", "--stream=false",
+               "--threads=1")[1] == quantised
+    assert say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "8")[0] == 0
+
+
+def test_prompts_are_asked_for(folders, monkeypatch, capsys):
+    lines = iter(["春眠", "眠" * 60, "不觉"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines, None) or (_ for _ in ()).throw(EOFError))
+    status, output, errors = say(monkeypatch, capsys, pangu_inference, "-c", folders / "4", "--max_new_tokens=3")
+    assert status == 0 and output.count("Output: ") >= 2 and "error: prompt 1 of 1 has" in errors
+
+
+def test_the_gpu_port_s_command(checkpoint, monkeypatch, capsys):
+    """Translated for a GPU, where the name says fp16; and run here, on a CPU."""
+    arguments = run_inference.RunInferenceArguments("2B6_fp16", "model.ckpt")
+    assert run_inference.flags_of_predict(arguments, "GPU") == [
+        "--checkpoint=model.ckpt", "--mode=2B6", "--generation.max_new_tokens=50", "--parallel.device_target=GPU",
+        "--model.compute_dtype=float16", "--model.param_init_dtype=float16"]
+    assert not any("float16" in flag for flag in run_inference.flags_of_predict(arguments, "CPU"))
+    errors = refused(monkeypatch, capsys, run_inference, "--model=2B7", f"--load_ckpt_path={checkpoint}")
+    assert "'2B7' is none of" in errors
+    monkeypatch.setattr(machine, "available_memory", lambda: 12 << 30)
+    monkeypatch.setattr(run_inference, "find_device", lambda: "CPU")
+    status, _, errors = say(monkeypatch, capsys, run_inference, "--model=13B_fp16", f"--load_ckpt_path={checkpoint}")
+    assert status == 2 and "13B in float32: this needs 47.7 GiB" in errors and "src.cpu.quantize" in errors
+    status, _, errors = say(monkeypatch, capsys, run_inference, "--model=2B6", f"--load_ckpt_path={checkpoint}")
+    assert status == 2 and "--mode 2B6 has hidden_size 2560" in errors  # the memory is enough, the checkpoint another
+
+
+def test_the_server_takes_a_quantised_folder(folders):
+    backend = loading.open_backend(ServerConfig(model=str(folders / "32"), rows=3))
+    try:
+        assert backend.rows == 3
+        config = GenerationConfig(max_new_tokens=8, end_token=9)
+        *_, together = backend.complete(["春眠不觉晓", "夜来"], [0, 1], config)
+        for number, text in enumerate(("春眠不觉晓", "夜来")):
+            *_, [alone] = backend.complete([text], [0], config)
+            assert alone.tokens == together[number].tokens
+        assert np.isfinite(backend.score([11, 12, 13], 1)).all()
+    finally:
+        backend.close()
+
+
+def test_quantising_says_what_it_wrote(checkpoint, tmp_path, monkeypatch, capsys):
+    status, output, _ = say(monkeypatch, capsys, quantize, f"--checkpoint={checkpoint}", f"--output={tmp_path / 'q'}",
+                            "--bits=4", "--block_size=16", "--asymmetric")
+    assert status == 0 and f"{tmp_path / 'q'}: {CONFIG.num_parameters:,} weights, 4 bits each" in output
+    model = json.loads((tmp_path / "q" / "model.json").read_text())
+    assert model["quantization"] == {"bits": 4, "block_size": 16, "asymmetric": True, "table_bits": 8}
+    assert set(model["files"]) == {WEIGHTS_FILE, "tokenizer/vocab.model"}
+
+
+def test_nothing_is_left_of_a_quantisation_that_fails(checkpoint, tmp_path, monkeypatch):
+    def fail(*_):
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(quantize.packing, "quantize", fail)
+    with pytest.raises(InputError, match="the disk is full"):
+        quantize.quantize(QuantizeArguments(str(checkpoint), str(tmp_path / "q")))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    (["--checkpoint=nowhere", "--output=q"], "--checkpoint nowhere is not there"),
+    (["--checkpoint={checkpoint}", "--output={checkpoint}"], "is there already"),
+    (["--checkpoint={checkpoint}", "--output=q", "--bits=5"], "bits"),
+    (["--checkpoint={checkpoint}", "--output=q", "--block_size=48"], "blocks of 48 weights: there are 16, 32"),
+    (["--checkpoint={checkpoint}", "--output=q", "--size=2.6B"], "--size 2.6B"),
+    (["--checkpoint={checkpoint}", "--output=q", "--tokenizer=nowhere"], "no vocabulary at nowhere")])
+def test_what_can_not_be_quantised(checkpoint, tmp_path, monkeypatch, capsys, flags, told):
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(monkeypatch, capsys, quantize, *(flag.format(checkpoint=checkpoint) for flag in flags))
+    assert list(tmp_path.iterdir()) == []
+
+
+def damaged(folder, name, change):
+    """A copy of a folder with one file changed."""
+    copy = folder.with_name(f"{folder.name}_{name.replace('/', '_')}_{change.__name__}")
+    shutil.copytree(folder, copy)
+    change(copy / name)
+    return copy
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def removed(file):
+    file.unlink()
+
+
+def one_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def garbage(file):
+    file.write_bytes(b"\x00\xff{")
+
+
+@pytest.mark.parametrize(("name", "change", "told"), [
+    (WEIGHTS_FILE, cut, "bytes, .* were written"), (WEIGHTS_FILE, removed, "is missing"),
+    (WEIGHTS_FILE, one_bit, "was changed after"), ("model.json", cut, "can't be read"),
+    ("model.json", garbage, "can't be read"), ("model.json", removed, "holds no exported or quantised model"),
+    ("tokenizer/vocab.model", one_bit, "was changed after")])
+def test_damaged_folders(folders, monkeypatch, capsys, name, change, told):
+    folder = damaged(folders / "8", name, change)
+    errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folder)
+    assert str(folder) in errors
+    assert re.search(told, errors)
+
+
+def test_foreign_folders_and_sizes(folders, checkpoint, monkeypatch, capsys):
+    errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", checkpoint.parent)
+    assert "holds no exported or quantised model" in errors
+    errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folders / "8", "-m", "2B6")
+    assert "--mode 2B6 has hidden_size 2560" in errors
+    with pytest.raises(InputError, match="not MindIR graphs"):
+        MindirRuntime(folders / "8")
+    content = json.loads((folders / "8" / "model.json").read_text()) | {"quantization": None}
+    other = folders / "graphs"
+    other.mkdir()
+    (other / "model.json").write_text(json.dumps(content))
+    assert "holds MindIR graphs" in refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", other)
+
+
+def test_a_processor_without_avx2(folders, tmp_path, monkeypatch, capsys):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx\n")
+    monkeypatch.setattr(machine, "CPU_INFO", info)
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    assert "no AVX2" in refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folders / "8")
+    assert say(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folders / "32", "--max_new_tokens=2")[0] == 0
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    CpuRuntime(folders / "8")
+
+
+def test_too_little_memory(folders, monkeypatch, capsys):
+    """Known before anything is loaded, and again before many texts at once are begun."""
+    monkeypatch.setattr(machine, "available_memory", lambda: 100 << 20)
+    errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folders / "8")
+    assert "needs 0.3 GiB of memory, and 0.1 GiB are available" in errors
+    monkeypatch.setattr(machine, "available_memory", lambda: 300 << 20)
+    runtime = CpuRuntime(folders / "8")
+    with pytest.raises(InputError, match="20000 texts of 48 tokens at once: this needs"):
+        runtime.open(20000, 48)
