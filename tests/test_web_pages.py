@@ -16,7 +16,7 @@ from tests.web_helpers import EndlessRuntime, api_process, paged
 from web import chat_page, text_page
 from web.engine import LocalEngine, RemoteEngine
 
-PROMPT, ANSWER = "明月何时照我还", "春风又绿江南岸明月"
+PROMPT, ANSWER = "明月何时照我还", "江春明南月岸风绿又江春明南月"
 NAME = "a model"
 pytestmark = needs_chromium
 
@@ -112,6 +112,16 @@ def grown(browser, service, read, whole):
     return seen[1:]
 
 
+def assert_ends_soon(service):
+    """The answer is given up within some tokens, of which it has many more to tell."""
+    for _ in range(5):
+        service.batch.runtime.allowed.release()
+        time.sleep(0.2)
+        if not service.batch.busy_rows:
+            return
+    raise AssertionError("the answer goes on")
+
+
 def assert_nothing_from_elsewhere(browser, port):
     assert asked_hosts(browser) == {f"127.0.0.1:{port}"}
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
@@ -139,8 +149,7 @@ def test_a_reader_s_way_through_the_text_page(known, browser):
         click(browser, "stop")
         until(browser, lambda: status(browser) == "已停止")
         assert element(browser, "send").is_displayed()
-        runtime.allowed.release(2)
-        until(browser, lambda: known.batch.busy_rows == 0)
+        assert_ends_soon(known)
         stopped = value(browser, "text")
         assert stopped.startswith(PROMPT + ANSWER + ANSWER[:1]) and len(stopped) < len(PROMPT + ANSWER * 2)
 
@@ -210,8 +219,7 @@ def test_a_reader_s_way_through_the_chat(known, browser):
         until(browser, lambda: len(said(browser)) == 4)
         click(browser, "stop")
         until(browser, lambda: status(browser) == "已停止")
-        runtime.allowed.release(2)
-        until(browser, lambda: known.batch.busy_rows == 0)
+        assert_ends_soon(known)
         assert said(browser)[3] and ANSWER.startswith(said(browser)[3]) and said(browser)[3] != ANSWER
         click(browser, "clear")
         until(browser, lambda: said(browser) == [])
@@ -232,15 +240,13 @@ def test_settings_reach_the_model_and_retries_differ(endless, desktop):
             time.sleep(0.3)  # the box may show its last change a moment after the line below it
             return value(desktop, "text"), status(desktop)
 
-        answers = [next_answer(button)[0] for button in ("send", "retry", "retry")]
-        assert len(set(answers)) > 1
+        answers = [next_answer(button)[0] for button in ("send", "retry")]
+        assert answers[0] != answers[1]
         write(desktop, "seed", "7")
         (first, line), (second, _) = next_answer("retry"), next_answer("retry")
         assert first == second and "seed 7" in line and "the length limit was reached" in line
         *_, expected = endless.complete(["明月"], [0], settings_of(max_new_tokens=6, temperature=1.5, seed=7))
         assert first == "明月" + expected[0].text
-        write(desktop, "seed", "8")
-        assert next_answer("retry")[0] != first
         write(desktop, "temperature", "0" + Keys.TAB)
         assert next_answer("retry")[0] == next_answer("retry")[0]
         write(desktop, "seed", "x")
