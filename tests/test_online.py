@@ -88,9 +88,15 @@ def test_beams_and_samples_are_not_asked_for(online):
 
 
 def test_an_address_that_is_none():
-    for address in ("", "127.0.0.1:5000/v1", "ftp://host/v1"):
+    for address in ("", "127.0.0.1:5000/v1", "ftp://host/v1", "http://[::1/v1"):
         with pytest.raises(InputError, match="is no address"):
             OnlineModels(address)
+
+
+def test_a_key_that_is_none():
+    for key in ("钥匙", "a\nb"):
+        with pytest.raises(InputError, match="holds characters that no key has"):
+            OnlineModels("http://127.0.0.1:1/v1", key)
 
 
 def test_nobody_listens():
@@ -192,7 +198,8 @@ def test_other_servers_are_asked_only_what_is_set(foreign):
 
 
 def test_model_lists_of_other_kinds(foreign):
-    for answer in (dict(kind="text/html", body=b"<html>a page</html>"), dict(body=b"[]"), dict(body=b'{"data": 3}')):
+    for answer in (dict(kind="text/html", body=b"<html>a page</html>"), dict(body=b"[]"), dict(body=b'{"data": 3}'),
+                   dict(status=404, body=failure("no such address"))):
         with pytest.raises(InputError, match="OpenAI's protocol"):
             foreign(**answer)[1].model_list()
 

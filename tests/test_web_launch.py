@@ -14,6 +14,7 @@ from src.errors import InputError, run_program
 from src.mindir.export import export_model
 from src.mindir.manifest import Manifest, vocabulary_md5
 from src.online import OnlineModels
+from src.service import open_model
 from tests.helpers import ROOT, finish, random_ids, random_model, run, start, train_flags, write_mindrecord
 from tests.page_helpers import chromium, element, needs_chromium, until
 from web.launch import PageConfig, open_page
@@ -58,6 +59,12 @@ def test_what_is_not_there_is_one_line(tmp_path):
             ends = list(pool.map(lambda case: run(case[0], *case[1], cwd=ROOT), cases))
     for (_, flags, told), (status, _, errors) in zip(cases, ends, strict=True):
         assert status == 2 and errors.count("\n") == 1 and told in errors, (flags, errors)
+
+
+def test_an_exported_model_wants_its_vocabulary(tmp_path):
+    (tmp_path / "model.json").touch()
+    with pytest.raises(InputError, match="--tokenizer is not given"):
+        open_model(tmp_path)
 
 
 def test_a_model_that_a_server_does_not_have(monkeypatch):
