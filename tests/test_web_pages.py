@@ -191,6 +191,8 @@ def test_a_reader_s_way_through_the_chat(known, browser):
     runtime.join = lambda ids, lengths, rows: prompts.append(known.tokenizer.decode(ids[0])) or join(ids, lengths, rows)
     with paged(chat_page.build(LocalEngine(known, NAME))) as port:
         visit(browser, port, "中文")
+        assert value(browser, "memory") == "0"  # of a model that reads 128 tokens
+        write(browser, "memory", "1" + Keys.TAB)
         write(browser, "message", PROMPT + Keys.ENTER)
         seen = grown(browser, known, lambda: "".join(said(browser)[1:]), ANSWER)
         assert len(seen) > 5 and all(later.startswith(before) for before, later in zip(seen, seen[1:], strict=False))

@@ -22,16 +22,15 @@ class PageConfig:
     """A page in the browser, over a model in this process or over any OpenAI-compatible server.
 
     Args:
-        model: A folder that export.py wrote, a training run's output folder or a checkpoint; the quickstart's run when
-            empty. With --api_base, the name of the server's model that is chosen at first.
-        tokenizer: Folder of vocab.model; may be left out where the checkpoint knows its own.
+        model: A model on this machine, of any kind that the web server opens too (docs/serving.md); the quickstart's
+            run when empty. With --api_base, the name of the server's model that is chosen at first.
+        tokenizer: Folder of vocab.model; may be left out where the model knows its own.
         api_base: Address of an OpenAI-compatible server, such as http://127.0.0.1:5000/v1, which answers instead of a
             model in this process.
         api_key: That the server wants; PANGU_API_KEY in the environment does the same.
         host: Address to listen on; 0.0.0.0 for every network: the page asks nobody who they are.
         port: Port to listen on.
-        rows: Answers that are made at once from a checkpoint, each with a cache of its own; an exported model knows its
-            own number.
+        rows: Answers that are made at once, each with a cache of its own; an exported model knows its own number.
         time_limit: Seconds that an answer may take; of a server, each piece of it.
     """
 
