@@ -10,6 +10,7 @@ from selenium.webdriver.common.keys import Keys
 from serving_increment.flask.app import AppSettings, create_app
 from src.continuous import BusyError
 from src.dialogue import Turn, dialogue
+from src.online import Answer
 from tests.page_helpers import asked_hosts, chromium, element, needs_chromium, telling, until
 from tests.serving_helpers import ask, serving_app, toy_service
 from tests.web_helpers import EndlessRuntime, api_process, paged
@@ -296,6 +297,35 @@ def test_the_page_itself_asks_nothing_of_others(known, monkeypatch):
             status, _, text = ask(port, "GET", "/")
     time.sleep(0.5)
     assert status == 200 and "gradio" in text and set(asked) == {"127.0.0.1"}
+
+
+class Painter:
+    """An engine that answers with a picture from somewhere else."""
+
+    longest, first_model, writes_markdown = 64, NAME, True
+
+    def __init__(self, address):
+        self.address = address
+
+    def model_list(self):
+        return [self.first_model]
+
+    def reply(self, model, turns, config):
+        yield Answer(f"**so** ![picture]({self.address})", "stop")
+
+
+def test_pictures_from_elsewhere_are_not_fetched(desktop):
+    with socket.socket() as elsewhere:
+        elsewhere.bind(("127.0.0.1", 0))
+        elsewhere.listen()
+        elsewhere.settimeout(1)
+        engine = Painter(f"http://127.0.0.1:{elsewhere.getsockname()[1]}/picture.png")
+        with paged(chat_page.build(engine)) as port:
+            visit(desktop, port, "English")
+            write(desktop, "message", PROMPT + Keys.ENTER)
+            until(desktop, lambda: len(desktop.find_elements(By.CSS_SELECTOR, "#chat .message-content img")) == 1)
+            with pytest.raises(TimeoutError):
+                elsewhere.accept()
 
 
 def test_a_closed_page_ends_its_answer(endless, tmp_path):
