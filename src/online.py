@@ -53,15 +53,20 @@ class OnlineModels:
         time_limit: Seconds to wait for each piece of an answer.
 
     Raises:
-        InputError: The address is none.
+        InputError: The address is none, or the key.
     """
 
     def __init__(self, api_base: str, api_key: str = "", time_limit: float = 120.0) -> None:
         if not re.match(r"https?://[^/\s]+", api_base):
             raise InputError(f"--api_base '{api_base}' is no address; it looks like http://127.0.0.1:5000/v1")
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise InputError("the API key (--api_key) holds characters that no key has; take letters, digits, signs")
         self.api_base, self.time_limit = api_base, time_limit
         limits = httpx2.Timeout(time_limit, connect=min(time_limit, 10.0))
-        self._client = openai.OpenAI(base_url=api_base, api_key=api_key or "none", timeout=limits, max_retries=0)
+        try:
+            self._client = openai.OpenAI(base_url=api_base, api_key=api_key or "none", timeout=limits, max_retries=0)
+        except httpx2.InvalidURL as error:
+            raise InputError(f"--api_base '{api_base}' is no address: {error}") from error
 
     def model_list(self) -> list[str]:
         """The names of all models.
@@ -69,8 +74,11 @@ class OnlineModels:
         Raises:
             KeyRefusedError, BackendError, ...: See `explained`.
         """
-        with self.explained():
-            return sorted(model.id for model in self._client.models.list())
+        try:
+            with self.explained():
+                return sorted(model.id for model in self._client.models.list())
+        except UnknownModelError as error:  # of no model in particular: there is no such route
+            raise self._foreign() from error
 
     def model_info(self, model: str) -> dict[str, Any]:
         """What the server tells of a model.

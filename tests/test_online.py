@@ -9,13 +9,14 @@ import time
 
 import pytest
 
+import pangu_inference_online
 from src.continuous import BusyError, TimeLimitError
 from src.dialogue import NEXT_QUESTION, Turn, dialogue
 from src.errors import BackendError, InputError, TooLongError
 from src.generate import TextGenerator
 from src.online import Answer, KeyRefusedError, OnlineModels, UnknownModelError
 from src.pangu_alpha_config import GenerationConfig
-from tests.helpers import run
+from tests.helpers import ROOT, run
 from tests.serving_helpers import serving, toy_service
 from tests.toy_runtime import PacedRuntime, ToyRuntime
 
@@ -88,9 +89,15 @@ def test_beams_and_samples_are_not_asked_for(online):
 
 
 def test_an_address_that_is_none():
-    for address in ("", "127.0.0.1:5000/v1", "ftp://host/v1"):
+    for address in ("", "127.0.0.1:5000/v1", "ftp://host/v1", "http://[::1/v1"):
         with pytest.raises(InputError, match="is no address"):
             OnlineModels(address)
+
+
+def test_a_key_that_is_none():
+    for key in ("钥匙", "a\nb"):
+        with pytest.raises(InputError, match="holds characters that no key has"):
+            OnlineModels("http://127.0.0.1:1/v1", key)
 
 
 def test_nobody_listens():
@@ -192,18 +199,26 @@ def test_other_servers_are_asked_only_what_is_set(foreign):
 
 
 def test_model_lists_of_other_kinds(foreign):
-    for answer in (dict(kind="text/html", body=b"<html>a page</html>"), dict(body=b"[]"), dict(body=b'{"data": 3}')):
+    for answer in (dict(kind="text/html", body=b"<html>a page</html>"), dict(body=b"[]"), dict(body=b'{"data": 3}'),
+                   dict(status=404, body=failure("no such address"))):
         with pytest.raises(InputError, match="OpenAI's protocol"):
             foreign(**answer)[1].model_list()
 
 
-def test_the_command_line(base, service):
-    listed = run("pangu_inference_online.py", "--api_base", base, "--api_key", "key")
-    assert listed[:2] == (0, f"{MODEL}\n"), listed
-    told = run("pangu_inference_online.py", "--api_base", base, "--api_key", "key", "--model", MODEL)
-    assert told[0] == 0 and json.loads(told[1])["id"] == MODEL
-    answered = run("pangu_inference_online.py", "--api_base", base, "--api_key", "key", "--prompt", PROMPT,
-                   "--max_tokens", "12", "--temperature", "0")
-    assert answered[:2] == (0, alone(service, PROMPT) + "\n"), answered
-    status, _, errors = run("pangu_inference_online.py", "--api_base", base)
+def test_the_command_line(base, service, monkeypatch, capsys):
+    def told(*flags):
+        monkeypatch.setattr("sys.argv", ["pangu_inference_online.py", "--api_base", base, "--api_key", "key", *flags])
+        pangu_inference_online.main()
+        return capsys.readouterr().out
+
+    assert told() == f"{MODEL}\n"
+    assert json.loads(told("--model", MODEL))["id"] == MODEL
+    asked = ("--prompt", PROMPT, "--max_tokens", "12", "--temperature", "0")
+    assert told(*asked) == alone(service, PROMPT) + "\n"
+    turns = [Turn("user", PROMPT)]
+    assert told(*asked, "--chat") == alone(service, dialogue(turns), stop=[NEXT_QUESTION]) + "\n"
+
+
+def test_the_program(base):
+    status, _, errors = run("pangu_inference_online.py", "--api_base", base, cwd=ROOT)
     assert status == 2 and re.fullmatch(r"error: .*API key.*\n", errors)

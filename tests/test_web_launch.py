@@ -14,6 +14,7 @@ from src.errors import InputError, run_program
 from src.mindir.export import export_model
 from src.mindir.manifest import Manifest, vocabulary_md5
 from src.online import OnlineModels
+from src.service import open_model
 from tests.helpers import ROOT, finish, random_ids, random_model, run, start, train_flags, write_mindrecord
 from tests.page_helpers import chromium, element, needs_chromium, until
 from web.launch import PageConfig, open_page
@@ -87,6 +88,12 @@ def exported(tmp_path_factory, tiny_vocab):
 
 
 @pytest.mark.slow
+def test_an_exported_model_wants_its_vocabulary(exported):
+    with pytest.raises(InputError, match="--tokenizer is not given"):
+        open_model(exported)
+
+
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize(("program", "box"), [(TEXT, "text"), (CHAT, "message")])
 @pytest.mark.parametrize("kind", ["run_folder", "exported"])
@@ -96,7 +103,7 @@ def test_a_model_of_this_machine_answers_and_ctrl_c_ends_it(program, box, kind, 
     process = start(program, *flags, "--port", port, cwd=ROOT, preexec_fn=os.setpgrp)
     try:
         told = [process.stdout.readline() for _ in range(2)]
-        assert "compiled" in told[0] and told[1] == f"the page: http://127.0.0.1:{port}\n", finish(process)
+        assert str(flags[1]) in told[0] and told[1] == f"the page: http://127.0.0.1:{port}\n", finish(process)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             try:

@@ -14,6 +14,7 @@ from web.engine import Engine
 from web.page import PRIVATE, Frame
 
 EXAMPLES = ["四川的省会是哪里?", "法国的首都是哪座城市?", "广东的简称是什么?"]
+TURN_TOKENS = 128  # a model that reads little is given few of them
 Message = dict[str, Any]
 
 
@@ -34,8 +35,8 @@ def build(engine: Engine) -> gr.Blocks:
             with gr.Column(scale=1, min_width=260):
                 system = frame.words.on(gr.Textbox(lines=2, max_lines=8, elem_id="system"), label="system",
                                         info="system_hint")
-                memory = frame.words.on(gr.Slider(0, 20, 8, step=1, elem_id="memory"), label="memory",
-                                        info="memory_hint")
+                memory = gr.Slider(0, 20, min(8, engine.longest // TURN_TOKENS), step=1, elem_id="memory")
+                frame.words.on(memory, label="memory", info="memory_hint")
                 frame.settings()
         frame.words.on(gr.HTML(elem_id="warning", padding=False), value="warning")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from src.cli import parse
+from src.continuous import BusyError, TimeLimitError
 from src.errors import BackendError, InputError
 
 if TYPE_CHECKING:
@@ -21,15 +22,15 @@ class PageConfig:
     """A page in the browser, over a model in this process or over any OpenAI-compatible server.
 
     Args:
-        model: A folder that export.py wrote, a training run's output folder or a checkpoint; the quickstart's run when
-            empty. With --api_base, the name of the server's model that is chosen at first.
-        tokenizer: Folder of vocab.model; may be left out where the checkpoint knows its own.
+        model: A model on this machine, of any kind that the web server opens too (docs/serving.md); the quickstart's
+            run when empty. With --api_base, the name of the server's model that is chosen at first.
+        tokenizer: Folder of vocab.model; may be left out where the model knows its own.
         api_base: Address of an OpenAI-compatible server, such as http://127.0.0.1:5000/v1, which answers instead of a
             model in this process.
         api_key: That the server wants; PANGU_API_KEY in the environment does the same.
         host: Address to listen on; 0.0.0.0 for every network: the page asks nobody who they are.
         port: Port to listen on.
-        rows: Answers that are made at once from a checkpoint; an exported model knows its own number.
+        rows: Answers that are made at once, each with a cache of its own; an exported model knows its own number.
         time_limit: Seconds that an answer may take; of a server, each piece of it.
     """
 
@@ -39,8 +40,8 @@ class PageConfig:
     api_key: str = ""
     host: str = "127.0.0.1"
     port: int = 7860
-    rows: int = 8
-    time_limit: float = 120.0
+    rows: int = 2
+    time_limit: float = 600.0
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -91,7 +92,7 @@ def _open_engine(config: PageConfig) -> Engine:
         key = config.api_key or os.environ.get("PANGU_API_KEY", "")
         try:
             return RemoteEngine(config.api_base, key, config.model, config.time_limit)
-        except (BackendError, TimeoutError) as error:
+        except (BackendError, BusyError, TimeLimitError) as error:
             raise InputError(str(error)) from error
     from src.service import open_model
 

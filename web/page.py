@@ -78,7 +78,7 @@ class Frame:
             self.words.on(gr.HTML(elem_id="tagline", padding=False), value=tagline)
             self.language = gr.Radio(list(LANGUAGES), value=FIRST_LANGUAGE, show_label=False, container=False,
                                      elem_id="language", interactive=True)
-        self.remembered = gr.BrowserState("", storage_key="pangu_language")
+        self.remembered = gr.BrowserState("", storage_key="pangu_language", secret="no secret: outlives this process")
 
     def buttons(self, send: str) -> None:
         """The buttons, of which the first says `send`, and the line below them that tells how it stands."""
