@@ -17,6 +17,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import yaml
+from tqdm import trange
 
 from benchmarks.harness import Contestant, peak_memory, print_table, ratio_of_pairs
 from src.cli import mode_file, parse
@@ -275,7 +276,7 @@ class Race:
             for name, contestant in contestants.items():
                 self.loading[name], _ = contestant(0, 0)
             for context in arguments.contexts:
-                for turn in range(1 + arguments.turns):
+                for turn in trange(1 + arguments.turns, desc=f"{context} past tokens", disable=None):
                     for name, contestant in contestants.items():
                         prompt, *tokens = contestant(context, arguments.tokens)
                         if turn:  # the first fills caches

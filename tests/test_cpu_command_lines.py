@@ -187,11 +187,14 @@ def test_foreign_folders_and_sizes(folders, checkpoint, monkeypatch, capsys):
     assert "--mode 2B6 has hidden_size 2560" in errors
     with pytest.raises(InputError, match="not MindIR graphs"):
         MindirRuntime(folders / "8")
-    content = json.loads((folders / "8" / "model.json").read_text()) | {"quantization": None}
-    other = folders / "graphs"
-    other.mkdir()
-    (other / "model.json").write_text(json.dumps(content))
-    assert "holds MindIR graphs" in refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", other)
+    other = folders / "other"
+    shutil.copytree(folders / "8", other)
+    content = json.loads((other / "model.json").read_text())
+    for changes, told in (({"quantization": None}, "holds MindIR graphs"),
+                          ({"quantization": {"levels": 3}}, "of another version"),
+                          ({"model": content["model"] | {"num_layers": 4}}, "another network than its weights.bin")):
+        (other / "model.json").write_text(json.dumps(content | changes))
+        assert told in refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", other)
 
 
 def test_a_processor_without_avx2(folders, tmp_path, monkeypatch, capsys):

@@ -164,7 +164,7 @@ def main() -> None:
     manifest = quantize(arguments)
     size = manifest.files[WEIGHTS_FILE]["bytes"]
     print(f"{arguments.output}: {manifest.model.num_parameters:,} weights, {arguments.bits} bits each in "
-          f"{size / 2 ** 30:.2f} GiB" + ("" if (Path(arguments.output) / VOCABULARY_FOLDER).is_dir() else
+          f"{size / 1e6:,.1f} MB" + ("" if (Path(arguments.output) / VOCABULARY_FOLDER).is_dir() else
                                          "; without a vocabulary: give --tokenizer where it is used"))
 
 

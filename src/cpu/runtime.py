@@ -23,7 +23,7 @@ from src.cpu.machine import require_avx2, require_memory
 from src.cpu.packing import dequantize
 from src.errors import InputError
 from src.generation_job import check_scored
-from src.mindir.manifest import Manifest
+from src.mindir.manifest import MANIFEST_FILE, Manifest
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.sampling import log_normalizer
 from src.tokenization import Tokenizer
@@ -49,10 +49,12 @@ class CpuRuntime:
         if self.manifest.quantization is None:
             raise InputError(f"{folder} holds MindIR graphs, not a model of `python -m src.cpu.quantize`; "
                              "serving_increment.flask.server runs those, with MindSpore")
-        self.config = self.manifest.model
-        self.format = Format(**self.manifest.quantization)
+        self.config, self.format = self.manifest.model, _format(self.manifest, self.folder)
         self.seq_length, self.vocab_size = self.config.seq_length, self.config.vocab_size
         stored = layout(self.config, self.format)
+        if self.manifest.files.get(WEIGHTS_FILE, {}).get("bytes") != total_bytes(stored):
+            raise InputError(f"{folder}: model.json tells of another network than its {WEIGHTS_FILE} holds; copy the "
+                             "whole folder again")
         if self.format.bits != 32:
             require_avx2(self.format.bits)
         needed = total_bytes(stored) + _cache_bytes(self.config, 1, self.seq_length) + _SCRATCH_BYTES
@@ -178,6 +180,14 @@ class _WordTable:
         taken = [part[ids.reshape(-1)] for part in self._parts]
         rows = taken[0] if self._bits == 32 else dequantize(*taken, bits=self._bits, columns=self._columns)
         return np.ascontiguousarray(rows).reshape(*ids.shape, self._columns)
+
+
+def _format(manifest: Manifest, folder: Path) -> Format:
+    try:
+        return Format(**manifest.quantization)
+    except TypeError as error:
+        raise InputError(f"{folder / MANIFEST_FILE} is of another version of this program; quantise the checkpoint "
+                         "again") from error
 
 
 def _cache_bytes(config: PanguAlphaConfig, rows: int, capacity: int) -> int:
