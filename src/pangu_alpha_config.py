@@ -240,6 +240,8 @@ class ParallelConfig:
     Args:
         device_target: CPU, GPU or Ascend.
         device_id: Which of the machine's devices; a launched rank takes its own.
+        backend: What spreads a model over ranks: semi_auto, MindSpore's compiler (Ascend, GPU), or explicit, this
+            project's messages between cells; auto takes semi_auto where it runs.
         cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU; needs g++.
         world_size: Ranks of the run; as many as the next four numbers make when not given.
         data: Replicas of the model, each with data of its own; what the others leave of world_size when not given.
@@ -256,6 +258,7 @@ class ParallelConfig:
 
     device_target: Literal["CPU", "GPU", "Ascend"] = "CPU"
     device_id: int = 0
+    backend: Literal["auto", "semi_auto", "explicit"] = "auto"
     cpu_kernels: bool = True
     world_size: Optional[int] = None
     data: Optional[int] = None
@@ -284,6 +287,12 @@ class ParallelConfig:
                  f"{_next_multiple(self.world_size, others)} ranks would fit the last three")
         _require(not self.sequence_parallel or self.tensor > 1,
                  "parallel.sequence_parallel needs parallel.tensor of 2 or more: it spreads tokens over its parts")
+
+    @property
+    def is_semi_auto(self) -> bool:
+        """Whether MindSpore's compiler spreads the model."""
+        wanted = self.backend == "semi_auto" or (self.backend == "auto" and self.device_target != "CPU")
+        return wanted and self.world_size > 1
 
     @property
     def uses_cpu_kernels(self) -> bool:
@@ -397,9 +406,13 @@ class TrainConfig(RunConfig):
 
     Args:
         plan: Print what each rank would hold, compute and send, and stop.
+        dry_run: Compile for Ascend or GPU without such a device, hold it against the plan, and stop.
+        rank: Of dry_run: a rank's number, all, or all-kinds, one of each kind of stage.
     """
 
     plan: bool = False
+    dry_run: bool = False
+    rank: str = "all-kinds"
 
     def __post_init__(self) -> None:
         super().__post_init__()

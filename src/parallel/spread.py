@@ -11,6 +11,7 @@ from src.parallel import expert, gradients, pipeline, tensor
 from src.parallel.gradients import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
 from src.parallel.mesh import Mesh
 from src.parallel.pipeline import PipelineStepper
+from src.parallel.recompute import recompute_layers
 from src.parallel.slices import allocate
 
 
@@ -55,14 +56,3 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
     if mesh.plan.pipeline > 1:
         return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
     return Stepper(network, parameters, apply_gradients), optimizer
-
-
-def recompute_layers(model: PanguAlphaModel) -> None:
-    """Have the layers' backward passes compute their forward passes again.
-
-    All but their two sums, whose results are kept: of whole layers MindSpore makes a graph with a cycle where there are
-    stages or messages.
-    """
-    for layer in model.layers:
-        for part in (layer.layernorm1, layer.attention, layer.layernorm2, layer.output):
-            part.recompute()

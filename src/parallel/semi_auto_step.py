@@ -1,0 +1,187 @@
+"""Training in semi-automatic parallel: all micro-batches of an optimizer step, and the update, in one graph."""
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+from mindspore.nn.utils import no_init_parameters
+
+from src.optimizer import Optimizer, keep_on_host, sum_of_squares
+from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
+from src.pangu_alpha_config import RunConfig
+from src.pangu_alpha_wrapcell import ApplyGradients
+from src.parallel import sharding
+from src.parallel.plan import Plan
+from src.parallel.recompute import recompute_layers
+from src.parallel.semi_auto import annotate
+
+SCALARS = ("loss_scale", "lr", "beta1_power", "beta2_power")
+
+
+def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path | None = None) -> None:
+    """Switch MindSpore to semi-automatic parallel, before the model is built.
+
+    Args:
+        config: Of the run.
+        rank: This process.
+        axes: How many axes each input of the graph has; the first one is cut over the ranks with data of their own.
+        strategy_file: Where the compiler writes how it has sliced the parameters.
+    """
+    plan = Plan.of(config.parallel, config.model)
+    ms.reset_auto_parallel_context()
+    settings = {}
+    if plan.optimizer_shard:
+        # Without the last one, what is whole on tensor-parallel ranks would be shared out over these, too.
+        settings |= {"enable_parallel_optimizer": True, "parallel_optimizer_config": {
+            "parallel_optimizer_threshold": 0, "optimizer_weight_shard_size": plan.data_ranks}}
+    if strategy_file is not None:
+        settings["strategy_ckpt_config"] = {"save_file": str(strategy_file), "only_trainable_params": False}
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.SEMI_AUTO_PARALLEL, device_num=plan.world_size, global_rank=rank,
+        pipeline_stages=plan.pipeline, gradients_mean=False, enable_alltoall=True,
+        dataset_strategy=tuple((plan.data_ranks, *[1] * (number - 1)) for number in axes), **settings)
+
+
+class ClonedOptimizer(Optimizer):
+    """An optimizer whose moments the compiler slices as it slices their parameters. Without data until it has."""
+
+    def _moments(self, prefix: str, names: list[str]) -> ParameterTuple:
+        return ParameterTuple([clone(parameter, f"{prefix}.{name}")
+                               for parameter, name in zip(self.parameters, names, strict=True)])
+
+
+def clone(parameter: Parameter, name: str) -> Parameter:
+    """A float32 parameter of zeros, sliced as another one."""
+    new = Parameter(initializer("zeros", parameter.shape, ms.float32), name=name, requires_grad=False)
+    info = parameter.param_info
+    new.param_info = info.clone()
+    new.param_info.obj = new
+    info.cloned_obj = [*getattr(info, "cloned_obj", []), new]
+    new.name, new.requires_grad = name, False
+    return new
+
+
+class NormOfSlices(nn.Cell):
+    """The global norm of gradients, each a rank's slice: of the sum of squares each rank adds its share.
+
+    Args:
+        copies: Ranks with the same slice, for each gradient.
+        is_alone: There are no other ranks.
+    """
+
+    def __init__(self, copies: Sequence[int], is_alone: bool):
+        super().__init__()
+        self.shares = tuple(1.0 / number for number in copies)
+        self.sum = nn.Identity() if is_alone else ops.AllReduce()
+
+    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        squares = ()
+        for i in range(len(tensors)):
+            squares += (sum_of_squares(tensors[i]) * self.shares[i],)
+        return ops.sqrt(self.sum(ops.addn(squares)))
+
+
+class SemiAutoTrainStep(nn.Cell):
+    """One optimizer step. What the host decides comes in as parameters: inputs would be cut like the batch.
+
+    Args:
+        network: The loss of all micro-batches, summed.
+        parameters: Of the whole model: the compiler wants gradients of all stages' parameters, before it takes away
+            what is not of this one.
+        own: Which of them this rank's stage holds.
+        apply_gradients: What their gradients go to.
+        accumulates: The network has several micro-batches, whose gradients the compiler adds up in `accu_grads`.
+        optimizer_shard: Gradients come out as the slices that this rank updates.
+
+    Inputs:
+        batch: What PanguAlphaWithLoss takes, of all micro-batches.
+
+    Returns:
+        As `src.pangu_alpha_wrapcell.TrainStep`; the loss is a sum over micro-batches.
+    """
+
+    def __init__(self, network: nn.Cell, parameters: Sequence[Parameter], own: Sequence[int],
+                 apply_gradients: ApplyGradients, accumulates: bool, optimizer_shard: bool):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.weights, self.own = ParameterTuple(parameters), tuple(own)
+        self.apply_gradients = apply_gradients
+        self.accumulates, self.optimizer_shard = accumulates, optimizer_shard
+        if accumulates:
+            self.accu_grads = ParameterTuple([clone(weight, f"accu_grads.{weight.name}") for weight in parameters])
+        self.gradients = ops.GradOperation(get_by_list=True, sens_param=True)
+        self.loss_scale, self.lr, self.beta1_power, self.beta2_power = (
+            Parameter(Tensor(0.0, ms.float32), name=f"scalar.{name}", requires_grad=False) for name in SCALARS)
+        self.assign = ops.Assign()
+
+    def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        loss = self.network(*batch)
+        sens = ops.ones_like(loss) * self.loss_scale
+        of_all = self.gradients(self.network, self.weights)(*batch, sens)
+        gradients = ()
+        for i in self.own:
+            gradients += (of_all[i],)
+        if not self.accumulates:
+            return (loss,) + self.apply_gradients(gradients, self.loss_scale, self.lr, self.beta1_power,
+                                                  self.beta2_power)
+        sums, added = (), ops.depend(of_all, self.accu_grads)  # so that those of other stages are there, too
+        for i in self.own:
+            sums += (ops.depend(self.accu_grads[i], added),)
+        result = self.apply_gradients(gradients if self.optimizer_shard else sums, self.loss_scale, self.lr,
+                                      self.beta1_power, self.beta2_power)
+        cleared = ()
+        for place, i in enumerate(self.own):
+            cleared += (self.assign(self.accu_grads[i], ops.zeros_like(ops.depend(sums[place], result))),)
+        return (ops.depend(loss, cleared),) + result
+
+
+class Objective(nn.Cell):
+    """What is differentiated, of one micro-batch: the loss, with that of unbalanced experts."""
+
+    def __init__(self, network: PanguAlphaWithLoss):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
+                  dropout_key: Tensor | None = None) -> Tensor:
+        objective, _ = self.network.with_balance(ids, position_ids, attention_mask, loss_mask, dropout_key)
+        return objective
+
+
+def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tuple[SemiAutoTrainStep, Optimizer]:
+    """The graph of a rank's optimizer step of a whole model that was built without data; and the optimizer in it."""
+    plan = Plan.of(config.parallel, config.model)
+    network = PanguAlphaWithLoss(config.model, model)
+    annotate(network, plan, config.parallel.sequence_parallel)
+    if config.parallel.recompute:
+        recompute_layers(model)
+    parameters, several = model.trainable_params(), config.micro_steps > 1
+    stage = plan.coordinates(rank).pipeline
+    own = [i for i, parameter in enumerate(parameters) if stage in sharding.stages(parameter.name, plan)]
+    held = [parameters[i] for i in own]
+    objective = Objective(network)
+    if several:
+        objective.cell_init_args = "lazy_inline"  # one graph of a micro-batch, called for each
+        wrap = nn.PipelineCell if plan.pipeline > 1 else nn.GradAccumulationCell
+        objective = wrap(objective, config.micro_steps)
+    with no_init_parameters():
+        optimizer = ClonedOptimizer(config.training, held)
+        if config.parallel.optimizer_offload:
+            keep_on_host(optimizer)
+        apply_gradients = ApplyGradients(optimizer, config.training.clip_norm, config.micro_steps)
+        apply_gradients.global_norm = NormOfSlices([_copies(config, plan, parameter.name) for parameter in held],
+                                                   plan.world_size == 1)
+        step = SemiAutoTrainStep(objective, parameters, own, apply_gradients, several, plan.optimizer_shard)
+    step.set_train()
+    return step, optimizer
+
+
+def _copies(config: RunConfig, plan: Plan, name: str) -> int:
+    """Ranks of the run that have the same slice of a parameter's gradient; that of the word table is the first stage's
+    alone, where the last one sends its share."""
+    whole = sharding.parameter_shapes(config.model)[name]
+    part = sharding.optimizer_box(name, whole, plan, plan.coordinates(0))
+    return plan.world_size // plan.pipeline * part.size // prod(whole)

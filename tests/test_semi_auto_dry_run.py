@@ -1,0 +1,87 @@
+"""`--dry_run`: MindSpore's own compiler, on a host without devices, makes of a plan what the plan says."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from src.errors import InputError
+from src.parallel.dry_run.simulation import require_version
+from tests.helpers import ROOT, run
+
+SPREAD = ["--parallel.tensor=2", "--parallel.data=2", "--parallel.pipeline=2", "--parallel.micro_batch_num=2"]
+
+
+def dry_run(*flags):
+    """(exit status, stdout, stderr) of a tiny model's training."""
+    return run(ROOT / "train.py", "--dry_run", "--mode=tiny", *flags)
+
+
+def planned(output):
+    """Of each rank that was compiled: how many arrays and messages are as the plan says."""
+    assert "differs" not in output
+    return [tuple(map(int, found)) for found in
+            re.findall(r"plan    the same: (\d+) parameters and inputs, .* (\d+) messages", output)]
+
+
+def test_every_kind_of_rank_is_as_planned():
+    status, output, errors = dry_run(*SPREAD, "--parallel.optimizer_shard", "--model.dropout_rate=0.1",
+                                     "--model.compute_dtype=float16", "--model.param_init_dtype=float16")
+    assert status == 0, errors
+    assert re.findall(r"^rank (\d)", output, re.MULTILINE) == ["0", "4"]
+    # Both blocks, embedding and scalars; of each parameter itself, a sum of gradients and two moments.
+    assert planned(output)[0][0] == 4 * (2 + 2 * 16) + 4 + 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--parallel.optimizer_shard"], ["--parallel.recompute"]], ids=str)
+def test_every_rank_of_eight_is_as_planned(flags):
+    status, output, errors = dry_run(*SPREAD, *flags, "--rank=all")
+    assert status == 0, errors
+    assert len(planned(output)) == 8
+
+
+def test_a_difference_is_told(monkeypatch, capsys):
+    from src.cli import parse
+    from src.pangu_alpha_config import TrainConfig
+    from src.parallel.dry_run import expected, launch
+
+    right = expected.messages
+
+    def wrong(*arguments):
+        found = right(*arguments)
+        found["AllReduce", 2, "layer 1", "forward"] += 1
+        return found
+
+    monkeypatch.setattr(expected, "messages", wrong)
+    config = parse(TrainConfig, "train.py", ["--mode=tiny", "--parallel.tensor=2"])
+    with pytest.raises(SystemExit) as left:
+        launch.dry_run(config, "1")
+    assert left.value.code == 1
+    assert "AllReduce among 2, layer 1, forward: 2 times, planned 3" in capsys.readouterr().out
+
+
+def test_another_mindspore_is_refused_in_one_line():
+    require_version("2.10.0")
+    with pytest.raises(InputError, match="works with MindSpore 2.10.0 alone; 2.9.0 is installed"):
+        require_version("2.9.0")
+
+
+def test_nothing_can_be_executed():
+    """The process of a rank has a compiler, and nothing behind it."""
+    program = ("from src.parallel.dry_run.simulation import simulate; simulate('Ascend', 2, 0); import mindspore as ms;"
+               "ms.set_context(mode=0); print(ms.ops.add(ms.Tensor([1.0]), ms.Tensor([1.0])).asnumpy())")
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                            check=False)
+    assert result.returncode != 0 and "2." not in result.stdout
+
+
+@pytest.mark.parametrize("flags, told", [
+    (["--rank=8", *SPREAD], "--rank '8' is none of 0 to 7, all, all-kinds"),
+    (["--rank=first", *SPREAD], "--rank 'first' is none of 0 to 7, all, all-kinds"),
+])
+def test_what_cannot_be_is_refused_before_the_compiler(flags, told):
+    status, output, errors = dry_run(*flags)
+    assert status == 2 and output == "" and errors.count("\n") == 1
+    assert told in errors
