@@ -388,6 +388,9 @@ class RunConfig:
         fitting = max(part for part in range(1, most + 1) if model.num_experts % part == 0)
         _require(fitting == parallel.expert, f"parallel.expert {parallel.expert} does not divide model.num_experts "
                                              f"{model.num_experts}; {fitting} does")
+        _require(not (parallel.is_semi_auto and model.num_experts and stages > 1),
+                 "parallel.backend semi_auto has no pipeline for a model with experts: MindSpore can't hand their "
+                 "load-balancing loss from stage to stage; give parallel.pipeline 1, or parallel.backend explicit")
 
     @property
     def micro_steps(self) -> int:
@@ -398,6 +401,18 @@ class RunConfig:
         """Write all settings as YAML, readable again by `--config`."""
         groups = {field.name: asdict(getattr(self, field.name)) for field in fields(RunConfig)}
         Path(path).write_text(yaml.safe_dump(groups, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def require_tensor_parallel_alone(config: RunConfig) -> None:
+    """Refuse a plan with other ranks than a model's tensor-parallel parts.
+
+    Raises:
+        InputError: There are such ranks.
+    """
+    parallel = config.parallel
+    _require(parallel.world_size == parallel.tensor,
+             f"this spreads a model by parallel.tensor alone; parallel.world_size {parallel.world_size} must be "
+             f"parallel.tensor {parallel.tensor}")
 
 
 @dataclass
@@ -422,6 +437,12 @@ class TrainConfig(RunConfig):
                  f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
                  f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
                  "would fit")
+        _require(parallel.backend != "semi_auto" or parallel.device_target != "CPU" or self.dry_run,
+                 "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
+                 "--dry_run compiles it, parallel.backend explicit runs")
+        _require(not (parallel.is_semi_auto and stages > 1 and training.eval_interval),
+                 "training.eval_interval needs parallel.backend explicit where there are stages (parallel.pipeline "
+                 f"{stages})")
         sliced = parallel.tensor > 1 or parallel.expert > 1 or parallel.optimizer_shard
         _require(training.optimizer != "lamb" or not sliced,
                  "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor, "

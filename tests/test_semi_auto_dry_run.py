@@ -3,12 +3,23 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
+import mindspore as ms
+import numpy as np
 import pytest
 
+from src.checkpoint.formats.strategy import read_strategy, require_model
+from src.cli import parse
 from src.errors import InputError
+from src.pangu_alpha import PanguAlphaModel
+from src.pangu_alpha_config import TrainConfig
+from src.parallel import sharding
+from src.parallel.dry_run import expected, launch
 from src.parallel.dry_run.simulation import require_version
-from tests.helpers import ROOT, run
+from src.parallel.plan import Plan
+from tests.helpers import ROOT, random_weights, run
 
 SPREAD = ["--parallel.tensor=2", "--parallel.data=2", "--parallel.pipeline=2", "--parallel.micro_batch_num=2"]
 
@@ -42,11 +53,55 @@ def test_every_rank_of_eight_is_as_planned(flags):
     assert len(planned(output)) == 8
 
 
-def test_a_difference_is_told(monkeypatch, capsys):
-    from src.cli import parse
-    from src.pangu_alpha_config import TrainConfig
-    from src.parallel.dry_run import expected, launch
+def test_experts_are_as_planned():
+    status, output, errors = dry_run("--model.num_experts=4", "--model.expert_interval=1", "--model.num_layers=2",
+                                     "--parallel.expert=2", "--parallel.data=2", "--parallel.tensor=2",
+                                     "--parallel.optimizer_shard", "--rank=3")
+    assert status == 0, errors
+    assert planned(output) and "8 AlltoAll among 2" in output  # two a layer, forward and backward
 
+
+def test_generation_is_as_planned():
+    status, output, errors = run(ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1")
+    assert status == 0, errors
+    assert planned(output) == [(63, 8)] * 2  # AllReduces: the embedding, two a layer; an AllGather of the logits
+
+
+def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path):
+    """Ranks of both stages get the parts that their layouts say, and the strategy file says the same of all."""
+    config = parse(TrainConfig, "train.py", ["--mode=tiny", *SPREAD, "--parallel.optimizer_shard",
+                                             f"--training.output={tmp_path}"])
+    model = PanguAlphaModel(config.model)
+    whole = random_weights(model)
+    ms.save_checkpoint(model, str(tmp_path / "whole.ckpt"))
+    config.save(tmp_path / "config.yaml")
+    program = Path(__file__).parent / "semi_auto_rank.py"
+    for rank in (0, 5):
+        status, _, errors = run(program, tmp_path, rank)
+        assert status == 0, errors
+    plan = Plan.of(config.parallel, config.model)
+    layouts = read_strategy(tmp_path / "strategy" / "stage_0.ckpt")
+    for rank in (0, 5):
+        held = dict(np.load(tmp_path / f"rank_{rank}.npz"))
+        stage = plan.coordinates(rank).pipeline
+        assert set(held) == {name for name in whole if stage in sharding.stages(name, plan)}
+        for name, values in held.items():
+            box = sharding.optimizer_box(name, whole[name].shape, plan, plan.coordinates(rank))
+            if sharding.tensor_axis(name) is None and rank == 5:
+                # Rows of what is whole on tensor-parallel ranks are shared out over these: rank 5 has the second half.
+                box = sharding.Box.whole(whole[name].shape).part(0, 1, 2)
+            np.testing.assert_array_equal(values, whole[name][box.index], err_msg=name)
+            if stage == 0:
+                assert layouts[name].box(0, whole[name].shape) == box
+    require_model(tmp_path / "strategy" / "stage_0.ckpt", config.model)
+    for changes in (dict(num_layers=2), dict(vocab_size=1999), dict(num_experts=4)):
+        with pytest.raises(InputError, match="is of another model"):
+            require_model(tmp_path / "strategy" / "stage_0.ckpt", replace(config.model, **changes))
+    with pytest.raises(InputError, match=r"says nothing of 'backbone.layernorm.gamma'"):
+        require_model(tmp_path / "strategy", config.model)  # the last stage's file is missing
+
+
+def test_a_difference_is_told(monkeypatch, capsys):
     right = expected.messages
 
     def wrong(*arguments):

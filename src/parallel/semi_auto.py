@@ -5,13 +5,10 @@ puts the messages in. The plan is that of the explicit backend: the same mesh, t
 Operators with gradients of their own for a CPU, which the compiler would not look into, make way for plain ones.
 """
 
-from collections.abc import Callable
-
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import ops
 
-from src.dropout import Dropout
-from src.operators import FastGelu
+from src.moe import MixtureOfExperts, Router
 from src.pangu_alpha import (
     Attention,
     Block,
@@ -24,137 +21,17 @@ from src.pangu_alpha import (
     PanguAlphaWithLoss,
 )
 from src.parallel.plan import Plan
+from src.parallel.sharded_operators import (
+    BiasedColumns,
+    CrossEntropy,
+    MaskedSoftmax,
+    Normalize,
+    Pointwise,
+    WeightFirst,
+    activation,
+    shard_dropout,
+)
 from src.parallel.sharding import WORD_TABLE
-
-ROW = 3  # of the kinds of operands
-
-
-class Pointwise(nn.Cell):
-    """An operator of one or two operands, element by element, whose leading axes are cut into `parts`.
-
-    An operator has one strategy, which depends on its operands' shapes: so this keeps one operator for each kind. What
-    is broadcast along a cut axis is a number, a row or a column.
-
-    Args:
-        make: Makes the operator.
-        parts: Of axis 0, axis 1, ...; all others are whole.
-        operands: 1 or 2; what follows them (the type of a Cast) has no strategy.
-    """
-
-    def __init__(self, make: Callable[[], ops.Primitive], *parts: int, operands: int = 2):
-        super().__init__()
-        first, second, third, fourth = (*parts, 1, 1, 1)[:4]
-        strategies = ((), (first,), (first, second), (1, second), (first, 1), (first, second, third),
-                      (first, second, third, fourth))
-        # A row alone stays whole: the compiler would number its parts otherwise than a matrix's, and then gather them.
-        alone = (*strategies[:ROW], (1, 1), *strategies[ROW + 1:])
-        self.operators = tuple(make().shard((one,)) for one in alone) if operands == 1 else tuple(
-            tuple(make().shard((one, other) if other else (alone[kind], other)) for other in strategies)
-            for kind, one in enumerate(strategies))
-        self.operands = operands
-
-    def construct(self, x: Tensor | float, y: object = None) -> Tensor:
-        if self.operands == 1:
-            return self.operators[_kind(x)](x) if y is None else self.operators[_kind(x)](x, y)
-        return self.operators[_kind(x)][_kind(y)](x, y)
-
-
-def _kind(x: Tensor | float) -> int:
-    """Which of Pointwise's strategies: 0 for a number, 1 of one axis, 2 a matrix, 3 a row, 4 a column, 5 and 6."""
-    if not isinstance(x, Tensor):
-        return 0
-    if x.ndim == 2:
-        return 3 if x.shape[0] == 1 else 4 if x.shape[1] == 1 else 2
-    return x.ndim if x.ndim < 2 else x.ndim + 2
-
-
-class Normalize(nn.Cell):
-    """As `src.operators.Normalize`, by the fused operator; `parts` of the rows (N, H)."""
-
-    def __init__(self, epsilon: float, parts: int):
-        super().__init__()
-        self.layer_norm = ops.LayerNorm(1, 1, epsilon).shard(((parts, 1), (1,), (1,)))
-        self.cast = Pointwise(ops.Cast, parts, operands=1)
-
-    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        normed, _, _ = self.layer_norm(self.cast(x, ms.float32), gamma, beta)
-        return self.cast(normed, x.dtype)
-
-
-class MaskedSoftmax(nn.Cell):
-    """As `src.operators.MaskedSoftmax`, rows cut into `data` and heads into `tensor` parts."""
-
-    def __init__(self, data: int, tensor: int):
-        super().__init__()
-        self.add = ops.Add().shard(((data, tensor, 1, 1), (data, 1, 1, 1)))
-        self.softmax = ops.Softmax(axis=-1).shard(((data, tensor, 1, 1),))
-
-    def construct(self, scores: Tensor, bias: Tensor) -> Tensor:
-        return self.softmax(self.add(scores, bias))
-
-
-class WeightFirst(nn.Cell):
-    """x @ weight, called with the weight first, where a FeedForward would have the product transposed."""
-
-    def __init__(self, product: ops.Primitive):
-        super().__init__()
-        self.product = product
-
-    def construct(self, weight: Tensor, x: Tensor) -> Tensor:
-        return self.product(x, weight)
-
-
-class BiasedColumns(nn.Cell):
-    """`activation` of x (N, F) + bias (F,)."""
-
-    def __init__(self, add_bias: ops.Primitive, activation: nn.Cell):
-        super().__init__()
-        self.add_bias, self.activation = add_bias, activation
-
-    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.activation(self.add_bias(x, bias))
-
-
-class LongRange(nn.Cell):
-    """begin, begin + 1, ..., end - 1 as int32, added up in the graph from rows of `width`: a range of that length would
-    be computed by the compiler, which would keep hundreds of megabytes of numbers for each layer."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.width = width
-        self.range = ops.Range().shard(((1,),))
-        self.cast = ops.Cast().shard(((1,),))
-        self.add = ops.Add().shard(((1, 1), (1, 1)))
-        self.reshape = ops.Reshape()
-
-    def construct(self, begin: int, end: int, step: int) -> Tensor:
-        rows = self.cast(self.range(begin, end, self.width), ms.int32)
-        columns = self.cast(self.range(0, self.width, step), ms.int32)
-        return self.reshape(self.add(self.reshape(rows, (-1, 1)), self.reshape(columns, (1, -1))), (-1,))
-
-
-class CrossEntropy(nn.Cell):
-    """As `src.operators.CrossEntropy`, of logits (N, V) cut into `data` x `tensor` parts: of a row three numbers are
-    sent, the largest logit, the sum of the exponentials and the label's own logit."""
-
-    def __init__(self, data: int, tensor: int):
-        super().__init__()
-        self.max = ops.ReduceMax(keep_dims=True).shard(((data, tensor),))
-        self.sub = ops.Sub().shard(((data, tensor), (data, 1)))
-        self.exp = ops.Exp().shard(((data, tensor),))
-        self.sum = ops.ReduceSum().shard(((data, tensor),))
-        self.log = ops.Log().shard(((data,),))
-        self.one_hot = ops.OneHot().shard(((data, tensor), (), ()))
-        self.on, self.off = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
-        self.mul = ops.Mul().shard(((data, tensor), (data, tensor)))
-        self.picked = ops.ReduceSum().shard(((data, tensor),))
-        self.difference = ops.Sub().shard(((data,), (data,)))
-
-    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
-        shifted = self.sub(logits, ops.stop_gradient(self.max(logits, 1)))
-        denominator = self.log(self.sum(self.exp(shifted), 1))
-        target = self.one_hot(labels, logits.shape[1], self.on, self.off)
-        return self.difference(denominator, self.picked(self.mul(shifted, target), 1))
 
 
 def annotate(network: PanguAlphaWithLoss, plan: Plan, sequence_parallel: bool = False) -> None:
@@ -191,9 +68,11 @@ def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool =
         elif isinstance(cell, Embedding):
             cell.add = ops.Add().shard(((data, 1), (data, 1)))
             cell.cast = Pointwise(ops.Cast, rows, operands=1)
-            _dropout(cell.dropout, width, data)
+            shard_dropout(cell.dropout, width, data)
         elif isinstance(cell, Attention):
             _attention(cell, width, data, tensor, rows)
+        elif isinstance(cell, MixtureOfExperts):
+            _experts(cell, width, plan, rows)
         elif isinstance(cell, FeedForward):
             _feed_forward(cell, width, data, tensor, rows)
         elif isinstance(cell, Block):
@@ -222,19 +101,57 @@ def _attention(cell: Attention, width: int, data: int, tensor: int, rows: int) -
     cell.weighted_sum = ops.BatchMatMul().shard((by_heads, by_heads))
     cell.softmax = MaskedSoftmax(data, tensor)
     cell.cast = Pointwise(ops.Cast, data, tensor, operands=1)
-    _dropout(cell.attention_dropout, width, data, tensor)
-    _dropout(cell.output_dropout, width, rows)
+    shard_dropout(cell.attention_dropout, width, data, tensor)
+    shard_dropout(cell.output_dropout, width, rows)
 
 
 def _feed_forward(cell: FeedForward, width: int, data: int, tensor: int, rows: int) -> None:
-    mapping, activation = cell.mapping, _activation(cell.activation, data, tensor)
+    mapping = cell.mapping
     mapping.product = ops.MatMul().shard(((data, 1), (1, tensor)))
     mapping.add_bias = ops.Add().shard(((data, tensor), (tensor,)))
     mapping.product_to_transposed = WeightFirst(mapping.product)
-    cell.activation = activation
-    cell.biased_activation = BiasedColumns(mapping.add_bias, activation)
+    cell.activation = activation(cell.activation, (data, tensor))
+    cell.biased_activation = BiasedColumns(mapping.add_bias, cell.activation)
     _row_parallel(cell.projection, data, tensor, rows)
-    _dropout(cell.dropout, width, rows)
+    shard_dropout(cell.dropout, width, rows)
+
+
+def _experts(cell: MixtureOfExperts, width: int, plan: Plan, rows: int) -> None:
+    """Tokens are routed where they are, (data); experts and the tokens that come to them are cut by experts, and what
+    data parallel is left. The compiler makes an AlltoAll of each change between the two."""
+    data = plan.data_ranks
+    _router(cell.router, data)
+    batch = (data, 1, 1)
+    cell.dispatch = ops.BatchMatMul(transpose_a=True).shard((batch, batch))
+    cell.combine = ops.BatchMatMul().shard((batch, batch))
+    layout = ms.Layout((plan.data, plan.expert, plan.tensor), ("data", "expert", "tensor"))
+    cell.transpose = ops.Transpose().shard((layout("data", "expert", "None", "None"),))
+    cell.transpose_back = ops.Transpose().shard((layout("expert", "data", "None", "None"),))
+    cell.cast = Pointwise(ops.Cast, data, operands=1)
+    cell.ffn.activation = activation(cell.ffn.activation, layout("expert", "data", "tensor"))
+    # Whole on tensor-parallel ranks, it would be shared out over these, too.
+    cell.ffn.projection.bias.parallel_optimizer = False
+    for linear, rows_in, rows_out in ((cell.ffn.mapping, "None", "tensor"), (cell.ffn.projection, "tensor", "None")):
+        linear.product = ops.BatchMatMul().shard((layout("expert", "data", rows_in),
+                                                  layout("expert", rows_in, rows_out)))
+        linear.add_bias = ops.Add().shard((layout("expert", "data", rows_out), layout("expert", "None", rows_out)))
+        linear.expand_dims = ops.ExpandDims().shard((layout("expert", rows_out),))
+    shard_dropout(cell.dropout, width, rows)
+
+
+def _router(cell: Router, data: int) -> None:
+    cell.dense.matmul = ops.MatMul().shard(((data, 1), (1, 1)))
+    cell.dense.cast = cell.cast = Pointwise(ops.Cast, data, operands=1)
+    cell.softmax = ops.Softmax(axis=-1).shard(((data, 1, 1),))
+    cell.argmax = ops.Argmax(axis=-1, output_type=ms.int32).shard(((data, 1, 1),))
+    cell.one_hot = ops.OneHot().shard(((data, 1, 1), (), ()))
+    cell.count_before = ops.CumSum(exclusive=True).shard(((data, 1, 1),))
+    cell.range = ops.Range().shard(((1,),))
+    cell.equal = ops.Equal().shard(((data, 1, 1), (1,)))
+    cell.expand_dims = Pointwise(ops.ExpandDims, data, operands=1)
+    cell.sum, cell.mean = Pointwise(ops.ReduceSum, data, operands=1), Pointwise(ops.ReduceMean, data, operands=1)
+    for name, make in (("mul", ops.Mul), ("div", ops.Div), ("add", ops.Add), ("sub", ops.Sub)):
+        setattr(cell, name, Pointwise(make, data))
 
 
 def _row_parallel(linear: Linear, data: int, tensor: int, rows: int) -> None:
@@ -243,21 +160,6 @@ def _row_parallel(linear: Linear, data: int, tensor: int, rows: int) -> None:
     linear.product = ops.MatMul().shard(strategy, ((rows, 1),)) if rows > data else ops.MatMul().shard(strategy)
     linear.product_of_transposed = linear.product
     linear.add_bias = ops.Add().shard(((rows, 1), (1,)))
-
-
-def _activation(cell: nn.Cell, *parts: int) -> nn.Cell:
-    if not isinstance(cell, FastGelu):
-        return Pointwise(ops.GeLU, *parts, operands=1)
-    cell.mul, cell.sigmoid = Pointwise(ops.Mul, *parts), Pointwise(ops.Sigmoid, *parts, operands=1)
-    return cell
-
-
-def _dropout(cell: Dropout, width: int, *parts: int) -> None:
-    for name, make in (("add", ops.Add), ("mul", ops.Mul), ("xor", ops.BitwiseXor), ("bit_and", ops.BitwiseAnd),
-                       ("shift", ops.RightShift), ("greater_equal", ops.GreaterEqual)):
-        setattr(cell, name, Pointwise(make, *parts))
-    cell.cast = Pointwise(ops.Cast, *parts, operands=1)
-    cell.range = LongRange(width)
 
 
 def _stages(model: PanguAlphaModel, plan: Plan) -> None:

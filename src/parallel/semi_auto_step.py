@@ -1,23 +1,25 @@
 """Training in semi-automatic parallel: all micro-batches of an optimizer step, and the update, in one graph."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
-from src.optimizer import Optimizer, keep_on_host, sum_of_squares
+from src.optimizer import Optimizer, StepScalars, keep_on_host, sum_of_squares
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import RunConfig
-from src.pangu_alpha_wrapcell import ApplyGradients
+from src.pangu_alpha_wrapcell import ApplyGradients, StepResult
 from src.parallel import sharding
 from src.parallel.plan import Plan
 from src.parallel.recompute import recompute_layers
 from src.parallel.semi_auto import annotate
 
+SUMS = "accu_grads."  # and a parameter's name: so MindSpore looks for the sum of its gradients
 SCALARS = ("loss_scale", "lr", "beta1_power", "beta2_power")
 
 
@@ -88,6 +90,7 @@ class SemiAutoTrainStep(nn.Cell):
     """One optimizer step. What the host decides comes in as parameters: inputs would be cut like the batch.
 
     Args:
+        loss: Of a batch, for validation.
         network: The loss of all micro-batches, summed.
         parameters: Of the whole model: the compiler wants gradients of all stages' parameters, before it takes away
             what is not of this one.
@@ -103,19 +106,30 @@ class SemiAutoTrainStep(nn.Cell):
         As `src.pangu_alpha_wrapcell.TrainStep`; the loss is a sum over micro-batches.
     """
 
-    def __init__(self, network: nn.Cell, parameters: Sequence[Parameter], own: Sequence[int],
+    def __init__(self, loss: nn.Cell, network: nn.Cell, parameters: Sequence[Parameter], own: Sequence[int],
                  apply_gradients: ApplyGradients, accumulates: bool, optimizer_shard: bool):
         super().__init__(auto_prefix=False)
         self.network = network
+        self.loss = loss
         self.weights, self.own = ParameterTuple(parameters), tuple(own)
         self.apply_gradients = apply_gradients
         self.accumulates, self.optimizer_shard = accumulates, optimizer_shard
         if accumulates:
-            self.accu_grads = ParameterTuple([clone(weight, f"accu_grads.{weight.name}") for weight in parameters])
+            self.accu_grads = ParameterTuple([clone(weight, SUMS + weight.name) for weight in parameters])
         self.gradients = ops.GradOperation(get_by_list=True, sens_param=True)
         self.loss_scale, self.lr, self.beta1_power, self.beta2_power = (
             Parameter(Tensor(0.0, ms.float32), name=f"scalar.{name}", requires_grad=False) for name in SCALARS)
         self.assign = ops.Assign()
+
+    @property
+    def held_parameters(self) -> list[Parameter]:
+        """Of this rank's stage."""
+        return [self.weights[i] for i in self.own]
+
+    @property
+    def held_sums(self) -> list[Parameter]:
+        """Sums of their gradients, where there are any."""
+        return [self.accu_grads[i] for i in self.own] if self.accumulates else []
 
     def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loss = self.network(*batch)
@@ -174,7 +188,7 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
         apply_gradients = ApplyGradients(optimizer, config.training.clip_norm, config.micro_steps)
         apply_gradients.global_norm = NormOfSlices([_copies(config, plan, parameter.name) for parameter in held],
                                                    plan.world_size == 1)
-        step = SemiAutoTrainStep(objective, parameters, own, apply_gradients, several, plan.optimizer_shard)
+        step = SemiAutoTrainStep(network, objective, parameters, own, apply_gradients, several, plan.optimizer_shard)
     step.set_train()
     return step, optimizer
 
@@ -185,3 +199,66 @@ def _copies(config: RunConfig, plan: Plan, name: str) -> int:
     whole = sharding.parameter_shapes(config.model)[name]
     part = sharding.optimizer_box(name, whole, plan, plan.coordinates(0))
     return plan.world_size // plan.pipeline * part.size // prod(whole)
+
+
+class SemiAutoStepper:
+    """As `src.pangu_alpha_wrapcell.Stepper`, of a graph that holds all micro-batches of a step.
+
+    Args:
+        step: The graph.
+        plan: Of the run.
+        rank: This process.
+        micro_batches: Of a step.
+    """
+
+    def __init__(self, step: SemiAutoTrainStep, plan: Plan, rank: int, micro_batches: int):
+        self._step, self._micro_batches = step, micro_batches
+        self._loss = step.loss
+        # The graph's loss is that of the whole batch, on all ranks of the last stage.
+        self._share = (plan.coordinates(rank).pipeline == plan.pipeline - 1) / plan.data_ranks
+
+    def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Sequence[Tensor]]) -> StepResult:
+        """One optimizer step over micro-batches, each what PanguAlphaWithLoss takes."""
+        values = (loss_scale, scalars.learning_rate, scalars.beta1_power, scalars.beta2_power)
+        for name, value in zip(SCALARS, values, strict=True):
+            getattr(self._step, name).set_data(Tensor(np.float32(value)))
+        loss, norm, finite = self._step(*_joined(micro_batches))
+        loss = float(loss.asnumpy()) / self._micro_batches * self._share
+        return StepResult(loss, float(norm.asnumpy()), bool(finite.asnumpy()))
+
+    def evaluate(self, batch: Sequence[Tensor]) -> float:
+        """This rank's share of the loss of a batch, of a model that is not in stages."""
+        return float(self._loss(*_joined([batch])).asnumpy()) * self._share
+
+
+def _joined(micro_batches: Iterable[Sequence[Tensor | None]]) -> list[Tensor]:
+    """The inputs of the graph: a mask of the loss is always there, dropout keys where there is dropout."""
+    batches = []
+    for ids, position_ids, attention_mask, loss_mask, dropout_key in micro_batches:
+        counted = np.ones(position_ids.shape, np.float32) if loss_mask is None else loss_mask.asnumpy()
+        arrays = [ids.asnumpy(), position_ids.asnumpy(), attention_mask.asnumpy(), counted.astype(np.float32)]
+        batches.append(arrays if dropout_key is None else [*arrays, dropout_key.asnumpy()])
+    return [Tensor(np.concatenate(parts)) for parts in zip(*batches, strict=True)]
+
+
+def no_batch(config: RunConfig) -> list[Tensor]:
+    """A rank's inputs of the graph, to compile it."""
+    rows, length = config.training.batch_size * config.micro_steps, config.model.seq_length
+    shapes = [((rows, length + 1), np.int32), ((rows, length), np.int32), ((rows, length, length), np.bool_),
+              ((rows, length), np.float32)]
+    if config.model.dropout_rate:
+        shapes.append(((rows,), np.int32))
+    return [Tensor(np.zeros(shape, dtype)) for shape, dtype in shapes]
+
+
+def compile_step(config: RunConfig, rank: int,
+                 strategy_file: Path | None = None) -> tuple[SemiAutoTrainStep, Optimizer]:
+    """A rank's compiled step, whose parameters have no data yet and whose `parameter_layout_dict` is how the compiler
+    has sliced them; and the optimizer in it. Arguments: see `enter`."""
+    batch = no_batch(config)
+    enter(config, rank, [tensor.ndim for tensor in batch], strategy_file)
+    with no_init_parameters():
+        model = PanguAlphaModel(config.model)
+    step, optimizer = build_train_step(config, model, rank)
+    step.compile(*batch)
+    return step, optimizer

@@ -7,7 +7,7 @@ from src.optimizer import Optimizer, keep_on_host
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
-from src.parallel import expert, gradients, pipeline, tensor
+from src.parallel import expert, gradients, pipeline, sharding, tensor
 from src.parallel.gradients import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
 from src.parallel.mesh import Mesh
 from src.parallel.pipeline import PipelineStepper
@@ -26,7 +26,8 @@ def build_model(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> Pangu
     with no_init_parameters():
         model = PanguAlphaModel(config)
     pipeline.keep_stage(model, mesh)
-    allocate(model, mesh, seed)
+    shapes = {parameter.name: parameter.shape for parameter in model.get_parameters()}
+    allocate(model.get_parameters(), lambda name: sharding.box(name, shapes[name], mesh.plan, mesh.at), seed, shapes)
     return model
 
 

@@ -42,28 +42,41 @@ def compile_graph(config: RunConfig, rank: int, graph: str, rows: int, folder: P
         folder: For the compiler's text; empty.
     """
     _prepare(config, rank, folder)
-    return _training(config, rank, folder)
+    if graph == "training":
+        return _training(config, rank, folder)
+    return _generation(config, rank, rows, config.model.seq_length if graph == "prefill" else 1, folder)
 
 
 def _training(config: RunConfig, rank: int, folder: Path) -> Compiled:
+    from src.parallel.semi_auto_step import compile_step
+
+    began = time.perf_counter()
+    step, _ = compile_step(config, rank)
+    return _compiled(step, time.perf_counter() - began, folder, config)
+
+
+def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Path) -> Compiled:
+    """The graph that reads `tokens` of each row: a whole prompt, or one token after it."""
     from mindspore import Tensor
     from mindspore.nn.utils import no_init_parameters
 
     from src.pangu_alpha import PanguAlphaModel
-    from src.parallel.semi_auto_step import build_train_step, enter
+    from src.parallel.plan import Plan
+    from src.parallel.semi_auto import annotate_model
+    from src.parallel.semi_auto_runtime import SemiAutoNextLogits, make_caches
+    from src.parallel.semi_auto_step import enter
 
-    model, rows = config.model, config.training.batch_size * config.micro_steps
-    length = model.seq_length
-    batch = [Tensor(np.zeros(shape, dtype)) for shape, dtype in (
-        ((rows, length + 1), np.int32), ((rows, length), np.int32), ((rows, length, length), np.bool_),
-        ((rows, length), np.float32))]
-    if model.dropout_rate:
-        batch.append(Tensor(np.zeros(rows, np.int32)))
-    enter(config, rank, [tensor.ndim for tensor in batch])
+    plan = Plan.of(config.parallel, config.model)
+    inputs = [Tensor(np.zeros(shape, np.int32)) for shape in ((rows, tokens), (rows,), (rows,), (rows,))]
+    enter(config, rank, [tensor.ndim for tensor in inputs])
     with no_init_parameters():
-        network = PanguAlphaModel(model)
-    step, _ = build_train_step(config, network, rank)
-    return _compile(step, batch, folder, config)
+        model = PanguAlphaModel(config.model)
+        annotate_model(model, plan)
+        cell = SemiAutoNextLogits(model, make_caches(config.model, plan, rows, config.model.seq_length), tokens)
+    cell.set_train(False)
+    began = time.perf_counter()
+    cell.compile(*inputs)
+    return _compiled(cell, time.perf_counter() - began, folder, config)
 
 
 def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
@@ -79,12 +92,7 @@ def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
     ms.set_recursion_limit(CALL_DEPTH)
 
 
-def _compile(cell: object, inputs: list, folder: Path, config: RunConfig) -> Compiled:
-    from mindspore.graph.api import _cell_graph_executor
-
-    began = time.perf_counter()
-    _cell_graph_executor.compile(cell, *inputs, phase="dry_run")
-    seconds = time.perf_counter() - began
+def _compiled(cell: object, seconds: float, folder: Path, config: RunConfig) -> Compiled:
     graph = read_graph(max(folder.glob("*validate*.ir")), config.model.num_layers)
     slices = {name: tuple(layout[2]) for name, layout in cell.parameter_layout_dict.items()}
     return Compiled(graph, slices, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

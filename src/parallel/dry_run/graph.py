@@ -39,8 +39,9 @@ class Collective:
     Args:
         operation: One of OPERATIONS.
         ranks: Its group, all ranks of it.
-        part: Of the model that it belongs to: "layer 3", "embedding", "loss", "pipeline", "batch", "norm".
-        phase: forward, backward, gradients or update.
+        part: Of the model that it belongs to: "layer 3", "embedding", "head and loss", "pipeline",
+            "batch", "norm", ...
+        phase: forward, backward, weights (rows that ranks share), gradients or update.
         bytes: An AllReduce's array, what goes into a ReduceScatter, AlltoAll or Send, what comes out of the others.
     """
 
@@ -127,13 +128,14 @@ class _Node:
                            ("micro_inputs-", "batch"), ("global_norm-", "norm"), ("layernorm", "final LayerNorm")):
             if mark in place:
                 return part
-        return "loss"
+        return "head and loss"
 
     def told(self, parts: dict[str, str]) -> Collective:
         """As the reader of a graph has it; `parts` are those of the forward messages, by their unique names."""
         if self.is_of_weights:
             phase = "gradients" if self.operation != "AllGather" else "weights"
-            part = "embedding" if self.part == "loss" else self.part  # the tied table's gradient ends at the head
+            # The tied table's gradient ends where the head's is computed.
+            part = "embedding" if self.part == "head and loss" else self.part
             return Collective(self.operation, self.ranks, part, phase, self.bytes)
         if self.is_forward:
             phase = "update" if self.part == "norm" else "forward"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from src.errors import InputError
 from src.pangu_alpha_config import RunConfig
-from src.parallel.costs import rank_memory
 from src.parallel.dry_run import expected
 from src.parallel.dry_run.compile import Compiled
 from src.parallel.dry_run.graph import Array, Collective, Graph
@@ -22,6 +21,7 @@ from src.parallel.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[3]
 MIB = 2 ** 20
+KEPT = ("backbone.", "adam_", "accu_grads.", "cache.")  # not inputs, nor the step's scalars
 
 
 def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",), rows: int = 1) -> None:
@@ -45,8 +45,10 @@ def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",
     for number in _ranks(plan, config, rank):
         for graph in graphs:
             compiled = _compile(config, number, graph, rows)
-            differences = differences_to_plan(config, plan, number, compiled)
-            print(describe(config, plan, number, graph, compiled, differences), flush=True)
+            differences = (differences_to_plan(config, plan, number, compiled) if graph == "training" else
+                           _different_slices(expected.inference_slices(config, plan, number, rows), compiled)
+                           + _different_messages(expected.inference_messages(plan), compiled))
+            print(describe(plan, number, graph, compiled, differences), flush=True)
             differing += differences
     if differing:
         sys.exit(1)
@@ -105,18 +107,15 @@ def _reason(errors: str) -> str:
 def differences_to_plan(config: RunConfig, plan: Plan, rank: int, compiled: Compiled) -> list[str]:
     """What of a training graph is other than planned: slices, bytes, messages."""
     found = _different_slices(expected.slices(config, plan, rank), compiled)
-    memory, held = rank_memory(config, rank), held_bytes(compiled)
-    told = {"weights": memory.weights, "updated slices": memory.slices, "moments": memory.moments}
-    if config.micro_steps > 1:
-        told["gradients"] = memory.gradients
-    found += [f"{name}: {held[name]:,} bytes, planned {number:,}" for name, number in told.items()
-              if held[name] != number]
+    held = held_bytes(compiled)
+    found += [f"{name}: {held[name]:,} bytes, planned {number:,}"
+              for name, number in expected.held_bytes(config, plan, rank).items() if held[name] != number]
     return found + _different_messages(expected.messages(config, plan, rank), compiled)
 
 
 def _different_slices(planned: dict[str, tuple[int, ...]], compiled: Compiled) -> list[str]:
     held = {name: array.shape for name, array in compiled.graph.parameters.items()
-            if not name.startswith(("batch", "scalar."))}
+            if name.startswith(KEPT)}
     return [f"{name}: {held.get(name, 'not held')}, planned {planned.get(name, 'nothing')}"
             for name in sorted({*planned, *held}) if held.get(name) != planned.get(name)]
 
@@ -132,12 +131,14 @@ def _different_messages(planned: Counter[expected.Message], compiled: Compiled) 
 
 def held_bytes(compiled: Compiled) -> dict[str, int]:
     """Bytes that a rank holds, by the names of `--plan`."""
-    held = dict.fromkeys(("weights", "updated slices", "gradients", "moments"), 0)
+    held = dict.fromkeys(("weights", "updated slices", "gradients", "moments", "caches"), 0)
     for name, array in compiled.graph.parameters.items():
         if name.startswith(("adam_m.", "adam_v.")):
             held["moments"] += array.bytes
         elif name.startswith("accu_grads."):
             held["gradients"] += array.bytes
+        elif name.startswith("cache."):
+            held["caches"] += array.bytes
         elif name.startswith("backbone."):
             whole = Array(compiled.slices[name], array.dtype)
             held["weights"] += whole.bytes
@@ -145,7 +146,7 @@ def held_bytes(compiled: Compiled) -> dict[str, int]:
     return held
 
 
-def describe(config: RunConfig, plan: Plan, rank: int, graph: str, compiled: Compiled, differences: list[str]) -> str:
+def describe(plan: Plan, rank: int, graph: str, compiled: Compiled, differences: list[str]) -> str:
     """What a user reads of a rank."""
     stage, data, expert, tensor = astuple(plan.coordinates(rank))
     held = ", ".join(f"{name} {number / MIB:.1f} MiB" for name, number in held_bytes(compiled).items() if number)
