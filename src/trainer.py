@@ -106,7 +106,7 @@ class Trainer:
         self.validation_batches = self._batches(data.validation, shuffle=False) if data.validation else None
         if training.eval_interval and self.validation_batches is None:
             raise InputError("training.eval_interval is set but data.validation is not")
-        if config.parallel.is_semi_auto:
+        if config.is_semi_auto:
             self.parameters, self.stepper, self.optimizer, self.holder = semi_auto_layout.build(config, self.mesh)
         else:
             model = build_model(config.model, self.mesh, training.seed)

@@ -93,12 +93,24 @@ def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path):
             np.testing.assert_array_equal(values, whole[name][box.index], err_msg=name)
             if stage == 0:
                 assert layouts[name].box(0, whole[name].shape) == box
-    require_model(tmp_path / "strategy" / "stage_0.ckpt", config.model)
-    for changes in (dict(num_layers=2), dict(vocab_size=1999), dict(num_experts=4)):
+    checked = ("-m", "src.checkpoint.check", f"--strategy={tmp_path / 'strategy' / 'stage_0.ckpt'}")
+    assert run(*checked, f"--checkpoint={tmp_path}") == (0, "", "")
+    config.model = replace(config.model, num_layers=2)
+    config.save(tmp_path / "config.yaml")
+    status, _, errors = run(*checked, f"--checkpoint={tmp_path}")
+    assert status == 2 and errors.count("\n") == 1 and "is of another model" in errors
+    for changes in (dict(vocab_size=1999), dict(num_experts=4)):
         with pytest.raises(InputError, match="is of another model"):
-            require_model(tmp_path / "strategy" / "stage_0.ckpt", replace(config.model, **changes))
+            require_model(tmp_path / "strategy" / "stage_0.ckpt", replace(model.config, **changes))
     with pytest.raises(InputError, match=r"says nothing of 'backbone.layernorm.gamma'"):
-        require_model(tmp_path / "strategy", config.model)  # the last stage's file is missing
+        require_model(tmp_path / "strategy", model.config)  # the last stage's file is missing
+
+
+@pytest.mark.slow
+def test_a_search_finds_strategies():
+    status, output, errors = dry_run("--parallel.world_size=8", "--parallel.strategy_search")
+    assert status == 0, errors
+    assert "plan    none: strategies were searched for" in output and "AllReduce among 8" in output
 
 
 def test_a_difference_is_told(monkeypatch, capsys):
@@ -134,6 +146,8 @@ def test_nothing_can_be_executed():
 
 @pytest.mark.parametrize("flags, told", [
     (["--rank=8", *SPREAD], "--rank '8' is none of 0 to 7, all, all-kinds"),
+    (["--parallel.backend=explicit", *SPREAD], "--dry_run compiles parallel.backend semi_auto, not explicit"),
+    (["--parallel.data=36"], "works on 1, 2, 4 or a multiple of 8 ranks"),
     (["--rank=first", *SPREAD], "--rank 'first' is none of 0 to 7, all, all-kinds"),
 ])
 def test_what_cannot_be_is_refused_before_the_compiler(flags, told):

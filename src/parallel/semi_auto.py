@@ -5,8 +5,10 @@ puts the messages in. The plan is that of the explicit backend: the same mesh, t
 Operators with gradients of their own for a CPU, which the compiler would not look into, make way for plain ones.
 """
 
+from collections.abc import Iterable, Iterator
+
 import mindspore as ms
-from mindspore import ops
+from mindspore import nn, ops
 
 from src.moe import MixtureOfExperts, Router
 from src.pangu_alpha import (
@@ -171,3 +173,20 @@ def _stages(model: PanguAlphaModel, plan: Plan) -> None:
     for cell in (backbone.layernorm, backbone.top_query_embedding, model.head):
         cell.pipeline_stage = last
     backbone.embedding.word_embedding.embedding_table.add_pipeline_stage(last)
+
+
+def forget_strategies(cell: nn.Cell) -> None:
+    """Take all strategies away again, so that the compiler searches for its own; the plain operators stay."""
+    for _, inner in cell.cells_and_names():
+        for operator in _operators([*vars(inner).values(), *inner._primitives.values()]):
+            for name in ("in_strategy", "out_strategy"):
+                if name in operator.attrs:
+                    operator.del_prim_attr(name)
+
+
+def _operators(values: Iterable[object]) -> Iterator[ops.Primitive]:
+    for value in values:
+        if isinstance(value, ops.Primitive):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _operators(value)

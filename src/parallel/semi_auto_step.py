@@ -17,7 +17,7 @@ from src.pangu_alpha_wrapcell import ApplyGradients, StepResult
 from src.parallel import sharding
 from src.parallel.plan import Plan
 from src.parallel.recompute import recompute_layers
-from src.parallel.semi_auto import annotate
+from src.parallel.semi_auto import annotate, forget_strategies
 
 SUMS = "accu_grads."  # and a parameter's name: so MindSpore looks for the sum of its gradients
 SCALARS = ("loss_scale", "lr", "beta1_power", "beta2_power")
@@ -41,8 +41,11 @@ def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path
             "parallel_optimizer_threshold": 0, "optimizer_weight_shard_size": plan.data_ranks}}
     if strategy_file is not None:
         settings["strategy_ckpt_config"] = {"save_file": str(strategy_file), "only_trainable_params": False}
+    mode = ms.ParallelMode.SEMI_AUTO_PARALLEL
+    if config.parallel.strategy_search:
+        mode, settings["search_mode"] = ms.ParallelMode.AUTO_PARALLEL, "recursive_programming"
     ms.set_auto_parallel_context(
-        parallel_mode=ms.ParallelMode.SEMI_AUTO_PARALLEL, device_num=plan.world_size, global_rank=rank,
+        parallel_mode=mode, device_num=plan.world_size, global_rank=rank,
         pipeline_stages=plan.pipeline, gradients_mean=False, enable_alltoall=True,
         dataset_strategy=tuple((plan.data_ranks, *[1] * (number - 1)) for number in axes), **settings)
 
@@ -257,8 +260,23 @@ def compile_step(config: RunConfig, rank: int,
     has sliced them; and the optimizer in it. Arguments: see `enter`."""
     batch = no_batch(config)
     enter(config, rank, [tensor.ndim for tensor in batch], strategy_file)
+    plan = Plan.of(config.parallel, config.model)
     with no_init_parameters():
         model = PanguAlphaModel(config.model)
     step, optimizer = build_train_step(config, model, rank)
+    if config.parallel.strategy_search:
+        forget_strategies(step)
     step.compile(*batch)
+    if config.parallel.strategy_search:  # the slices are known now: compiled again, the norm counts each once
+        norm = step.apply_gradients.global_norm
+        norm.shares = tuple(_share(step.parameter_layout_dict[parameter.name], plan) for parameter in
+                            step.held_parameters)
+        step.compile_cache.clear()
+        step.compile(*batch)
     return step, optimizer
+
+
+def _share(layout: Sequence, plan: Plan) -> float:
+    """One over the ranks that hold the same slice, of a layout that the compiler inferred."""
+    sliced, whole = layout[2], layout[6]
+    return prod(whole) / prod(sliced) / plan.world_size

@@ -84,8 +84,7 @@ def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
                    "MS_DEV_SAVE_GRAPHS_PATH": str(folder)}
     from src.parallel.dry_run.simulation import simulate
 
-    target = config.parallel.device_target
-    simulate("Ascend" if target == "CPU" else target, config.parallel.world_size, rank)
+    simulate(config.parallel.device_target, config.parallel.world_size, rank)
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)

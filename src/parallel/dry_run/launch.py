@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import astuple
+from copy import copy
+from dataclasses import astuple, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",
     """Compile ranks' graphs without their devices, and print what comes of it.
 
     Args:
-        config: Of the run.
+        config: Of the run; where it is one on a CPU, Ascend is compiled for.
         rank: Its number, "all", or "all-kinds": one rank of each kind of stage.
         graphs: "training", or "prefill" and "decode".
         rows: Texts at once, of the latter two.
@@ -39,7 +40,12 @@ def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",
     Exits:
         With status 1 where slices or messages are other than planned.
     """
+    if config.parallel.backend == "explicit":
+        raise InputError("--dry_run compiles parallel.backend semi_auto, not explicit, which runs on any host")
     require_version(version("mindspore"))
+    if config.parallel.device_target == "CPU":
+        config = copy(config)
+        config.parallel = replace(config.parallel, device_target="Ascend")
     plan = Plan.of(config.parallel, config.model)
     differing = []
     for number in _ranks(plan, config, rank):
@@ -48,7 +54,7 @@ def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",
             differences = (differences_to_plan(config, plan, number, compiled) if graph == "training" else
                            _different_slices(expected.inference_slices(config, plan, number, rows), compiled)
                            + _different_messages(expected.inference_messages(plan), compiled))
-            print(describe(plan, number, graph, compiled, differences), flush=True)
+            print(describe(config, number, graph, compiled, differences), flush=True)
             differing += differences
     if differing:
         sys.exit(1)
@@ -105,7 +111,10 @@ def _reason(errors: str) -> str:
 
 
 def differences_to_plan(config: RunConfig, plan: Plan, rank: int, compiled: Compiled) -> list[str]:
-    """What of a training graph is other than planned: slices, bytes, messages."""
+    """What of a training graph is other than planned: slices, bytes, messages. Of what was searched for, nothing is
+    planned."""
+    if config.parallel.strategy_search:
+        return []
     found = _different_slices(expected.slices(config, plan, rank), compiled)
     held = held_bytes(compiled)
     found += [f"{name}: {held[name]:,} bytes, planned {number:,}"
@@ -146,8 +155,9 @@ def held_bytes(compiled: Compiled) -> dict[str, int]:
     return held
 
 
-def describe(plan: Plan, rank: int, graph: str, compiled: Compiled, differences: list[str]) -> str:
+def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, differences: list[str]) -> str:
     """What a user reads of a rank."""
+    plan = Plan.of(config.parallel, config.model)
     stage, data, expert, tensor = astuple(plan.coordinates(rank))
     held = ", ".join(f"{name} {number / MIB:.1f} MiB" for name, number in held_bytes(compiled).items() if number)
     sums: Counter[tuple[str, int]] = Counter()
@@ -162,7 +172,9 @@ def describe(plan: Plan, rank: int, graph: str, compiled: Compiled, differences:
              f"{compiled.seconds:.1f} s, {compiled.peak_memory / MIB:,.0f} MiB at most",
              f"  holds   {held}", f"  sends   {sent or 'nothing'}",
              f"  groups  {'; '.join(groups) or 'none'}"]
-    if not differences:
+    if config.parallel.strategy_search:
+        lines.append("  plan    none: strategies were searched for")
+    elif not differences:
         lines.append(f"  plan    the same: {len(compiled.graph.parameters)} parameters and inputs, shape for shape, "
                      f"bytes, and {sum(compiled.graph.collectives.values())} messages")
     return "\n".join([*lines, *(f"  plan    differs: {one}" for one in differences)])
