@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from src.errors import InputError, run_program
-from src.pangu_alpha_config import RunConfig
+from src.pangu_alpha_config import RunConfig, require_tensor_parallel_alone
 
 
 @dataclass
@@ -14,6 +14,8 @@ class ExportConfig(RunConfig):
     """Write a checkpoint as MindIR, for serving. A checkpoint that was trained here brings its own settings.
 
     Args:
+        dry_run: Compile the graphs for Ascend or GPU without such a device, hold them against the plan, and stop.
+        rank: Of dry_run: a rank's number, all, or all-kinds.
         checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; of one process or of many.
         checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
         random_weights: No checkpoint: random weights, to try speed and memory.
@@ -23,6 +25,8 @@ class ExportConfig(RunConfig):
         task: c3 also exports the graphs that score given texts, for evaluation through a server.
     """
 
+    dry_run: bool = False
+    rank: str = "all-kinds"
     checkpoint: str = ""
     checkpoint_name: str = ""
     random_weights: bool = False
@@ -33,6 +37,9 @@ class ExportConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.dry_run:
+            require_tensor_parallel_alone(self)
+            return
         if bool(self.checkpoint) == self.random_weights:
             raise InputError("give --checkpoint: a .ckpt file or a training run's output folder "
                              "(or --random_weights true)")
@@ -43,9 +50,7 @@ class ExportConfig(RunConfig):
             if not 2 <= length <= longest:
                 raise InputError(f"--prefill_lengths has {length}; a graph for prompts reads 2 to {longest} tokens "
                                  "(model.seq_length)")
-        if self.parallel.world_size != self.parallel.tensor:
-            raise InputError("export.py spreads a model by parallel.tensor alone; parallel.world_size "
-                             f"{self.parallel.world_size} must be parallel.tensor {self.parallel.tensor}")
+        require_tensor_parallel_alone(self)
 
 
 def main() -> None:
@@ -54,6 +59,11 @@ def main() -> None:
 
     arguments = sys.argv[1:]
     config, weights = parse_with_checkpoint(ExportConfig, "export.py", arguments)
+    if config.dry_run:
+        from src.parallel.dry_run.launch import dry_run
+
+        dry_run(config, config.rank, ("prefill", "decode"), config.rows)
+        return
     from src.device import prepare_device
     from src.mindir.export import default_lengths, export_model
     from src.mindir.manifest import Manifest, vocabulary_md5

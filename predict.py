@@ -9,7 +9,7 @@ from pathlib import Path
 from src.errors import InputError, run_program
 from src.evaluation_config import CLIENT_FLAG, flags_of_client
 from src.generate import TextGenerator
-from src.pangu_alpha_config import RunConfig
+from src.pangu_alpha_config import RunConfig, require_tensor_parallel_alone
 
 
 @dataclass
@@ -20,6 +20,8 @@ class PredictConfig(RunConfig):
     flags are then --eval_task, --eval_data_url, --tokenizer_path, and the rest of eval.py's.
 
     Args:
+        dry_run: Compile the graphs for Ascend or GPU without such a device, hold them against the plan, and stop.
+        rank: Of dry_run: a rank's number, all, or all-kinds.
         checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; of one process or of many.
         checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
         random_weights: No checkpoint: random weights, to try speed and memory.
@@ -28,6 +30,8 @@ class PredictConfig(RunConfig):
         stream: Print the text as it is made; of one sample a prompt.
     """
 
+    dry_run: bool = False
+    rank: str = "all-kinds"
     checkpoint: str = ""
     checkpoint_name: str = ""
     random_weights: bool = False
@@ -37,6 +41,9 @@ class PredictConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.dry_run:
+            require_tensor_parallel_alone(self)
+            return
         if bool(self.checkpoint) == self.random_weights:
             raise InputError("give --checkpoint: a .ckpt file or a training run's output folder "
                              "(or --random_weights true)")
@@ -119,6 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         evaluation.main(flags_of_client(arguments))
         return
     config, weights = parse_with_checkpoint(PredictConfig, "predict.py", arguments)
+    if config.dry_run:
+        from src.parallel.dry_run.launch import dry_run
+
+        dry_run(config, config.rank, ("prefill", "decode"), config.generation.num_samples)
+        return
     from src.device import prepare_device
     from src.parallel.mesh import connect
     from src.parallel.plan import Plan

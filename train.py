@@ -12,6 +12,11 @@ def main() -> None:
     if config.plan:
         print(describe(config))
         return
+    if config.dry_run:
+        from src.parallel.dry_run.launch import dry_run
+
+        dry_run(config, config.rank)
+        return
     # MindSpore takes seconds to import: bad arguments and --help are answered before.
     from src.device import prepare_device
     from src.trainer import Trainer

@@ -41,12 +41,17 @@ check_counts() {
     done
 }
 
-# weights STRATEGY CKPT_PATH CKPT_NAME: CKPT_PATH itself; with a release's strategy file its weights as one file, which
-# the first call makes in CKPT_PATH/whole.
+# weights STRATEGY CKPT_PATH CKPT_NAME: CKPT_PATH itself, once the strategy files of a run are known to be of its model;
+# with a release's strategy file its weights as one file, which the first call makes in CKPT_PATH/whole.
 weights() {
     [ "$1" != none ] || { echo "$2" && return; }
     [ -e "$1" ] || fail "STRATEGY '$1' is not there: give the release's *strategy*.ckpt, or none for a checkpoint of \
-one file or one that was trained here"
+one file; a run's folder strategy, or none, for one that was trained here"
+    if [ -f "$2/state.json" ] || [ -d "$2/checkpoint" ]; then
+        "$VENV_PYTHON" -m src.checkpoint.check --strategy "$1" --checkpoint "$2" >&2
+        echo "$2"
+        return
+    fi
     local whole=$2/whole/${3:-release}.ckpt
     [ -f "$whole" ] || "$VENV_PYTHON" -m src.checkpoint.convert --from official --to mindspore --strategy "$1" \
         --checkpoint "$2" --checkpoint_name "$3" --output "$whole" >&2

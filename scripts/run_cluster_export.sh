@@ -2,7 +2,7 @@
 # Export a checkpoint to MindIR, on this one of several machines: rank R's slice of it into deviceR.
 #
 # usage: bash scripts/run_cluster_export.sh STRATEGY CKPT_DIR RANK_TABLE RANK_SIZE RANK_START [flags of export.py]
-#   STRATEGY    the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   STRATEGY    a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
 #   CKPT_DIR    folder of a release or of a .ckpt file, or a training run's output folder; on each machine
 #   RANK_TABLE  rank table of all devices (python -m src.parallel.hccl_tools), or none
 #   RANK_SIZE   devices of all machines

@@ -5,7 +5,7 @@
 #            [flags of eval.py]
 #   RANK_SIZE   ranks: a process and a device each; the tensor-parallel parts, unless flags say otherwise
 #   RANK_TABLE  rank table of all devices (python -m src.parallel.hccl_tools), or none
-#   STRATEGY    the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   STRATEGY    a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
 #   TOKENIZER   folder of vocab.model
 #   CKPT_PATH   folder of a release or of a .ckpt file (--checkpoint_name says which), or a training run's output folder
 #   MODE        a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here

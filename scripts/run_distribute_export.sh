@@ -2,7 +2,7 @@
 # Export a checkpoint to MindIR, on several devices of one machine: rank R's slice of it into deviceR.
 #
 # usage: bash scripts/run_distribute_export.sh STRATEGY CKPT_DIR [flags of export.py]
-#   STRATEGY  the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   STRATEGY  a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
 #   CKPT_DIR  folder of a release or of a .ckpt file, or a training run's output folder
 #
 # In the environment: MODE is a size of configs/ (13B; '' where the checkpoint was trained here), RANK_SIZE the number of

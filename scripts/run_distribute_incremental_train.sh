@@ -9,7 +9,7 @@
 #   TYPE        fp32 or fp16: of the parameters
 #   MODE        a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B
 #   PER_BATCH   sequences a step, for each data-parallel rank
-#   STRATEGY    the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   STRATEGY    a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
 #   CKPT_PATH   folder of a release or of a .ckpt file, or a training run's output folder
 #   CKPT_NAME   how the .ckpt files' names begin ('' where there are no others, or it is a training run's)
 # Tensor parallel is min(8, RANK_SIZE) for the released sizes, 1 for others, or what --parallel.tensor says.

@@ -5,7 +5,7 @@
 #            [flags of predict.py]
 #   RANK_SIZE   ranks: a process and a device each; the tensor-parallel parts, unless flags say otherwise
 #   RANK_TABLE  rank table of all devices (python -m src.parallel.hccl_tools), or none
-#   STRATEGY    the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   STRATEGY    a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
 #   TOKENIZER   folder of vocab.model
 #   CKPT_PATH   folder of a release or of a .ckpt file, or a training run's output folder
 #   CKPT_NAME   how the .ckpt files' names begin ('' where there are no others)

@@ -3,7 +3,7 @@
 #
 # usage: bash scripts/run_standalone_eval.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE DEVICE_TARGET TASK TASK_PATH \
 #            [flags of eval.py]
-#   STRATEGY       the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   STRATEGY       a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
 #   TOKENIZER      folder of vocab.model
 #   CKPT_PATH      folder of a release or of a .ckpt file, or a training run's output folder
 #   CKPT_NAME      how the .ckpt files' names begin ('' where there are no others)

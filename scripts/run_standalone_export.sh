@@ -2,7 +2,7 @@
 # Export a checkpoint to MindIR, on one device, into device0; log in device0/log0.log.
 #
 # usage: bash scripts/run_standalone_export.sh STRATEGY CKPT_DIR MODE DEVICE_TARGET [TASK] [flags of export.py]
-#   STRATEGY       the strategy file of a release as downloaded; none: the checkpoint is one file, or was trained here
+#   STRATEGY       a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
 #   CKPT_DIR       folder of a release or of a .ckpt file, or a training run's output folder
 #   MODE           a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here
 #   DEVICE_TARGET  CPU, GPU or Ascend

@@ -58,9 +58,9 @@ class Dropout(nn.Cell):
         batch = key.shape[0]
         row_size = x.size // batch
         begin = self.part * row_size
-        element = self.cast(self.range(begin, begin + row_size, 1), ms.int32)
+        element = self.cast(self.reshape(self.range(begin, begin + row_size, 1), (1, -1)), ms.int32)
         row = self._mix(self.add(key, self.site))
-        word = self.add(self.reshape(row, (batch, 1)), self.mul(self.reshape(element, (1, -1)), _GOLDEN_RATIO))
+        word = self.add(self.reshape(row, (batch, 1)), self.mul(element, _GOLDEN_RATIO))
         kept = self.greater_equal(self.bit_and(self._mix(word), _int32(_LOW_31_BITS)), self.threshold)
         scale = self.mul(self.cast(kept, x.dtype), 1.0 / (1.0 - self.rate))
         return self.mul(x, self.reshape(scale, x.shape))

@@ -158,6 +158,7 @@ class MixtureOfExperts(nn.Cell):
         self.combine = ops.BatchMatMul()
         self.reshape = ops.Reshape()
         self.transpose = ops.Transpose()
+        self.transpose_back = ops.Transpose()
         self.cast = ops.Cast()
         self.dropout = Dropout(config.dropout_rate)
 
@@ -170,7 +171,7 @@ class MixtureOfExperts(nn.Cell):
         sent = self.transpose(self.reshape(sent, (batch, -1, capacity, hidden)), (1, 0, 2, 3))
         sent = self.exchange_in(self.reshape(sent, (-1, batch * capacity, hidden)))         # (E, B * C, H)
         back = self.exchange_out(self.ffn(sent))
-        back = self.transpose(self.reshape(back, (-1, batch, capacity, hidden)), (1, 0, 2, 3))
+        back = self.transpose_back(self.reshape(back, (-1, batch, capacity, hidden)), (1, 0, 2, 3))
         back = self.reshape(back, (batch, -1, hidden))                                      # (B, E * C, H)
         output = self.reshape(self.combine(self.cast(combine, x.dtype), back), (-1, hidden))
         return self.dropout(output, dropout_key), balance

@@ -122,6 +122,7 @@ class Attention(nn.Cell):
         self.reshape = ops.Reshape()
         self.swap_scaled = SwapAxes(config.head_size ** -0.25)
         self.swap = SwapAxes()
+        self.swap_back = SwapAxes()
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.softmax = MaskedSoftmax()
         self.weighted_sum = ops.BatchMatMul()
@@ -140,7 +141,7 @@ class Attention(nn.Cell):
         scores = self.cast(self.scores(q, k), self.softmax_dtype)                           # (B, A, S, S)
         weights = self.cast(self.softmax(scores, bias), v.dtype)
         weights = self.attention_dropout(weights, dropout_key)
-        mixed = self.swap(self.weighted_sum(weights, v))                                    # (B, S, A, d)
+        mixed = self.swap_back(self.weighted_sum(weights, v))                               # (B, S, A, d)
         output = self.projection(self.reshape(mixed, (-1, self.num_heads * self.head_size)))
         return self.output_dropout(output, dropout_key)                                     # (B * S, H)
 
@@ -319,24 +320,25 @@ class PanguAlphaWithLoss(nn.Cell):
         self.count = ops.ReduceSum()
         self.cast = ops.Cast()
         self.reshape = ops.Reshape()
+        self.slice = ops.Slice()
 
     def construct(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
                   dropout_key: Tensor | None = None) -> Tensor:
-        x, _ = self.model.backbone(ids[:, :-1], position_ids, attention_mask, dropout_key)
+        x, _ = self.model.backbone(self._from(ids, 0), position_ids, attention_mask, dropout_key)
         return self.of_hidden(x, ids, loss_mask)
 
     def with_balance(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
                      dropout_key: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What training minimises, the loss plus that of unbalanced experts; and the loss."""
-        x, balance = self.model.backbone(ids[:, :-1], position_ids, attention_mask, dropout_key)
+        x, balance = self.model.backbone(self._from(ids, 0), position_ids, attention_mask, dropout_key)
         loss = self.of_hidden(x, ids, loss_mask)
         return self.add_balance(loss, balance), loss
 
     def of_hidden(self, x: Tensor, ids: Tensor, loss_mask: Tensor | None) -> Tensor:
         """The loss of the backbone's hidden states."""
         losses = self.cross_entropy(self.model.head(x, self.model.backbone.embedding.word_embedding.embedding_table),
-                                    self.reshape(ids[:, 1:], (-1,)))
-        counted = self.cast(self.not_equal(ids[:, :-1], self.pad_token), ms.float32)
+                                    self.reshape(self._from(ids, 1), (-1,)))
+        counted = self.cast(self.not_equal(self._from(ids, 0), self.pad_token), ms.float32)
         if loss_mask is not None:
             counted = self.mul(counted, self.cast(loss_mask, ms.float32))
         counted = self.reshape(counted, (-1,))
@@ -345,3 +347,7 @@ class PanguAlphaWithLoss(nn.Cell):
     def add_balance(self, loss: Tensor, balance: Tensor | float) -> Tensor:
         """The loss plus the experts' load-balancing loss, weighted."""
         return self.add(loss, self.mul(balance, self.balance_loss_factor)) if self.balance_loss_factor > 0 else loss
+
+    def _from(self, ids: Tensor, begin: int) -> Tensor:
+        """S of the S + 1 ids of each row."""
+        return self.slice(ids, (0, begin), (ids.shape[0], ids.shape[1] - 1))

@@ -240,6 +240,9 @@ class ParallelConfig:
     Args:
         device_target: CPU, GPU or Ascend.
         device_id: Which of the machine's devices; a launched rank takes its own.
+        backend: What spreads a model over ranks: semi_auto, MindSpore's compiler (Ascend, GPU), or explicit, this
+            project's messages between cells; auto takes semi_auto where it runs.
+        strategy_search: Let MindSpore's compiler choose how parameters are cut over all ranks (semi_auto).
         cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU; needs g++.
         world_size: Ranks of the run; as many as the next four numbers make when not given.
         data: Replicas of the model, each with data of its own; what the others leave of world_size when not given.
@@ -256,6 +259,8 @@ class ParallelConfig:
 
     device_target: Literal["CPU", "GPU", "Ascend"] = "CPU"
     device_id: int = 0
+    backend: Literal["auto", "semi_auto", "explicit"] = "auto"
+    strategy_search: bool = False
     cpu_kernels: bool = True
     world_size: Optional[int] = None
     data: Optional[int] = None
@@ -379,6 +384,35 @@ class RunConfig:
         fitting = max(part for part in range(1, most + 1) if model.num_experts % part == 0)
         _require(fitting == parallel.expert, f"parallel.expert {parallel.expert} does not divide model.num_experts "
                                              f"{model.num_experts}; {fitting} does")
+        compiled = parallel.backend == "semi_auto" or parallel.strategy_search or getattr(self, "dry_run", False)
+        obstacle = self._obstacle_to_semi_auto()
+        _require(not (compiled and obstacle), obstacle)
+        chosen = tensor * stages * parallel.expert > 1 or parallel.optimizer_shard or parallel.sequence_parallel
+        _require(not parallel.strategy_search or not (chosen or model.num_experts),
+                 "parallel.strategy_search leaves everything to MindSpore's compiler, of a model without experts: give "
+                 "parallel.world_size alone")
+
+    def _obstacle_to_semi_auto(self) -> str:
+        """What MindSpore's semi-automatic parallel can't do of this run, and what could; empty where nothing."""
+        parallel = self.parallel
+        if parallel.world_size not in (1, 2, 4) and parallel.world_size % 8:
+            return ("parallel.backend semi_auto works on 1, 2, 4 or a multiple of 8 ranks, as MindSpore has it; "
+                    f"parallel.world_size is {parallel.world_size}: take one of these, or parallel.backend explicit")
+        if self.model.num_experts and parallel.pipeline > 1:
+            return ("parallel.backend semi_auto has no pipeline for a model with experts: MindSpore can't hand their "
+                    "load-balancing loss from stage to stage; give parallel.pipeline 1, or parallel.backend explicit")
+        if self.training.eval_interval and parallel.pipeline > 1:
+            return ("training.eval_interval needs parallel.backend explicit where there are stages (parallel.pipeline "
+                    f"{parallel.pipeline})")
+        return ""
+
+    @property
+    def is_semi_auto(self) -> bool:
+        """Whether MindSpore's compiler spreads the model in training."""
+        parallel = self.parallel
+        runs = parallel.device_target != "CPU" and not self._obstacle_to_semi_auto()
+        wanted = parallel.strategy_search or parallel.backend == "semi_auto" or (parallel.backend == "auto" and runs)
+        return wanted and parallel.world_size > 1
 
     @property
     def micro_steps(self) -> int:
@@ -391,15 +425,31 @@ class RunConfig:
         Path(path).write_text(yaml.safe_dump(groups, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
+def require_tensor_parallel_alone(config: RunConfig) -> None:
+    """Refuse a plan with other ranks than a model's tensor-parallel parts.
+
+    Raises:
+        InputError: There are such ranks.
+    """
+    parallel = config.parallel
+    _require(parallel.world_size == parallel.tensor,
+             f"this spreads a model by parallel.tensor alone; parallel.world_size {parallel.world_size} must be "
+             f"parallel.tensor {parallel.tensor}")
+
+
 @dataclass
 class TrainConfig(RunConfig):
     """Train PanGu-α. Settings come from configs/ (`--mode`), a YAML file (`--config`) and flags, later ones winning.
 
     Args:
         plan: Print what each rank would hold, compute and send, and stop.
+        dry_run: Compile for Ascend or GPU without such a device, hold it against the plan, and stop.
+        rank: Of dry_run: a rank's number, all, or all-kinds, one of each kind of stage.
     """
 
     plan: bool = False
+    dry_run: bool = False
+    rank: str = "all-kinds"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -409,6 +459,9 @@ class TrainConfig(RunConfig):
                  f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
                  f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
                  "would fit")
+        _require(not self.is_semi_auto or parallel.device_target != "CPU" or self.dry_run,
+                 "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
+                 "--dry_run compiles it, parallel.backend explicit runs")
         sliced = parallel.tensor > 1 or parallel.expert > 1 or parallel.optimizer_shard
         _require(training.optimizer != "lamb" or not sliced,
                  "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor, "

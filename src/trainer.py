@@ -19,6 +19,7 @@ from src.dropout import dropout_keys
 from src.errors import InputError
 from src.optimizer import StepScalars
 from src.pangu_alpha_config import RunConfig, TrainingConfig
+from src.parallel import semi_auto_layout
 from src.parallel.gradients import ShardedOptimizer
 from src.parallel.mesh import connect
 from src.parallel.plan import AXES, Plan
@@ -101,13 +102,17 @@ class Trainer:
         if not data.train:
             raise InputError("data.train is not given: a folder of MindRecord files from `python -m src.preprocess`")
         self.mesh = connect(Plan.of(config.parallel, config.model))
-        self.holder = Holder(self.mesh.plan, self.mesh.rank, parameter_shapes(config.model), self.mesh.all_true)
         self.train_batches = self._batches(data.train, data.shuffle)
         self.validation_batches = self._batches(data.validation, shuffle=False) if data.validation else None
         if training.eval_interval and self.validation_batches is None:
             raise InputError("training.eval_interval is set but data.validation is not")
-        self.model = build_model(config.model, self.mesh, training.seed)
-        self.stepper, self.optimizer = build_stepper(config, self.model, self.mesh)
+        if config.is_semi_auto:
+            self.parameters, self.stepper, self.optimizer, self.holder = semi_auto_layout.build(config, self.mesh)
+        else:
+            model = build_model(config.model, self.mesh, training.seed)
+            self.parameters = list(model.get_parameters())
+            self.stepper, self.optimizer = build_stepper(config, model, self.mesh)
+            self.holder = Holder(self.mesh.plan, self.mesh.rank, parameter_shapes(config.model), self.mesh.all_true)
         self.progress = self._start()
         self.stopped_by = 0
 
@@ -123,7 +128,7 @@ class Trainer:
         checkpoint = store.newest(self.checkpoints, self.holder) if training.resume else None
         if checkpoint is None:
             if training.init_checkpoint:
-                self._load(store.find(training.init_checkpoint, holder=self.holder), self.model.get_parameters())
+                self._load(store.find(training.init_checkpoint, holder=self.holder), self.parameters)
             return Progress(0, 0, LossScale(training.loss_scale))
         state = store.read_state(checkpoint)
         changed = [f"{name} {state['order'][name]!r} -> {value!r}" for name, value in self._data_order().items()
@@ -131,7 +136,7 @@ class Trainer:
         if changed:
             raise InputError(f"{checkpoint} can't go on with other data or settings ({', '.join(changed)}); take the "
                              "old ones, or begin anew with --training.init_checkpoint and another --training.output")
-        self._load(checkpoint, [*self.model.get_parameters(), *self.optimizer.state])
+        self._load(checkpoint, [*self.parameters, *self.optimizer.state])
         self._tell(f"going on from {checkpoint}")
         return Progress(state["step"], state["applied_steps"], LossScale(**state["loss_scale"]))
 
@@ -259,5 +264,5 @@ class Trainer:
         progress = self.progress
         state = {"applied_steps": progress.applied_steps, "loss_scale": asdict(progress.loss_scale),
                  "order": self._data_order()}
-        store.save(self.checkpoints, progress.step, self.model.get_parameters(), self.optimizer.state, state,
+        store.save(self.checkpoints, progress.step, self.parameters, self.optimizer.state, state,
                    self.config.save, self.config.training.keep_checkpoints, self.holder)

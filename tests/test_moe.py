@@ -17,8 +17,8 @@ from src.optimizer import Optimizer, StepScalars, is_decayed
 from src.pangu_alpha import FeedForward, PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, RunConfig, TrainingConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Objective, Stepper
+from src.parallel.recompute import recompute_layers
 from src.parallel.sharding import parameter_shapes
-from src.parallel.spread import recompute_layers
 from src.runtimes import build_runtime
 from tests import numpy_pangu
 from tests.helpers import TINY, random_ids, random_model, random_weights

@@ -137,7 +137,7 @@ def steps(trainer, number):
 
 
 def weights(trainer):
-    return {p.name: p.asnumpy().copy() for p in trainer.model.get_parameters()}
+    return {p.name: p.asnumpy().copy() for p in trainer.parameters}
 
 
 def test_the_seed_decides_the_weights(data, tmp_path):

@@ -72,8 +72,8 @@ def _attach_to_layers(model: PanguAlphaModel, library: Path) -> None:
             cell.normalize = cells.Normalize(library, model.config.layernorm_epsilon)
         elif isinstance(cell, pangu_alpha.Attention):
             cell.softmax = cells.MaskedSoftmax(library)
-            cell.swap = cells.SwapAxes(library, cell.swap.factor)
-            cell.swap_scaled = cells.SwapAxes(library, cell.swap_scaled.factor)
+            for name in ("swap", "swap_back", "swap_scaled"):
+                setattr(cell, name, cells.SwapAxes(library, getattr(cell, name).factor))
         elif isinstance(cell, pangu_alpha.FeedForward) and isinstance(cell.activation, operators.FastGelu):
             cell.biased_activation = cells.BiasedFastGelu(library)
 

@@ -7,10 +7,11 @@ from src.optimizer import Optimizer, keep_on_host
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
-from src.parallel import expert, gradients, pipeline, tensor
+from src.parallel import expert, gradients, pipeline, sharding, tensor
 from src.parallel.gradients import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
 from src.parallel.mesh import Mesh
 from src.parallel.pipeline import PipelineStepper
+from src.parallel.recompute import recompute_layers
 from src.parallel.slices import allocate
 
 
@@ -25,7 +26,8 @@ def build_model(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> Pangu
     with no_init_parameters():
         model = PanguAlphaModel(config)
     pipeline.keep_stage(model, mesh)
-    allocate(model, mesh, seed)
+    shapes = {parameter.name: parameter.shape for parameter in model.get_parameters()}
+    allocate(model.get_parameters(), lambda name: sharding.box(name, shapes[name], mesh.plan, mesh.at), seed, shapes)
     return model
 
 
@@ -55,14 +57,3 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
     if mesh.plan.pipeline > 1:
         return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
     return Stepper(network, parameters, apply_gradients), optimizer
-
-
-def recompute_layers(model: PanguAlphaModel) -> None:
-    """Have the layers' backward passes compute their forward passes again.
-
-    All but their two sums, whose results are kept: of whole layers MindSpore makes a graph with a cycle where there are
-    stages or messages.
-    """
-    for layer in model.layers:
-        for part in (layer.layernorm1, layer.attention, layer.layernorm2, layer.output):
-            part.recompute()

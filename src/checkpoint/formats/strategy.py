@@ -19,7 +19,8 @@ from tqdm import tqdm
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind, Source, is_parameter, official_name
 from src.errors import InputError
-from src.parallel.sharding import Box, tensor_axis
+from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.sharding import Box, parameter_shapes, tensor_axis
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,27 @@ def read_strategy(path: Path) -> dict[str, Layout]:
         raise InputError(f"--strategy {path} has {len(items)} parameters, such as '{next(iter(items))}', and none is "
                          "PanGu-α's: it is of another model")
     return layouts
+
+
+def require_model(path: Path, config: PanguAlphaConfig) -> None:
+    """See that a strategy file, or some of a run's, are of a model.
+
+    Raises:
+        InputError: They are of another one: of other parameters, or of axes that it does not have or can't cut so.
+    """
+    shapes, layouts = parameter_shapes(config), read_strategy(path)
+    for name, layout in layouts.items():
+        shape = shapes.get(name)
+        if shape is None or len(shape) != len(layout.axes):
+            raise InputError(f"--strategy {path} is of another model: '{name}' with {len(layout.axes)} axes is none of "
+                             f"this one's ({config.num_layers} layers, {config.num_experts} experts)")
+        if any(size % parts for size, parts in zip(shape, layout.parts, strict=True)):
+            raise InputError(f"--strategy {path} is of another model: it cuts '{name}' into {list(layout.parts)}, but "
+                             f"this one's is {shape}")
+    missing = [name for name in shapes if name not in layouts]
+    if missing and path.is_dir():
+        raise InputError(f"--strategy {path} says nothing of '{missing[0]}': it is of another model, or a stage's file "
+                         "is missing")
 
 
 def _merged(folder: Path) -> dict:

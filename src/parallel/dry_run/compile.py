@@ -1,0 +1,97 @@
+"""One rank's graphs, compiled: what the process of each rank does."""
+
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.pangu_alpha_config import RunConfig
+from src.parallel.dry_run.graph import Graph, read_graph
+
+CALL_DEPTH = 100000
+
+
+@dataclass
+class Compiled:
+    """A rank's graph, and what it took.
+
+    Args:
+        graph: What it holds and sends.
+        slices: Of each parameter the shape before optimizer_shard cuts it, by name.
+        seconds: Of the compiler.
+        peak_memory: Bytes of this process, at most.
+    """
+
+    graph: Graph
+    slices: dict[str, tuple[int, ...]]
+    seconds: float
+    peak_memory: int
+
+
+def compile_graph(config: RunConfig, rank: int, graph: str, rows: int, folder: Path) -> Compiled:
+    """Compile one of a rank's graphs, once in a process.
+
+    Args:
+        config: Of the run.
+        rank: Which one.
+        graph: "training", an optimizer step; "prefill" or "decode".
+        rows: Texts at once, of the latter two.
+        folder: For the compiler's text; empty.
+    """
+    _prepare(config, rank, folder)
+    if graph == "training":
+        return _training(config, rank, folder)
+    return _generation(config, rank, rows, config.model.seq_length if graph == "prefill" else 1, folder)
+
+
+def _training(config: RunConfig, rank: int, folder: Path) -> Compiled:
+    from src.parallel.semi_auto_step import compile_step
+
+    began = time.perf_counter()
+    step, _ = compile_step(config, rank)
+    return _compiled(step, time.perf_counter() - began, folder, config)
+
+
+def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Path) -> Compiled:
+    """The graph that reads `tokens` of each row: a whole prompt, or one token after it."""
+    from mindspore import Tensor
+    from mindspore.nn.utils import no_init_parameters
+
+    from src.pangu_alpha import PanguAlphaModel
+    from src.parallel.plan import Plan
+    from src.parallel.semi_auto import annotate_model
+    from src.parallel.semi_auto_runtime import SemiAutoNextLogits, make_caches
+    from src.parallel.semi_auto_step import enter
+
+    plan = Plan.of(config.parallel, config.model)
+    inputs = [Tensor(np.zeros(shape, np.int32)) for shape in ((rows, tokens), (rows,), (rows,), (rows,))]
+    enter(config, rank, [tensor.ndim for tensor in inputs])
+    with no_init_parameters():
+        model = PanguAlphaModel(config.model)
+        annotate_model(model, plan)
+        cell = SemiAutoNextLogits(model, make_caches(config.model, plan, rows, config.model.seq_length), tokens)
+    cell.set_train(False)
+    began = time.perf_counter()
+    cell.compile(*inputs)
+    return _compiled(cell, time.perf_counter() - began, folder, config)
+
+
+def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
+    os.environ |= {"MS_DEV_SAVE_GRAPHS": "2", "MS_DEV_DUMP_IR_PASSES": "validate",
+                   "MS_DEV_SAVE_GRAPHS_PATH": str(folder)}
+    from src.parallel.dry_run.simulation import simulate
+
+    simulate(config.parallel.device_target, config.parallel.world_size, rank)
+    import mindspore as ms
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_recursion_limit(CALL_DEPTH)
+
+
+def _compiled(cell: object, seconds: float, folder: Path, config: RunConfig) -> Compiled:
+    graph = read_graph(max(folder.glob("*validate*.ir")), config.model.num_layers)
+    slices = {name: tuple(layout[2]) for name, layout in cell.parameter_layout_dict.items()}
+    return Compiled(graph, slices, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

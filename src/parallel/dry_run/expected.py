@@ -1,0 +1,136 @@
+"""What the compiler should have made of a plan: each rank's slices, and how often it sends what to how many.
+
+Slices come from sharding.py, as execution's do; the messages are the formula of docs/parallel.md. Nothing here needs
+MindSpore.
+"""
+
+from collections import Counter
+
+from src.pangu_alpha_config import RunConfig
+from src.parallel.costs import FLOAT32, ITEM_SIZE, rank_memory
+from src.parallel.plan import Plan
+from src.parallel.sharding import WORD_TABLE, Box, box, is_expert, optimizer_box, parameter_shapes, stages, tensor_axis
+
+UNCUT = ".output.ffn.projection.bias"
+Message = tuple[str, int, str, str]  # operation, ranks of its group, part of the model, phase
+
+
+def slices(config: RunConfig, plan: Plan, rank: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of all that a rank keeps from one optimizer step to the next, by the compiler's names."""
+    at = plan.coordinates(rank)
+    found = {}
+    for name, shape in parameter_shapes(config.model).items():
+        if at.pipeline in stages(name, plan):
+            updated = updated_box(name, shape, plan, rank).shape
+            found |= {name: updated, f"adam_m.{name}": updated, f"adam_v.{name}": updated}
+            if config.micro_steps > 1:
+                found[f"accu_grads.{name}"] = box(name, shape, plan, at).shape
+    return found
+
+
+def inference_slices(config: RunConfig, plan: Plan, rank: int, rows: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights and caches of a rank that generates."""
+    model, at = config.model, plan.coordinates(rank)
+    found = {name: box(name, shape, plan, at).shape for name, shape in parameter_shapes(model).items()}
+    cache = (rows, model.num_heads // plan.tensor, model.seq_length, model.head_size)
+    return found | {f"cache.{layer}.{kind}": cache for layer in range(model.num_layers) for kind in ("key", "value")}
+
+
+def inference_messages(plan: Plan) -> Counter[Message]:
+    """How often a rank sends, for the graph of a prompt or of a token."""
+    if plan.tensor == 1:
+        return Counter()
+    return Counter({("AllReduce", plan.tensor, "embedding", "forward"): 1,
+                    **{("AllReduce", plan.tensor, f"layer {layer}", "forward"): 2 for layer in range(plan.num_layers)},
+                    ("AllGather", plan.tensor, "head and loss", "forward"): 1})
+
+
+def updated_box(name: str, shape: tuple[int, ...], plan: Plan, rank: int) -> Box:
+    """As sharding.optimizer_box, but for experts' last bias, of which the compiler can't leave out tensor parallel."""
+    held = box(name, shape, plan, plan.coordinates(rank))
+    return held if name.endswith(UNCUT) else optimizer_box(name, shape, plan, plan.coordinates(rank))
+
+
+def held_bytes(config: RunConfig, plan: Plan, rank: int) -> dict[str, int]:
+    """What `--plan` says of a rank's memory, and for UNCUT what follows from its not being cut."""
+    memory, found = rank_memory(config, rank), {}
+    more = item = 0
+    for name, shape in parameter_shapes(config.model).items():
+        if name.endswith(UNCUT) and plan.coordinates(rank).pipeline in stages(name, plan):
+            cut = optimizer_box(name, shape, plan, plan.coordinates(rank))
+            left = updated_box(name, shape, plan, rank).size - cut.size
+            more += left
+            item += cut.size if left else 0
+    found = {"weights": memory.weights, "updated slices": memory.slices - item * ITEM_SIZE[
+        config.model.param_init_dtype], "moments": memory.moments + 2 * FLOAT32 * more}
+    return found | ({"gradients": memory.gradients} if config.micro_steps > 1 else {})
+
+
+def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
+    """How often a rank sends, in an optimizer step."""
+    at, micro, found = plan.coordinates(rank), config.micro_steps, Counter()
+    first, last = at.pipeline == 0, at.pipeline == plan.pipeline - 1
+
+    def add(number: int, operation: str, ranks: int, part: str, phase: str) -> None:
+        if ranks > 1:
+            found[operation, ranks, part, phase] += number
+
+    last_expert_layer = max(filter(config.model.has_experts, plan.layers(at.pipeline)), default=None)
+    for phase in ("forward", "backward"):
+        for layer in plan.layers(at.pipeline):
+            add(2 * micro, "AllReduce", plan.tensor, f"layer {layer}", phase)
+            if config.model.has_experts(layer):
+                add(2 * micro, "AlltoAll", plan.expert, f"layer {layer}", phase)
+                if phase == "forward" or layer == last_expert_layer:
+                    add(micro, "AllReduce", plan.data_ranks, f"layer {layer}", phase)
+        if first:
+            add(micro, "AllReduce", plan.tensor, "embedding", phase)
+        if last:
+            add((3 if phase == "forward" else 2) * micro, "AllReduce", plan.tensor, "head and loss", phase)
+            add((2 if phase == "forward" else 1) * micro, "AllReduce", plan.data_ranks, "head and loss", phase)
+    for name, shape in parameter_shapes(config.model).items():
+        if at.pipeline in stages(name, plan):
+            _of_parameter(name, shape, plan, rank, add)
+    if micro > 1:
+        add(_inputs(config, first, last), "AllGather", plan.data_ranks, "batch", "forward")
+    add(1, "AllReduce", plan.world_size, "norm", "update")
+    for is_there, out, back in ((not last, "Send", "Receive"), (not first, "Receive", "Send")):
+        if is_there:
+            add(micro, out, plan.pipeline, "pipeline", "forward")
+            add(micro, back, plan.pipeline, "pipeline", "backward")
+    if plan.pipeline > 1 and (first or last):  # the word table, and its gradient
+        add(1, "Send" if first else "Receive", plan.pipeline, "pipeline", "forward")
+        add(1, "Receive" if first else "Send", plan.pipeline, "pipeline", "backward")
+    return found
+
+
+def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add: object) -> None:
+    """Gradients are summed over all ranks with the same slice, those of tensor parallel too: each of these has a share
+    of the gradient of what is whole on it. With optimizer_shard, a part of them scatters its sum first."""
+    at = plan.coordinates(rank)
+    same = plan.data if is_expert(name) else plan.data_ranks
+    if tensor_axis(name) is None:
+        same *= plan.tensor
+    held, updated = box(name, shape, plan, at), updated_box(name, shape, plan, rank)
+    part = _part(name, plan)
+    shards = held.size // updated.size
+    if name == WORD_TABLE and at.pipeline > 0 and shards == 1:
+        return  # the last stage sends its gradient to the first, which sums it
+    add(1, "AllGather", shards, part, "weights")
+    add(1, "ReduceScatter", shards, part, "gradients")
+    add(1, "AllReduce", same // shards, part, "gradients")
+
+
+def _part(name: str, plan: Plan) -> str:
+    words = name.split(".")
+    if words[1] == "blocks":
+        return f"layer {words[2]}"
+    if words[1] == "top_query_layer":
+        return f"layer {plan.num_layers - 1}"
+    return "final LayerNorm" if words[1] == "layernorm" else "embedding"
+
+
+def _inputs(config: RunConfig, first: bool, last: bool) -> int:
+    """Arrays of a batch that a stage uses: masks and dropout keys all of them, ids and positions the first (to embed)
+    and the last (to ask and to compare), the loss's mask the last."""
+    return 1 + (2 if first or last else 0) + last + bool(config.model.dropout_rate)

@@ -1,0 +1,186 @@
+"""What a compiled graph holds and sends, out of the text that MindSpore's compiler writes of it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+OPERATIONS = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Send", "Receive")
+_COLLECTIVE = re.compile(rf"  %\d+\([^=]*\) = (?:PrimFunc_)?({'|'.join(OPERATIONS)})\(")
+_PARAMETER = re.compile(r"%para\d+_(\S+): <(?:Ref\[)?Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")
+_TENSOR = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")
+_CALLS = re.compile(r"(?:= call @(\S+?)\(|\[@(?:Partial|FuncUnion)\((.*)\)\]\()")
+_SIZES = {"Float32": 4, "Int32": 4, "Float16": 2, "BFloat16": 2, "Bool": 1, "Int64": 8}
+
+
+@dataclass(frozen=True)
+class Array:
+    """A parameter as a rank holds it.
+
+    Args:
+        shape: Of its slice.
+        dtype: MindSpore's name, such as Float32.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Of the slice."""
+        return _bytes(self.shape, self.dtype)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A message of the graph.
+
+    Args:
+        operation: One of OPERATIONS.
+        ranks: Its group, all ranks of it.
+        part: Of the model that it belongs to: "layer 3", "embedding", "head and loss", "pipeline",
+            "batch", "norm", ...
+        phase: forward, backward, weights (rows that ranks share), gradients or update.
+        bytes: An AllReduce's array, what goes into a ReduceScatter, AlltoAll or Send, what comes out of the others.
+    """
+
+    operation: str
+    ranks: tuple[int, ...]
+    part: str
+    phase: str
+    bytes: int
+
+
+@dataclass
+class Graph:
+    """A rank's graph.
+
+    Args:
+        parameters: By name.
+        collectives: How often each is called in one run of the graph.
+    """
+
+    parameters: dict[str, Array]
+    collectives: Counter[Collective]
+
+
+def read_graph(path: Path, num_layers: int) -> Graph:
+    """A graph out of its text. Graphs that are called several times, one for each micro-batch, count as often.
+
+    Args:
+        path: Written after MindSpore's pass `validate`.
+        num_layers: Of the model: what the query layer's number is.
+    """
+    text = path.read_text(encoding="utf-8")
+    head, *bodies = re.split(r"^subgraph @", text, flags=re.MULTILINE)
+    entry = re.search(r"# IR entry: @(\S+)", head)[1]
+    parameters = {name: Array(_shape(shape), dtype) for name, dtype, shape in _PARAMETER.findall(head)}
+    graphs = {body[:body.index("(")]: body for body in bodies}
+    times: Counter[str] = Counter()
+    _count_calls(entry, graphs, times)
+    nodes = [(times[name], node) for name, body in graphs.items() for node in _nodes(body, num_layers)]
+    parts = {node.unique: node.part for _, node in nodes if node.is_forward}
+    collectives: Counter[Collective] = Counter()
+    for number, node in nodes:
+        collectives[node.told(parts)] += number
+    return Graph(parameters, collectives)
+
+
+def _count_calls(name: str, graphs: dict[str, str], times: Counter[str]) -> None:
+    times[name] += 1
+    for direct, partial in _CALLS.findall(graphs[name]):
+        for called in [direct] if direct else re.findall(r"@?([^\s(),@]+_\d+)", partial):
+            if called in graphs:
+                _count_calls(called, graphs, times)
+
+
+@dataclass
+class _Node:
+    """A collective as the text has it; `unique` names a forward message and the message of its gradient."""
+
+    operation: str
+    ranks: tuple[int, ...]
+    bytes: int
+    scope: str
+    instance: str
+    unique: str
+    parameter: str
+    num_layers: int
+
+    @property
+    def is_forward(self) -> bool:
+        return not self.scope.startswith("Gradients/")
+
+    @property
+    def is_of_weights(self) -> bool:
+        return "mirror" in self.instance or "parallel_optimizer" in self.instance
+
+    @property
+    def part(self) -> str:
+        if self.operation in ("Send", "Receive"):
+            return "pipeline"
+        place = f"{self.parameter} {self.scope}"
+        layer = re.search(r"blocks(?:-CellList/|\.)(\d+)[-.]", place)
+        if layer:
+            return f"layer {layer[1]}"
+        for mark, part in (("top_query_layer", f"layer {self.num_layers - 1}"), ("embedding", "embedding"),
+                           ("micro_inputs-", "batch"), ("global_norm-", "norm"), ("layernorm", "final LayerNorm")):
+            if mark in place:
+                return part
+        return "head and loss"
+
+    def told(self, parts: dict[str, str]) -> Collective:
+        """As the reader of a graph has it; `parts` are those of the forward messages, by their unique names."""
+        if self.is_of_weights:
+            phase = "gradients" if self.operation != "AllGather" else "weights"
+            # The tied table's gradient ends where the head's is computed.
+            part = "embedding" if self.part == "head and loss" else self.part
+            return Collective(self.operation, self.ranks, part, phase, self.bytes)
+        if self.is_forward:
+            phase = "update" if self.part == "norm" else "forward"
+            return Collective(self.operation, self.ranks, self.part, phase, self.bytes)
+        return Collective(self.operation, self.ranks, parts.get(self.unique, self.part), "backward", self.bytes)
+
+
+def _nodes(body: str, num_layers: int) -> Iterator[_Node]:
+    lines = body.splitlines()
+    defined = {line[2:line.index("(")]: line for line in lines if line.startswith("  %") and "(" in line}
+    for number, line in enumerate(lines):
+        match = _COLLECTIVE.match(line)
+        if not match:
+            continue
+        comes_out = match[1] in ("AllGather", "Receive")
+        dtype, shape = _TENSOR.findall(lines[number + 1].partition(" -> ")[2 if comes_out else 0])[0]
+        scope = next((re.search(r"scope: \((.*)\)", one)[1] for one in lines[number + 1:number + 4]
+                      if "scope: (" in one), "")
+        ranks = re.search(r"group_rank_ids: \(([\d, ]*)\)", line) or re.search(r"rank_list: \(([\d, ]*)\)", line)
+        instance = re.search(r"instance name: (\S+?)}", line)
+        unique = re.search(r"forward_comm_node_unique_id: \"(\d+)\"", line)
+        yield _Node(match[1], _shape(ranks[1]), _bytes(_shape(shape), dtype), scope, instance[1] if instance else "",
+                    unique[1] if unique else "", _parameter(line, defined), num_layers)
+
+
+def _parameter(line: str, defined: dict[str, str]) -> str:
+    """The parameter that a message is of, itself or its gradient's sum: looked for among what it is computed from, by
+    operators that change no number."""
+    while True:
+        operand = re.search(r" = \w+\((%\w+?)(?:_([\w.]+))?[,)]", line)
+        if operand is None:
+            return ""
+        if operand[2]:
+            return operand[2]
+        line = defined.get(operand[1], "")
+        if not re.search(r" = (Depend|Load|Receive|AllGather|AllReduce|ReduceScatter)\(", line):
+            return ""
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(",") if number.strip())
+
+
+def _bytes(shape: tuple[int, ...], dtype: str) -> int:
+    size = _SIZES[dtype]
+    for number in shape:
+        size *= number
+    return size

@@ -1,0 +1,184 @@
+"""`--dry_run`: a process for each rank that is asked for, one after the other, and what their compilers tell."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from copy import copy
+from dataclasses import astuple, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from src.errors import InputError
+from src.pangu_alpha_config import RunConfig
+from src.parallel.dry_run import expected
+from src.parallel.dry_run.compile import Compiled
+from src.parallel.dry_run.graph import Array, Collective, Graph
+from src.parallel.dry_run.simulation import require_version
+from src.parallel.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[3]
+MIB = 2 ** 20
+KEPT = ("backbone.", "adam_", "accu_grads.", "cache.")  # not inputs, nor the step's scalars
+
+
+def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",), rows: int = 1) -> None:
+    """Compile ranks' graphs without their devices, and print what comes of it.
+
+    Args:
+        config: Of the run; where it is one on a CPU, Ascend is compiled for.
+        rank: Its number, "all", or "all-kinds": one rank of each kind of stage.
+        graphs: "training", or "prefill" and "decode".
+        rows: Texts at once, of the latter two.
+
+    Raises:
+        InputError: There is no such rank, or it does not compile.
+
+    Exits:
+        With status 1 where slices or messages are other than planned.
+    """
+    if config.parallel.backend == "explicit":
+        raise InputError("--dry_run compiles parallel.backend semi_auto, not explicit, which runs on any host")
+    require_version(version("mindspore"))
+    if config.parallel.device_target == "CPU":
+        config = copy(config)
+        config.parallel = replace(config.parallel, device_target="Ascend")
+    plan = Plan.of(config.parallel, config.model)
+    differing = []
+    for number in _ranks(plan, config, rank):
+        for graph in graphs:
+            compiled = _compile(config, number, graph, rows)
+            differences = (differences_to_plan(config, plan, number, compiled) if graph == "training" else
+                           _different_slices(expected.inference_slices(config, plan, number, rows), compiled)
+                           + _different_messages(expected.inference_messages(plan), compiled))
+            print(describe(config, number, graph, compiled, differences), flush=True)
+            differing += differences
+    if differing:
+        sys.exit(1)
+
+
+def _ranks(plan: Plan, config: RunConfig, rank: str) -> list[int]:
+    if rank == "all":
+        return list(range(plan.world_size))
+    if rank != "all-kinds":
+        if not rank.isdigit() or int(rank) >= plan.world_size:
+            raise InputError(f"--rank '{rank}' is none of 0 to {plan.world_size - 1}, all, all-kinds")
+        return [int(rank)]
+    kinds, width = {}, plan.world_size // plan.pipeline
+    for stage in range(plan.pipeline):
+        layers = plan.layers(stage)
+        experts = sum(map(config.model.has_experts, layers))
+        kinds.setdefault((stage == 0, stage == plan.pipeline - 1, len(layers), experts), stage * width)
+    return list(kinds.values())
+
+
+def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
+    """A rank's graph, by a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        config.save(folder / "config.yaml")
+        job = folder / "job.json"
+        job.write_text(json.dumps({"rank": rank, "graph": graph, "rows": rows}))
+        process = subprocess.run([sys.executable, "-m", "src.parallel.dry_run", str(job)], cwd=folder, text=True,
+                                 capture_output=True, preexec_fn=_deep_stack, check=False,
+                                 env=os.environ | {"PYTHONPATH": str(ROOT)})
+        if process.returncode:
+            raise InputError(f"rank {rank} does not compile: {_reason(process.stderr)}")
+        result = json.loads((folder / "result.json").read_text())
+    parameters = {name: Array(tuple(one["shape"]), one["dtype"]) for name, one in result["parameters"].items()}
+    collectives = Counter()
+    for one in result["collectives"]:
+        number = one.pop("count")
+        collectives[Collective(**one | {"ranks": tuple(one["ranks"])})] += number
+    slices = {name: tuple(shape) for name, shape in result["slices"].items()}
+    return Compiled(Graph(parameters, collectives), slices, result["seconds"], result["peak_memory"])
+
+
+def _deep_stack() -> None:
+    """The compiler walks a deep network's graph by recursion."""
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (most, most))
+
+
+def _reason(errors: str) -> str:
+    """What an exception or a failing program said, of its last lines."""
+    lines = [line for line in errors.splitlines() if line.strip() and not line.startswith((" ", "[", "#", "-"))]
+    told = [line for line in lines if "Error" in line.partition(":")[0] or line.startswith("error: ")]
+    return (told or lines or ["it was killed: out of memory?"])[0].removeprefix("error: ")
+
+
+def differences_to_plan(config: RunConfig, plan: Plan, rank: int, compiled: Compiled) -> list[str]:
+    """What of a training graph is other than planned: slices, bytes, messages. Of what was searched for, nothing is
+    planned."""
+    if config.parallel.strategy_search:
+        return []
+    found = _different_slices(expected.slices(config, plan, rank), compiled)
+    held = held_bytes(compiled)
+    found += [f"{name}: {held[name]:,} bytes, planned {number:,}"
+              for name, number in expected.held_bytes(config, plan, rank).items() if held[name] != number]
+    return found + _different_messages(expected.messages(config, plan, rank), compiled)
+
+
+def _different_slices(planned: dict[str, tuple[int, ...]], compiled: Compiled) -> list[str]:
+    held = {name: array.shape for name, array in compiled.graph.parameters.items()
+            if name.startswith(KEPT)}
+    return [f"{name}: {held.get(name, 'not held')}, planned {planned.get(name, 'nothing')}"
+            for name in sorted({*planned, *held}) if held.get(name) != planned.get(name)]
+
+
+def _different_messages(planned: Counter[expected.Message], compiled: Compiled) -> list[str]:
+    sent = Counter()
+    for one, number in compiled.graph.collectives.items():
+        sent[one.operation, len(one.ranks), one.part, one.phase] += number
+    return [f"{operation} among {ranks}, {part}, {phase}: {sent[key]} times, planned {planned[key]}"
+            for key in sorted({*planned, *sent}) if sent[key] != planned[key]
+            for operation, ranks, part, phase in [key]]
+
+
+def held_bytes(compiled: Compiled) -> dict[str, int]:
+    """Bytes that a rank holds, by the names of `--plan`."""
+    held = dict.fromkeys(("weights", "updated slices", "gradients", "moments", "caches"), 0)
+    for name, array in compiled.graph.parameters.items():
+        if name.startswith(("adam_m.", "adam_v.")):
+            held["moments"] += array.bytes
+        elif name.startswith("accu_grads."):
+            held["gradients"] += array.bytes
+        elif name.startswith("cache."):
+            held["caches"] += array.bytes
+        elif name.startswith("backbone."):
+            whole = Array(compiled.slices[name], array.dtype)
+            held["weights"] += whole.bytes
+            held["updated slices"] += array.bytes if whole != array else 0
+    return held
+
+
+def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, differences: list[str]) -> str:
+    """What a user reads of a rank."""
+    plan = Plan.of(config.parallel, config.model)
+    stage, data, expert, tensor = astuple(plan.coordinates(rank))
+    held = ", ".join(f"{name} {number / MIB:.1f} MiB" for name, number in held_bytes(compiled).items() if number)
+    sums: Counter[tuple[str, int]] = Counter()
+    sizes: Counter[tuple[str, int]] = Counter()
+    for one, number in compiled.graph.collectives.items():
+        sums[one.operation, len(one.ranks)] += number
+        sizes[one.operation, len(one.ranks)] += number * one.bytes
+    groups = dict.fromkeys(_ranges(one.ranks) for one in compiled.graph.collectives)
+    sent = ", ".join(f"{number} {operation} among {ranks} ({sizes[operation, ranks] / MIB:.1f} MiB)"
+                     for (operation, ranks), number in sorted(sums.items()))
+    lines = [f"rank {rank} (pp {stage}, dp {data}, ep {expert}, tp {tensor}), {graph}: compiled in "
+             f"{compiled.seconds:.1f} s, {compiled.peak_memory / MIB:,.0f} MiB at most",
+             f"  holds   {held}", f"  sends   {sent or 'nothing'}",
+             f"  groups  {'; '.join(groups) or 'none'}"]
+    if config.parallel.strategy_search:
+        lines.append("  plan    none: strategies were searched for")
+    elif not differences:
+        lines.append(f"  plan    the same: {len(compiled.graph.parameters)} parameters and inputs, shape for shape, "
+                     f"bytes, and {sum(compiled.graph.collectives.values())} messages")
+    return "\n".join([*lines, *(f"  plan    differs: {one}" for one in differences)])
+
+
+def _ranges(ranks: tuple[int, ...]) -> str:
+    return ", ".join(map(str, ranks)) if len(ranks) < 4 else f"{ranks[0]}, {ranks[1]} .. {ranks[-1]}"

@@ -1,0 +1,192 @@
+"""MindSpore's own way to spread a model, semi-automatic parallel: shard strategies for every operator, from outside.
+
+The graph is of the whole model and the whole batch; from the strategies the compiler slices parameters and tensors and
+puts the messages in. The plan is that of the explicit backend: the same mesh, the same numbering, the same slices.
+Operators with gradients of their own for a CPU, which the compiler would not look into, make way for plain ones.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from src.moe import MixtureOfExperts, Router
+from src.pangu_alpha import (
+    Attention,
+    Block,
+    Embedding,
+    EmbeddingTable,
+    FeedForward,
+    LayerNorm,
+    Linear,
+    PanguAlphaModel,
+    PanguAlphaWithLoss,
+)
+from src.parallel.plan import Plan
+from src.parallel.sharded_operators import (
+    BiasedColumns,
+    CrossEntropy,
+    MaskedSoftmax,
+    Normalize,
+    Pointwise,
+    WeightFirst,
+    activation,
+    shard_dropout,
+)
+from src.parallel.sharding import WORD_TABLE
+
+
+def annotate(network: PanguAlphaWithLoss, plan: Plan, sequence_parallel: bool = False) -> None:
+    """Give every operator of a model and its loss its strategy, and every layer its stage.
+
+    Args:
+        network: Before its first call. On one device its results stay what they were.
+        plan: Of the run.
+        sequence_parallel: LayerNorms, dropouts and sums of hidden states are cut by tokens over the tensor ranks, too.
+    """
+    model = network.model
+    annotate_model(model, plan, sequence_parallel)
+    data = plan.data_ranks
+    network.slice = ops.Slice().shard(((data, 1),))
+    network.cross_entropy = CrossEntropy(data, plan.tensor)
+    network.not_equal = ops.NotEqual().shard(((data, 1), ()))
+    network.cast = Pointwise(ops.Cast, data, operands=1)
+    network.mul = Pointwise(ops.Mul, data)
+    network.sum = ops.ReduceSum().shard(((data,),))
+    network.count = ops.ReduceSum().shard(((data,),))
+
+
+def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool = False) -> None:
+    """The model's part of `annotate`."""
+    data, tensor = plan.data_ranks, plan.tensor
+    rows = data * tensor if sequence_parallel else data
+    width = model.config.seq_length
+    for _, cell in list(model.cells_and_names()):
+        if isinstance(cell, EmbeddingTable):
+            parts = tensor if cell.embedding_table.name == WORD_TABLE else 1
+            cell.gather = ops.Gather().shard(((parts, 1), (data,)), ((data, 1),))
+        elif isinstance(cell, LayerNorm):
+            cell.normalize = Normalize(cell.normalize.epsilon, rows)
+        elif isinstance(cell, Embedding):
+            cell.add = ops.Add().shard(((data, 1), (data, 1)))
+            cell.cast = Pointwise(ops.Cast, rows, operands=1)
+            shard_dropout(cell.dropout, width, data)
+        elif isinstance(cell, Attention):
+            _attention(cell, width, data, tensor, rows)
+        elif isinstance(cell, MixtureOfExperts):
+            _experts(cell, width, plan, rows)
+        elif isinstance(cell, FeedForward):
+            _feed_forward(cell, width, data, tensor, rows)
+        elif isinstance(cell, Block):
+            cell.add = ops.Add().shard(((rows, 1), (rows, 1)))
+    backbone = model.backbone
+    backbone.expand_dims = ops.ExpandDims().shard(((data, 1, 1),))
+    backbone.cast = Pointwise(ops.Cast, data, operands=1)
+    backbone.sub, backbone.mul = Pointwise(ops.Sub, data), Pointwise(ops.Mul, data)
+    model.head.matmul = ops.MatMul(transpose_b=True).shard(((data, 1), (tensor, 1)))
+    model.head.cast = Pointwise(ops.Cast, data, tensor, operands=1)
+    if plan.pipeline > 1:
+        _stages(model, plan)
+
+
+def _attention(cell: Attention, width: int, data: int, tensor: int, rows: int) -> None:
+    for linear in (cell.dense1, cell.dense2, cell.dense3):
+        linear.product = ops.MatMul(transpose_b=True).shard(((data, 1), (tensor, 1)))
+        linear.add_bias = ops.Add().shard(((data, tensor), (tensor,)))
+    _row_parallel(cell.projection, data, tensor, rows)
+    for swap in (cell.swap, cell.swap_scaled):
+        swap.mul = ops.Mul().shard(((data, 1, tensor, 1), ()))
+        swap.transpose = ops.Transpose().shard(((data, 1, tensor, 1),))
+    cell.swap_back.transpose = ops.Transpose().shard(((data, tensor, 1, 1),))
+    by_heads = (data, tensor, 1, 1)
+    cell.scores = ops.BatchMatMul(transpose_b=True).shard((by_heads, by_heads))
+    cell.weighted_sum = ops.BatchMatMul().shard((by_heads, by_heads))
+    cell.softmax = MaskedSoftmax(data, tensor)
+    cell.cast = Pointwise(ops.Cast, data, tensor, operands=1)
+    shard_dropout(cell.attention_dropout, width, data, tensor)
+    shard_dropout(cell.output_dropout, width, rows)
+
+
+def _feed_forward(cell: FeedForward, width: int, data: int, tensor: int, rows: int) -> None:
+    mapping = cell.mapping
+    mapping.product = ops.MatMul().shard(((data, 1), (1, tensor)))
+    mapping.add_bias = ops.Add().shard(((data, tensor), (tensor,)))
+    mapping.product_to_transposed = WeightFirst(mapping.product)
+    cell.activation = activation(cell.activation, (data, tensor))
+    cell.biased_activation = BiasedColumns(mapping.add_bias, cell.activation)
+    _row_parallel(cell.projection, data, tensor, rows)
+    shard_dropout(cell.dropout, width, rows)
+
+
+def _experts(cell: MixtureOfExperts, width: int, plan: Plan, rows: int) -> None:
+    """Tokens are routed where they are, (data); experts and the tokens that come to them are cut by experts, and what
+    data parallel is left. The compiler makes an AlltoAll of each change between the two."""
+    data = plan.data_ranks
+    _router(cell.router, data)
+    batch = (data, 1, 1)
+    cell.dispatch = ops.BatchMatMul(transpose_a=True).shard((batch, batch))
+    cell.combine = ops.BatchMatMul().shard((batch, batch))
+    layout = ms.Layout((plan.data, plan.expert, plan.tensor), ("data", "expert", "tensor"))
+    cell.transpose = ops.Transpose().shard((layout("data", "expert", "None", "None"),))
+    cell.transpose_back = ops.Transpose().shard((layout("expert", "data", "None", "None"),))
+    cell.cast = Pointwise(ops.Cast, data, operands=1)
+    cell.ffn.activation = activation(cell.ffn.activation, layout("expert", "data", "tensor"))
+    # Whole on tensor-parallel ranks, it would be shared out over these, too.
+    cell.ffn.projection.bias.parallel_optimizer = False
+    for linear, rows_in, rows_out in ((cell.ffn.mapping, "None", "tensor"), (cell.ffn.projection, "tensor", "None")):
+        linear.product = ops.BatchMatMul().shard((layout("expert", "data", rows_in),
+                                                  layout("expert", rows_in, rows_out)))
+        linear.add_bias = ops.Add().shard((layout("expert", "data", rows_out), layout("expert", "None", rows_out)))
+        linear.expand_dims = ops.ExpandDims().shard((layout("expert", rows_out),))
+    shard_dropout(cell.dropout, width, rows)
+
+
+def _router(cell: Router, data: int) -> None:
+    cell.dense.matmul = ops.MatMul().shard(((data, 1), (1, 1)))
+    cell.dense.cast = cell.cast = Pointwise(ops.Cast, data, operands=1)
+    cell.softmax = ops.Softmax(axis=-1).shard(((data, 1, 1),))
+    cell.argmax = ops.Argmax(axis=-1, output_type=ms.int32).shard(((data, 1, 1),))
+    cell.one_hot = ops.OneHot().shard(((data, 1, 1), (), ()))
+    cell.count_before = ops.CumSum(exclusive=True).shard(((data, 1, 1),))
+    cell.range = ops.Range().shard(((1,),))
+    cell.equal = ops.Equal().shard(((data, 1, 1), (1,)))
+    cell.expand_dims = Pointwise(ops.ExpandDims, data, operands=1)
+    cell.sum, cell.mean = Pointwise(ops.ReduceSum, data, operands=1), Pointwise(ops.ReduceMean, data, operands=1)
+    for name, make in (("mul", ops.Mul), ("div", ops.Div), ("add", ops.Add), ("sub", ops.Sub)):
+        setattr(cell, name, Pointwise(make, data))
+
+
+def _row_parallel(linear: Linear, data: int, tensor: int, rows: int) -> None:
+    """A product whose sum over the tensor ranks is its result; with more rows than data parts each gets its tokens."""
+    strategy = ((data, tensor), (tensor, 1))
+    linear.product = ops.MatMul().shard(strategy, ((rows, 1),)) if rows > data else ops.MatMul().shard(strategy)
+    linear.product_of_transposed = linear.product
+    linear.add_bias = ops.Add().shard(((rows, 1), (1,)))
+
+
+def _stages(model: PanguAlphaModel, plan: Plan) -> None:
+    """The embedding first, the final LayerNorm, the query layer and the head last."""
+    backbone, last = model.backbone, plan.pipeline - 1
+    backbone.embedding.pipeline_stage = 0
+    for layer, block in enumerate(model.layers):
+        block.pipeline_stage = plan.stage_of_layer(layer)
+    for cell in (backbone.layernorm, backbone.top_query_embedding, model.head):
+        cell.pipeline_stage = last
+    backbone.embedding.word_embedding.embedding_table.add_pipeline_stage(last)
+
+
+def forget_strategies(cell: nn.Cell) -> None:
+    """Take all strategies away again, so that the compiler searches for its own; the plain operators stay."""
+    for _, inner in cell.cells_and_names():
+        for operator in _operators([*vars(inner).values(), *inner._primitives.values()]):
+            for name in ("in_strategy", "out_strategy"):
+                if name in operator.attrs:
+                    operator.del_prim_attr(name)
+
+
+def _operators(values: Iterable[object]) -> Iterator[ops.Primitive]:
+    for value in values:
+        if isinstance(value, ops.Primitive):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _operators(value)

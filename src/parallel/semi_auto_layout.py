@@ -1,0 +1,83 @@
+"""Which part of each parameter a rank holds, as MindSpore's compiler has sliced it: what is loaded and saved by."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mindspore import Parameter, nn
+from mindspore.communication import management
+
+from src.checkpoint.formats.strategy import Layout
+from src.checkpoint.layout import Holder, parameter_of
+from src.optimizer import Optimizer
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+from src.parallel.mesh import Mesh
+from src.parallel.plan import Plan
+from src.parallel.semi_auto_step import SUMS, SemiAutoStepper, compile_step
+from src.parallel.sharding import Box, parameter_shapes, stages
+from src.parallel.slices import allocate
+
+STRATEGIES = "strategy"  # folder of a run
+
+
+class InferredHolder(Holder):
+    """A rank and its slices by the compiler's layouts.
+
+    Args:
+        plan, rank, shapes, all_true: As Holder's.
+        layouts: Of what the rank holds, by the names of parameters and moments.
+    """
+
+    layouts: Mapping[str, Layout]
+
+    def __init__(self, plan: Plan, rank: int, config: PanguAlphaConfig, layouts: Mapping[str, Layout],
+                 all_true: Callable[[bool], bool] = bool):
+        super().__init__(plan, rank, parameter_shapes(config), all_true)
+        object.__setattr__(self, "layouts", layouts)
+
+    @property
+    def device(self) -> int:
+        """This rank's number in its stage."""
+        return self.rank % (self.plan.world_size // self.plan.pipeline)
+
+    def box(self, name: str) -> Box:
+        """See Holder."""
+        return self.layouts[name].box(self.device, self.shapes[parameter_of(name.removeprefix(SUMS))])
+
+    def writes(self, name: str) -> bool:
+        """See Holder. The word table is the first stage's: what the last one keeps of it, it does not use."""
+        if self.plan.coordinates(self.rank).pipeline != stages(parameter_of(name), self.plan)[0]:
+            return False
+        layout, whole = self.layouts[name], self.shapes[parameter_of(name)]
+        return all(layout.box(device, whole) != self.box(name) for device in range(self.device))
+
+
+def inferred_layouts(cell: nn.Cell, stage: int) -> dict[str, Layout]:
+    """The layouts of what a rank of a stage holds, of a cell that was compiled in semi-automatic parallel."""
+    layouts = {}
+    for name, (devices, tensor_map, _, _, _, sharing_group, *_) in cell.parameter_layout_dict.items():
+        devices = tuple(devices) or (1,)
+        axes = tuple((len(devices) - 1 - number,) if number >= 0 else () for number in tensor_map)
+        is_shared = sharing_group and not name.startswith(SUMS)  # sums have that group, too, but are not cut by it
+        sharing = management.get_group_size(sharing_group) if is_shared else 1
+        layouts[name] = Layout(devices, axes, (), sharing, (stage,))
+    return layouts
+
+
+def build(config: RunConfig, mesh: Mesh) -> tuple[list[Parameter], SemiAutoStepper, Optimizer, InferredHolder]:
+    """What trains this rank's part of a model, compiled, with its initial values.
+
+    The compiler writes its strategy file into the run's folder, one a stage, before the first step.
+
+    Returns:
+        The parameters that the rank holds, the stepper, the optimizer in it, and who holds what.
+    """
+    plan, rank = mesh.plan, mesh.rank
+    first = rank % (plan.world_size // plan.pipeline) == 0
+    strategies = Path(config.training.output) / STRATEGIES
+    step, optimizer = compile_step(config, rank, strategies / f"stage_{mesh.at.pipeline}.ckpt" if first else None)
+    layouts = inferred_layouts(step, mesh.at.pipeline)
+    holder = InferredHolder(plan, rank, config.model, layouts, mesh.all_true)
+    parameters = step.held_parameters
+    allocate(parameters, holder.box, config.training.seed, holder.shapes)
+    allocate([*optimizer.state, *step.held_sums], holder.box, None, holder.shapes)
+    return parameters, SemiAutoStepper(step, plan, rank, config.micro_steps), optimizer, holder

@@ -1,0 +1,97 @@
+"""Generation in semi-automatic parallel: the two graphs, for prompts and for one token after them."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+from src.pangu_alpha import PanguAlphaModel
+from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.plan import Plan
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+class ShardedCache(nn.Cell):
+    """As `src.runtimes.KeyValueCache`, cut by heads: its places, written into by number, can't be.
+
+    Inputs:
+        position_ids (B, T) int32, rows (B,) int32: where the new keys and values go; B is all rows where T is 1.
+        key, value (B, A, T, d).
+    """
+
+    def __init__(self, config: PanguAlphaConfig, batch: int, capacity: int, tensor: int, name: str):
+        super().__init__(auto_prefix=False)
+        shape, dtype = (batch, config.num_heads, capacity, config.head_size), getattr(ms, config.compute_dtype)
+        self.keys, self.values = (Parameter(initializer("zeros", shape, dtype), name=f"cache.{name}.{kind}",
+                                            requires_grad=False) for kind in ("key", "value"))
+        heads, whole = (1, tensor, 1, 1), (1, 1, 1, 1)
+        self.capacity = capacity
+        self.places = Tensor(np.arange(capacity).reshape(1, 1, capacity, 1), ms.int32)
+        self.reshape = ops.Reshape()
+        self.equal = ops.Equal().shard((whole, whole))
+        self.cast = ops.Cast().shard((whole,))
+        self.others = ops.Sub().shard(((), whole))
+        self.mul = ops.Mul().shard((heads, whole))
+        self.add = ops.Add().shard((heads, heads))
+        self.assign = ops.Assign().shard((heads, heads))
+        self.pad = ops.Concat(2).shard((heads, heads))
+        self.write_rows = ops.ScatterUpdate().shard((heads, (1,), heads))
+
+    def construct(self, position_ids: Tensor, rows: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        if key.shape[2] == 1:
+            here = self.cast(self.equal(self.places, self.reshape(position_ids, (-1, 1, 1, 1))), key.dtype)
+            others = self.others(1.0, here)
+            keys = self.assign(self.keys, self.add(self.mul(self.keys, others), self.mul(key, here)))
+            return keys, self.assign(self.values, self.add(self.mul(self.values, others), self.mul(value, here)))
+        keys, values = (self.write_rows(self.keys, rows, self._padded(key)),
+                        self.write_rows(self.values, rows, self._padded(value)))
+        return ops.depend(key, keys), ops.depend(value, values)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        missing = self.capacity - x.shape[2]
+        if missing == 0:
+            return x
+        return self.pad((x, ops.zeros((x.shape[0], x.shape[1], missing, x.shape[3]), x.dtype)))
+
+
+def make_caches(config: PanguAlphaConfig, plan: Plan, batch: int, capacity: int) -> nn.CellList:
+    """Every layer's cache."""
+    return nn.CellList([ShardedCache(config, batch, capacity, plan.tensor, str(layer))
+                        for layer in range(config.num_layers)], auto_prefix=False)
+
+
+class SemiAutoNextLogits(nn.Cell):
+    """As `src.runtimes.NextLogits` with a cache, of a model in tensor-parallel parts.
+
+    Args:
+        model: Whole, with its strategies (`annotate_model`).
+        caches: Of `make_caches`.
+        tokens: That a row gives at once: 1 to decode.
+    """
+
+    def __init__(self, model: PanguAlphaModel, caches: nn.CellList, tokens: int):
+        super().__init__(auto_prefix=False)
+        batch, _, capacity, _ = caches[0].keys.shape
+        seen = capacity if tokens == 1 else tokens
+        self.model, self.caches, self.tokens = model, caches, tokens
+        self.steps = Tensor(np.arange(tokens)[None], ms.int32)
+        self.places = Tensor(np.arange(seen).reshape(1, 1, seen), ms.int32)
+        self.row_begins = Tensor(np.arange(batch) * tokens, ms.int32)
+        self.reshape = ops.Reshape()
+        self.add = ops.Add().shard(((1, 1), (1, 1)))
+        self.less_equal = ops.LessEqual().shard(((1, 1, 1), (1, 1, 1)))
+        self.add_begins = ops.Add().shard(((1,), (1,)))
+        self.pick = ops.Gather().shard(((1, 1), (1,)))
+        self.whole = ops.Maximum().shard(((1, 1), ()))  # changes nothing, but gathers the parts of the vocabulary
+
+    def construct(self, ids: Tensor, position: Tensor, last: Tensor, rows: Tensor) -> Tensor:
+        position_ids = self.add(self.reshape(position, (-1, 1)), self.steps)
+        mask = self.less_equal(self.places, self.reshape(position_ids, (-1, self.tokens, 1)))
+        caches = ()
+        for cache in self.caches:
+            caches += (ops.partial(cache, position_ids, rows),)
+        x, _ = self.model.backbone(ids, position_ids, mask, None, caches, False)
+        x = self.pick(x, self.add_begins(self.row_begins, last), 0)
+        logits = self.model.head(x, self.model.backbone.embedding.word_embedding.embedding_table)
+        return self.whole(logits, LOWEST)

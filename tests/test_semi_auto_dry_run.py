@@ -1,0 +1,156 @@
+"""`--dry_run`: MindSpore's own compiler, on a host without devices, makes of a plan what the plan says."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from src.checkpoint.formats.strategy import read_strategy, require_model
+from src.cli import parse
+from src.errors import InputError
+from src.pangu_alpha import PanguAlphaModel
+from src.pangu_alpha_config import TrainConfig
+from src.parallel import sharding
+from src.parallel.dry_run import expected, launch
+from src.parallel.dry_run.simulation import require_version
+from src.parallel.plan import Plan
+from tests.helpers import ROOT, random_weights, run
+
+SPREAD = ["--parallel.tensor=2", "--parallel.data=2", "--parallel.pipeline=2", "--parallel.micro_batch_num=2"]
+
+
+def dry_run(*flags):
+    """(exit status, stdout, stderr) of a tiny model's training."""
+    return run(ROOT / "train.py", "--dry_run", "--mode=tiny", *flags)
+
+
+def planned(output):
+    """Of each rank that was compiled: how many arrays and messages are as the plan says."""
+    assert "differs" not in output
+    return [tuple(map(int, found)) for found in
+            re.findall(r"plan    the same: (\d+) parameters and inputs, .* (\d+) messages", output)]
+
+
+def test_every_kind_of_rank_is_as_planned():
+    status, output, errors = dry_run(*SPREAD, "--parallel.optimizer_shard", "--model.dropout_rate=0.1",
+                                     "--model.compute_dtype=float16", "--model.param_init_dtype=float16")
+    assert status == 0, errors
+    assert re.findall(r"^rank (\d)", output, re.MULTILINE) == ["0", "4"]
+    # Both blocks, embedding and scalars; of each parameter itself, a sum of gradients and two moments.
+    assert planned(output)[0][0] == 4 * (2 + 2 * 16) + 4 + 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--parallel.optimizer_shard"], ["--parallel.recompute"]], ids=str)
+def test_every_rank_of_eight_is_as_planned(flags):
+    status, output, errors = dry_run(*SPREAD, *flags, "--rank=all")
+    assert status == 0, errors
+    assert len(planned(output)) == 8
+
+
+def test_experts_are_as_planned():
+    status, output, errors = dry_run("--model.num_experts=4", "--model.expert_interval=1", "--model.num_layers=2",
+                                     "--parallel.expert=2", "--parallel.data=2", "--parallel.tensor=2",
+                                     "--parallel.optimizer_shard", "--rank=3")
+    assert status == 0, errors
+    assert planned(output) and "8 AlltoAll among 2" in output  # two a layer, forward and backward
+
+
+def test_generation_is_as_planned():
+    status, output, errors = run(ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1")
+    assert status == 0, errors
+    assert planned(output) == [(63, 8)] * 2  # AllReduces: the embedding, two a layer; an AllGather of the logits
+
+
+def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path):
+    """Ranks of both stages get the parts that their layouts say, and the strategy file says the same of all."""
+    config = parse(TrainConfig, "train.py", ["--mode=tiny", *SPREAD, "--parallel.optimizer_shard",
+                                             f"--training.output={tmp_path}"])
+    model = PanguAlphaModel(config.model)
+    whole = random_weights(model)
+    ms.save_checkpoint(model, str(tmp_path / "whole.ckpt"))
+    config.save(tmp_path / "config.yaml")
+    program = Path(__file__).parent / "semi_auto_rank.py"
+    for rank in (0, 5):
+        status, _, errors = run(program, tmp_path, rank)
+        assert status == 0, errors
+    plan = Plan.of(config.parallel, config.model)
+    layouts = read_strategy(tmp_path / "strategy" / "stage_0.ckpt")
+    for rank in (0, 5):
+        held = dict(np.load(tmp_path / f"rank_{rank}.npz"))
+        stage = plan.coordinates(rank).pipeline
+        assert set(held) == {name for name in whole if stage in sharding.stages(name, plan)}
+        for name, values in held.items():
+            box = sharding.optimizer_box(name, whole[name].shape, plan, plan.coordinates(rank))
+            if sharding.tensor_axis(name) is None and rank == 5:
+                # Rows of what is whole on tensor-parallel ranks are shared out over these: rank 5 has the second half.
+                box = sharding.Box.whole(whole[name].shape).part(0, 1, 2)
+            np.testing.assert_array_equal(values, whole[name][box.index], err_msg=name)
+            if stage == 0:
+                assert layouts[name].box(0, whole[name].shape) == box
+    checked = ("-m", "src.checkpoint.check", f"--strategy={tmp_path / 'strategy' / 'stage_0.ckpt'}")
+    assert run(*checked, f"--checkpoint={tmp_path}") == (0, "", "")
+    config.model = replace(config.model, num_layers=2)
+    config.save(tmp_path / "config.yaml")
+    status, _, errors = run(*checked, f"--checkpoint={tmp_path}")
+    assert status == 2 and errors.count("\n") == 1 and "is of another model" in errors
+    for changes in (dict(vocab_size=1999), dict(num_experts=4)):
+        with pytest.raises(InputError, match="is of another model"):
+            require_model(tmp_path / "strategy" / "stage_0.ckpt", replace(model.config, **changes))
+    with pytest.raises(InputError, match=r"says nothing of 'backbone.layernorm.gamma'"):
+        require_model(tmp_path / "strategy", model.config)  # the last stage's file is missing
+
+
+@pytest.mark.slow
+def test_a_search_finds_strategies():
+    status, output, errors = dry_run("--parallel.world_size=8", "--parallel.strategy_search")
+    assert status == 0, errors
+    assert "plan    none: strategies were searched for" in output and "AllReduce among 8" in output
+
+
+def test_a_difference_is_told(monkeypatch, capsys):
+    right = expected.messages
+
+    def wrong(*arguments):
+        found = right(*arguments)
+        found["AllReduce", 2, "layer 1", "forward"] += 1
+        return found
+
+    monkeypatch.setattr(expected, "messages", wrong)
+    config = parse(TrainConfig, "train.py", ["--mode=tiny", "--parallel.tensor=2"])
+    with pytest.raises(SystemExit) as left:
+        launch.dry_run(config, "1")
+    assert left.value.code == 1
+    assert "AllReduce among 2, layer 1, forward: 2 times, planned 3" in capsys.readouterr().out
+
+
+def test_another_mindspore_is_refused_in_one_line():
+    require_version("2.10.0")
+    with pytest.raises(InputError, match="works with MindSpore 2.10.0 alone; 2.9.0 is installed"):
+        require_version("2.9.0")
+
+
+def test_nothing_can_be_executed():
+    """The process of a rank has a compiler, and nothing behind it."""
+    program = ("from src.parallel.dry_run.simulation import simulate; simulate('Ascend', 2, 0); import mindspore as ms;"
+               "ms.set_context(mode=0); print(ms.ops.add(ms.Tensor([1.0]), ms.Tensor([1.0])).asnumpy())")
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                            check=False)
+    assert result.returncode != 0 and "2." not in result.stdout
+
+
+@pytest.mark.parametrize("flags, told", [
+    (["--rank=8", *SPREAD], "--rank '8' is none of 0 to 7, all, all-kinds"),
+    (["--parallel.backend=explicit", *SPREAD], "--dry_run compiles parallel.backend semi_auto, not explicit"),
+    (["--parallel.data=36"], "works on 1, 2, 4 or a multiple of 8 ranks"),
+    (["--rank=first", *SPREAD], "--rank 'first' is none of 0 to 7, all, all-kinds"),
+])
+def test_what_cannot_be_is_refused_before_the_compiler(flags, told):
+    status, output, errors = dry_run(*flags)
+    assert status == 2 and output == "" and errors.count("\n") == 1
+    assert told in errors
