@@ -24,6 +24,7 @@ def open_backend(config: ServerConfig) -> Backend:
         raise InputError("--tokenizer is not given: the folder of the vocab.model that the model was trained with")
     if config.backend == "serving":
         manifest = Manifest.read_settings(config.model)
+        manifest.require_graphs(config.model)
         tokenizer = manifest.load_tokenizer(config.tokenizer)
         return ServingBackend(config.serving_address, tokenizer, manifest.end_token, manifest.rows,
                               config.time_limit)
