@@ -1,5 +1,5 @@
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -38,6 +38,29 @@ class Outer:
     inner: Inner
     names: list[str] = field(default_factory=list)
     name: str = ""
+
+
+@dataclass
+class Lettered(Outer):
+    """Do it briefly.
+
+    Args:
+        often: More than once.
+    """
+
+    SHORT_FLAGS: ClassVar[dict[str, str]] = {"n": "name", "o": "often"}
+
+    often: bool = False
+
+
+def test_letters_for_flags(capsys):
+    expected = Lettered(Inner(4), name="x", often=True)
+    for flags in (["-n", "x", "-o", "true"], ["-n=x", "--often"], ["--name", "x", "-o=true"]):
+        assert parse(Lettered, "do.py", [*flags, "--inner.width=4"]) == expected
+    with pytest.raises(SystemExit):
+        parse(Lettered, "do.py", ["--help"])
+    assert "-n, --name" in capsys.readouterr().out.replace("-n NAME, ", "-n, ")
+    assert "'-q'" in told(capsys, ["-q", "x"], Lettered)
 
 
 def told(capsys, arguments, arguments_class=Outer):
@@ -89,7 +112,7 @@ def test_bad_values_are_named(capsys, arguments, parts):
 
 def test_unknown_mode(capsys):
     assert told(capsys, ["--mode", "2.5B"], RunConfig).endswith("did you mean '2.6B'?")
-    assert mode_file("TINY").name == "tiny.yaml"
+    assert mode_file("TINY").name == "tiny.yaml" and mode_file("2B6").name == "2.6B.yaml"
 
 
 def test_help_is_the_docstring_s(capsys):

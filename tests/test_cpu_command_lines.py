@@ -14,6 +14,8 @@ import run_inference
 from serving_increment.flask import loading
 from serving_increment.flask.server import ServerConfig
 from src.checkpoint import ckpt_file
+from src.checkpoint.conversion import convert
+from src.checkpoint.convert import ConvertArguments
 from src.cpu import machine, quantize
 from src.cpu.layout import WEIGHTS_FILE
 from src.cpu.quantize import QuantizeArguments
@@ -217,3 +219,13 @@ def test_too_little_memory(folders, monkeypatch, capsys):
     runtime = CpuRuntime(folders / "8")
     with pytest.raises(InputError, match="20000 texts of 48 tokens at once: this needs"):
         runtime.open(20000, 48)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "hf", "megatron", "mindformers"])
+def test_other_checkpoints_give_the_same_bits(checkpoint, folders, tmp_path, format):
+    convert(ConvertArguments("mindspore", format, str(checkpoint), str(tmp_path / "other"), ParallelConfig()))
+    quantize.quantize(QuantizeArguments(str(tmp_path / "other"), str(tmp_path / "q"), from_=format,
+                                        num_heads=CONFIG.num_heads))
+    assert (tmp_path / "q" / WEIGHTS_FILE).read_bytes() == (folders / "8" / WEIGHTS_FILE).read_bytes()
+    with pytest.raises(InputError, match="has no vocabulary of its own"):
+        CpuRuntime(tmp_path / "q").load_tokenizer()

@@ -20,6 +20,7 @@ def open_backend(config: ServerConfig) -> Backend:
     """
     if config.backend == "serving":
         manifest = Manifest.read_settings(config.model)
+        manifest.require_graphs(config.model)
         tokenizer = manifest.load_tokenizer(config.tokenizer)
         return ServingBackend(config.serving_address, tokenizer, manifest.end_token, manifest.rows,
                               config.time_limit)
