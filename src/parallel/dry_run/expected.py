@@ -66,6 +66,12 @@ def held_bytes(config: RunConfig, plan: Plan, rank: int) -> dict[str, int]:
     return found | ({"gradients": memory.gradients} if config.micro_steps > 1 else {})
 
 
+def has_formula(config: RunConfig) -> bool:
+    """Whether `messages` knows all of a run: with sequence_parallel, what is computed again and what experts need are
+    gathered again, as the compiler sees fit."""
+    return not (config.parallel.sequence_parallel and (config.parallel.recompute or config.model.num_experts))
+
+
 def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
     """How often a rank sends, in an optimizer step."""
     at, found = plan.coordinates(rank), Counter()
