@@ -125,7 +125,7 @@ def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add:
     held, updated = box(name, shape, plan, at), updated_box(name, shape, plan, rank)
     part = _part(name, plan)
     shards = held.size // updated.size
-    if name == WORD_TABLE and at.pipeline > 0 and shards == 1:
+    if name == WORD_TABLE and at.pipeline > 0 and not plan.optimizer_shard:
         return  # the last stage sends its gradient to the first, which sums it
     add(1, "AllGather", shards, part, "weights")
     add(1, "ReduceScatter", shards, part, "gradients")
