@@ -242,6 +242,8 @@ class ParallelConfig:
         device_id: Which of the machine's devices; a launched rank takes its own.
         backend: What spreads a model over ranks: semi_auto, MindSpore's compiler (Ascend, GPU), or explicit, this
             project's messages between cells; auto takes semi_auto where it runs.
+        fusion_groups: Groups of layers, each of whose gradients are sent together (semi_auto).
+        micro_batch_interleaved: Parts of a micro-batch, one of which computes while another one is sent (semi_auto).
         strategy_search: Let MindSpore's compiler choose how parameters are cut over all ranks (semi_auto).
         cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU; needs g++.
         world_size: Ranks of the run; as many as the next four numbers make when not given.
@@ -260,6 +262,8 @@ class ParallelConfig:
     device_target: Literal["CPU", "GPU", "Ascend"] = "CPU"
     device_id: int = 0
     backend: Literal["auto", "semi_auto", "explicit"] = "auto"
+    fusion_groups: int = 1
+    micro_batch_interleaved: int = 1
     strategy_search: bool = False
     cpu_kernels: bool = True
     world_size: Optional[int] = None
@@ -275,7 +279,8 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         _require(self.device_id >= 0, f"parallel.device_id is {self.device_id}; it must not be negative")
-        for name in ("world_size", "data", "tensor", "pipeline", "expert", "micro_batch_num"):
+        for name in ("world_size", "data", "tensor", "pipeline", "expert", "micro_batch_num", "fusion_groups",
+                     "micro_batch_interleaved"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"parallel.{name} is {value}; it must be at least 1")
         others = self.tensor * self.pipeline * self.expert
@@ -459,6 +464,12 @@ class TrainConfig(RunConfig):
                  f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
                  f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
                  "would fit")
+        _require(training.batch_size % parallel.micro_batch_interleaved == 0,
+                 f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
+                 f"training.batch_size {training.batch_size}")
+        _require(self.is_semi_auto or self.dry_run or parallel.micro_batch_interleaved * parallel.fusion_groups == 1,
+                 "parallel.micro_batch_interleaved and parallel.fusion_groups are parallel.backend semi_auto's, which "
+                 "this run is not")
         _require(not self.is_semi_auto or parallel.device_target != "CPU" or self.dry_run,
                  "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
                  "--dry_run compiles it, parallel.backend explicit runs")

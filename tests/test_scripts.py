@@ -93,6 +93,18 @@ def test_tensor_parallel(mode, rank_size, stages, given, tensor, scripts):
     assert arguments[place + 2:] == given
 
 
+def test_the_compiler_searches(scripts):
+    """The released sizes' tensor parallel is not asked for: that is what is searched."""
+    status, arguments, errors = scripts("run_distribute_train_auto_parallel", "data", "table.json", "8", "fp16", "2.6B",
+                                        "4", "0", "8", "--training.steps", "5")
+    assert (status, errors) == (0, "")
+    launcher, program, flags = split(arguments)
+    assert launcher["--rank_size"] == "8" and program == "train.py"
+    wanted = {"--parallel.world_size": "8", "--parallel.tensor": "1", "--parallel.pipeline": "1",
+              "--parallel.strategy_search": "true", "--training.batch_size": "4", "--training.steps": "5"}
+    assert {name: flags[name] for name in wanted} == wanted
+
+
 @pytest.mark.parametrize(("alltoall", "given", "experts", "parts"), [
     ("0", [], "36", "1"), ("1", [], "36", "1"), ("1", ["--parallel.tensor", "2"], "144", "4"),
     ("0", ["--parallel.tensor", "2"], "36", "1")])

@@ -95,6 +95,13 @@ def test_three_steps_are_the_peer_s(golden_batch):  # noqa: F811
         assert error < (1e-3 if is_key_bias(parameter.name) else 1e-5), parameter.name
 
 
+def test_gradients_are_sent_by_groups_of_layers():
+    config = RunConfig(CONFIG, DataConfig(), TrainingConfig(), ParallelConfig(fusion_groups=2), GenerationConfig())
+    model = PanguAlphaModel(CONFIG)
+    build_train_step(config, model, rank=0)
+    assert [layer.attention.dense1.weight.comm_fusion for layer in model.layers] == [1, 1, 2]
+
+
 def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
     prompt = PEER["ids"][0, :7].tolist()
     caches = make_caches(CONFIG, ONE_DEVICE, batch=1, capacity=CONFIG.seq_length)

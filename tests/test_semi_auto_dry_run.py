@@ -46,7 +46,10 @@ def test_every_kind_of_rank_is_as_planned():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--parallel.optimizer_shard"], ["--parallel.recompute"]], ids=str)
+@pytest.mark.parametrize("flags", [[], ["--parallel.optimizer_shard"],
+                                   ["--parallel.optimizer_shard", "--model.vocab_size=2002"],  # rows that don't divide
+                                   ["--parallel.recompute"], ["--parallel.sequence_parallel"],
+                                   ["--parallel.micro_batch_interleaved=2", "--parallel.fusion_groups=3"]], ids=str)
 def test_every_rank_of_eight_is_as_planned(flags):
     status, output, errors = dry_run(*SPREAD, *flags, "--rank=all")
     assert status == 0, errors

@@ -80,4 +80,5 @@ def build(config: RunConfig, mesh: Mesh) -> tuple[list[Parameter], SemiAutoStepp
     parameters = step.held_parameters
     allocate(parameters, holder.box, config.training.seed, holder.shapes)
     allocate([*optimizer.state, *step.held_sums], holder.box, None, holder.shapes)
-    return parameters, SemiAutoStepper(step, plan, rank, config.micro_steps), optimizer, holder
+    parts = config.micro_steps * config.parallel.micro_batch_interleaved
+    return parameters, SemiAutoStepper(step, plan, rank, parts), optimizer, holder

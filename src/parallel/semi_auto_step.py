@@ -179,7 +179,11 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
     stage = plan.coordinates(rank).pipeline
     own = [i for i, parameter in enumerate(parameters) if stage in sharding.stages(parameter.name, plan)]
     held = [parameters[i] for i in own]
-    objective = Objective(network)
+    for layer, block in enumerate(model.layers):
+        block.set_comm_fusion(1 + layer * config.parallel.fusion_groups // config.model.num_layers)
+    objective, interleaved = Objective(network), config.parallel.micro_batch_interleaved
+    if interleaved > 1:
+        objective = nn.MicroBatchInterleaved(objective, interleaved)
     if several:
         objective.cell_init_args = "lazy_inline"  # one graph of a micro-batch, called for each
         wrap = nn.PipelineCell if plan.pipeline > 1 else nn.GradAccumulationCell
@@ -188,7 +192,7 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
         optimizer = ClonedOptimizer(config.training, held)
         if config.parallel.optimizer_offload:
             keep_on_host(optimizer)
-        apply_gradients = ApplyGradients(optimizer, config.training.clip_norm, config.micro_steps)
+        apply_gradients = ApplyGradients(optimizer, config.training.clip_norm, config.micro_steps * interleaved)
         apply_gradients.global_norm = NormOfSlices([_copies(config, plan, parameter.name) for parameter in held],
                                                    plan.world_size == 1)
         step = SemiAutoTrainStep(network, objective, parameters, own, apply_gradients, several, plan.optimizer_shard)

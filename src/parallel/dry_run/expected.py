@@ -66,9 +66,16 @@ def held_bytes(config: RunConfig, plan: Plan, rank: int) -> dict[str, int]:
     return found | ({"gradients": memory.gradients} if config.micro_steps > 1 else {})
 
 
+def has_formula(config: RunConfig) -> bool:
+    """Whether `messages` knows all of a run: with sequence_parallel, what is computed again and what experts need are
+    gathered again, as the compiler sees fit."""
+    return not (config.parallel.sequence_parallel and (config.parallel.recompute or config.model.num_experts))
+
+
 def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
     """How often a rank sends, in an optimizer step."""
-    at, micro, found = plan.coordinates(rank), config.micro_steps, Counter()
+    at, found = plan.coordinates(rank), Counter()
+    calls = config.micro_steps * config.parallel.micro_batch_interleaved
     first, last = at.pipeline == 0, at.pipeline == plan.pipeline - 1
 
     def add(number: int, operation: str, ranks: int, part: str, phase: str) -> None:
@@ -76,28 +83,32 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
             found[operation, ranks, part, phase] += number
 
     last_expert_layer = max(filter(config.model.has_experts, plan.layers(at.pipeline)), default=None)
+    sums = ("ReduceScatter", "AllGather") if config.parallel.sequence_parallel else ("AllReduce",)
     for phase in ("forward", "backward"):
         for layer in plan.layers(at.pipeline):
-            add(2 * micro, "AllReduce", plan.tensor, f"layer {layer}", phase)
+            for operation in sums:
+                add(2 * calls, operation, plan.tensor, f"layer {layer}", phase)
             if config.model.has_experts(layer):
-                add(2 * micro, "AlltoAll", plan.expert, f"layer {layer}", phase)
+                add(2 * calls, "AlltoAll", plan.expert, f"layer {layer}", phase)
                 if phase == "forward" or layer == last_expert_layer:
-                    add(micro, "AllReduce", plan.data_ranks, f"layer {layer}", phase)
+                    add(calls, "AllReduce", plan.data_ranks, f"layer {layer}", phase)
         if first:
-            add(micro, "AllReduce", plan.tensor, "embedding", phase)
+            add(calls, "AllReduce", plan.tensor, "embedding", phase)
         if last:
-            add((3 if phase == "forward" else 2) * micro, "AllReduce", plan.tensor, "head and loss", phase)
-            add((2 if phase == "forward" else 1) * micro, "AllReduce", plan.data_ranks, "head and loss", phase)
+            if config.parallel.sequence_parallel:
+                add(calls, "AllGather" if phase == "forward" else "ReduceScatter", plan.tensor, "head and loss", phase)
+            add((3 if phase == "forward" else 2) * calls, "AllReduce", plan.tensor, "head and loss", phase)
+            add((2 if phase == "forward" else 1) * calls, "AllReduce", plan.data_ranks, "head and loss", phase)
     for name, shape in parameter_shapes(config.model).items():
         if at.pipeline in stages(name, plan):
             _of_parameter(name, shape, plan, rank, add)
-    if micro > 1:
+    if calls > 1:
         add(_inputs(config, first, last), "AllGather", plan.data_ranks, "batch", "forward")
     add(1, "AllReduce", plan.world_size, "norm", "update")
     for is_there, out, back in ((not last, "Send", "Receive"), (not first, "Receive", "Send")):
         if is_there:
-            add(micro, out, plan.pipeline, "pipeline", "forward")
-            add(micro, back, plan.pipeline, "pipeline", "backward")
+            add(calls, out, plan.pipeline, "pipeline", "forward")
+            add(calls, back, plan.pipeline, "pipeline", "backward")
     if plan.pipeline > 1 and (first or last):  # the word table, and its gradient
         add(1, "Send" if first else "Receive", plan.pipeline, "pipeline", "forward")
         add(1, "Receive" if first else "Send", plan.pipeline, "pipeline", "backward")
@@ -114,7 +125,7 @@ def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add:
     held, updated = box(name, shape, plan, at), updated_box(name, shape, plan, rank)
     part = _part(name, plan)
     shards = held.size // updated.size
-    if name == WORD_TABLE and at.pipeline > 0 and shards == 1:
+    if name == WORD_TABLE and at.pipeline > 0 and not plan.optimizer_shard:
         return  # the last stage sends its gradient to the first, which sums it
     add(1, "AllGather", shards, part, "weights")
     add(1, "ReduceScatter", shards, part, "gradients")

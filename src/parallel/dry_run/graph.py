@@ -125,7 +125,8 @@ class _Node:
         if layer:
             return f"layer {layer[1]}"
         for mark, part in (("top_query_layer", f"layer {self.num_layers - 1}"), ("embedding", "embedding"),
-                           ("micro_inputs-", "batch"), ("global_norm-", "norm"), ("layernorm", "final LayerNorm")):
+                           ("micro_inputs-", "batch"), ("interleave_inputs-", "batch"), ("global_norm-", "norm"),
+                           ("layernorm", "final LayerNorm")):
             if mark in place:
                 return part
         return "head and loss"
