@@ -142,7 +142,7 @@ def test_starting_twice(started, environment):
 
 
 def test_a_model_that_does_not_fit_is_told_in_one_line(environment, folder, tmp_path):
-    for changes, told in (({"PANGU_MODEL": str(tmp_path)}, "holds no exported or quantised model"),
+    for changes, told in (({"PANGU_MODEL": str(tmp_path)}, "holds no exported model"),
                           ({"PANGU_TOKENIZER": str(tmp_path / "none")}, "no vocabulary at")):
         done = script("start_pangu_standalone", environment | {"PANGU_RUN": str(tmp_path / "run")} | changes)
         assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
