@@ -21,9 +21,11 @@ class InferenceArguments:
         prompt: Text to continue.
         model: 2B6 or 13B, or a size of configs/; may be left out where the checkpoint knows its own.
         checkpoint: For onnx-cpu a folder that `python -m src.cpu.quantize` wrote; for mindspore a checkpoint.
-        backend: onnx-cpu, the quantised model by ONNX Runtime; or mindspore, as predict.py.
+        backend: onnx-cpu, the quantised model by ONNX Runtime, or by the compiled kernel where that is faster; or
+            mindspore, as predict.py.
         top_k: Sample among the k likeliest tokens: 1 always takes the likeliest, 0 samples among all.
         threads: Processor cores to compute on; 0 for all. Of onnx-cpu.
+        cpu_kernels: Use the compiled kernel on processors with VNNI; false for ONNX Runtime alone. Of onnx-cpu.
         tokenizer: Folder of vocab.model; may be left out where the checkpoint has its own.
         max_new_tokens: Most tokens added to a prompt.
         temperature: Divides the logits before sampling; 0 means greedy.
@@ -41,6 +43,7 @@ class InferenceArguments:
     backend: Literal["onnx-cpu", "mindspore"] = "onnx-cpu"
     top_k: int = 1
     threads: int = 0
+    cpu_kernels: bool = True
     tokenizer: str = ""
     max_new_tokens: int = 64
     temperature: float = 1.0
@@ -53,17 +56,19 @@ class InferenceArguments:
             raise InputError(f"--threads is {self.threads}; it must be at least 1, or 0 for all cores")
         if self.threads and self.backend == "mindspore":
             raise InputError("--threads is for -b onnx-cpu; MindSpore takes OMP_NUM_THREADS from the environment")
+        if not self.cpu_kernels and self.backend == "mindspore":
+            raise InputError("--cpu_kernels=false is for -b onnx-cpu; of predict.py it is --parallel.cpu_kernels=false")
 
 
 def run_quantized(arguments: InferenceArguments) -> None:
-    """Answer with ONNX Runtime.
+    """Answer with the engine for CPUs.
 
     Raises:
         InputError: The folder is damaged, of another size, or this machine is too small for it.
     """
     from src.cpu.runtime import CpuRuntime
 
-    runtime = CpuRuntime(arguments.checkpoint, arguments.threads)
+    runtime = CpuRuntime(arguments.checkpoint, arguments.threads, arguments.cpu_kernels)
     if arguments.model:
         check_mode(arguments.model, runtime.config, runtime.folder / MANIFEST_FILE)
     sampled = {name: getattr(arguments, name) for name in GENERATION}

@@ -10,17 +10,13 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from src.cpu.cache import cache_names
 from src.cpu.layout import TABLE, WEIGHTS_FILE, Format, Stored, layout, matrices
 from src.pangu_alpha_config import PanguAlphaConfig
 
 _CONTRIB = "com.microsoft"
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: inputs become int8, by blocks, and products are of integers
 _OPSET, _IR_VERSION = 20, 10
-
-
-def cache_names(config: PanguAlphaConfig) -> list[str]:
-    """Keys and values of each layer; outputs have `new_` before them."""
-    return [f"{number}.{kind}" for number in range(config.num_layers) for kind in ("keys", "values")]
 
 
 class _Graph:

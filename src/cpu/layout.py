@@ -146,14 +146,20 @@ def layout(config: PanguAlphaConfig, format: Format) -> dict[str, Stored]:
     if config.head_size % 8:
         raise InputError(f"heads of {config.head_size} numbers can't be run by the engine for CPUs, whose attention "
                          "takes multiples of 8; predict.py can")
-    tensors = {name: part for key, matrix in matrices(config, format).items()
+    parts = {name: part for key, matrix in matrices(config, format).items()
                for name, part in parts_of(key, matrix, format).items()}
-    tensors |= {name: (np.dtype(np.float32), shape) for name, (shape, _) in vectors(config).items()}
+    parts |= {name: (np.dtype(np.float32), shape) for name, (shape, _) in vectors(config).items()}
     found, offset = {}, 0
-    for name, (dtype, shape) in tensors.items():
+    for name, (dtype, shape) in parts.items():
         found[name] = Stored(dtype, shape, offset)
         offset += -(-found[name].nbytes // PAGE) * PAGE
     return found
+
+
+def tensors(data: np.ndarray, stored: dict[str, Stored]) -> dict[str, np.ndarray]:
+    """The tensors of a file's bytes, in their place."""
+    return {name: data[tensor.offset:tensor.offset + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+            for name, tensor in stored.items()}
 
 
 def total_bytes(stored: dict[str, Stored]) -> int:

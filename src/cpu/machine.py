@@ -12,15 +12,30 @@ from src.errors import InputError
 CPU_INFO = Path("/proc/cpuinfo")
 
 
+def _flags() -> set[str] | None:
+    """What the processor says that it can do; None where it isn't known, or not of this family."""
+    if platform.machine() not in ("x86_64", "AMD64") or not CPU_INFO.is_file():
+        return None
+    return next((set(line.split()) for line in CPU_INFO.read_text().splitlines() if line.startswith("flags")), None)
+
+
 def require_avx2(bits: int) -> None:
     """Raises InputError where the processor lacks what ONNX Runtime's kernels for few bits are written for: they would
     still run, a hundred times slower."""
-    if platform.machine() not in ("x86_64", "AMD64") or not CPU_INFO.is_file():
-        return
-    flags = next((line.split() for line in CPU_INFO.read_text().splitlines() if line.startswith("flags")), ["avx2"])
-    if "avx2" not in flags:
+    flags = _flags()
+    if flags is not None and "avx2" not in flags:
         raise InputError(f"this processor has no AVX2, which products with weights of {bits} bits need; quantise with "
                          "--bits 32, which needs none")
+
+
+def has_vnni() -> bool:
+    """Whether the processor multiplies and adds up four pairs of 8-bit numbers in one instruction."""
+    return bool((_flags() or set()) & {"avx512_vnni", "avx_vnni"})
+
+
+def count_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
 
 
 def available_memory() -> int:

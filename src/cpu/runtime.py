@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import onnxruntime as ort
 
-from src.cpu.graph import build_graph, cache_names
+from src.cpu.cache import Cache, cache_bytes
+from src.cpu.kernel_network import KernelNetwork
 from src.cpu.layout import (
     TABLE,
     VOCABULARY_FOLDER,
@@ -17,10 +18,13 @@ from src.cpu.layout import (
     Stored,
     layout,
     matrices,
+    tensors,
     total_bytes,
 )
-from src.cpu.machine import require_avx2, require_memory
+from src.cpu.machine import count_cores, has_vnni, require_avx2, require_memory
+from src.cpu.onnx_network import OnnxNetwork
 from src.cpu.packing import dequantize
+from src.cpu_kernels import build
 from src.errors import InputError
 from src.generation_job import check_scored
 from src.mindir.manifest import MANIFEST_FILE, Manifest
@@ -32,18 +36,37 @@ _FEWER_BITS = "close other programs, or take fewer bits a weight (python -m src.
 _SCRATCH_BYTES = 256 << 20  # for what is between the layers, and for the libraries
 
 
+class Network(Protocol):
+    """What computes."""
+
+    def read(self, words: np.ndarray, cache: Cache, row: int, wanted: Sequence[int]) -> np.ndarray:
+        """Read a text from its beginning into a row of the cache.
+
+        Args:
+            words: float32 (T, H), the word embedding of its tokens.
+            wanted: N numbers of tokens, ascending.
+
+        Returns:
+            float32 (N, V): the logits after those.
+        """
+
+    def decode(self, words: np.ndarray, positions: np.ndarray, cache: Cache) -> np.ndarray:
+        """A token more in each row of the cache: float32 (B, H) at positions (B,) to logits float32 (B, V)."""
+
+
 class CpuRuntime:
     """The model of a folder that `src.cpu.quantize` wrote.
 
     Args:
         folder: Of model.json, its files as they were written.
         threads: Processor cores to compute on; 0 for all.
+        cpu_kernels: By this project's own kernel where it fits and wins, which is on processors with VNNI.
 
     Raises:
         InputError: As `Manifest.read`; the folder is of another kind; this machine lacks memory, or AVX2.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0) -> None:
+    def __init__(self, folder: str | Path, threads: int = 0, cpu_kernels: bool = True) -> None:
         self.folder = Path(folder)
         self.manifest = Manifest.read_settings(self.folder)
         if self.manifest.quantization is None:
@@ -57,13 +80,20 @@ class CpuRuntime:
                              "whole folder again")
         if self.format.bits != 32:
             require_avx2(self.format.bits)
-        needed = total_bytes(stored) + _cache_bytes(self.config, 1, self.seq_length) + _SCRATCH_BYTES
+        needed = total_bytes(stored) + cache_bytes(self.config, 1, self.seq_length) + _SCRATCH_BYTES
         require_memory(str(folder), needed, _FEWER_BITS)
         self.manifest.check_files(self.folder)
-        self._words = _WordTable(self.folder / WEIGHTS_FILE, self.config, self.format, stored)
-        self._session = _session(self.folder, self.config, self.format, threads)
-        self._cache: _Cache | None = None
-        self._decoding: _Decoding | None = None
+        data = np.memmap(self.folder / WEIGHTS_FILE, np.uint8, "r")
+        self._words = _WordTable(data, self.config, self.format, stored)
+        self.network = self._build_network(data, stored, threads, cpu_kernels)
+        self._cache: Cache | None = None
+
+    def _build_network(self, data: np.ndarray, stored: dict[str, Stored], threads: int, cpu_kernels: bool) -> Network:
+        if cpu_kernels and KernelNetwork.fits(self.format) and has_vnni():
+            library = build.library("ONNX Runtime's", "--cpu_kernels=false (pangu_inference.py)")
+            if library:
+                return KernelNetwork(library, data, stored, self.config, self.format, threads or count_cores())
+        return OnnxNetwork(self.folder, self.config, self.format, threads)
 
     def load_tokenizer(self, path: str | Path = "") -> Tokenizer:
         """The tokenizer of a vocabulary, or of that in the folder.
@@ -85,25 +115,23 @@ class CpuRuntime:
     def open(self, rows: int, capacity: int) -> None:
         """See `src.generation_job.RowRuntime`."""
         if self._cache is None or (self._cache.rows, self._cache.capacity) != (rows, capacity):
-            self._cache = self._decoding = None  # the old one's memory first
-            require_memory(f"{rows} texts of {capacity} tokens at once", _cache_bytes(self.config, rows, capacity),
+            self._cache = None  # the old one's memory first
+            require_memory(f"{rows} texts of {capacity} tokens at once", cache_bytes(self.config, rows, capacity),
                            "ask for fewer at once (--rows)")
-            self._cache = _Cache(self.config, rows, capacity)
-            self._decoding = _Decoding(self._session, self.config, self._cache)
+            self._cache = Cache(self.config, rows, capacity)
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """See `src.generation_job.RowRuntime`."""
-        return np.concatenate([self._read(prompt[:length], self._cache, row, [length - 1])
+        return np.concatenate([self.network.read(self._words[prompt[:length]], self._cache, row, [length - 1])
                                for prompt, length, row in zip(ids, lengths, rows, strict=True)])
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `src.generation_job.Runtime`."""
-        return self._decoding.run(self._words[ids], positions)
+        return self.network.decode(self._words[ids], positions, self._cache)
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `src.generation_job.Runtime`."""
-        for values in self._cache.values.values():
-            values[:] = values[rows]
+        self._cache.reorder(rows)
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:
         """float32 natural log-probabilities of tokens[start:], each given all before it; see `MindirRuntime.score`.
@@ -118,62 +146,15 @@ class CpuRuntime:
     def logits(self, tokens: Sequence[int], first: int = 0) -> np.ndarray:
         """float32 (n, V) after each of the n tokens[first:] of a text; what is in the cache stays there."""
         ids = np.asarray(tokens)
-        return self._read(ids, _Cache(self.config, 1, len(ids)), 0, range(first, len(ids)))
-
-    def _read(self, tokens: np.ndarray, cache: _Cache, row: int, wanted: Iterable[int]) -> np.ndarray:
-        """Read a text into a row of the cache; the logits (N, V) after the wanted ones of its tokens."""
-        length = len(tokens)
-        inputs = {"words_read": self._words[tokens[None]], "places": np.arange(length, dtype=np.int64)[None],
-                  "last": np.array([length - 1], np.int32), "total": np.array(length, np.int32),
-                  "wanted": np.array(wanted, np.int64)}
-        logits = np.empty((len(inputs["wanted"]), self.vocab_size), np.float32)
-        binding = _bind(self._session, inputs | cache.of_row(row), logits)
-        self._session.run_with_iobinding(binding)
-        return logits
-
-
-class _Cache:
-    """Keys and values (rows, A, capacity, d) of each layer."""
-
-    def __init__(self, config: PanguAlphaConfig, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, capacity
-        shape = (rows, config.num_heads, capacity, config.head_size)
-        self.values = {name: np.zeros(shape, np.float32) for name in cache_names(config)}
-
-    def of_row(self, row: int) -> dict[str, np.ndarray]:
-        """One row, the very same memory."""
-        return {name: values[row:row + 1] for name, values in self.values.items()}
-
-
-class _Decoding:
-    """A token more in each row: bound once, since the memory stays where it is."""
-
-    def __init__(self, session: ort.InferenceSession, config: PanguAlphaConfig, cache: _Cache) -> None:
-        rows = cache.rows
-        self._session = session
-        self._inputs = {"words_read": np.zeros((rows, 1, config.hidden_size), np.float32),
-                        "places": np.zeros((rows, 1), np.int64), "last": np.zeros(rows, np.int32),
-                        "total": np.zeros((), np.int32), "wanted": np.arange(rows, dtype=np.int64)}
-        self._logits = np.empty((rows, config.vocab_size), np.float32)
-        self._binding = _bind(session, self._inputs | cache.values, self._logits)
-
-    def run(self, words: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Words (B, H) and positions (B,) to logits (B, V)."""
-        inputs = self._inputs
-        inputs["words_read"][:, 0], inputs["places"][:, 0] = words, positions
-        inputs["last"][:], inputs["total"][()] = positions, positions.max() + 1
-        self._session.run_with_iobinding(self._binding)
-        return self._logits.copy()
+        return self.network.read(self._words[ids], Cache(self.config, 1, len(ids)), 0, range(first, len(ids)))
 
 
 class _WordTable:
-    """The word embedding, read where it lies in the weight file: the head's copy of it is packed for products."""
+    """The word embedding, read where it lies in the weight file."""
 
-    def __init__(self, file: Path, config: PanguAlphaConfig, format: Format, stored: dict[str, Stored]) -> None:
-        data = np.memmap(file, np.uint8, "r")
+    def __init__(self, data: np.ndarray, config: PanguAlphaConfig, format: Format, stored: dict[str, Stored]) -> None:
         self._bits, self._columns = matrices(config, format)[TABLE].bits, config.hidden_size
-        self._parts = [data[part.offset:part.offset + part.nbytes].view(part.dtype).reshape(part.shape)
-                       for name, part in stored.items() if name.partition(".")[0] == TABLE]
+        self._parts = [part for name, part in tensors(data, stored).items() if name.partition(".")[0] == TABLE]
 
     def __getitem__(self, ids: np.ndarray) -> np.ndarray:
         """float32 (..., H) of ids (...)."""
@@ -188,25 +169,3 @@ def _format(manifest: Manifest, folder: Path) -> Format:
     except TypeError as error:
         raise InputError(f"{folder / MANIFEST_FILE} is of another version of this program; quantise the checkpoint "
                          "again") from error
-
-
-def _cache_bytes(config: PanguAlphaConfig, rows: int, capacity: int) -> int:
-    return 2 * config.num_layers * rows * capacity * config.hidden_size * 4
-
-
-def _session(folder: Path, config: PanguAlphaConfig, format: Format, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    return ort.InferenceSession(build_graph(config, format).SerializeToString(), options, ["CPUExecutionProvider"])
-
-
-def _bind(session: ort.InferenceSession, inputs: dict[str, np.ndarray], logits: np.ndarray) -> ort.IOBinding:
-    """Inputs and outputs where they lie; a cache that comes in is also where its successor goes."""
-    binding = session.io_binding()
-    for name, values in inputs.items():
-        binding.bind_input(name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data)
-    outputs = {value.name: inputs.get(value.name.removeprefix("new_"), logits) for value in session.get_outputs()}
-    for name, values in outputs.items():
-        binding.bind_output(name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data)
-    return binding

@@ -9,19 +9,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCES = [Path(__file__).with_name(name) for name in ("training.cpp", "decoding.cpp")]
-HEADER = Path(__file__).with_name("common.h")
+SOURCES = [Path(__file__).with_name(name) for name in ("training.cpp", "decoding.cpp", "quantized.cpp")]
+HEADERS = [Path(__file__).with_name(name) for name in ("common.h", "quantized_products.h")]
 COMPILER = "g++"
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared",
-         "-fPIC", "-pthread"]
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi",
+         "-shared", "-fPIC", "-pthread"]
 if platform.machine() == "x86_64":
     FLAGS.append("-mprefer-vector-width=512")  # where there is AVX-512, GCC would use half of it
 TIME_LIMIT = 120  # seconds
 CPU_LINES = ("vendor_id", "model", "flags", "CPU ", "Features")  # of /proc/cpuinfo, on x86 and Arm
 
 
-def library() -> Path | None:
+def library(instead: str = "MindSpore's plain operators", off: str = "--parallel.cpu_kernels=false") -> Path | None:
     """The compiled kernels.
+
+    Args:
+        instead: What is used without them.
+        off: What to say so that they are not looked for.
 
     Returns:
         The shared library; None, after one line on stderr, where it can't be made.
@@ -30,8 +34,8 @@ def library() -> Path | None:
         return _compiled(_cache() / f"kernels-{_fingerprint()}.so")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = " ".join((getattr(error, "stderr", None) or str(error)).split())[:200]
-        print(f"warning: no compiled kernels, so MindSpore's plain operators, which are slower: {reason}; install "
-              f"{COMPILER}, or say --parallel.cpu_kernels=false", file=sys.stderr, flush=True)
+        print(f"warning: no compiled kernels, so {instead}, which are slower: {reason}; install "
+              f"{COMPILER}, or say {off}", file=sys.stderr, flush=True)
         return None
 
 
@@ -55,6 +59,6 @@ def _cache() -> Path:
 def _fingerprint() -> str:
     """Of all that the machine code depends on; a home may be shared between machines."""
     cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    parts = [*(path.read_text(encoding="utf-8") for path in [HEADER, *SOURCES]), COMPILER, *FLAGS, platform.machine(),
+    parts = [*(path.read_text(encoding="utf-8") for path in [*HEADERS, *SOURCES]), COMPILER, *FLAGS, platform.machine(),
              *(line for line in cpu if line.startswith(CPU_LINES))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

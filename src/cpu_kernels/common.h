@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -16,6 +17,7 @@ namespace pangu {
 inline constexpr int64_t kLeastWork = 1 << 15;  // elements for which it is worth starting a thread
 inline constexpr int64_t kBlock = 1 << 12;      // elements that are added up in float32 before they go into a double
 inline constexpr float kGeluSlope = 1.702f;
+inline constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
 
 // What MindSpore hands to a kernel: inputs, then outputs.
 struct Arguments {
@@ -51,15 +53,58 @@ void parallel(int64_t count, int64_t work, const Body &body) {
   for (auto &other : others) other.get();
 }
 
+// Threads that work on one thing together and wait for each other.
+class Team {
+ public:
+  explicit Team(int64_t size) : size_(size) {}
+  int64_t size() const { return size_; }
+
+  // Where a member's share of `count` things begins.
+  int64_t share(int64_t count, int64_t member) const { return count * member / size_; }
+
+  // work(member) in as many threads as there are members
+  template <class Work>
+  void run(const Work &work) {
+    std::vector<std::future<void>> others;
+    for (int64_t member = 1; member < size_; ++member) {
+      others.push_back(std::async(std::launch::async, [&work, member] { work(member); }));
+    }
+    work(0);
+    for (auto &other : others) other.get();
+  }
+
+  // The number of the next thing to do, of those that members take one by one until they wait.
+  int64_t next() { return next_.fetch_add(1); }
+
+  // Returns when all members have called it. They come within microseconds of each other: sleeping would cost more.
+  void wait() {
+    const int64_t round = round_.load();
+    if (arrived_.fetch_add(1) + 1 == size_) {
+      arrived_.store(0);
+      next_.store(0);
+      round_.fetch_add(1);
+    }
+    for (int spins = 0; round_.load() == round; ++spins) {
+      if (spins > 4096) std::this_thread::yield();
+    }
+  }
+
+ private:
+  const int64_t size_;
+  std::atomic<int64_t> arrived_{0}, round_{0}, next_{0};
+};
+
 // e^x to 2 ulp: 2^k * e^r with |r| <= ln(2) / 2, e^r by its Taylor series. 0 where it would be subnormal, as subnormal
-// weights would slow the products down that follow; the largest power of two's worth above 88.
-inline float exponential(float x) {
-  const float bounded = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);  // NaN stays
-  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
-  const float shifted = bounded * 1.44269504f + kRounder;
-  const float k = shifted - kRounder;
-  const float r = (bounded - k * 0.693145752f) - k * 1.42860677e-6f;  // ln(2) in two parts
-  float series = 1.0f / 5040;
+// weights would slow the products down that follow; the largest power of two's worth above 88. Of float, or of a vector
+// of them, whose integers are Int.
+template <class Float, class Int>
+inline Float exponential(Float x) {
+  const Float least = Float{} - 87.0f, most = Float{} + 88.0f;
+  const Float bounded = x < least ? least : (x > most ? most : x);  // NaN stays
+  const Float shifted = bounded * 1.44269504f + kRounder;
+  const Float k = shifted - kRounder;
+  const Float r = (bounded - k * 0.693145752f) - k * 1.42860677e-6f;  // ln(2) in two parts
+  Float series = Float{} + 1.0f / 5040;
   series = series * r + 1.0f / 720;
   series = series * r + 1.0f / 120;
   series = series * r + 1.0f / 24;
@@ -67,13 +112,15 @@ inline float exponential(float x) {
   series = series * r + 0.5f;
   series = series * r + 1.0f;
   series = series * r + 1.0f;
-  int32_t bits;
+  Int bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = static_cast<int32_t>(static_cast<uint32_t>(bits) << 23) + (127 << 23);  // the float 2^k
-  float power;
+  bits = (bits << 23) + (127 << 23);  // the float 2^k
+  Float power;
   std::memcpy(&power, &bits, sizeof power);
-  return x < -87.0f ? 0.0f : series * power;
+  return x < least ? Float{} : series * power;
 }
+
+inline float exponential(float x) { return exponential<float, int32_t>(x); }
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 

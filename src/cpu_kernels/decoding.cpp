@@ -1,46 +1,10 @@
 // A whole decoded token in one call: on a CPU its time is that of reading the weights once, and a graph of hundreds of
 // operators adds its own.
 
-#include <atomic>
-
 #include "common.h"
 
 namespace pangu {
 namespace {
-
-// Threads that work on one thing together and wait for each other.
-class Team {
- public:
-  explicit Team(int64_t size) : size_(size) {}
-  int64_t size() const { return size_; }
-
-  // work(member) in as many threads as there are members
-  template <class Work>
-  void run(const Work &work) {
-    std::vector<std::future<void>> others;
-    for (int64_t member = 1; member < size_; ++member) {
-      others.push_back(std::async(std::launch::async, [&work, member] { work(member); }));
-    }
-    work(0);
-    for (auto &other : others) other.get();
-  }
-
-  // Returns when all members have called it. They come within microseconds of each other: sleeping would cost more.
-  void wait() {
-    const int64_t round = round_.load();
-    if (arrived_.fetch_add(1) + 1 == size_) {
-      arrived_.store(0);
-      round_.fetch_add(1);
-    }
-    for (int spins = 0; round_.load() == round; ++spins) {
-      if (spins > 4096) std::this_thread::yield();
-    }
-  }
-
- private:
-  const int64_t size_;
-  std::atomic<int64_t> arrived_{0}, round_{0};
-};
 
 // y (B, O) += inputs first to last of x (B, I) times columns begin to end of weight (I, O): each weight is read once,
 // four rows of weights at a time.
@@ -107,14 +71,12 @@ class Decoder {
       add(fed_, layer.output_bias, x);
     }
     const float *table = a_[kWords];
-    for (int64_t i = part(classes_, member); i < part(classes_, member + 1); ++i) {
+    for (int64_t i = team_.share(classes_, member); i < team_.share(classes_, member + 1); ++i) {
       for (int64_t row = 0; row < rows_; ++row) {
         a_[a_.count - 1][row * classes_ + i] = dot(x.data() + row * width_, table + i * width_, width_);
       }
     }
   }
-
-  int64_t part(int64_t count, int64_t member) const { return count * member / team_.size(); }
 
   void embed(Vector &x, Vector &top_query) const {
     for (int64_t row = 0; row < rows_; ++row) {
@@ -156,7 +118,7 @@ class Decoder {
   // The member's heads: new keys and values into the caches, attention over them, and their share of the projection.
   void attend(const Layer &layer, const float *query, const float *x, int64_t member) {
     const float factor = 1.0f / std::sqrt(std::sqrt(static_cast<float>(head_size_)));
-    const int64_t cache = capacity_ * head_size_, first = part(heads_, member), last = part(heads_, member + 1);
+    const int64_t cache = capacity_ * head_size_, first = team_.share(heads_, member), last = team_.share(heads_, member + 1);
     Vector q(rows_ * head_size_), weights(capacity_), mixed(rows_ * width_);
     for (int64_t head = first; head < last; ++head) {
       float *keys = layer.keys + head * cache, *values = layer.values + head * cache;
@@ -188,7 +150,7 @@ class Decoder {
 
   // The member's hidden units, and their share of the output.
   void feed(const Layer &layer, const float *x, int64_t member) {
-    const int64_t begin = part(inner_, member), end = part(inner_, member + 1);
+    const int64_t begin = team_.share(inner_, member), end = team_.share(inner_, member + 1);
     Vector hidden(rows_ * inner_);
     for (int64_t row = 0; row < rows_; ++row) {
       std::copy(layer.mapping_bias + begin, layer.mapping_bias + end, hidden.data() + row * inner_ + begin);

@@ -1,0 +1,304 @@
+// A network of 4 or 8 bits a weight: a prompt, or a token more of each text, in one call.
+
+#include "quantized_products.h"
+
+namespace pangu {
+namespace {
+
+constexpr float kMasked = -1e30f;
+
+// As kernel_network.py hands them over.
+struct Layer {
+  const float *gamma1, *beta1, *gamma2, *beta2;
+  Matrix queries, keys_values, projection, mapping, output;
+};
+
+struct Network {
+  int64_t hidden, inner, heads, block_size, layers, is_fast_gelu;
+  float epsilon;
+  const float *gamma, *beta;
+  const Layer *layer;
+  Matrix words;
+};
+
+struct Tokens {
+  int64_t count, wanted, capacity, threads;
+  const float *embedded, *queries;  // (count, H)
+  const int32_t *rows, *places;     // (count): of the cache
+  const int32_t *which;             // (wanted): the tokens whose logits are asked for
+  float *const *caches;             // keys and values (rows, A, capacity, d) of each layer
+  float *logits;                    // (wanted, V)
+};
+
+class Reader {
+ public:
+  Reader(const Network &network, const Tokens &tokens)
+      : n_(network), t_(tokens), hidden_input_(t_.count, n_.hidden, n_.block_size, n_.layer->queries.bits),
+        query_input_(hidden_input_), inner_input_(t_.count, n_.inner, n_.block_size, n_.layer->output.bits),
+        wanted_input_(t_.wanted, n_.hidden, n_.block_size, n_.words.bits), tiles_(hidden_input_.tiles),
+        head_size_(n_.hidden / n_.heads), factor_(1 / std::sqrt(static_cast<float>(head_size_))), team_(t_.threads),
+        x_(tiles_ * n_.hidden), top_queries_(x_.size()), queries_(x_.size()), mixed_(x_.size()),
+        inner_(tiles_ * n_.inner), wanted_(wanted_input_.tiles * n_.hidden), scratch_(t_.threads, Scratch(*this)) {}
+
+  void run() {
+    team_.run([this](int64_t member) { work(member, scratch_[member]); });
+  }
+
+ private:
+  using Lanes = std::vector<Floats>;
+
+  // What a thread needs of its own.
+  struct Scratch {
+    Multiplier multiplier;
+    Lanes means, factors, weights;
+    std::vector<float> query, scores;
+
+    explicit Scratch(const Reader &r)
+        : multiplier(std::max(r.tiles_, r.wanted_input_.tiles)), means(r.tiles_), factors(r.tiles_),
+          weights(r.t_.capacity), query(r.head_size_), scores(r.t_.capacity) {}
+  };
+
+  void work(int64_t member, Scratch &scratch) {
+    if (member == 0) {
+      gather(t_.embedded, x_);
+      gather(t_.queries, top_queries_);
+    }
+    team_.wait();
+    for (int64_t index = 0; index < n_.layers; ++index) {
+      const Layer &layer = n_.layer[index];
+      const bool is_query_layer = index == n_.layers - 1;
+      if (is_query_layer) {
+        normalize_in_place(member, scratch);
+        round(top_queries_, n_.hidden, member, query_input_);
+      }
+      normalize_and_round(layer.gamma1, layer.beta1, member, scratch);
+      project(layer, t_.caches + 2 * index, is_query_layer ? query_input_ : hidden_input_, scratch);
+      attend(t_.caches + 2 * index, scratch);
+      round(mixed_, n_.hidden, member, hidden_input_);
+      const auto add = [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+        for (int64_t row = begin; row < end; ++row) x_[tile * n_.hidden + row] += *y++;
+      };
+      multiply(layer.projection, hidden_input_, scratch, add);
+      normalize_and_round(layer.gamma2, layer.beta2, member, scratch);
+      multiply(layer.mapping, hidden_input_, scratch, [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+        for (int64_t row = begin; row < end; ++row) inner_[tile * n_.inner + row] = activate(*y++);
+      });
+      round(inner_, n_.inner, member, inner_input_);
+      multiply(layer.output, inner_input_, scratch, add);
+    }
+    if (t_.wanted) head(member, scratch);
+  }
+
+  // Rows (count, H) to tiles.
+  void gather(const float *rows, Lanes &to) const {
+    for (int64_t i = 0; i < t_.count; ++i) {
+      Floats *tile = to.data() + i / kLanes * n_.hidden;
+      for (int64_t k = 0; k < n_.hidden; ++k) tile[k][i % kLanes] = rows[i * n_.hidden + k];
+    }
+  }
+
+  // Everyone computes them all.
+  void moments(Scratch &scratch) const {
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      const Floats *x = x_.data() + tile * n_.hidden;
+      Floats total{}, squares{};
+      for (int64_t k = 0; k < n_.hidden; ++k) total += x[k];
+      const Floats mean = total / static_cast<float>(n_.hidden);
+      for (int64_t k = 0; k < n_.hidden; ++k) squares += (x[k] - mean) * (x[k] - mean);
+      scratch.means[tile] = mean;
+      for (int64_t i = 0; i < kLanes; ++i) scratch.factors[tile][i] = 1 / std::sqrt(squares[i] / n_.hidden + n_.epsilon);
+    }
+  }
+
+  void normalize_in_place(int64_t member, Scratch &scratch) {
+    moments(scratch);
+    team_.wait();
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      for (int64_t k = team_.share(n_.hidden, member); k < team_.share(n_.hidden, member + 1); ++k) {
+        Floats &x = x_[tile * n_.hidden + k];
+        x = (x - scratch.means[tile]) * scratch.factors[tile] * n_.gamma[k] + n_.beta[k];
+      }
+    }
+    team_.wait();
+  }
+
+  void normalize_and_round(const float *gamma, const float *beta, int64_t member, Scratch &scratch) {
+    moments(scratch);
+    round(x_, n_.hidden, member, hidden_input_, [&](Floats x, int64_t tile, int64_t k) {
+      return (x - scratch.means[tile]) * scratch.factors[tile] * gamma[k] + beta[k];
+    });
+  }
+
+  void round(const Lanes &x, int64_t columns, int64_t member, Input &to) {
+    round(x, columns, member, to, [](Floats x, int64_t, int64_t) { return x; });
+  }
+
+  // function(x, tile, column) of x, each member's share of the blocks; it is there for all of them then.
+  template <class Function>
+  void round(const Lanes &x, int64_t columns, int64_t member, Input &to, const Function &function) {
+    for (int64_t tile = 0; tile < to.tiles; ++tile) {
+      for (int64_t block = team_.share(to.blocks, member); block < team_.share(to.blocks, member + 1); ++block) {
+        const int64_t first = block * to.block_size, count = std::min(to.block_size, columns - first);
+        Floats values[kMostBlock];
+        for (int64_t i = 0; i < count; ++i) values[i] = function(x[tile * columns + first + i], tile, first + i);
+        std::fill(values + count, values + to.block_size, Floats{});
+        to.put(tile, block, values);
+      }
+    }
+    team_.wait();
+  }
+
+  template <class Store>
+  void multiply(const Matrix &matrix, const Input &input, Scratch &scratch, const Store &store) {
+    for (int64_t panel; (panel = team_.next()) < Multiplier::panels(matrix);) {
+      scratch.multiplier.multiply(matrix, input, panel, store);
+    }
+    team_.wait();
+  }
+
+  Floats activate(Floats x) const {
+    const Floats slope = n_.is_fast_gelu ? Floats{} + kGeluSlope : 1.5957691f + 0.0713548f * x * x;  // tanh's gelu
+    return x / (1 + exponential<Floats, Ints>(-slope * x));
+  }
+
+  // Queries, and new keys and values into the caches of a layer.
+  void project(const Layer &layer, float *const *caches, const Input &query_input, Scratch &scratch) {
+    const int64_t query_panels = Multiplier::panels(layer.queries);
+    for (int64_t panel; (panel = team_.next()) < query_panels + Multiplier::panels(layer.keys_values);) {
+      if (panel < query_panels) {
+        scratch.multiplier.multiply(layer.queries, query_input, panel,
+                                    [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+                                      std::copy(y, y + end - begin, queries_.data() + tile * n_.hidden + begin);
+                                    });
+      } else {
+        scratch.multiplier.multiply(layer.keys_values, hidden_input_, panel - query_panels,
+                                    [&](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+                                      store_in_cache(caches, tile, begin, end, y);
+                                    });
+      }
+    }
+    team_.wait();
+  }
+
+  // Features `begin` to `end` of keys and, after them, values.
+  void store_in_cache(float *const *caches, int64_t tile, int64_t begin, int64_t end, const Floats *y) const {
+    for (int64_t token = tile * kLanes; token < std::min((tile + 1) * kLanes, t_.count); ++token) {
+      for (int64_t row = begin; row < end;) {
+        const int64_t feature = row % n_.hidden, first = feature % head_size_;
+        const int64_t count = std::min(head_size_ - first, end - row);
+        float *to = cached(caches[row / n_.hidden], token, feature / head_size_) + t_.places[token] * head_size_ + first;
+        for (int64_t k = 0; k < count; ++k) to[k] = y[row - begin + k][token % kLanes];
+        row += count;
+      }
+    }
+  }
+
+  // The keys or values (capacity, d) that a token sees.
+  float *cached(float *cache, int64_t token, int64_t head) const {
+    return cache + (t_.rows[token] * n_.heads + head) * t_.capacity * head_size_;
+  }
+
+  void attend(float *const *caches, Scratch &scratch) {
+    for (int64_t item; (item = team_.next()) < tiles_ * n_.heads;) {
+      const int64_t tile = item / n_.heads, head = item % n_.heads;
+      const int64_t begin = tile * kLanes, end = std::min(begin + kLanes, t_.count);
+      const bool one_text = std::all_of(t_.rows + begin, t_.rows + end, [&](int row) { return row == t_.rows[begin]; });
+      if (one_text && end - begin > kLanes / 4) {
+        mix_tile(cached(caches[0], begin, head), cached(caches[1], begin, head), tile, head, scratch);
+      } else {
+        for (int64_t token = begin; token < end; ++token) {
+          mix_token(cached(caches[0], token, head), cached(caches[1], token, head), token, head, scratch);
+        }
+      }
+    }
+    team_.wait();
+  }
+
+  // softmax(query keys^T) values of a head.
+  void mix_token(const float *keys, const float *values, int64_t token, int64_t head, Scratch &scratch) {
+    const int64_t first = token / kLanes * n_.hidden + head * head_size_, lane = token % kLanes;
+    const int64_t length = t_.places[token] + 1;
+    float *query = scratch.query.data(), *scores = scratch.scores.data(), total = 0;
+    for (int64_t k = 0; k < head_size_; ++k) query[k] = factor_ * queries_[first + k][lane];
+    for (int64_t i = 0; i < length; ++i) scores[i] = dot(query, keys + i * head_size_, head_size_);
+    const float largest = maximum(scores, length);
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < length; ++i) total += scores[i] = exponential(scores[i] - largest);
+    std::fill_n(query, head_size_, 0.0f);
+    for (int64_t i = 0; i < length; ++i) {
+#pragma omp simd
+      for (int64_t k = 0; k < head_size_; ++k) query[k] += scores[i] * values[i * head_size_ + k];
+    }
+    for (int64_t k = 0; k < head_size_; ++k) mixed_[first + k][lane] = query[k] / total;
+  }
+
+  // The same of a tile of one text.
+  void mix_tile(const float *keys, const float *values, int64_t tile, int64_t head, Scratch &scratch) {
+    const int64_t first = tile * n_.hidden + head * head_size_;
+    const int32_t *begin = t_.places + tile * kLanes, *end = t_.places + std::min((tile + 1) * kLanes, t_.count);
+    const int32_t length = *std::max_element(begin, end) + 1;
+    Ints places{};
+    for (const int32_t *place = begin; place < end; ++place) places[place - begin] = *place;
+    Floats *weights = scratch.weights.data(), largest = Floats{} + kMasked, total{};
+    for (int32_t i = 0; i < length; i += 8) {
+      const float *key[8];  // one more than there are is the last one again
+      for (int32_t j = 0; j < 8; ++j) key[j] = keys + std::min(i + j, length - 1) * head_size_;
+      Floats scores[8] = {};
+      for (int64_t k = 0; k < head_size_; ++k) {
+        for (int j = 0; j < 8; ++j) scores[j] += queries_[first + k] * key[j][k];
+      }
+      for (int32_t j = 0; j < 8 && i + j < length; ++j) {
+        weights[i + j] = i + j <= places ? scores[j] * factor_ : Floats{} + kMasked;
+        largest = weights[i + j] > largest ? weights[i + j] : largest;
+      }
+    }
+    for (int32_t i = 0; i < length; ++i) total += weights[i] = exponential<Floats, Ints>(weights[i] - largest);
+    for (int64_t k = 0; k < head_size_; k += 8) {  // the engine has no heads but of multiples of 8
+      Floats sums[8] = {};
+      for (int32_t i = 0; i < length; ++i) {
+        for (int j = 0; j < 8; ++j) sums[j] += weights[i] * values[i * head_size_ + k + j];
+      }
+      for (int j = 0; j < 8; ++j) mixed_[first + k + j] = sums[j] / total;
+    }
+  }
+
+  void head(int64_t member, Scratch &scratch) {
+    if (member == 0) {
+      for (int64_t i = 0; i < t_.wanted; ++i) {
+        const Floats *from = x_.data() + t_.which[i] / kLanes * n_.hidden;
+        Floats *to = wanted_.data() + i / kLanes * n_.hidden;
+        for (int64_t k = 0; k < n_.hidden; ++k) to[k][i % kLanes] = from[k][t_.which[i] % kLanes];
+      }
+    }
+    team_.wait();
+    round(wanted_, n_.hidden, member, wanted_input_);
+    multiply(n_.words, wanted_input_, scratch, [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+      for (int64_t i = tile * kLanes; i < std::min((tile + 1) * kLanes, t_.wanted); ++i) {
+        float *logits = t_.logits + i * n_.words.rows;
+        for (int64_t row = begin; row < end; ++row) logits[row] = y[row - begin][i % kLanes];
+      }
+    });
+  }
+
+  const Network &n_;
+  const Tokens &t_;
+  Input hidden_input_, query_input_, inner_input_, wanted_input_;
+  const int64_t tiles_, head_size_;
+  const float factor_;
+  Team team_;
+  Lanes x_, top_queries_, queries_, mixed_, inner_, wanted_;
+  std::vector<Scratch> scratch_;
+};
+
+}  // namespace
+}  // namespace pangu
+
+// 0, or 1 where it failed.
+extern "C" int pangu_read_tokens(const pangu::Network *network, const pangu::Tokens *tokens) {
+  try {
+    pangu::Reader(*network, *tokens).run();
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}

@@ -1,0 +1,294 @@
+// Products with matrices of 4 or 8 bits a weight, as they lie in their file, and inputs that are rounded to 8 bits.
+//
+// Tokens are the lanes of a vector: what goes through the network stands in tiles of kLanes tokens, (features, kLanes)
+// each. Only where there are few tokens, and reading the weights is what takes the time, weights of a row are the lanes.
+
+#pragma once
+
+#include "common.h"
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#include <immintrin.h>
+#endif
+
+namespace pangu {
+
+#if defined(__AVX512VNNI__)
+inline constexpr int64_t kLanes = 16;
+#else
+inline constexpr int64_t kLanes = 8;
+#endif
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
+
+inline constexpr int64_t kVector = sizeof(Ints);  // bytes
+inline constexpr int64_t kFew = 8;                // tokens up to which weights are the lanes
+inline constexpr int64_t kPanel = 80;             // rows of a matrix that a thread multiplies at a time
+inline constexpr int64_t kChunk = 512;            // columns of them at a time, which stay in the first-level cache
+inline constexpr int64_t kTileRows = 5;           // of these rows that meet two tiles at a time, all in registers
+inline constexpr int64_t kMostBlock = 256;        // weights that share a scale
+inline constexpr int64_t kAhead = 6144;           // bytes that few tokens' products ask for ahead of their use
+
+// A weight is scale * (code - middle code), the scale that of its block along the row.
+struct Matrix {
+  int64_t rows, columns, bits;
+  const uint8_t *codes;
+  const float *scales, *bias;  // bias may be null
+};
+
+template <class V>
+inline V load(const void *from) {
+  V v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+
+inline float sum(Floats x) {
+#if defined(__AVX512VNNI__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  float total = 0;
+  for (int64_t i = 0; i < kLanes; ++i) total += x[i];
+  return total;
+#endif
+}
+
+// In each lane, sums and the products of four codes, which have no sign, and four numbers of 8 bits, which have one.
+inline Ints dot(Ints sums, Ints codes, Ints x) {
+#if defined(__AVX512VNNI__)
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, (__m512i)x);
+#elif defined(__AVXVNNI__)
+  return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, (__m256i)x);
+#else  // not in use: without VNNI, ONNX Runtime computes
+  for (int64_t i = 0; i < kVector; ++i) {
+    sums[i / 4] += reinterpret_cast<const uint8_t *>(&codes)[i] * reinterpret_cast<const int8_t *>(&x)[i];
+  }
+  return sums;
+#endif
+}
+
+// What goes into a product, rounded to 8 bits: each block of a token has a scale. Offsets are what is left of the middle
+// code's products.
+//
+// Of tiles: codes (columns / 4), offsets and scales (blocks). Of few tokens, in `codes` alone, what meets each vector of a
+// row: the codes for the first and for the second half of its bytes, the offsets and the scales of its lanes.
+class Input {
+ public:
+  const int64_t tokens, tiles, parts, block_size, blocks, vectors;  // parts: codes of the matrix in a byte
+  const bool few;
+
+  Input(int64_t tokens, int64_t columns, int64_t block_size, int64_t bits)
+      : tokens(tokens), tiles((tokens + kLanes - 1) / kLanes), parts(8 / bits), block_size(block_size),
+        blocks((columns + block_size - 1) / block_size), vectors((blocks * block_size / parts + kVector - 1) / kVector),
+        few(tokens <= kFew), stride_(few ? vectors * (parts + 2) : blocks * block_size / 4),
+        codes_(stride_ * (few ? kFew : tiles)), offsets_(few ? 0 : tiles * blocks), scales_(offsets_.size()) {}
+
+  const Ints *codes(int64_t tile_or_token) const { return codes_.data() + tile_or_token * stride_; }
+  const Ints *offsets(int64_t tile) const { return offsets_.data() + tile * blocks; }
+  const Floats *scales(int64_t tile) const { return scales_.data() + tile * blocks; }
+
+  // A block (block_size) of a tile.
+  void put(int64_t tile, int64_t block, const Floats *values) {
+    Floats largest{};
+    for (int64_t i = 0; i < block_size; ++i) {
+      const Floats size = values[i] < 0 ? -values[i] : values[i];
+      largest = size > largest ? size : largest;
+    }
+    const Floats inverse = largest > 0 ? 127 / largest : Floats{}, scale = largest / 127;
+    Ints codes[kMostBlock];
+    for (int64_t i = 0; i < block_size; ++i) {
+      codes[i] = (Ints)(values[i] * inverse + kRounder) - 0x4b400000;  // the integer in the low bits, without kRounder's
+    }
+    if (few) {
+      for (int64_t token = 0; token < tokens; ++token) put_token(token, block, codes, scale[token]);
+    } else {
+      put_tile(tile, block, codes, scale);
+    }
+  }
+
+ private:
+  void put_tile(int64_t tile, int64_t block, const Ints *codes, Floats scale) {
+    Ints total{}, *to = codes_.data() + tile * stride_ + block * block_size / 4;
+    for (int64_t i = 0; i < block_size; i += 4) {
+      total += codes[i] + codes[i + 1] + codes[i + 2] + codes[i + 3];
+      *to++ = (codes[i] & 255) | (codes[i + 1] & 255) << 8 | (codes[i + 2] & 255) << 16 | codes[i + 3] << 24;
+    }
+    offsets_[tile * blocks + block] = total * offset_of_one();
+    scales_[tile * blocks + block] = scale;
+  }
+
+  void put_token(int64_t token, int64_t block, const Ints *codes, float scale) {
+    const int64_t bytes = block_size / parts;  // of a row that the block takes
+    for (int64_t byte = 0; byte < bytes; byte += 4) {
+      const int64_t place = block * bytes + byte;
+      Ints *vector = codes_.data() + token * stride_ + place / kVector * (parts + 2);
+      int32_t total = 0;
+      for (int64_t part = 0; part < parts; ++part) {
+        uint32_t four = 0;
+        for (int64_t i = 0; i < 4; ++i) {
+          const int32_t code = codes[(byte + i) * parts + part][token];
+          four |= static_cast<uint32_t>(code & 255) << 8 * i;
+          total += code;
+        }
+        put_lane(vector + part, place % kVector, four);
+      }
+      put_lane(vector + parts, place % kVector, total * offset_of_one());
+      put_lane(vector + parts + 1, place % kVector, scale);
+    }
+  }
+
+  int32_t offset_of_one() const { return parts == 2 ? -8 : -128; }
+
+  // Four bytes and no more: the next ones may be another thread's.
+  template <class Number>
+  static void put_lane(Ints *vector, int64_t byte, Number value) {
+    std::memcpy(reinterpret_cast<char *>(vector) + byte, &value, sizeof value);
+  }
+
+  const int64_t stride_;
+  std::vector<Ints> codes_, offsets_;
+  std::vector<Floats> scales_;
+};
+
+// Panels of the products of matrices and inputs; what a thread needs for that.
+class Multiplier {
+ public:
+  explicit Multiplier(int64_t most_tiles) : products_(most_tiles * kPanel), codes_(kPanel * kChunk) {}
+
+  static int64_t panels(const Matrix &matrix) { return (matrix.rows + kPanel - 1) / kPanel; }
+
+  // store(tile, begin, end, rows `begin` to `end` of matrix times input, plus bias) for a panel.
+  template <class Store>
+  void multiply(const Matrix &matrix, const Input &input, int64_t panel, const Store &store) {
+    const int64_t begin = panel * kPanel, end = std::min(begin + kPanel, matrix.rows);
+    matrix.bits == 4 ? multiply<4>(matrix, input, begin, end) : multiply<8>(matrix, input, begin, end);
+    for (int64_t tile = 0; tile < input.tiles; ++tile) {
+      Floats *products = products_.data() + tile * kPanel;
+      for (int64_t row = begin; matrix.bias && row < end; ++row) products[row - begin] += matrix.bias[row];
+      store(tile, begin, end, products);
+    }
+  }
+
+ private:
+  template <int kBits>
+  void multiply(const Matrix &matrix, const Input &input, int64_t begin, int64_t end) {
+    if (!input.few) return multiply_tiles<kBits>(matrix, input, begin, end);
+    if (input.tokens == 1) return multiply_rows<kBits, 1>(matrix, input, begin, end);
+    input.tokens <= kFew / 2 ? multiply_rows<kBits, kFew / 2>(matrix, input, begin, end)
+                             : multiply_rows<kBits, kFew>(matrix, input, begin, end);
+  }
+
+  template <int kBits, int kTokens>
+  void multiply_rows(const Matrix &matrix, const Input &input, int64_t begin, int64_t end) {
+    constexpr int kParts = 8 / kBits;
+    const int64_t block_bytes = input.block_size / kParts, vectors = input.vectors;
+    const int shift = __builtin_ctzll(block_bytes);
+    Ints spread{}, last_spread{};  // which of the scales from a vector's first one on is a lane's
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      spread[lane] = lane * 4 / block_bytes;
+      last_spread[lane] = std::min<int64_t>(spread[lane], input.blocks - 1 - ((vectors - 1) * kVector >> shift));
+    }
+    for (int64_t row = begin; row < end; ++row) {
+      const uint8_t *codes = matrix.codes + row * input.blocks * block_bytes;
+      const float *scales = matrix.scales + row * input.blocks;
+      Floats sums[kTokens] = {};
+      for (int64_t vector = 0; vector < vectors; ++vector) {
+        __builtin_prefetch(codes + vector * kVector + kAhead);
+        const Ints packed = load<Ints>(codes + vector * kVector);
+        const Floats scale = __builtin_shuffle(load<Floats>(scales + (vector * kVector >> shift)),
+                                               vector + 1 < vectors ? spread : last_spread);
+        for (int token = 0; token < kTokens; ++token) {
+          const Ints *x = input.codes(token) + vector * (kParts + 2);
+          Ints total = x[kParts];
+          if constexpr (kBits == 4) {
+            total = dot(dot(total, packed & 0x0f0f0f0f, x[0]), packed >> 4 & 0x0f0f0f0f, x[1]);
+          } else {
+            total = dot(total, packed, x[0]);
+          }
+          sums[token] += to_floats(total) * (scale * (Floats)x[kParts + 1]);
+        }
+      }
+      products_[row - begin] = Floats{};
+      for (int token = 0; token < kTokens; ++token) products_[row - begin][token] = sum(sums[token]);
+    }
+  }
+
+  template <int kBits>
+  void multiply_tiles(const Matrix &matrix, const Input &input, int64_t begin, int64_t end) {
+    const int64_t columns = input.blocks * input.block_size;
+    std::fill_n(products_.data(), input.tiles * kPanel, Floats{});
+    for (int64_t first = 0; first < columns; first += kChunk) {
+      const int64_t count = std::min(kChunk, columns - first), stride = kBits == 8 ? columns : kChunk;
+      const uint8_t *codes = matrix.codes + begin * columns + first;
+      if constexpr (kBits == 4) {
+        for (int64_t row = begin; row < end; ++row) {
+          unpack(matrix.codes + (row * columns + first) / 2, count / 2, codes_.data() + (row - begin) * kChunk);
+        }
+        codes = codes_.data();
+      }
+      for (int64_t tile = 0; tile < input.tiles; tile += 2) {
+        const bool two = input.tiles - tile > 1;
+        for (int64_t row = begin; row < end;) {
+          const bool whole = row + kTileRows <= end;
+          const auto multiply_some = whole ? two ? multiply_tile<kTileRows, 2> : multiply_tile<kTileRows, 1>
+                                           : two ? multiply_tile<1, 2> : multiply_tile<1, 1>;
+          multiply_some(codes + (row - begin) * stride, stride, matrix.scales + row * input.blocks, input, tile, first,
+                        count, products_.data() + tile * kPanel + row - begin);
+          row += whole ? kTileRows : 1;
+        }
+      }
+    }
+  }
+
+  static void unpack(const uint8_t *packed, int64_t count, uint8_t *codes) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      codes[2 * i] = packed[i] & 15;
+      codes[2 * i + 1] = packed[i] >> 4;
+    }
+  }
+
+  // kRows rows of a matrix times kTiles tiles, `count` columns from `first` on, added to `to` (tiles, kPanel).
+  template <int kRows, int kTiles>
+  static void multiply_tile(const uint8_t *codes, int64_t stride, const float *scales, const Input &input, int64_t tile,
+                            int64_t first, int64_t count, Floats *to) {
+    const int64_t size = input.block_size, fours = size / 4, first_block = first / size, blocks = count / size;
+    Floats sums[kRows][kTiles] = {};
+    const Ints *x[kTiles], *offsets[kTiles];
+    const Floats *x_scales[kTiles];
+    for (int j = 0; j < kTiles; ++j) {
+      x[j] = input.codes(tile + j) + first_block * fours;
+      offsets[j] = input.offsets(tile + j) + first_block;
+      x_scales[j] = input.scales(tile + j) + first_block;
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      Ints products[kRows][kTiles];
+      for (int i = 0; i < kRows; ++i) {
+        for (int j = 0; j < kTiles; ++j) products[i][j] = offsets[j][block];
+      }
+      for (int64_t k = 0; k < fours; ++k, codes += 4) {
+        for (int i = 0; i < kRows; ++i) {
+          const Ints four = Ints{} + load<int32_t>(codes + i * stride);
+          for (int j = 0; j < kTiles; ++j) products[i][j] = dot(products[i][j], four, x[j][k]);
+        }
+      }
+      for (int j = 0; j < kTiles; ++j) {
+        x[j] += fours;
+        for (int i = 0; i < kRows; ++i) {
+          const float scale = scales[i * input.blocks + first_block + block];
+          sums[i][j] += to_floats(products[i][j]) * (x_scales[j][block] * scale);
+        }
+      }
+    }
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kTiles; ++j) to[j * kPanel + i] += sums[i][j];
+    }
+  }
+
+  std::vector<Floats> products_;  // (tiles, kPanel)
+  std::vector<uint8_t> codes_;    // unpacked: (kPanel, kChunk)
+};
+
+}  // namespace pangu

@@ -1,0 +1,156 @@
+"""The compiled network beside ONNX Runtime's on the same files, and where which of them computes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from src.cpu import machine
+from src.cpu.kernel_network import KernelNetwork
+from src.cpu.layout import Format
+from src.cpu.onnx_network import OnnxNetwork
+from src.cpu.runtime import CpuRuntime
+from src.cpu_kernels import build
+from tests.helpers import TINY, random_model
+from tests.test_cpu_engine import write_model
+from tests.test_cpu_packing import restored, rms, saturating_product
+
+# Heads, blocks and vectors that end in the middle of each other; prompts longer than one call of the kernel.
+CONFIG = replace(TINY, hidden_size=72, num_heads=3, ffn_hidden_size=200, vocab_size=53, seq_length=300)
+FORMATS = [Format(8, 128), Format(8, 16), Format(4, 32), Format(4, 256), Format(4, 16, table_bits=4)]
+
+pytestmark = pytest.mark.skipif(not machine.has_vnni(), reason="this processor has no VNNI")
+
+
+@pytest.fixture(scope="module", params=FORMATS, ids=str)
+def folder(request, tmp_path_factory):
+    sizes = {name: getattr(CONFIG, name) for name in ("hidden_size", "num_heads", "ffn_hidden_size", "vocab_size",
+                                                      "seq_length")}
+    return write_model(tmp_path_factory.mktemp("kernel") / "m", CONFIG, random_model(seed=7, **sizes)[1], request.param)
+
+
+def both(folder, threads=2):
+    """By the kernel, by ONNX Runtime."""
+    kernel, onnx = CpuRuntime(folder, threads), CpuRuntime(folder, threads, cpu_kernels=False)
+    assert isinstance(kernel.network, KernelNetwork) and isinstance(onnx.network, OnnxNetwork)
+    return kernel, onnx
+
+
+def draw(*shape):
+    return np.random.default_rng(shape).integers(10, CONFIG.vocab_size, shape, dtype=np.int32)
+
+
+def errors(ours, theirs):
+    """Of each text or token, relative."""
+    assert ours.shape == theirs.shape
+    return np.sqrt(np.mean((ours - theirs) ** 2, -1) / np.mean(theirs ** 2, -1)).reshape(-1)
+
+
+def assert_near(ours, theirs):
+    """Equal but for the order of sums, until an input that lies on the border of two codes is rounded to the other one,
+    which all tokens after it see."""
+    assert errors(ours, theirs).max() < 0.05
+    assert errors(ours, theirs)[:4].min() < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 9, 16, 33, 257, 290])
+def test_prompts(folder, length):
+    """Few tokens, some of a tile, tiles in pairs and alone, and more than a call takes; the logits of all of them."""
+    kernel, onnx = both(folder)
+    text = draw(length)
+    ours = kernel.logits(text)
+    assert_near(ours, onnx.logits(text))
+    assert errors(kernel.logits(text, length // 2), ours[length // 2:]).max() < 1e-5
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 21])
+def test_tokens_after_prompts_of_different_lengths(folder, rows):
+    runtimes = both(folder)
+    lengths = np.arange(rows) * 7 % 30 + 1
+    found = [[runtime.prefill(draw(rows, 30), lengths, 40)] for runtime in runtimes]
+    for step in range(3):
+        for runtime, logits in zip(runtimes, found, strict=True):
+            logits.append(runtime.decode(draw(rows, 3)[:, step], (lengths + step).astype(np.int32)))
+    assert_near(np.stack(found[0]), np.stack(found[1]))
+
+
+def test_a_row_is_what_it_is_alone(folder):
+    """But for the order of sums."""
+    kernel, _ = both(folder)
+    texts, lengths = draw(5, 20), np.full(5, 20)
+    kernel.prefill(texts, lengths, 40)
+    together = kernel.decode(texts[:, 0], np.full(5, 20, np.int32))
+    for number in (0, 4):
+        kernel.prefill(texts[number:number + 1], lengths[:1], 40)
+        alone = kernel.decode(texts[number:number + 1, 0], np.full(1, 20, np.int32))
+        assert errors(together[number:number + 1], alone) < 1e-5
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_product_that_saturates_elsewhere(bits, tmp_path):
+    """See test_cpu_packing. All weights but the head's are 0, and what comes to that is the last LayerNorm's beta."""
+    draw = np.random.default_rng(3)
+    x, table = draw.uniform(0.8, 1, 256).astype(np.float32), draw.uniform(0.8, 1, (96, 256)).astype(np.float32)
+    table[::2] *= -1
+    sizes = dict(hidden_size=256, ffn_hidden_size=256, vocab_size=96)
+    weights = {name: np.zeros_like(value) for name, value in random_model(**sizes)[1].items()}
+    weights |= {"backbone.embedding.word_embedding.embedding_table": table, "backbone.layernorm.beta": x}
+    format = Format(bits, 32, table_bits=bits)
+    kernel, _ = both(write_model(tmp_path / "m", replace(TINY, **sizes), weights, format))
+    expected = restored(table, bits, format) @ x
+    assert rms(saturating_product(x[None], table)[0] - table @ x, table @ x) > 0.15
+    for tokens in (1, 20):
+        assert rms(kernel.logits(np.arange(10, 10 + tokens))[-1] - expected, expected) < 0.005
+
+
+@pytest.mark.parametrize("threads", [1, 3, 5])
+def test_threads_change_nothing(folder, threads):
+    text = draw(40)
+    assert (CpuRuntime(folder, threads).logits(text) == CpuRuntime(folder, 2).logits(text)).all()
+
+
+INSTRUCTIONS = {"AVX-VNNI": ["-mno-avx512f", "-mavxvnni"], "without VNNI": ["-march=x86-64-v3"]}
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+def test_with_other_instructions(folder, instructions, monkeypatch, tmp_path_factory):
+    """The same codes, whatever they are multiplied by."""
+    flags = machine.CPU_INFO.read_text()
+    if instructions == "AVX-VNNI" and "avx_vnni" not in flags:
+        pytest.skip("this processor has no AVX-VNNI")
+    text, native = draw(60), CpuRuntime(folder, 2)
+    monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, *INSTRUCTIONS[instructions]])
+    monkeypatch.setattr(build, "SOURCES", build.SOURCES[-1:])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / instructions))
+    other = CpuRuntime(folder, 2)
+    assert isinstance(other.network, KernelNetwork)
+    for count in (60, 1):
+        assert_near(other.logits(text[:count]), native.logits(text[:count]))
+
+
+@pytest.mark.parametrize("act", ["fast_gelu", "gelu"])
+def test_activations(tmp_path, act):
+    config = replace(TINY, hidden_act=act)
+    kernel, onnx = both(write_model(tmp_path / "m", config, random_model(seed=6, hidden_act=act)[1], Format(8, 32)))
+    assert_near(kernel.logits(draw(20) % 40 + 10), onnx.logits(draw(20) % 40 + 10))
+
+
+@pytest.mark.parametrize("format", [Format(32), Format(8, asymmetric=True), Format(4, table_bits=32)], ids=str)
+def test_formats_for_onnx_runtime(tmp_path, format):
+    folder = write_model(tmp_path / "m", TINY, random_model(seed=6)[1], format)
+    assert isinstance(CpuRuntime(folder).network, OnnxNetwork)
+
+
+def test_a_processor_without_vnni(folder, tmp_path, monkeypatch):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nflags\t\t: fpu avx2\n")
+    monkeypatch.setattr(machine, "CPU_INFO", info)
+    assert isinstance(CpuRuntime(folder).network, OnnxNetwork)
+
+
+def test_without_a_compiler(folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(build, "COMPILER", "no-such-compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert isinstance(CpuRuntime(folder).network, OnnxNetwork)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "so ONNX Runtime's, which are slower" in error
