@@ -1,13 +1,15 @@
 """The CPU engine beside llama.cpp on the same shapes: `python -m benchmarks.cpu_decode`. See docs/cpu.md.
 
-Weights are random, made at once in each one's own format; all take turns in processes of their own, so that what else
-the machine does hits all of them. `--contexts '[64,256,1000]'` shows how the cost of a token grows with its context.
+Weights are random, made at once in each one's own format. All take turns, so that what else the machine does hits all
+of them: each time in a fresh process that is alone in memory, and whose first prompt isn't counted. `--contexts
+'[64,256,1000]'` shows how the cost of a token grows with its context.
 """
 
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from ctypes import CDLL, c_int, c_size_t, c_void_p
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -25,8 +27,8 @@ from src.errors import InputError, run_program
 from src.pangu_alpha_config import PanguAlphaConfig
 
 Worker = Callable[[int, int], list[float]]
-PEERS = {"Q8_0": "int8", "Q4_0": "int4"}  # llama.cpp's formats, and which of ours each is measured against
-BITS = {"int8": 8, "int4": 4, "fp32": 32}
+PEERS = {"int8": "Q8_0", "int8-onnx": "Q8_0", "int4": "Q4_0", "int4-onnx": "Q4_0"}  # of llama.cpp's, for each of ours
+BITS = {"int8": 8, "int8-onnx": 8, "int4": 4, "int4-onnx": 4, "fp32": 32}
 SCALE = 0.02  # about the largest weight
 
 
@@ -36,7 +38,8 @@ class BenchmarkArguments:
 
     Args:
         size: A size of configs/.
-        contestants: Of int8, int4, fp32 (ours), Q8_0, Q4_0 (llama.cpp's).
+        contestants: Of int8, int4, fp32 (ours), int8-onnx, int4-onnx (ours without the compiled kernel), Q8_0, Q4_0
+            (llama.cpp's).
         int4_block: Weights that share a scale in int4.
         contexts: Numbers of past tokens at which decoding is measured; they are read as a prompt, which is too.
         turns: Turns of each.
@@ -47,8 +50,8 @@ class BenchmarkArguments:
     """
 
     size: str = "2.6B"
-    contestants: list[Literal["int8", "int4", "fp32", "Q8_0", "Q4_0"]] = field(
-        default_factory=lambda: ["int8", "Q8_0", "int4", "Q4_0"])
+    contestants: list[Literal["int8", "int8-onnx", "int4", "int4-onnx", "fp32", "Q8_0", "Q4_0"]] = field(
+        default_factory=lambda: ["int8", "int8-onnx", "Q8_0", "int4", "int4-onnx", "Q4_0", "fp32"])
     int4_block: int = 32
     contexts: list[int] = field(default_factory=lambda: [256])
     turns: int = 5
@@ -62,7 +65,7 @@ class BenchmarkArguments:
             raise InputError("--turns, --tokens, --threads and --contexts must be at least 1")
         if max(self.contexts) + self.tokens > self.model.seq_length:
             raise InputError(f"--contexts: at most {self.model.seq_length - self.tokens} past tokens fit")
-        if set(self.contestants) & set(PEERS) and find_spec("llama_cpp") is None:
+        if set(self.contestants) & set(PEERS.values()) and find_spec("llama_cpp") is None:
             raise InputError("llama.cpp, the peer, is not installed: python -m pip install -r "
                              "requirements-benchmark.txt, or leave out Q8_0 and Q4_0 (--contestants)")
 
@@ -154,13 +157,13 @@ def write_peer(path: Path, model: PanguAlphaConfig, kind: str) -> int:
     return path.stat().st_size
 
 
-def make_ours(folder: Path, threads: int, length: int) -> Worker:
+def make_ours(folder: Path, threads: int, length: int, cpu_kernels: bool) -> Worker:
     """A worker: a number of tokens to read as a prompt, and of tokens to decode after it, to the seconds of the one and
     of each of the others; of (0, 0) to the seconds of loading and the most bytes held so far."""
     from src.cpu.runtime import CpuRuntime
 
     begin = time.perf_counter()
-    runtime = CpuRuntime(folder, threads)
+    runtime = CpuRuntime(folder, threads, cpu_kernels)
     loaded = time.perf_counter() - begin
     ids = draw_ids(runtime.vocab_size, length)
 
@@ -250,46 +253,49 @@ class Race:
         self.arguments = arguments
         self.bandwidth = 0.0  # bytes a second
         self.bytes: dict[str, int] = {}
-        self.loading: dict[str, float] = {}
+        self.loading: dict[str, list[float]] = {}
         self.memory: dict[str, float] = {}
         self.prompts: dict[tuple[str, int], list[float]] = {}
         self.tokens: dict[tuple[str, int], list[list[float]]] = {}
 
     def run(self) -> None:
-        """Write what is missing, load, take turns."""
+        """Write what is missing, take turns."""
         arguments, folder = self.arguments, Path(self.arguments.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        length = max(arguments.contexts) + arguments.tokens
-        contestants, reader = {}, Contestant(arguments.threads, make_reader, arguments.threads)
         try:
-            self.bandwidth = reader()
-            for name in arguments.contestants:
-                place = folder / f"{arguments.size}_{name}"
-                if name in BITS:
-                    block = arguments.int4_block if name == "int4" else 128
-                    place = place.with_name(f"{place.name}_{block}")
-                    self.bytes[name] = write_ours(place, arguments.model, BITS[name], block)
-                else:
-                    self.bytes[name] = write_peer(place, arguments.model, name)
-                make = make_ours if name in BITS else make_peer
-                contestants[name] = Contestant(arguments.threads, make, place, arguments.threads, length)
-            for name, contestant in contestants.items():
-                self.loading[name], _ = contestant(0, 0)
-            for context in arguments.contexts:
-                for turn in trange(1 + arguments.turns, desc=f"{context} past tokens", disable=None):
-                    for name, contestant in contestants.items():
-                        prompt, *tokens = contestant(context, arguments.tokens)
-                        if turn:  # the first fills caches
-                            self.prompts.setdefault((name, context), []).append(prompt)
-                            self.tokens.setdefault((name, context), []).append(tokens)
-            for name, contestant in contestants.items():
-                _, self.memory[name] = contestant(0, 0)
-            self.bandwidth = max(self.bandwidth, reader())
+            ways = {name: self._prepare(name, folder) for name in arguments.contestants}
+            for _ in trange(arguments.turns, desc="turns", disable=None):
+                with closing(Contestant(arguments.threads, make_reader, arguments.threads)) as reader:
+                    self.bandwidth = max(self.bandwidth, reader())
+                for name, way in ways.items():
+                    with closing(Contestant(arguments.threads, *way)) as contestant:
+                        self._take_turn(name, contestant)
         finally:
-            for contestant in [reader, *contestants.values()]:
-                contestant.close()
             if not arguments.keep:
                 shutil.rmtree(folder)
+
+    def _prepare(self, name: str, folder: Path) -> tuple:
+        """What makes the contestant's worker, and of what: its model is written then."""
+        arguments = self.arguments
+        length = max(arguments.contexts) + arguments.tokens
+        if name not in BITS:
+            place = folder / f"{arguments.size}_{name}"
+            self.bytes[name] = write_peer(place, arguments.model, name)
+            return make_peer, place, arguments.threads, length
+        bits, block = BITS[name], arguments.int4_block if BITS[name] == 4 else 128
+        place = folder / f"{arguments.size}_{bits}_{block}"
+        self.bytes[name] = write_ours(place, arguments.model, bits, block)
+        return make_ours, place, arguments.threads, length, not name.endswith("-onnx")
+
+    def _take_turn(self, name: str, contestant: Contestant) -> None:
+        loading, _ = contestant(0, 0)
+        self.loading.setdefault(name, []).append(loading)
+        for context in self.arguments.contexts:
+            contestant(context, 1)  # fills caches
+            prompt, *tokens = contestant(context, self.arguments.tokens)
+            self.prompts.setdefault((name, context), []).append(prompt)
+            self.tokens.setdefault((name, context), []).append(tokens)
+        _, self.memory[name] = contestant(0, 0)
 
 
 def report(race: Race) -> None:
@@ -300,13 +306,13 @@ def report(race: Race) -> None:
         for name in arguments.contestants:
             tokens = race.tokens[name, context]
             turns, middle = [median(turn) for turn in tokens], median(sum(tokens, []))
-            peer = next((peer for peer, ours in PEERS.items() if ours == name and peer in arguments.contestants), None)
+            peer = PEERS.get(name) if PEERS.get(name) in arguments.contestants else None
             ratio = ratio_of_pairs(turns, [median(turn) for turn in race.tokens[peer, context]]) if peer else ""
             prompt = median(race.prompts[name, context])
             speed = ratio_of_pairs(race.prompts[peer, context], race.prompts[name, context]) if peer else ""
             rows.append([name, f"{middle:.4f}", f"{min(sum(tokens, [])):.4f}",
                          f"{race.bytes[name] / race.bandwidth / middle:.0%}", ratio, f"{context / prompt:.0f}", speed,
-                         f"{race.memory[name] / 1e9:.2f}", f"{race.loading[name]:.1f}"])
+                         f"{race.memory[name] / 1e9:.2f}", f"{median(race.loading[name]):.1f}"])
         print_table([f"{context} past tokens", "s a token", "best", "of the bandwidth", "time / llama.cpp's (spread)",
                      "prompt tokens/s", "speed / llama.cpp's (spread)", "memory, GB", "loading, s"], rows)
     if len(arguments.contexts) > 1:

@@ -25,7 +25,7 @@ def cells(table, name):
 
 
 def test_decoding_of_all_formats(monkeypatch, capsys, tmp_path):
-    table = printed(monkeypatch, capsys, cpu_decode, "--size=tiny", '--contestants=["int8","int4","fp32"]',
+    table = printed(monkeypatch, capsys, cpu_decode, "--size=tiny", '--contestants=["int8","int8-onnx","int4","fp32"]',
                     "--contexts=[16,64]", "--turns=1", "--tokens=2", "--threads=1", f"--folder={tmp_path / 'models'}")
     assert table.count("past tokens |") == 2 and "from 16 to 64 past tokens" in table
     assert not (tmp_path / "models").exists()

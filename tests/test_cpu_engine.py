@@ -93,12 +93,14 @@ def test_float32_logits_are_the_specification_s(tmp_path, act):
     assert np.abs(found - expected[:, first:]).max() < 2e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("cpu_kernels", [True, False])
 @pytest.mark.parametrize("format", FORMATS, ids=str)
-def test_quantised_logits_are_those_of_the_rounded_weights(model, tmp_path, format):
+def test_quantised_logits_are_those_of_the_rounded_weights(model, tmp_path, format, cpu_kernels):
     """But for the rounding of what goes into each product to 8 bits."""
     weights = model[1]
     ids = random_ids(3)[:, :24]
-    found, first = all_logits(CpuRuntime(write_model(tmp_path / "m", CONFIG, weights, format)), ids)
+    runtime = CpuRuntime(write_model(tmp_path / "m", CONFIG, weights, format), cpu_kernels=cpu_kernels)
+    found, first = all_logits(runtime, ids)
     expected = numpy_pangu.logits(rounded(weights, CONFIG, format), CONFIG, ids, np.tile(np.arange(24), (3, 1)),
                                   np.tril(np.ones((3, 24, 24))))[:, first:]
     assert np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected ** 2)) < 0.05
