@@ -17,6 +17,7 @@ from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
 from src.checkpoint.convert import ConvertArguments
 from src.cpu import machine, quantize
+from src.cpu.kernel_network import KernelNetwork
 from src.cpu.layout import WEIGHTS_FILE
 from src.cpu.quantize import QuantizeArguments
 from src.cpu.runtime import CpuRuntime
@@ -72,6 +73,15 @@ def test_the_original_s_command_gives_both_backends_the_same_text(checkpoint, fo
     assert say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "32", "--stream=false",
                "--threads=1")[1] == quantised
     assert say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "8")[0] == 0
+
+
+def test_without_the_compiled_kernel(checkpoint, folders, monkeypatch, capsys):
+    flags = ("-p", "春眠不觉晓", "--max_new_tokens", "4", "--cpu_kernels=false")
+    with monkeypatch.context() as context:
+        context.setattr(KernelNetwork, "__init__", None)
+        assert say(context, capsys, pangu_inference, *flags, "-c", folders / "8")[0] == 0
+    told = refused(monkeypatch, capsys, pangu_inference, *flags, "-c", checkpoint, "-b", "mindspore")
+    assert "--parallel.cpu_kernels=false" in told
 
 
 def test_prompts_are_asked_for(folders, monkeypatch, capsys):
