@@ -249,6 +249,7 @@ class ParallelConfig:
         world_size: Ranks of the run; as many as the next four numbers make when not given.
         data: Replicas of the model, each with data of its own; what the others leave of world_size when not given.
         tensor: Parts that heads, feed-forward units and the vocabulary are cut into.
+        vocab_parallel: Cut the vocabulary, too; without, each of those parts has the whole word table (word_emb_dp).
         pipeline: Stages that the layers are spread over.
         expert: Parts that the experts of an MoE layer are spread over; each has data of its own as well.
         optimizer_shard: Each replica keeps only its part of the optimizer's moments (ZeRO-1).
@@ -269,6 +270,7 @@ class ParallelConfig:
     world_size: Optional[int] = None
     data: Optional[int] = None
     tensor: int = 1
+    vocab_parallel: bool = True
     pipeline: int = 1
     expert: int = 1
     optimizer_shard: bool = False
@@ -376,8 +378,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         model, parallel = self.model, self.parallel
         tensor, stages = parallel.tensor, parallel.pipeline
+        vocabulary = ["vocab_size"] if parallel.vocab_parallel else []
         sequence = ["seq_length"] if parallel.sequence_parallel else []
-        for name in ["num_heads", "ffn_hidden_size", "vocab_size", *sequence]:
+        for name in ["num_heads", "ffn_hidden_size", *vocabulary, *sequence]:
             size = getattr(model, name)
             fitting = max(part for part in range(1, tensor + 1) if size % part == 0)
             _require(size % tensor == 0,

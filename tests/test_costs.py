@@ -102,6 +102,7 @@ EXECUTED = {
     "dp2 with ZeRO": (dict(data=2, optimizer_shard=True), {}),
     "tp2": (dict(tensor=2), {}),
     "tp2 x pp2": (dict(tensor=2, pipeline=2, micro_batch_num=2), {}),
+    "tp2, the word table whole": (dict(tensor=2, vocab_parallel=False), dict(vocab_size=47)),
     "experts over ep2 x tp2": (dict(expert=2, tensor=2), dict(num_experts=4)),
     "all at once, half precision": (
         dict(data=2, expert=2, tensor=2, pipeline=2, micro_batch_num=2, optimizer_shard=True),
@@ -134,7 +135,7 @@ def random_config(seed):
     tensor, expert, pipeline = draw.choice([1, 2, 4]), draw.choice([1, 2]), draw.randint(1, 3)
     parallel = dict(tensor=tensor, expert=expert, pipeline=pipeline, data=draw.randint(1, 3), micro_batch_num=3,
                     optimizer_shard=draw.random() < 0.7, sequence_parallel=tensor > 1 and draw.random() < 0.5,
-                    recompute=draw.random() < 0.5)
+                    recompute=draw.random() < 0.5, vocab_parallel=draw.random() < 0.7)
     model = dict(num_layers=draw.randint(3, 6), num_experts=2 * expert * draw.randint(expert - 1, 1),
                  dropout_rate=draw.choice([0.0, 0.1]), param_init_dtype=draw.choice(["float32", "float16"]))
     return config_of(parallel, model)
@@ -241,6 +242,20 @@ def test_tensor_parallel_sends():
                                 ("tensor", "AllGather", 2): 2 * number_a_token}
     twice = payloads(config_of(dict(tensor=2), accumulation_steps=2))
     assert twice == {key: 2 * payload for key, payload in payloads(config).items()}
+
+
+def test_a_whole_vocabulary_is_held_and_sends_nothing():
+    """All 48 words, not 24, and their logits; of the sums those of the layers and of the queries' gradient are left.
+    With sequence parallel the head's input is gathered, and has no sum of gradients."""
+    parts, whole = (config_of(dict(tensor=2, vocab_parallel=cut)) for cut in (True, False))
+    assert held_by(whole)[0] - held_by(parts)[0] == 24 * 32
+    plan = Plan.of(whole.parallel, whole.model)
+    logits = 2 * 2 * 16 * 48 * 4
+    assert activations(whole, plan, 0) - activations(parts, Plan.of(parts.parallel, parts.model), 0) == logits // 2
+    assert payloads(whole) == {("tensor", "AllReduce", 2): (4 * 3 + 1) * HIDDEN}
+    assert payloads(config_of(dict(tensor=2, sequence_parallel=True, vocab_parallel=False))) == {
+        ("tensor", "AllReduce", 2): HIDDEN + 4 * (3 * 6 * 32 + 64), ("tensor", "ReduceScatter", 2): 12 * HIDDEN,
+        ("tensor", "AllGather", 2): 14 * HIDDEN}
 
 
 def test_experts_add_up_their_own_rows():

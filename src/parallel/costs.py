@@ -156,7 +156,7 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
         total += _tokens(config) * model.hidden_size * FLOAT32  # the embedding's mask
     if stage == last:
         final_norm_query_and_head = own_tokens + 2 * _hidden_bytes(config)
-        logits_and_gradient = 2 * _tokens(config) * model.vocab_size * FLOAT32 // plan.tensor
+        logits_and_gradient = 2 * _tokens(config) * model.vocab_size * FLOAT32 // plan.vocab_parts
         total += final_norm_query_and_head + logits_and_gradient
     elif stage > 0:
         total += min(plan.pipeline - stage, config.micro_steps) * own_tokens
@@ -227,20 +227,25 @@ def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter
     dense = [layer for layer in layers if not model.has_experts(layer)]
     with_experts = len(layers) - len(dense)
     row = model.hidden_size * _sent_item_size(config)
-    if first:
+    if first and plan.vocab_parallel:
         payload["AllReduce"] += (1 if last else 2) * tokens * model.hidden_size * FLOAT32  # words, forward
     if last:
-        payload["AllReduce"] += tokens * row + 2 * tokens * FLOAT32  # the queries' gradient; the loss
+        payload["AllReduce"] += tokens * row  # the queries' gradient
+    if last and plan.vocab_parallel:
+        payload["AllReduce"] += 2 * tokens * FLOAT32  # the loss
         payload["AllGather"] += plan.tensor * tokens * FLOAT32  # largest logits
     payload["AllReduce"] += passes * with_experts * config.training.batch_size * _expert_places(config) * row
-    # Attention and feed-forward layers take a sum in each pass, the head only backwards. A forward pass computed again
-    # leaves out a layer's last sum, if nothing after it is computed again and no router's gradient needs it.
-    sums = passes * (len(layers) + len(dense)) + last
+    # Attention and feed-forward layers take a sum in each pass; the head, of its part of the vocabulary, backwards. A
+    # forward pass computed again leaves out a layer's last sum, if nothing after it is computed again and no router's
+    # gradient needs it.
+    of_head = last and plan.vocab_parallel
+    sums = passes * (len(layers) + len(dense)) + of_head
     left_out = config.parallel.recompute * len(dense) + (not last and layers[-1] in dense)
     if config.parallel.sequence_parallel:
         payload["ReduceScatter"] += (sums - left_out) * tokens * row
-        # Each sum's counterpart; a router's input, or its gradient; backwards the embedding's gradient.
-        payload["AllGather"] += (sums + passes * with_experts + first) * tokens * row
+        # Each sum's counterpart; a router's input, or its gradient; backwards the embedding's gradient; what goes
+        # into a head of all words.
+        payload["AllGather"] += (sums + passes * with_experts + first + last - of_head) * tokens * row
     else:
         payload["AllReduce"] += (sums - left_out) * tokens * row
     return payload

@@ -40,9 +40,11 @@ def inference_messages(plan: Plan) -> Counter[Message]:
     """How often a rank sends, for the graph of a prompt or of a token."""
     if plan.tensor == 1:
         return Counter()
-    return Counter({("AllReduce", plan.tensor, "embedding", "forward"): 1,
-                    **{("AllReduce", plan.tensor, f"layer {layer}", "forward"): 2 for layer in range(plan.num_layers)},
-                    ("AllGather", plan.tensor, "head and loss", "forward"): 1})
+    found = Counter({("AllReduce", plan.tensor, f"layer {layer}", "forward"): 2 for layer in range(plan.num_layers)})
+    if plan.vocab_parallel:
+        found |= {("AllReduce", plan.tensor, "embedding", "forward"): 1,
+                  ("AllGather", plan.tensor, "head and loss", "forward"): 1}
+    return found
 
 
 def updated_box(name: str, shape: tuple[int, ...], plan: Plan, rank: int) -> Box:
@@ -93,11 +95,11 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
                 if phase == "forward" or layer == last_expert_layer:
                     add(calls, "AllReduce", plan.data_ranks, f"layer {layer}", phase)
         if first:
-            add(calls, "AllReduce", plan.tensor, "embedding", phase)
+            add(calls, "AllReduce", plan.vocab_parts, "embedding", phase)
         if last:
             if config.parallel.sequence_parallel:
                 add(calls, "AllGather" if phase == "forward" else "ReduceScatter", plan.tensor, "head and loss", phase)
-            add((3 if phase == "forward" else 2) * calls, "AllReduce", plan.tensor, "head and loss", phase)
+            add((3 if phase == "forward" else 2) * calls, "AllReduce", plan.vocab_parts, "head and loss", phase)
             add((2 if phase == "forward" else 1) * calls, "AllReduce", plan.data_ranks, "head and loss", phase)
     for name, shape in parameter_shapes(config.model).items():
         if at.pipeline in stages(name, plan):
@@ -120,7 +122,7 @@ def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add:
     of the gradient of what is whole on it. With optimizer_shard, a part of them scatters its sum first."""
     at = plan.coordinates(rank)
     same = plan.data if is_expert(name) else plan.data_ranks
-    if tensor_axis(name) is None:
+    if tensor_axis(name, plan.vocab_parallel) is None:
         same *= plan.tensor
     held, updated = box(name, shape, plan, at), updated_box(name, shape, plan, rank)
     part = _part(name, plan)
