@@ -257,6 +257,7 @@ class ParallelConfig:
         sequence_parallel: Between tensor-parallel parts, LayerNorms and dropouts each work on their own tokens.
         recompute: Recompute each layer's activations in the backward pass, to save a device's memory. On a CPU it runs
             but saves none, and the compiled kernels are not used.
+        recompute_slice_activation: Of what recompute keeps, each tensor-parallel rank keeps its part alone (semi_auto).
         optimizer_offload: Moments and their update stay in the host's memory ("heterogeneous" training on Ascend).
     """
 
@@ -277,6 +278,7 @@ class ParallelConfig:
     micro_batch_num: int = 1
     sequence_parallel: bool = False
     recompute: bool = False
+    recompute_slice_activation: bool = False
     optimizer_offload: bool = False
 
     def __post_init__(self) -> None:
@@ -296,6 +298,11 @@ class ParallelConfig:
                  f"{_next_multiple(self.world_size, others)} ranks would fit the last three")
         _require(not self.sequence_parallel or self.tensor > 1,
                  "parallel.sequence_parallel needs parallel.tensor of 2 or more: it spreads tokens over its parts")
+
+        _require(not self.recompute_slice_activation or (self.recompute and self.tensor > 1 and
+                                                         not self.sequence_parallel),
+                 "parallel.recompute_slice_activation needs parallel.recompute, and parallel.tensor of 2 or more "
+                 "without parallel.sequence_parallel, which shares activations out by itself")
 
     @property
     def uses_cpu_kernels(self) -> bool:
@@ -470,9 +477,11 @@ class TrainConfig(RunConfig):
         _require(training.batch_size % parallel.micro_batch_interleaved == 0,
                  f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
                  f"training.batch_size {training.batch_size}")
-        _require(self.is_semi_auto or self.dry_run or parallel.micro_batch_interleaved * parallel.fusion_groups == 1,
-                 "parallel.micro_batch_interleaved and parallel.fusion_groups are parallel.backend semi_auto's, which "
-                 "this run is not")
+        of_semi_auto = parallel.micro_batch_interleaved * parallel.fusion_groups > 1 or (
+            parallel.recompute_slice_activation)
+        _require(self.is_semi_auto or self.dry_run or not of_semi_auto,
+                 "parallel.micro_batch_interleaved, parallel.fusion_groups and parallel.recompute_slice_activation are "
+                 "parallel.backend semi_auto's, which this run is not")
         _require(not self.is_semi_auto or parallel.device_target != "CPU" or self.dry_run,
                  "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
                  "--dry_run compiles it, parallel.backend explicit runs")

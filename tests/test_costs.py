@@ -217,10 +217,25 @@ def test_what_a_stage_keeps():
     one = config_of()
     assert activations(one, Plan.of(one.parallel, one.model), 0) == 3 * layer + mask + top
     recomputed = config_of(dict(recompute=True))
-    assert activations(recomputed, Plan.of(recomputed.parallel, one.model), 0) == 2 * 3 * HIDDEN + layer + mask + top
+    kept = (2 + 2) * 3 * HIDDEN
+    assert activations(recomputed, Plan.of(recomputed.parallel, one.model), 0) == kept + layer + mask + top
     staged = config_of(dict(pipeline=3, micro_batch_num=8))
     kept = [activations(staged, Plan.of(staged.parallel, staged.model), stage) for stage in range(3)]
     assert [of_stage - layer - mask - 7 * batch for of_stage in kept] == [0, 2 * HIDDEN, top]
+
+
+def test_what_the_compiler_keeps_to_compute_the_rest_again():
+    """Of 4 layers no LayerNorm's output; and sliced, half of each second LayerNorm's input on each tensor rank, and of
+    several micro-batches also of the inputs of blocks 1 and 2: the query layer's comes from the last LayerNorm."""
+    def kept(**settings):
+        config = config_of(dict(tensor=2, recompute=True, micro_batch_num=2) | settings, dict(num_layers=4))
+        return activations(config, Plan.of(config.parallel, config.model), 0)
+
+    compiled = dict(device_target="Ascend")
+    sliced = compiled | dict(recompute_slice_activation=True)
+    assert kept() - kept(**compiled) == 2 * 4 * HIDDEN
+    assert kept(**compiled) - kept(**sliced) == (4 + 2) * HIDDEN // 2
+    assert kept(**compiled, micro_batch_num=1) - kept(**sliced, micro_batch_num=1) == 4 * HIDDEN // 2
 
 
 def test_what_a_stage_keeps_with_sequence_parallel():

@@ -126,6 +126,8 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
     (["--model.num_experts=4", "--parallel.expert=3"], "parallel.expert 3 does not divide model.num_experts 4; 2 does"),
     (["--model.num_experts=4", "--parallel.pipeline=2", "--parallel.micro_batch_num=2", "--parallel.backend=semi_auto"],
      "parallel.backend semi_auto has no pipeline for a model with experts"),
+    (["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"],
+     "parallel.recompute_slice_activation are parallel.backend semi_auto's, which this run is not"),
     (["--parallel.data=6", "--parallel.backend=semi_auto"], "on 1, 2, 4 or a multiple of 8 ranks"),
     (["--parallel.tensor=2", "--parallel.backend=semi_auto"], "--dry_run compiles it, parallel.backend explicit runs"),
 ])

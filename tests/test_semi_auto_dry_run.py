@@ -50,6 +50,7 @@ def test_every_kind_of_rank_is_as_planned():
                                    ["--parallel.optimizer_shard", "--model.vocab_size=2002"],  # rows that don't divide
                                    ["--parallel.optimizer_shard", "--parallel.vocab_parallel=false"],
                                    ["--parallel.recompute"], ["--parallel.sequence_parallel"],
+                                   ["--parallel.recompute", "--parallel.recompute_slice_activation"],
                                    ["--parallel.micro_batch_interleaved=2", "--parallel.fusion_groups=3"]], ids=str)
 def test_every_rank_of_eight_is_as_planned(flags):
     status, output, errors = dry_run(*SPREAD, *flags, "--rank=all")
@@ -65,6 +66,26 @@ def test_a_whole_vocabulary_is_as_planned():
                                      "--model.vocab_size=2001", "--rank=3")
     assert status == 0, errors
     assert planned(output) == [(167, 69)] and "45 AllReduce among 2" in output and "24 AllReduce among 4" in output
+
+
+def test_recomputed_activations_are_gathered_from_the_ranks_that_keep_their_slices():
+    """What goes into the second LayerNorm of three layers, 8 x 128 tokens of 128 float32 numbers each."""
+    recompute = ["--parallel.tensor=2", "--parallel.recompute"]
+    plain, sliced = dry_run(*recompute), dry_run(*recompute, "--parallel.recompute_slice_activation")
+    assert plain[0] == sliced[0] == 0, sliced[2]
+    assert planned(sliced[1])[0][1] == planned(plain[1])[0][1] + 3
+    assert "AllGather" not in plain[1] and "3 AllGather among 2 (1.5 MiB)" in sliced[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--parallel.recompute"], ["--parallel.micro_batch_interleaved=2"],
+                                   ["--parallel.recompute", "--parallel.recompute_slice_activation",
+                                    "--parallel.micro_batch_num=2", "--model.dropout_rate=0.1"]], ids=str)
+def test_experts_of_several_layers_are_as_planned(flags):
+    status, output, errors = dry_run("--model.num_experts=4", "--model.expert_interval=1", "--parallel.expert=2",
+                                     "--parallel.data=2", "--parallel.tensor=2", *flags)
+    assert status == 0, errors + output
+    assert planned(output)
 
 
 def test_experts_are_as_planned():

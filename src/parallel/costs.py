@@ -148,7 +148,13 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     model, layers = config.model, plan.layers(stage)
     of_layers = [layer_activations(config, layer) for layer in layers]
     own_tokens = _hidden_bytes(config) // _token_parts(config)
-    total = 2 * len(layers) * own_tokens + max(of_layers) if config.parallel.recompute else sum(of_layers)
+    if config.parallel.recompute:
+        sliced = sliced_sums(config, plan, stage)
+        total = (2 * len(layers) - sliced) * own_tokens + sliced * own_tokens // plan.tensor + max(of_layers)
+        if not config.is_semi_auto:
+            total += 2 * len(layers) * _hidden_bytes(config)  # both LayerNorms' outputs
+    else:
+        total = sum(of_layers)
     total += config.micro_steps * _tokens(config) * (2 * INT32 + model.seq_length)
     total += _tokens(config) * model.seq_length * ITEM_SIZE[model.softmax_compute_dtype]  # what masks add to scores
     last = plan.pipeline - 1
@@ -161,6 +167,17 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     elif stage > 0:
         total += min(plan.pipeline - stage, config.micro_steps) * own_tokens
     return total
+
+
+def sliced_sums(config: RunConfig, plan: Plan, stage: int) -> int:
+    """Of what the layers of a stage keep of a micro-batch, and compute the rest from, how many tensors tensor-parallel
+    ranks share out, as MindSpore's compiler does it: what goes into each second LayerNorm; and into each first one
+    where that is another block's result, if several micro-batches have one graph."""
+    if not config.parallel.recompute_slice_activation:
+        return 0
+    layers = plan.layers(stage)
+    blocks = [layer for layer in layers[1:] if layer < plan.num_layers - 1]
+    return len(layers) + (len(blocks) if config.micro_steps > 1 else 0)
 
 
 def layer_activations(config: RunConfig, layer: int) -> int:

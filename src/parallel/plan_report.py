@@ -23,7 +23,8 @@ def _summary(config: RunConfig, plan: Plan) -> str:
     model, training, parallel = config.model, config.training, config.parallel
     experts = f", {model.num_experts} experts every {model.expert_interval} layers" if model.num_experts else ""
     tokens = plan.data_ranks * config.micro_steps * training.batch_size * model.seq_length
-    switched_on = [name for name in ("optimizer_shard", "sequence_parallel", "recompute", "optimizer_offload")
+    switched_on = [name for name in ("optimizer_shard", "sequence_parallel", "recompute", "recompute_slice_activation",
+                                "optimizer_offload")
                    if getattr(parallel, name)]
     if plan.vocab_parts < plan.tensor:
         switched_on.append("the whole word table on each tensor rank")
