@@ -238,6 +238,17 @@ def test_what_the_compiler_keeps_to_compute_the_rest_again():
     assert kept(**compiled, micro_batch_num=1) - kept(**sliced, micro_batch_num=1) == 4 * HIDDEN // 2
 
 
+def test_the_compiler_s_pipeline_keeps_each_micro_batch_in_flight():
+    """Three on the first of three stages, one on the last; with recompute of each a layer's two inputs."""
+    parallel = dict(pipeline=3, micro_batch_num=8, device_target="Ascend", world_size=24, data=8)
+    layer, batches, mask = layer_activations(config_of(), 0), 8 * 2 * 16 * (4 + 4 + 16), 2 * 16 * 16 * 4
+    for recompute, kept, again in ((False, layer, 0), (True, 2 * HIDDEN, layer)):
+        config = config_of(parallel | dict(recompute=recompute))
+        plan = Plan.of(config.parallel, config.model)
+        for stage, in_flight in ((0, 3), (1, 2)):
+            assert activations(config, plan, stage) == in_flight * kept + again + batches + mask
+
+
 def test_what_a_stage_keeps_with_sequence_parallel():
     """Its own tokens of what comes in, and of what goes into the final norm."""
     staged = dict(pipeline=3, micro_batch_num=8, tensor=2)

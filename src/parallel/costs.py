@@ -143,18 +143,21 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     """Bytes that a rank of a stage keeps for its backward pass, at most: an estimate.
 
     The batches of a step: ids, positions, masks of bytes. One micro-batch's tensors. In a pipeline but for its last
-    stage also what came into the stage with each micro-batch in flight, from which its layers are computed again.
+    stage also what came into the stage with each micro-batch in flight, from which its layers are computed again; where
+    the compiler makes the pipeline, it keeps the tensors of each of them.
     """
     model, layers = config.model, plan.layers(stage)
     of_layers = [layer_activations(config, layer) for layer in layers]
     own_tokens = _hidden_bytes(config) // _token_parts(config)
+    in_flight = min(plan.pipeline - stage, config.micro_steps)
+    kept, computed_again = sum(of_layers), 0
     if config.parallel.recompute:
         sliced = sliced_sums(config, plan, stage)
-        total = (2 * len(layers) - sliced) * own_tokens + sliced * own_tokens // plan.tensor + max(of_layers)
+        kept = (2 * len(layers) - sliced) * own_tokens + sliced * own_tokens // plan.tensor
         if not config.is_semi_auto:
-            total += 2 * len(layers) * _hidden_bytes(config)  # both LayerNorms' outputs
-    else:
-        total = sum(of_layers)
+            kept += 2 * len(layers) * _hidden_bytes(config)  # both LayerNorms' outputs
+        computed_again = max(of_layers)
+    total = (in_flight if config.is_semi_auto else 1) * kept + computed_again
     total += config.micro_steps * _tokens(config) * (2 * INT32 + model.seq_length)
     total += _tokens(config) * model.seq_length * ITEM_SIZE[model.softmax_compute_dtype]  # what masks add to scores
     last = plan.pipeline - 1
@@ -164,8 +167,8 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
         final_norm_query_and_head = own_tokens + 2 * _hidden_bytes(config)
         logits_and_gradient = 2 * _tokens(config) * model.vocab_size * FLOAT32 // plan.vocab_parts
         total += final_norm_query_and_head + logits_and_gradient
-    elif stage > 0:
-        total += min(plan.pipeline - stage, config.micro_steps) * own_tokens
+    elif stage > 0 and not config.is_semi_auto:
+        total += in_flight * own_tokens
     return total
 
 
