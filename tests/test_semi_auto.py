@@ -132,6 +132,8 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
      "parallel.backend semi_auto has no pipeline for a model with experts"),
     (["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"],
      "parallel.recompute_slice_activation are parallel.backend semi_auto's, which this run is not"),
+    (["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation", "--dry_run",
+      "--parallel.micro_batch_interleaved=2", "--parallel.micro_batch_num=2"], "in steps of one micro-batch alone, as"),
     (["--parallel.data=6", "--parallel.backend=semi_auto"], "on 1, 2, 4 or a multiple of 8 ranks"),
     (["--parallel.tensor=2", "--parallel.backend=semi_auto"], "--dry_run compiles it, parallel.backend explicit runs"),
 ])
