@@ -249,6 +249,7 @@ class ParallelConfig:
         world_size: Ranks of the run; as many as the next four numbers make when not given.
         data: Replicas of the model, each with data of its own; what the others leave of world_size when not given.
         tensor: Parts that heads, feed-forward units and the vocabulary are cut into.
+        vocab_parallel: Cut the vocabulary, too; without, each of those parts has the whole word table (word_emb_dp).
         pipeline: Stages that the layers are spread over.
         expert: Parts that the experts of an MoE layer are spread over; each has data of its own as well.
         optimizer_shard: Each replica keeps only its part of the optimizer's moments (ZeRO-1).
@@ -256,6 +257,7 @@ class ParallelConfig:
         sequence_parallel: Between tensor-parallel parts, LayerNorms and dropouts each work on their own tokens.
         recompute: Recompute each layer's activations in the backward pass, to save a device's memory. On a CPU it runs
             but saves none, and the compiled kernels are not used.
+        recompute_slice_activation: Of what recompute keeps, each tensor-parallel rank keeps its part alone (semi_auto).
         optimizer_offload: Moments and their update stay in the host's memory ("heterogeneous" training on Ascend).
     """
 
@@ -269,12 +271,14 @@ class ParallelConfig:
     world_size: Optional[int] = None
     data: Optional[int] = None
     tensor: int = 1
+    vocab_parallel: bool = True
     pipeline: int = 1
     expert: int = 1
     optimizer_shard: bool = False
     micro_batch_num: int = 1
     sequence_parallel: bool = False
     recompute: bool = False
+    recompute_slice_activation: bool = False
     optimizer_offload: bool = False
 
     def __post_init__(self) -> None:
@@ -294,6 +298,11 @@ class ParallelConfig:
                  f"{_next_multiple(self.world_size, others)} ranks would fit the last three")
         _require(not self.sequence_parallel or self.tensor > 1,
                  "parallel.sequence_parallel needs parallel.tensor of 2 or more: it spreads tokens over its parts")
+
+        _require(not self.recompute_slice_activation or (self.recompute and self.tensor > 1 and
+                                                         not self.sequence_parallel),
+                 "parallel.recompute_slice_activation needs parallel.recompute, and parallel.tensor of 2 or more "
+                 "without parallel.sequence_parallel, which shares activations out by itself")
 
     @property
     def uses_cpu_kernels(self) -> bool:
@@ -376,8 +385,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         model, parallel = self.model, self.parallel
         tensor, stages = parallel.tensor, parallel.pipeline
+        vocabulary = ["vocab_size"] if parallel.vocab_parallel else []
         sequence = ["seq_length"] if parallel.sequence_parallel else []
-        for name in ["num_heads", "ffn_hidden_size", "vocab_size", *sequence]:
+        for name in ["num_heads", "ffn_hidden_size", *vocabulary, *sequence]:
             size = getattr(model, name)
             fitting = max(part for part in range(1, tensor + 1) if size % part == 0)
             _require(size % tensor == 0,
@@ -467,9 +477,15 @@ class TrainConfig(RunConfig):
         _require(training.batch_size % parallel.micro_batch_interleaved == 0,
                  f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
                  f"training.batch_size {training.batch_size}")
-        _require(self.is_semi_auto or self.dry_run or parallel.micro_batch_interleaved * parallel.fusion_groups == 1,
-                 "parallel.micro_batch_interleaved and parallel.fusion_groups are parallel.backend semi_auto's, which "
-                 "this run is not")
+        of_semi_auto = parallel.micro_batch_interleaved * parallel.fusion_groups > 1 or (
+            parallel.recompute_slice_activation)
+        _require(self.is_semi_auto or self.dry_run or not of_semi_auto,
+                 "parallel.micro_batch_interleaved, parallel.fusion_groups and parallel.recompute_slice_activation are "
+                 "parallel.backend semi_auto's, which this run is not")
+        both = parallel.recompute_slice_activation and parallel.micro_batch_interleaved > 1
+        _require(not both or self.micro_steps == 1,
+                 "parallel.recompute_slice_activation goes with parallel.micro_batch_interleaved in steps of one "
+                 f"micro-batch alone, as MindSpore has it; this run's have {self.micro_steps}: give up one of the two")
         _require(not self.is_semi_auto or parallel.device_target != "CPU" or self.dry_run,
                  "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
                  "--dry_run compiles it, parallel.backend explicit runs")

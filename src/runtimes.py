@@ -257,8 +257,9 @@ def build_runtime(model: PanguAlphaModel, use_past: bool = True, cpu_kernels: bo
         attach_to_model(model)
     relay = None
     if mesh and mesh.plan.world_size > 1:
-        tensor.attach_to_model(model, mesh.group("tensor"))
-        tensor.attach_to_logits(model, mesh.group("tensor"))
+        tensor.attach_to_model(model, mesh.group("tensor"), vocab_parallel=mesh.plan.vocab_parallel)
+        if mesh.plan.vocab_parallel:
+            tensor.attach_to_logits(model, mesh.group("tensor"))
         expert.attach_to_model(model, mesh.group("expert"))
         relay = Relay(mesh, model.config) if mesh.plan.pipeline > 1 else None
     if not use_past:

@@ -97,7 +97,7 @@ def at_once(of, work):
 def run_config(of):
     """The settings of a run of CONFIG's model under a plan."""
     parallel = ParallelConfig(pipeline=of.pipeline, data=of.data, expert=of.expert, tensor=of.tensor,
-                              optimizer_shard=of.optimizer_shard, recompute=True)
+                              optimizer_shard=of.optimizer_shard, recompute=True, vocab_parallel=of.vocab_parallel)
     return RunConfig(CONFIG, DataConfig(), TrainingConfig(), parallel, GenerationConfig())
 
 

@@ -205,7 +205,8 @@ TWO = plan(tensor=2)
 EIGHT = plan(pipeline=2, data=2, tensor=2, optimizer_shard=True)
 PLANS = [plan(), TWO, EIGHT, plan(pipeline=4), plan(data=3), plan(data=2, expert=2, optimizer_shard=True),
          plan(expert=4, tensor=2), plan(pipeline=2, data=2, expert=2, tensor=2, optimizer_shard=True),
-         plan(pipeline=3, tensor=4), plan(pipeline=2, data=4, optimizer_shard=True)]
+         plan(pipeline=3, tensor=4), plan(pipeline=2, data=4, optimizer_shard=True),
+         plan(pipeline=2, data=2, tensor=2, optimizer_shard=True, vocab_parallel=False)]
 PAIRS = random.Random(0).sample([(a, b) for a in PLANS for b in PLANS], 16)
 
 

@@ -102,6 +102,7 @@ EXECUTED = {
     "dp2 with ZeRO": (dict(data=2, optimizer_shard=True), {}),
     "tp2": (dict(tensor=2), {}),
     "tp2 x pp2": (dict(tensor=2, pipeline=2, micro_batch_num=2), {}),
+    "tp2, the word table whole": (dict(tensor=2, vocab_parallel=False), dict(vocab_size=47)),
     "experts over ep2 x tp2": (dict(expert=2, tensor=2), dict(num_experts=4)),
     "all at once, half precision": (
         dict(data=2, expert=2, tensor=2, pipeline=2, micro_batch_num=2, optimizer_shard=True),
@@ -134,7 +135,7 @@ def random_config(seed):
     tensor, expert, pipeline = draw.choice([1, 2, 4]), draw.choice([1, 2]), draw.randint(1, 3)
     parallel = dict(tensor=tensor, expert=expert, pipeline=pipeline, data=draw.randint(1, 3), micro_batch_num=3,
                     optimizer_shard=draw.random() < 0.7, sequence_parallel=tensor > 1 and draw.random() < 0.5,
-                    recompute=draw.random() < 0.5)
+                    recompute=draw.random() < 0.5, vocab_parallel=draw.random() < 0.7)
     model = dict(num_layers=draw.randint(3, 6), num_experts=2 * expert * draw.randint(expert - 1, 1),
                  dropout_rate=draw.choice([0.0, 0.1]), param_init_dtype=draw.choice(["float32", "float16"]))
     return config_of(parallel, model)
@@ -216,10 +217,36 @@ def test_what_a_stage_keeps():
     one = config_of()
     assert activations(one, Plan.of(one.parallel, one.model), 0) == 3 * layer + mask + top
     recomputed = config_of(dict(recompute=True))
-    assert activations(recomputed, Plan.of(recomputed.parallel, one.model), 0) == 2 * 3 * HIDDEN + layer + mask + top
+    kept = (2 + 2) * 3 * HIDDEN
+    assert activations(recomputed, Plan.of(recomputed.parallel, one.model), 0) == kept + layer + mask + top
     staged = config_of(dict(pipeline=3, micro_batch_num=8))
     kept = [activations(staged, Plan.of(staged.parallel, staged.model), stage) for stage in range(3)]
     assert [of_stage - layer - mask - 7 * batch for of_stage in kept] == [0, 2 * HIDDEN, top]
+
+
+def test_what_the_compiler_keeps_to_compute_the_rest_again():
+    """Of 4 layers no LayerNorm's output; and sliced, half of each second LayerNorm's input on each tensor rank, and of
+    several micro-batches also of the inputs of blocks 1 and 2: the query layer's comes from the last LayerNorm."""
+    def kept(**settings):
+        config = config_of(dict(tensor=2, recompute=True, micro_batch_num=2) | settings, dict(num_layers=4))
+        return activations(config, Plan.of(config.parallel, config.model), 0)
+
+    compiled = dict(device_target="Ascend")
+    sliced = compiled | dict(recompute_slice_activation=True)
+    assert kept() - kept(**compiled) == 2 * 4 * HIDDEN
+    assert kept(**compiled) - kept(**sliced) == (4 + 2) * HIDDEN // 2
+    assert kept(**compiled, micro_batch_num=1) - kept(**sliced, micro_batch_num=1) == 4 * HIDDEN // 2
+
+
+def test_the_compiler_s_pipeline_keeps_each_micro_batch_in_flight():
+    """Three on the first of three stages, one on the last; with recompute of each a layer's two inputs."""
+    parallel = dict(pipeline=3, micro_batch_num=8, device_target="Ascend", world_size=24, data=8)
+    layer, batches, mask = layer_activations(config_of(), 0), 8 * 2 * 16 * (4 + 4 + 16), 2 * 16 * 16 * 4
+    for recompute, kept, again in ((False, layer, 0), (True, 2 * HIDDEN, layer)):
+        config = config_of(parallel | dict(recompute=recompute))
+        plan = Plan.of(config.parallel, config.model)
+        for stage, in_flight in ((0, 3), (1, 2)):
+            assert activations(config, plan, stage) == in_flight * kept + again + batches + mask
 
 
 def test_what_a_stage_keeps_with_sequence_parallel():
@@ -241,6 +268,20 @@ def test_tensor_parallel_sends():
                                 ("tensor", "AllGather", 2): 2 * number_a_token}
     twice = payloads(config_of(dict(tensor=2), accumulation_steps=2))
     assert twice == {key: 2 * payload for key, payload in payloads(config).items()}
+
+
+def test_a_whole_vocabulary_is_held_and_sends_nothing():
+    """All 48 words, not 24, and their logits; of the sums those of the layers and of the queries' gradient are left.
+    With sequence parallel the head's input is gathered, and has no sum of gradients."""
+    parts, whole = (config_of(dict(tensor=2, vocab_parallel=cut)) for cut in (True, False))
+    assert held_by(whole)[0] - held_by(parts)[0] == 24 * 32
+    plan = Plan.of(whole.parallel, whole.model)
+    logits = 2 * 2 * 16 * 48 * 4
+    assert activations(whole, plan, 0) - activations(parts, Plan.of(parts.parallel, parts.model), 0) == logits // 2
+    assert payloads(whole) == {("tensor", "AllReduce", 2): (4 * 3 + 1) * HIDDEN}
+    assert payloads(config_of(dict(tensor=2, sequence_parallel=True, vocab_parallel=False))) == {
+        ("tensor", "AllReduce", 2): HIDDEN + 4 * (3 * 6 * 32 + 64), ("tensor", "ReduceScatter", 2): 12 * HIDDEN,
+        ("tensor", "AllGather", 2): 14 * HIDDEN}
 
 
 def test_experts_add_up_their_own_rows():

@@ -99,7 +99,10 @@ def test_a_rank_that_is_not_there(rank):
 def test_the_plan_of_a_configuration():
     parallel = ParallelConfig(world_size=24, tensor=2, pipeline=3, expert=2, optimizer_shard=True)
     assert Plan.of(parallel, PanguAlphaConfig(**SMALL)) == Plan(3, 2, 2, 2, True, 3)
+    whole = ParallelConfig(tensor=2, vocab_parallel=False)
+    assert Plan.of(whole, PanguAlphaConfig(**SMALL)) == Plan(tensor=2, num_layers=3, vocab_parallel=False)
     assert ParallelConfig(data=2, tensor=4).world_size == 8
+    train_config(dict(vocab_size=53), {}, dict(tensor=2, vocab_parallel=False))  # 53 need not divide
 
 
 @pytest.mark.parametrize("settings, told", [
@@ -109,6 +112,8 @@ def test_the_plan_of_a_configuration():
     (dict(world_size=2, tensor=4), r"makes 4 ranks, but parallel.world_size is 2; 4 ranks would fit"),
     (dict(tensor=0), "parallel.tensor is 0; it must be at least 1"),
     (dict(micro_batch_num=0), "parallel.micro_batch_num is 0"),
+    (dict(tensor=2, recompute_slice_activation=True), "recompute_slice_activation needs parallel.recompute, and"),
+    (dict(recompute=True, recompute_slice_activation=True), "slice_activation .* parallel.tensor of 2 or more without"),
     (dict(data=2, sequence_parallel=True), "sequence_parallel needs parallel.tensor of 2 or more"),
 ])
 def test_impossible_meshes(settings, told):

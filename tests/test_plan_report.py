@@ -42,6 +42,8 @@ def test_one_rank():
     assert "batch   1,024 tokens a step = 1" in report and "bubble  0.0%" in report
     assert rows(report, "Stages")[1] == ["0", "0", "embedding, blocks 0-1, query layer, head", "883,840"]
     assert report.endswith("Communication: none, by a single rank")
+    whole = describe(config_of("--mode=tiny", "--parallel.tensor=2", "--parallel.vocab_parallel=false"))
+    assert "\n        with the whole word table on each tensor rank\n" in whole
 
 
 def test_all_ranks_of_a_small_plan():

@@ -22,6 +22,7 @@ from src.pangu_alpha_config import (
     TrainingConfig,
 )
 from src.parallel.plan import Plan
+from src.parallel.recompute import recompute_layers
 from src.parallel.semi_auto import annotate, annotate_model
 from src.parallel.semi_auto_runtime import SemiAutoNextLogits, make_caches
 from src.parallel.semi_auto_step import Objective, SemiAutoStepper, build_train_step
@@ -46,11 +47,12 @@ def test_annotated_logits_loss_and_gradients_are_the_peer_s(golden_model, golden
         assert error < (1e-6 if is_key_bias(parameter.name) else 1e-4 * largest(expected)), parameter.name
 
 
-@pytest.mark.parametrize("changes", [dict(dropout_rate=0.2, hidden_act="gelu"),
-                                     dict(num_layers=2, num_experts=4, expert_top_k=2, capacity_factor=0.5,
-                                          dropout_rate=0.1)], ids=str)
-def test_annotations_change_nothing(changes):
-    """The same masks, places and losses, and gradients but for rounding, as before."""
+@pytest.mark.parametrize("changes, recompute", [
+    (dict(dropout_rate=0.2, hidden_act="gelu"), True),
+    (dict(num_layers=2, num_experts=4, expert_top_k=2, capacity_factor=0.5, dropout_rate=0.1), False)], ids=str)
+def test_annotations_change_nothing(changes, recompute):
+    """The same masks, places and losses, and gradients but for rounding, as before; also where much is computed again
+    (of one rank, nothing that is kept is sliced)."""
     model, _ = random_model(seed=5, **changes)
     network = PanguAlphaWithLoss(model.config, model)
     ids = random_ids(3, model.config)
@@ -66,6 +68,8 @@ def test_annotations_change_nothing(changes):
 
     loss, gradients = results()
     annotate(network, ONE_DEVICE)
+    if recompute:
+        recompute_layers(model, norms=True, slice_activation=True)
     annotated_loss, annotated_gradients = results()
     assert annotated_loss == pytest.approx(loss, rel=1e-6)
     for parameter, before, after in zip(parameters, gradients, annotated_gradients, strict=True):
@@ -126,6 +130,10 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
     (["--model.num_experts=4", "--parallel.expert=3"], "parallel.expert 3 does not divide model.num_experts 4; 2 does"),
     (["--model.num_experts=4", "--parallel.pipeline=2", "--parallel.micro_batch_num=2", "--parallel.backend=semi_auto"],
      "parallel.backend semi_auto has no pipeline for a model with experts"),
+    (["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"],
+     "parallel.recompute_slice_activation are parallel.backend semi_auto's, which this run is not"),
+    (["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation", "--dry_run",
+      "--parallel.micro_batch_interleaved=2", "--parallel.micro_batch_num=2"], "in steps of one micro-batch alone, as"),
     (["--parallel.data=6", "--parallel.backend=semi_auto"], "on 1, 2, 4 or a multiple of 8 ranks"),
     (["--parallel.tensor=2", "--parallel.backend=semi_auto"], "--dry_run compiles it, parallel.backend explicit runs"),
 ])

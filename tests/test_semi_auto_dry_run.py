@@ -48,12 +48,44 @@ def test_every_kind_of_rank_is_as_planned():
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--parallel.optimizer_shard"],
                                    ["--parallel.optimizer_shard", "--model.vocab_size=2002"],  # rows that don't divide
+                                   ["--parallel.optimizer_shard", "--parallel.vocab_parallel=false"],
                                    ["--parallel.recompute"], ["--parallel.sequence_parallel"],
+                                   ["--parallel.recompute", "--parallel.recompute_slice_activation"],
                                    ["--parallel.micro_batch_interleaved=2", "--parallel.fusion_groups=3"]], ids=str)
 def test_every_rank_of_eight_is_as_planned(flags):
     status, output, errors = dry_run(*SPREAD, *flags, "--rank=all")
     assert status == 0, errors
     assert len(planned(output)) == 8
+
+
+def test_a_whole_vocabulary_is_as_planned():
+    """Among 2: 12 sums in the layers, none of the embedding and of a row's loss; 3 of the losses of both replicas, and
+    gradients of 10 parameters a layer. Among 4: gradients of 6 parameters a layer, three tables and the last LayerNorm;
+    and the norm."""
+    status, output, errors = dry_run("--parallel.tensor=2", "--parallel.data=2", "--parallel.vocab_parallel=false",
+                                     "--model.vocab_size=2001", "--rank=3")
+    assert status == 0, errors
+    assert planned(output) == [(167, 69)] and "45 AllReduce among 2" in output and "24 AllReduce among 4" in output
+
+
+def test_recomputed_activations_are_gathered_from_the_ranks_that_keep_their_slices():
+    """What goes into the second LayerNorm of three layers, 8 x 128 tokens of 128 float32 numbers each."""
+    recompute = ["--parallel.tensor=2", "--parallel.recompute"]
+    plain, sliced = dry_run(*recompute), dry_run(*recompute, "--parallel.recompute_slice_activation")
+    assert plain[0] == sliced[0] == 0, sliced[2]
+    assert planned(sliced[1])[0][1] == planned(plain[1])[0][1] + 3
+    assert "AllGather" not in plain[1] and "3 AllGather among 2 (1.5 MiB)" in sliced[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--parallel.recompute"], ["--parallel.micro_batch_interleaved=2"],
+                                   ["--parallel.recompute", "--parallel.recompute_slice_activation",
+                                    "--parallel.micro_batch_num=2", "--model.dropout_rate=0.1"]], ids=str)
+def test_experts_of_several_layers_are_as_planned(flags):
+    status, output, errors = dry_run("--model.num_experts=4", "--model.expert_interval=1", "--parallel.expert=2",
+                                     "--parallel.data=2", "--parallel.tensor=2", *flags)
+    assert status == 0, errors + output
+    assert planned(output)
 
 
 def test_experts_are_as_planned():
@@ -70,9 +102,11 @@ def test_generation_is_as_planned():
     assert planned(output) == [(63, 8)] * 2  # AllReduces: the embedding, two a layer; an AllGather of the logits
 
 
-def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path):
+@pytest.mark.parametrize("flags", [
+    [], pytest.param(["--parallel.vocab_parallel=false"], marks=pytest.mark.slow)], ids=str)
+def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
     """Ranks of both stages get the parts that their layouts say, and the strategy file says the same of all."""
-    config = parse(TrainConfig, "train.py", ["--mode=tiny", *SPREAD, "--parallel.optimizer_shard",
+    config = parse(TrainConfig, "train.py", ["--mode=tiny", *SPREAD, *flags, "--parallel.optimizer_shard",
                                              f"--training.output={tmp_path}"])
     model = PanguAlphaModel(config.model)
     whole = random_weights(model)
@@ -90,7 +124,7 @@ def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path):
         assert set(held) == {name for name in whole if stage in sharding.stages(name, plan)}
         for name, values in held.items():
             box = sharding.optimizer_box(name, whole[name].shape, plan, plan.coordinates(rank))
-            if sharding.tensor_axis(name) is None and rank == 5:
+            if sharding.tensor_axis(name, plan.vocab_parallel) is None and rank == 5:
                 # Rows of what is whole on tensor-parallel ranks are shared out over these: rank 5 has the second half.
                 box = sharding.Box.whole(whole[name].shape).part(0, 1, 2)
             np.testing.assert_array_equal(values, whole[name][box.index], err_msg=name)

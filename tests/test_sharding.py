@@ -31,7 +31,8 @@ def draw_case(seed):
                              num_heads=4, ffn_hidden_size=4 * draw.randint(1, 5), seq_length=draw.randint(2, 6),
                              eod_token=1, num_experts=expert * draw.randint(expert - 1, 2),
                              expert_interval=draw.randint(1, 2))
-    return model, Plan(pipeline, draw.randint(1, 3), expert, tensor, draw.random() < 0.7, model.num_layers)
+    return model, Plan(pipeline, draw.randint(1, 3), expert, tensor, draw.random() < 0.7, model.num_layers,
+                       draw.random() < 0.7)
 
 
 CASES = [draw_case(seed) for seed in range(40)]
@@ -41,6 +42,7 @@ def test_the_drawn_cases_cover_all_kinds():
     assert {plan.tensor for _, plan in CASES} == {1, 2, 4} and {plan.expert for _, plan in CASES} == {1, 2}
     assert {plan.pipeline for _, plan in CASES} == {1, 2, 3, 4} and {plan.optimizer_shard for _, plan in CASES} == {
         True, False}
+    assert {(plan.tensor, plan.vocab_parallel) for _, plan in CASES} >= {(2, True), (2, False), (4, True), (4, False)}
     assert any(model.num_experts for model, _ in CASES)
 
 
@@ -76,6 +78,15 @@ def test_parameter_shapes_are_those_of_the_model_in_its_order(changes):
 def test_what_tensor_parallel_slices(name, axis):
     """Column parallel into heads and hidden units, row parallel out of them (Megatron-LM, section 3)."""
     assert tensor_axis(name) == axis
+
+
+def test_a_whole_vocabulary_is_on_each_tensor_rank():
+    assert tensor_axis(WORD_TABLE, vocab_parallel=False) is None
+    plan = Plan(data=2, tensor=2, optimizer_shard=True, vocab_parallel=False)
+    assert box(WORD_TABLE, (7, 4), plan, plan.coordinates(3)) == Box((0, 0), (7, 4))
+    assert optimizer_box(WORD_TABLE, (8, 4), plan, plan.coordinates(3)) == Box((4, 0), (8, 4)), "rows of replica 1"
+    name = "backbone.blocks.0.output.mapping.bias"
+    assert tensor_axis(name, vocab_parallel=False) == tensor_axis(name) == 0
 
 
 def test_stages_by_hand():
@@ -125,12 +136,12 @@ def test_boxes_cover_each_parameter_once_a_replica(model, plan):
                 counts[part.index] += 1
                 which, many = replicas(name, plan, at)
                 replicas_of_part.setdefault((part, at.tensor), []).append(which)
-            whole_on_tensor_ranks = 1 if tensor_axis(name) is not None else plan.tensor
+            is_cut = tensor_axis(name, plan.vocab_parallel) is not None
+            whole_on_tensor_ranks = 1 if is_cut else plan.tensor
             assert (counts == many * whole_on_tensor_ranks).all(), name
             assert all(sorted(seen) == list(range(many)) for seen in replicas_of_part.values()), name
             parts = len({part for part, _ in replicas_of_part})
-            assert parts == (plan.tensor if tensor_axis(name) is not None else 1) * (
-                plan.expert if is_expert(name) else 1)
+            assert parts == (plan.tensor if is_cut else 1) * (plan.expert if is_expert(name) else 1)
 
 
 @pytest.mark.parametrize("model, plan", CASES)

@@ -143,12 +143,21 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     """Bytes that a rank of a stage keeps for its backward pass, at most: an estimate.
 
     The batches of a step: ids, positions, masks of bytes. One micro-batch's tensors. In a pipeline but for its last
-    stage also what came into the stage with each micro-batch in flight, from which its layers are computed again.
+    stage also what came into the stage with each micro-batch in flight, from which its layers are computed again; where
+    the compiler makes the pipeline, it keeps the tensors of each of them.
     """
     model, layers = config.model, plan.layers(stage)
     of_layers = [layer_activations(config, layer) for layer in layers]
     own_tokens = _hidden_bytes(config) // _token_parts(config)
-    total = 2 * len(layers) * own_tokens + max(of_layers) if config.parallel.recompute else sum(of_layers)
+    in_flight = min(plan.pipeline - stage, config.micro_steps)
+    kept, computed_again = sum(of_layers), 0
+    if config.parallel.recompute:
+        sliced = sliced_sums(config, plan, stage)
+        kept = (2 * len(layers) - sliced) * own_tokens + sliced * own_tokens // plan.tensor
+        if not config.is_semi_auto:
+            kept += 2 * len(layers) * _hidden_bytes(config)  # both LayerNorms' outputs
+        computed_again = max(of_layers)
+    total = (in_flight if config.is_semi_auto else 1) * kept + computed_again
     total += config.micro_steps * _tokens(config) * (2 * INT32 + model.seq_length)
     total += _tokens(config) * model.seq_length * ITEM_SIZE[model.softmax_compute_dtype]  # what masks add to scores
     last = plan.pipeline - 1
@@ -156,11 +165,22 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
         total += _tokens(config) * model.hidden_size * FLOAT32  # the embedding's mask
     if stage == last:
         final_norm_query_and_head = own_tokens + 2 * _hidden_bytes(config)
-        logits_and_gradient = 2 * _tokens(config) * model.vocab_size * FLOAT32 // plan.tensor
+        logits_and_gradient = 2 * _tokens(config) * model.vocab_size * FLOAT32 // plan.vocab_parts
         total += final_norm_query_and_head + logits_and_gradient
-    elif stage > 0:
-        total += min(plan.pipeline - stage, config.micro_steps) * own_tokens
+    elif stage > 0 and not config.is_semi_auto:
+        total += in_flight * own_tokens
     return total
+
+
+def sliced_sums(config: RunConfig, plan: Plan, stage: int) -> int:
+    """Of what the layers of a stage keep of a micro-batch, and compute the rest from, how many tensors tensor-parallel
+    ranks share out, as MindSpore's compiler does it: what goes into each second LayerNorm; and into each first one
+    where that is another block's result, if several micro-batches have one graph."""
+    if not config.parallel.recompute_slice_activation:
+        return 0
+    layers = plan.layers(stage)
+    blocks = [layer for layer in layers[1:] if layer < plan.num_layers - 1]
+    return len(layers) + (len(blocks) if config.micro_steps > 1 else 0)
 
 
 def layer_activations(config: RunConfig, layer: int) -> int:
@@ -227,20 +247,25 @@ def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter
     dense = [layer for layer in layers if not model.has_experts(layer)]
     with_experts = len(layers) - len(dense)
     row = model.hidden_size * _sent_item_size(config)
-    if first:
+    if first and plan.vocab_parallel:
         payload["AllReduce"] += (1 if last else 2) * tokens * model.hidden_size * FLOAT32  # words, forward
     if last:
-        payload["AllReduce"] += tokens * row + 2 * tokens * FLOAT32  # the queries' gradient; the loss
+        payload["AllReduce"] += tokens * row  # the queries' gradient
+    if last and plan.vocab_parallel:
+        payload["AllReduce"] += 2 * tokens * FLOAT32  # the loss
         payload["AllGather"] += plan.tensor * tokens * FLOAT32  # largest logits
     payload["AllReduce"] += passes * with_experts * config.training.batch_size * _expert_places(config) * row
-    # Attention and feed-forward layers take a sum in each pass, the head only backwards. A forward pass computed again
-    # leaves out a layer's last sum, if nothing after it is computed again and no router's gradient needs it.
-    sums = passes * (len(layers) + len(dense)) + last
+    # Attention and feed-forward layers take a sum in each pass; the head, of its part of the vocabulary, backwards. A
+    # forward pass computed again leaves out a layer's last sum, if nothing after it is computed again and no router's
+    # gradient needs it.
+    of_head = last and plan.vocab_parallel
+    sums = passes * (len(layers) + len(dense)) + of_head
     left_out = config.parallel.recompute * len(dense) + (not last and layers[-1] in dense)
     if config.parallel.sequence_parallel:
         payload["ReduceScatter"] += (sums - left_out) * tokens * row
-        # Each sum's counterpart; a router's input, or its gradient; backwards the embedding's gradient.
-        payload["AllGather"] += (sums + passes * with_experts + first) * tokens * row
+        # Each sum's counterpart; a router's input, or its gradient; backwards the embedding's gradient; what goes
+        # into a head of all words.
+        payload["AllGather"] += (sums + passes * with_experts + first + last - of_head) * tokens * row
     else:
         payload["AllReduce"] += (sums - left_out) * tokens * row
     return payload

@@ -42,6 +42,7 @@ class Plan:
         tensor: Parts of heads, feed-forward units and vocabulary.
         optimizer_shard: Each replica keeps and updates only its part of the moments (ZeRO-1).
         num_layers: Of the model, the query layer counted.
+        vocab_parallel: Whether tensor parallel cuts the vocabulary; else each part has all of it.
     """
 
     pipeline: int = 1
@@ -50,17 +51,23 @@ class Plan:
     tensor: int = 1
     optimizer_shard: bool = False
     num_layers: int = 2
+    vocab_parallel: bool = True
 
     @classmethod
     def of(cls, parallel: ParallelConfig, model: PanguAlphaConfig) -> "Plan":
         """The plan of a checked configuration."""
         return cls(parallel.pipeline, parallel.data, parallel.expert, parallel.tensor, parallel.optimizer_shard,
-                   model.num_layers)
+                   model.num_layers, parallel.vocab_parallel)
 
     @property
     def world_size(self) -> int:
         """Ranks of the run."""
         return self.pipeline * self.data * self.expert * self.tensor
+
+    @property
+    def vocab_parts(self) -> int:
+        """Parts of the vocabulary, each on one of the tensor-parallel ranks."""
+        return self.tensor if self.vocab_parallel else 1
 
     @property
     def data_ranks(self) -> int:

@@ -23,8 +23,11 @@ def _summary(config: RunConfig, plan: Plan) -> str:
     model, training, parallel = config.model, config.training, config.parallel
     experts = f", {model.num_experts} experts every {model.expert_interval} layers" if model.num_experts else ""
     tokens = plan.data_ranks * config.micro_steps * training.batch_size * model.seq_length
-    switched_on = ", ".join(name for name in ("optimizer_shard", "sequence_parallel", "recompute", "optimizer_offload")
-                            if getattr(parallel, name))
+    switched_on = [name for name in ("optimizer_shard", "sequence_parallel", "recompute", "recompute_slice_activation",
+                                "optimizer_offload")
+                   if getattr(parallel, name)]
+    if plan.vocab_parts < plan.tensor:
+        switched_on.append("the whole word table on each tensor rank")
     return "\n".join([
         f"model   {model.num_parameters:,} parameters: {model.num_layers} layers (the query layer counted), "
         f"hidden size {model.hidden_size}, {model.num_heads} heads,",
@@ -32,7 +35,7 @@ def _summary(config: RunConfig, plan: Plan) -> str:
         f"{model.compute_dtype}",
         f"world   {plan.world_size} ranks = {plan.pipeline} pipeline (pp) x {plan.data} data (dp) x {plan.expert} "
         f"expert (ep) x {plan.tensor} tensor (tp)",
-        *([f"        with {switched_on}"] if switched_on else []),
+        *([f"        with {', '.join(switched_on)}"] if switched_on else []),
         f"batch   {tokens:,} tokens a step = {plan.data_ranks} ranks with data of their own x {config.micro_steps} "
         f"micro-batches x {training.batch_size} sequences x {model.seq_length}",
         f"bubble  {bubble(plan.pipeline, config.micro_steps):.1%} of a step = ({plan.pipeline} stages - 1) / "

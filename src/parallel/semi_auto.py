@@ -48,7 +48,7 @@ def annotate(network: PanguAlphaWithLoss, plan: Plan, sequence_parallel: bool = 
     annotate_model(model, plan, sequence_parallel)
     data = plan.data_ranks
     network.slice = ops.Slice().shard(((data, 1),))
-    network.cross_entropy = CrossEntropy(data, plan.tensor)
+    network.cross_entropy = CrossEntropy(data, plan.vocab_parts)
     network.not_equal = ops.NotEqual().shard(((data, 1), ()))
     network.cast = Pointwise(ops.Cast, data, operands=1)
     network.mul = Pointwise(ops.Mul, data)
@@ -63,7 +63,7 @@ def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool =
     width = model.config.seq_length
     for _, cell in list(model.cells_and_names()):
         if isinstance(cell, EmbeddingTable):
-            parts = tensor if cell.embedding_table.name == WORD_TABLE else 1
+            parts = plan.vocab_parts if cell.embedding_table.name == WORD_TABLE else 1
             cell.gather = ops.Gather().shard(((parts, 1), (data,)), ((data, 1),))
         elif isinstance(cell, LayerNorm):
             cell.normalize = Normalize(cell.normalize.epsilon, rows)
@@ -83,8 +83,8 @@ def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool =
     backbone.expand_dims = ops.ExpandDims().shard(((data, 1, 1),))
     backbone.cast = Pointwise(ops.Cast, data, operands=1)
     backbone.sub, backbone.mul = Pointwise(ops.Sub, data), Pointwise(ops.Mul, data)
-    model.head.matmul = ops.MatMul(transpose_b=True).shard(((data, 1), (tensor, 1)))
-    model.head.cast = Pointwise(ops.Cast, data, tensor, operands=1)
+    model.head.matmul = ops.MatMul(transpose_b=True).shard(((data, 1), (plan.vocab_parts, 1)))
+    model.head.cast = Pointwise(ops.Cast, data, plan.vocab_parts, operands=1)
     if plan.pipeline > 1:
         _stages(model, plan)
 

@@ -174,7 +174,7 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
     network = PanguAlphaWithLoss(config.model, model)
     annotate(network, plan, config.parallel.sequence_parallel)
     if config.parallel.recompute:
-        recompute_layers(model)
+        recompute_layers(model, norms=True, slice_activation=config.parallel.recompute_slice_activation)
     parameters, several = model.trainable_params(), config.micro_steps > 1
     stage = plan.coordinates(rank).pipeline
     own = [i for i, parameter in enumerate(parameters) if stage in sharding.stages(parameter.name, plan)]

@@ -79,8 +79,10 @@ class Box:
                    tuple(e - o for e, o in zip(self.end, outer.begin, strict=True)))
 
 
-def tensor_axis(name: str) -> int | None:
+def tensor_axis(name: str, vocab_parallel: bool = True) -> int | None:
     """The axis of a parameter that tensor parallel slices; None where each rank holds it whole."""
+    if name == WORD_TABLE and not vocab_parallel:
+        return None
     return next((_TENSOR_AXES[end] for end in _ENDS if name.endswith(end)), None)
 
 
@@ -110,7 +112,7 @@ def box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) -> Box:
     part = Box.whole(shape)
     if is_expert(name):
         part = part.part(0, at.expert, plan.expert)
-    axis = tensor_axis(name)
+    axis = tensor_axis(name, plan.vocab_parallel)
     return part if axis is None else part.part(axis, at.tensor, plan.tensor)
 
 

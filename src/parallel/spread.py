@@ -46,8 +46,9 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         attach_to_training(network, apply_gradients)
     if mesh.plan.world_size > 1:
         group = mesh.group("tensor")
-        tensor.attach_to_model(model, group, config.parallel.sequence_parallel)
-        tensor.attach_to_loss(network, group)
+        tensor.attach_to_model(model, group, config.parallel.sequence_parallel, mesh.plan.vocab_parallel)
+        if mesh.plan.vocab_parallel:
+            tensor.attach_to_loss(network, group)
         expert.attach_to_model(model, mesh.group("expert"))
         gradients.attach_to_loss(network, mesh)
         apply_gradients.reduce_gradients = ReduceGradients(layout, config.parallel.sequence_parallel)

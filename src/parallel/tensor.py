@@ -28,7 +28,8 @@ from src.parallel.mesh import Group
 from src.parallel.sharding import WORD_TABLE
 
 
-def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: bool = False) -> None:
+def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: bool = False,
+                    vocab_parallel: bool = True) -> None:
     """Let a model, whose parameters are this rank's slices, compute with the others of its group.
 
     Args:
@@ -36,6 +37,7 @@ def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: boo
         group: The tensor-parallel ranks.
         sequence_parallel: Between the layers' products each rank has only its tokens (arXiv 2205.05198); for texts
             that are as long as the position table, as in training.
+        vocab_parallel: The word table is in parts; without, each rank embeds all words and computes all logits.
     """
     if group.size == 1:
         return
@@ -47,7 +49,7 @@ def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: boo
         return ReduceTokens(group, model.config.seq_length) if sequence_parallel else Reduce(group)
 
     for _, cell in list(model.cells_and_names()):
-        if isinstance(cell, EmbeddingTable) and cell.embedding_table.name == WORD_TABLE:
+        if isinstance(cell, EmbeddingTable) and cell.embedding_table.name == WORD_TABLE and vocab_parallel:
             cell.gather = GatherFromPart(cell.gather, cell.embedding_table.shape[0], group)
         elif isinstance(cell, Embedding) and sequence_parallel:
             cell.cast = Chain(cell.cast, SplitTokens(group, model.config.seq_length))
@@ -74,7 +76,10 @@ def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: boo
         if layer is model.backbone.top_query_layer:
             query = attention.dense1  # its input, of no LayerNorm, is nobody else's
             query.product = BeforeFirst(Copy(group), query.product)
-    model.head.matmul = BeforeFirst(copy(), model.head.matmul)
+    if vocab_parallel:
+        model.head.matmul = BeforeFirst(copy(), model.head.matmul)
+    elif sequence_parallel:
+        model.head.matmul = BeforeFirst(JoinTokens(group, model.config.seq_length), model.head.matmul)
 
 
 def attach_to_loss(network: PanguAlphaWithLoss, group: Group) -> None:

@@ -14,6 +14,7 @@ CASES = {
     "dp2 with ZeRO, 1, pp2": (QUICK["dp2 with ZeRO"], DENSE, [({}, 15), (PP2, 20)]),
     "dp2 x tp2, pp2": (SLOW["dp2 x tp2"], DENSE, [(PP2, 20)]),
     "dp2 x tp2, 1": (SLOW["dp2 x tp2"], DENSE, [({}, 20)]),
+    "tp2 with the word table whole, tp2": (SLOW["tp2, the word table whole"], DENSE, [({"tensor": 2}, 20)]),
     "tp2 x pp2, dp2 with ZeRO": (QUICK["tp2 x pp2"], DENSE, [({"data": 2, "optimizer_shard": True}, 20)]),
     "experts: dp2 x ep2 with ZeRO, pp2, ep2": (SLOW["experts over dp2 x ep2 with ZeRO"], MOE, [(PP2, 15), (EP2, 20)]),
 }

@@ -54,6 +54,7 @@ def command(files, experts, generation, *plan):
     pytest.param(4, TENSOR + PIPELINE, 0, GREEDY, id="tp2 x pp2"),
     *(pytest.param(*values, marks=pytest.mark.slow, id=name) for name, *values in [
         ("tp2", 2, TENSOR, 0, GREEDY),
+        ("tp2, the word table whole", 2, (*TENSOR, "--parallel.vocab_parallel=false"), 0, GREEDY),
         ("pp2", 2, PIPELINE, 0, GREEDY),
         ("beams on tp2 x pp2", 4, TENSOR + PIPELINE, 0, BEAMS),
         ("sampling on tp2", 2, TENSOR, 0, SAMPLING),

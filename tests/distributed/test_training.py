@@ -19,6 +19,12 @@ SLOW = {
     "dp2": Run({"data": 2}),
     "tp2": Run({"tensor": 2}),
     "tp2 with ZeRO": Run({"tensor": 2, "optimizer_shard": True}),
+    "tp2, the word table whole": Run({"tensor": 2, "vocab_parallel": False}),
+    "dp2 x tp2 x pp2 with ZeRO, the word table whole": Run(
+        {"data": 2, "tensor": 2, "pipeline": 2, "optimizer_shard": True, "vocab_parallel": False},
+        DENSE | {"vocab_size": 203}),
+    "tp2 with sequence parallel, the word table whole": Run({"tensor": 2, "sequence_parallel": True,
+                                                             "vocab_parallel": False}),
     "pp2 with LAMB": Run({"pipeline": 2}, training={"optimizer": "lamb"}),
     "dp2 x tp2": Run({"data": 2, "tensor": 2}),
     "dp2 x pp2 with ZeRO": Run({"data": 2, "pipeline": 2, "optimizer_shard": True}),

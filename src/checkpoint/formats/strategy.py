@@ -115,9 +115,10 @@ def require_model(path: Path, config: PanguAlphaConfig) -> None:
         if shape is None or len(shape) != len(layout.axes):
             raise InputError(f"--strategy {path} is of another model: '{name}' with {len(layout.axes)} axes is none of "
                              f"this one's ({config.num_layers} layers, {config.num_experts} experts)")
-        if any(size % parts for size, parts in zip(shape, layout.parts, strict=True)):
-            raise InputError(f"--strategy {path} is of another model: it cuts '{name}' into {list(layout.parts)}, but "
-                             f"this one's is {shape}")
+        parts = (layout.parts[0] * layout.shards, *layout.parts[1:])
+        if any(size % number for size, number in zip(shape, parts, strict=True)):
+            raise InputError(f"--strategy {path} is of another model: it cuts '{name}' into {list(parts)}, but this "
+                             f"one's is {shape}")
     missing = [name for name in shapes if name not in layouts]
     if missing and path.is_dir():
         raise InputError(f"--strategy {path} says nothing of '{missing[0]}': it is of another model, or a stage's file "

@@ -7,7 +7,7 @@ MindSpore.
 from collections import Counter
 
 from src.pangu_alpha_config import RunConfig
-from src.parallel.costs import FLOAT32, ITEM_SIZE, rank_memory
+from src.parallel.costs import FLOAT32, ITEM_SIZE, rank_memory, sliced_sums
 from src.parallel.plan import Plan
 from src.parallel.sharding import WORD_TABLE, Box, box, is_expert, optimizer_box, parameter_shapes, stages, tensor_axis
 
@@ -40,9 +40,11 @@ def inference_messages(plan: Plan) -> Counter[Message]:
     """How often a rank sends, for the graph of a prompt or of a token."""
     if plan.tensor == 1:
         return Counter()
-    return Counter({("AllReduce", plan.tensor, "embedding", "forward"): 1,
-                    **{("AllReduce", plan.tensor, f"layer {layer}", "forward"): 2 for layer in range(plan.num_layers)},
-                    ("AllGather", plan.tensor, "head and loss", "forward"): 1})
+    found = Counter({("AllReduce", plan.tensor, f"layer {layer}", "forward"): 2 for layer in range(plan.num_layers)})
+    if plan.vocab_parallel:
+        found |= {("AllReduce", plan.tensor, "embedding", "forward"): 1,
+                  ("AllGather", plan.tensor, "head and loss", "forward"): 1}
+    return found
 
 
 def updated_box(name: str, shape: tuple[int, ...], plan: Plan, rank: int) -> Box:
@@ -82,23 +84,20 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
         if ranks > 1:
             found[operation, ranks, part, phase] += number
 
-    last_expert_layer = max(filter(config.model.has_experts, plan.layers(at.pipeline)), default=None)
     sums = ("ReduceScatter", "AllGather") if config.parallel.sequence_parallel else ("AllReduce",)
     for phase in ("forward", "backward"):
         for layer in plan.layers(at.pipeline):
             for operation in sums:
                 add(2 * calls, operation, plan.tensor, f"layer {layer}", phase)
-            if config.model.has_experts(layer):
-                add(2 * calls, "AlltoAll", plan.expert, f"layer {layer}", phase)
-                if phase == "forward" or layer == last_expert_layer:
-                    add(calls, "AllReduce", plan.data_ranks, f"layer {layer}", phase)
         if first:
-            add(calls, "AllReduce", plan.tensor, "embedding", phase)
+            add(calls, "AllReduce", plan.vocab_parts, "embedding", phase)
         if last:
             if config.parallel.sequence_parallel:
                 add(calls, "AllGather" if phase == "forward" else "ReduceScatter", plan.tensor, "head and loss", phase)
-            add((3 if phase == "forward" else 2) * calls, "AllReduce", plan.tensor, "head and loss", phase)
+            add((3 if phase == "forward" else 2) * calls, "AllReduce", plan.vocab_parts, "head and loss", phase)
             add((2 if phase == "forward" else 1) * calls, "AllReduce", plan.data_ranks, "head and loss", phase)
+    _of_experts(config, plan, at.pipeline, calls, add)
+    add(calls * sliced_sums(config, plan, at.pipeline), "AllGather", plan.tensor, "activations", "backward")
     for name, shape in parameter_shapes(config.model).items():
         if at.pipeline in stages(name, plan):
             _of_parameter(name, shape, plan, rank, add)
@@ -115,12 +114,25 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
     return found
 
 
+def _of_experts(config: RunConfig, plan: Plan, stage: int, calls: int, add: object) -> None:
+    layers = [layer for layer in plan.layers(stage) if config.model.has_experts(layer)]
+    for layer in layers:
+        for phase in ("forward", "backward"):
+            add(2 * calls, "AlltoAll", plan.expert, f"layer {layer}", phase)
+        add(calls, "AllReduce", plan.data_ranks, f"layer {layer}", "forward")  # of the load-balancing loss
+        if config.parallel.recompute:  # the router's gradient needs what comes back from the experts
+            add(2 * calls, "AlltoAll", plan.expert, f"layer {layer}", "forward")
+            add(calls, "AllReduce", plan.tensor, f"layer {layer}", "forward")
+    if layers:
+        add(config.micro_steps, "AllReduce", plan.data_ranks, f"layer {layers[-1]}", "backward")
+
+
 def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add: object) -> None:
     """Gradients are summed over all ranks with the same slice, those of tensor parallel too: each of these has a share
     of the gradient of what is whole on it. With optimizer_shard, a part of them scatters its sum first."""
     at = plan.coordinates(rank)
     same = plan.data if is_expert(name) else plan.data_ranks
-    if tensor_axis(name) is None:
+    if tensor_axis(name, plan.vocab_parallel) is None:
         same *= plan.tensor
     held, updated = box(name, shape, plan, at), updated_box(name, shape, plan, rank)
     part = _part(name, plan)

@@ -11,6 +11,7 @@ _COLLECTIVE = re.compile(rf"  %\d+\([^=]*\) = (?:PrimFunc_)?({'|'.join(OPERATION
 _PARAMETER = re.compile(r"%para\d+_(\S+): <(?:Ref\[)?Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")
 _TENSOR = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")
 _CALLS = re.compile(r"(?:= call @(\S+?)\(|\[@(?:Partial|FuncUnion)\((.*)\)\]\()")
+SLICED = "recompute_slice_allgather"  # name of the messages that gather an activation of which each rank kept a part
 _SIZES = {"Float32": 4, "Int32": 4, "Float16": 2, "BFloat16": 2, "Bool": 1, "Int64": 8}
 
 
@@ -40,7 +41,7 @@ class Collective:
         operation: One of OPERATIONS.
         ranks: Its group, all ranks of it.
         part: Of the model that it belongs to: "layer 3", "embedding", "head and loss", "pipeline",
-            "batch", "norm", ...
+            "batch", "norm", ...; "activations" of no layer in particular, which were kept in parts.
         phase: forward, backward, weights (rows that ranks share), gradients or update.
         bytes: An AllReduce's array, what goes into a ReduceScatter, AlltoAll or Send, what comes out of the others.
     """
@@ -138,6 +139,8 @@ class _Node:
             # The tied table's gradient ends where the head's is computed.
             part = "embedding" if self.part == "head and loss" else self.part
             return Collective(self.operation, self.ranks, part, phase, self.bytes)
+        if self.instance == SLICED:
+            return Collective(self.operation, self.ranks, "activations", "backward", self.bytes)
         if self.is_forward:
             phase = "update" if self.part == "norm" else "forward"
             return Collective(self.operation, self.ranks, self.part, phase, self.bytes)
