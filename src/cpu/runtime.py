@@ -24,7 +24,6 @@ from src.cpu.layout import (
 from src.cpu.machine import count_cores, has_vnni, require_avx2, require_memory
 from src.cpu.onnx_network import OnnxNetwork
 from src.cpu.packing import dequantize
-from src.cpu_kernels import build
 from src.errors import InputError
 from src.generation_job import check_scored
 from src.mindir.manifest import MANIFEST_FILE, Manifest
@@ -90,6 +89,8 @@ class CpuRuntime:
 
     def _build_network(self, data: np.ndarray, stored: dict[str, Stored], threads: int, cpu_kernels: bool) -> Network:
         if cpu_kernels and KernelNetwork.fits(self.format) and has_vnni():
+            from src.cpu_kernels import build  # which not every system can import
+
             library = build.library("ONNX Runtime's", "--cpu_kernels=false (pangu_inference.py)")
             if library:
                 return KernelNetwork(library, data, stored, self.config, self.format, threads or count_cores())
