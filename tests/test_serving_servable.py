@@ -98,6 +98,7 @@ def test_what_is_wrong_with_one_is_no_matter_to_others(stages, name):
     assert before[0] == after[0] == alone(stages).text
 
 
+@pytest.mark.timeout(30)
 def test_a_model_that_loads_is_told():
     [answer] = predict(servable.Stages(Future()), (PROMPT, {}))
     assert answer == "503 the model is loading; try again in some seconds"
