@@ -56,7 +56,7 @@ void parallel(int64_t count, int64_t work, const Body &body) {
 // Threads that work on one thing together and wait for each other.
 class Team {
  public:
-  explicit Team(int64_t size) : size_(size) {}
+  explicit Team(int64_t size) : size_(size), taken_(size) {}
   int64_t size() const { return size_; }
 
   // Where a member's share of `count` things begins.
@@ -73,15 +73,23 @@ class Team {
     for (auto &other : others) other.get();
   }
 
-  // The number of the next thing to do, of those that members take one by one until they wait.
-  int64_t next() { return next_.fetch_add(1); }
+  // What a member does next of `count` things that nobody waits for meanwhile; count when all are taken. First its own
+  // share, in order, since memory is read fastest in one stream; then what others have not come to.
+  int64_t next(int64_t count, int64_t member) {
+    for (int64_t i = 0; i < size_; ++i) {
+      const int64_t other = (member + i) % size_;
+      const int64_t found = share(count, other) + taken_[other].fetch_add(1);
+      if (found < share(count, other + 1)) return found;
+    }
+    return count;
+  }
 
   // Returns when all members have called it. They come within microseconds of each other: sleeping would cost more.
   void wait() {
     const int64_t round = round_.load();
     if (arrived_.fetch_add(1) + 1 == size_) {
       arrived_.store(0);
-      next_.store(0);
+      for (auto &taken : taken_) taken.store(0);
       round_.fetch_add(1);
     }
     for (int spins = 0; round_.load() == round; ++spins) {
@@ -91,7 +99,8 @@ class Team {
 
  private:
   const int64_t size_;
-  std::atomic<int64_t> arrived_{0}, round_{0}, next_{0};
+  std::atomic<int64_t> arrived_{0}, round_{0};
+  std::vector<std::atomic<int64_t>> taken_;
 };
 
 // e^x to 2 ulp: 2^k * e^r with |r| <= ln(2) / 2, e^r by its Taylor series. 0 where it would be subnormal, as subnormal

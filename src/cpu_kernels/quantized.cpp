@@ -5,8 +5,6 @@
 namespace pangu {
 namespace {
 
-constexpr float kMasked = -1e30f;
-
 // As kernel_network.py hands them over.
 struct Layer {
   const float *gamma1, *beta1, *gamma2, *beta2;
@@ -72,21 +70,21 @@ class Reader {
         round(top_queries_, n_.hidden, member, query_input_);
       }
       normalize_and_round(layer.gamma1, layer.beta1, member, scratch);
-      project(layer, t_.caches + 2 * index, is_query_layer ? query_input_ : hidden_input_, scratch);
-      attend(t_.caches + 2 * index, scratch);
+      project(layer, t_.caches + 2 * index, is_query_layer ? query_input_ : hidden_input_, member);
+      attend(t_.caches + 2 * index, member, scratch);
       round(mixed_, n_.hidden, member, hidden_input_);
       const auto add = [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
         for (int64_t row = begin; row < end; ++row) x_[tile * n_.hidden + row] += *y++;
       };
-      multiply(layer.projection, hidden_input_, scratch, add);
+      multiply(layer.projection, hidden_input_, member, add);
       normalize_and_round(layer.gamma2, layer.beta2, member, scratch);
-      multiply(layer.mapping, hidden_input_, scratch, [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+      multiply(layer.mapping, hidden_input_, member, [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
         for (int64_t row = begin; row < end; ++row) inner_[tile * n_.inner + row] = activate(*y++);
       });
       round(inner_, n_.inner, member, inner_input_);
-      multiply(layer.output, inner_input_, scratch, add);
+      multiply(layer.output, inner_input_, member, add);
     }
-    if (t_.wanted) head(member, scratch);
+    if (t_.wanted) head(member);
   }
 
   // Rows (count, H) to tiles.
@@ -149,9 +147,10 @@ class Reader {
   }
 
   template <class Store>
-  void multiply(const Matrix &matrix, const Input &input, Scratch &scratch, const Store &store) {
-    for (int64_t panel; (panel = team_.next()) < Multiplier::panels(matrix);) {
-      scratch.multiplier.multiply(matrix, input, panel, store);
+  void multiply(const Matrix &matrix, const Input &input, int64_t member, const Store &store) {
+    const int64_t panels = Multiplier::panels(matrix);
+    for (int64_t panel; (panel = team_.next(panels, member)) < panels;) {
+      scratch_[member].multiplier.multiply(matrix, input, panel, store);
     }
     team_.wait();
   }
@@ -162,20 +161,19 @@ class Reader {
   }
 
   // Queries, and new keys and values into the caches of a layer.
-  void project(const Layer &layer, float *const *caches, const Input &query_input, Scratch &scratch) {
+  void project(const Layer &layer, float *const *caches, const Input &query_input, int64_t member) {
     const int64_t query_panels = Multiplier::panels(layer.queries);
-    for (int64_t panel; (panel = team_.next()) < query_panels + Multiplier::panels(layer.keys_values);) {
-      if (panel < query_panels) {
-        scratch.multiplier.multiply(layer.queries, query_input, panel,
-                                    [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
-                                      std::copy(y, y + end - begin, queries_.data() + tile * n_.hidden + begin);
-                                    });
-      } else {
-        scratch.multiplier.multiply(layer.keys_values, hidden_input_, panel - query_panels,
-                                    [&](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
-                                      store_in_cache(caches, tile, begin, end, y);
-                                    });
-      }
+    const int64_t panels = query_panels + Multiplier::panels(layer.keys_values);
+    for (int64_t panel; (panel = team_.next(panels, member)) < panels;) {
+      const auto copy = [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+        std::copy(y, y + end - begin, queries_.data() + tile * n_.hidden + begin);
+      };
+      const auto keep = [&](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+        store_in_cache(caches, tile, begin, end, y);
+      };
+      Multiplier &multiplier = scratch_[member].multiplier;
+      panel < query_panels ? multiplier.multiply(layer.queries, query_input, panel, copy)
+                           : multiplier.multiply(layer.keys_values, hidden_input_, panel - query_panels, keep);
     }
     team_.wait();
   }
@@ -198,8 +196,8 @@ class Reader {
     return cache + (t_.rows[token] * n_.heads + head) * t_.capacity * head_size_;
   }
 
-  void attend(float *const *caches, Scratch &scratch) {
-    for (int64_t item; (item = team_.next()) < tiles_ * n_.heads;) {
+  void attend(float *const *caches, int64_t member, Scratch &scratch) {
+    for (int64_t item; (item = team_.next(tiles_ * n_.heads, member)) < tiles_ * n_.heads;) {
       const int64_t tile = item / n_.heads, head = item % n_.heads;
       const int64_t begin = tile * kLanes, end = std::min(begin + kLanes, t_.count);
       const bool one_text = std::all_of(t_.rows + begin, t_.rows + end, [&](int row) { return row == t_.rows[begin]; });
@@ -239,7 +237,8 @@ class Reader {
     const int32_t length = *std::max_element(begin, end) + 1;
     Ints places{};
     for (const int32_t *place = begin; place < end; ++place) places[place - begin] = *place;
-    Floats *weights = scratch.weights.data(), largest = Floats{} + kMasked, total{};
+    const Floats masked = Floats{} - 1e30f;
+    Floats *weights = scratch.weights.data(), largest = masked, total{};
     for (int32_t i = 0; i < length; i += 8) {
       const float *key[8];  // one more than there are is the last one again
       for (int32_t j = 0; j < 8; ++j) key[j] = keys + std::min(i + j, length - 1) * head_size_;
@@ -248,7 +247,7 @@ class Reader {
         for (int j = 0; j < 8; ++j) scores[j] += queries_[first + k] * key[j][k];
       }
       for (int32_t j = 0; j < 8 && i + j < length; ++j) {
-        weights[i + j] = i + j <= places ? scores[j] * factor_ : Floats{} + kMasked;
+        weights[i + j] = i + j <= places ? scores[j] * factor_ : masked;
         largest = weights[i + j] > largest ? weights[i + j] : largest;
       }
     }
@@ -262,7 +261,7 @@ class Reader {
     }
   }
 
-  void head(int64_t member, Scratch &scratch) {
+  void head(int64_t member) {
     if (member == 0) {
       for (int64_t i = 0; i < t_.wanted; ++i) {
         const Floats *from = x_.data() + t_.which[i] / kLanes * n_.hidden;
@@ -272,7 +271,7 @@ class Reader {
     }
     team_.wait();
     round(wanted_, n_.hidden, member, wanted_input_);
-    multiply(n_.words, wanted_input_, scratch, [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
+    multiply(n_.words, wanted_input_, member, [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
       for (int64_t i = tile * kLanes; i < std::min((tile + 1) * kLanes, t_.wanted); ++i) {
         float *logits = t_.logits + i * n_.words.rows;
         for (int64_t row = begin; row < end; ++row) logits[row] = y[row - begin][i % kLanes];

@@ -72,18 +72,22 @@ inline Ints dot(Ints sums, Ints codes, Ints x) {
 // What goes into a product, rounded to 8 bits: each block of a token has a scale. Offsets are what is left of the middle
 // code's products.
 //
-// Of tiles: codes (columns / 4), offsets and scales (blocks). Of few tokens, in `codes` alone, what meets each vector of a
-// row: the codes for the first and for the second half of its bytes, the offsets and the scales of its lanes.
+// Of tiles: codes (columns / 4), offsets and scales (blocks). Of few tokens, in `codes` alone, what meets a group of vectors
+// of a row, which is a block, or one vector of several: the codes for the first and for the second half of the bytes of
+// each, then the offsets and the scales of their lanes.
 class Input {
  public:
-  const int64_t tokens, tiles, parts, block_size, blocks, vectors;  // parts: codes of the matrix in a byte
+  const int64_t tokens, tiles, parts, block_size, blocks;  // parts: codes of the matrix in a byte
+  const int64_t block_bytes, vectors, groups;              // of a row; vectors of a group
   const bool few;
 
   Input(int64_t tokens, int64_t columns, int64_t block_size, int64_t bits)
       : tokens(tokens), tiles((tokens + kLanes - 1) / kLanes), parts(8 / bits), block_size(block_size),
-        blocks((columns + block_size - 1) / block_size), vectors((blocks * block_size / parts + kVector - 1) / kVector),
-        few(tokens <= kFew), stride_(few ? vectors * (parts + 2) : blocks * block_size / 4),
-        codes_(stride_ * (few ? kFew : tiles)), offsets_(few ? 0 : tiles * blocks), scales_(offsets_.size()) {}
+        blocks((columns + block_size - 1) / block_size), block_bytes(block_size / parts),
+        vectors(std::max<int64_t>(1, block_bytes / kVector)),
+        groups((blocks * block_bytes + vectors * kVector - 1) / (vectors * kVector)), few(tokens <= kFew),
+        stride_(few ? groups * (vectors * parts + 2) : blocks * block_size / 4), codes_(stride_ * (few ? kFew : tiles)),
+        offsets_(few ? 0 : tiles * blocks), scales_(offsets_.size()) {}
 
   const Ints *codes(int64_t tile_or_token) const { return codes_.data() + tile_or_token * stride_; }
   const Ints *offsets(int64_t tile) const { return offsets_.data() + tile * blocks; }
@@ -119,33 +123,29 @@ class Input {
     scales_[tile * blocks + block] = scale;
   }
 
+  // Lane by lane, since the others of a vector may be another thread's.
   void put_token(int64_t token, int64_t block, const Ints *codes, float scale) {
-    const int64_t bytes = block_size / parts;  // of a row that the block takes
-    for (int64_t byte = 0; byte < bytes; byte += 4) {
-      const int64_t place = block * bytes + byte;
-      Ints *vector = codes_.data() + token * stride_ + place / kVector * (parts + 2);
-      int32_t total = 0;
+    const int64_t group_lanes = vectors * kLanes, count = block_bytes / 4, first = block * count % group_lanes;
+    Ints *group = codes_.data() + token * stride_ + block * count / group_lanes * (vectors * parts + 2);
+    int32_t totals[kLanes] = {}, *lanes = reinterpret_cast<int32_t *>(group), *others = lanes + group_lanes * parts;
+    for (int64_t lane = first; lane < first + count; ++lane) {
       for (int64_t part = 0; part < parts; ++part) {
         uint32_t four = 0;
         for (int64_t i = 0; i < 4; ++i) {
-          const int32_t code = codes[(byte + i) * parts + part][token];
+          const int32_t code = codes[((lane - first) * 4 + i) * parts + part][token];
           four |= static_cast<uint32_t>(code & 255) << 8 * i;
-          total += code;
+          totals[lane % kLanes] += code;
         }
-        put_lane(vector + part, place % kVector, four);
+        lanes[(lane / kLanes * parts + part) * kLanes + lane % kLanes] = static_cast<int32_t>(four);
       }
-      put_lane(vector + parts, place % kVector, total * offset_of_one());
-      put_lane(vector + parts + 1, place % kVector, scale);
+    }
+    for (int64_t lane = first; lane < first + std::min(count, kLanes); ++lane) {
+      others[lane] = totals[lane] * offset_of_one();
+      std::memcpy(others + kLanes + lane, &scale, sizeof scale);
     }
   }
 
   int32_t offset_of_one() const { return parts == 2 ? -8 : -128; }
-
-  // Four bytes and no more: the next ones may be another thread's.
-  template <class Number>
-  static void put_lane(Ints *vector, int64_t byte, Number value) {
-    std::memcpy(reinterpret_cast<char *>(vector) + byte, &value, sizeof value);
-  }
 
   const int64_t stride_;
   std::vector<Ints> codes_, offsets_;
@@ -183,31 +183,33 @@ class Multiplier {
   template <int kBits, int kTokens>
   void multiply_rows(const Matrix &matrix, const Input &input, int64_t begin, int64_t end) {
     constexpr int kParts = 8 / kBits;
-    const int64_t block_bytes = input.block_size / kParts, vectors = input.vectors;
-    const int shift = __builtin_ctzll(block_bytes);
-    Ints spread{}, last_spread{};  // which of the scales from a vector's first one on is a lane's
+    const int64_t vectors = input.vectors, groups = input.groups, bytes = vectors * kVector;
+    const int shift = __builtin_ctzll(input.block_bytes);
+    Ints spread{}, last_spread{};  // which of the scales from a group's first one on is a lane's
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      spread[lane] = lane * 4 / block_bytes;
-      last_spread[lane] = std::min<int64_t>(spread[lane], input.blocks - 1 - ((vectors - 1) * kVector >> shift));
+      spread[lane] = lane * 4 >> shift;
+      last_spread[lane] = std::min<int64_t>(spread[lane], input.blocks - 1 - ((groups - 1) * bytes >> shift));
     }
     for (int64_t row = begin; row < end; ++row) {
-      const uint8_t *codes = matrix.codes + row * input.blocks * block_bytes;
+      const uint8_t *codes = matrix.codes + row * input.blocks * input.block_bytes;
       const float *scales = matrix.scales + row * input.blocks;
       Floats sums[kTokens] = {};
-      for (int64_t vector = 0; vector < vectors; ++vector) {
-        __builtin_prefetch(codes + vector * kVector + kAhead);
-        const Ints packed = load<Ints>(codes + vector * kVector);
-        const Floats scale = __builtin_shuffle(load<Floats>(scales + (vector * kVector >> shift)),
-                                               vector + 1 < vectors ? spread : last_spread);
+      for (int64_t group = 0; group < groups; ++group, codes += bytes) {
+        const Floats scale = __builtin_shuffle(load<Floats>(scales + (group * bytes >> shift)),
+                                               group + 1 < groups ? spread : last_spread);
+        for (int64_t i = 0; i < vectors; ++i) __builtin_prefetch(codes + i * kVector + kAhead);
         for (int token = 0; token < kTokens; ++token) {
-          const Ints *x = input.codes(token) + vector * (kParts + 2);
-          Ints total = x[kParts];
-          if constexpr (kBits == 4) {
-            total = dot(dot(total, packed & 0x0f0f0f0f, x[0]), packed >> 4 & 0x0f0f0f0f, x[1]);
-          } else {
-            total = dot(total, packed, x[0]);
+          const Ints *x = input.codes(token) + group * (vectors * kParts + 2), *others = x + vectors * kParts;
+          Ints total = others[0];
+          for (int64_t i = 0; i < vectors; ++i, x += kParts) {
+            const Ints packed = load<Ints>(codes + i * kVector);
+            if constexpr (kBits == 4) {
+              total = dot(dot(total, packed & 0x0f0f0f0f, x[0]), packed >> 4 & 0x0f0f0f0f, x[1]);
+            } else {
+              total = dot(total, packed, x[0]);
+            }
           }
-          sums[token] += to_floats(total) * (scale * (Floats)x[kParts + 1]);
+          sums[token] += to_floats(total) * (scale * (Floats)others[1]);
         }
       }
       products_[row - begin] = Floats{};
