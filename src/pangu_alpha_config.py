@@ -402,7 +402,8 @@ class RunConfig:
         compiled = parallel.backend == "semi_auto" or parallel.strategy_search or getattr(self, "dry_run", False)
         obstacle = self._obstacle_to_semi_auto()
         _require(not (compiled and obstacle), obstacle)
-        chosen = tensor * stages * parallel.expert > 1 or parallel.optimizer_shard or parallel.sequence_parallel
+        chosen = (tensor * stages * parallel.expert > 1 or parallel.optimizer_shard or parallel.sequence_parallel
+                  or not parallel.vocab_parallel)
         _require(not parallel.strategy_search or not (chosen or model.num_experts),
                  "parallel.strategy_search leaves everything to MindSpore's compiler, of a model without experts: give "
                  "parallel.world_size alone")

@@ -145,6 +145,8 @@ def train_config(model, training, parallel):
     ({}, dict(optimizer="lamb"), dict(tensor=2), "lamb needs the norms of whole parameters: use adamw"),
     ({}, dict(optimizer="lamb"), dict(data=2, optimizer_shard=True), "lamb needs the norms of whole parameters"),
     (dict(num_experts=4), dict(optimizer="lamb"), dict(expert=2), "lamb needs the norms of whole parameters"),
+    *(({}, {}, dict(world_size=8, strategy_search=True) | chosen, "strategy_search leaves everything to MindSpore's")
+      for chosen in (dict(tensor=2), dict(optimizer_shard=True), dict(vocab_parallel=False))),
 ])
 def test_plans_that_do_not_fit_the_model(model, training, parallel, told):
     with pytest.raises(InputError, match=told) as raised:
