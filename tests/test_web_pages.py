@@ -299,6 +299,15 @@ def test_the_page_itself_asks_nothing_of_others(known, monkeypatch):
     assert status == 200 and "gradio" in text and set(asked) == {"127.0.0.1"}
 
 
+@pytest.mark.parametrize("page", [text_page, chat_page])
+def test_words_before_the_reader_s_language_is_known(known, page):
+    """And none of Gradio's own, such as Slider."""
+    shown = [part["props"] for part in page.build(LocalEngine(known, NAME)).get_config_file()["components"]]
+    labels = [props["label"] for props in shown if props.get("label") and props.get("show_label", True)]
+    assert "温度" in labels and not {"Slider", "Textbox", "Chatbot", "Dropdown", "Dataset"} & set(labels)
+    assert "Run" not in [props.get("value") for props in shown]
+
+
 class Painter:
     """An engine that answers with a picture from somewhere else."""
 

@@ -48,7 +48,10 @@ class Words:
         self._places: list[tuple[Any, dict[str, str]]] = []
 
     def on(self, component: Any, **words: str) -> Any:
-        """The component; its properties, such as label, get the words named."""
+        """The component; its properties, such as label, get the words named: in the first language until the page knows
+        its reader's."""
+        for name, what in words.items():
+            setattr(component, name, say(LANGUAGES[FIRST_LANGUAGE], what))
         self._places.append((component, words))
         return component
 
