@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from src.cpu import machine
+from src.cpu.cache import Cache
 from src.cpu.kernel_network import KernelNetwork
-from src.cpu.layout import Format
+from src.cpu.layout import WEIGHTS_FILE, Format, layout
 from src.cpu.onnx_network import OnnxNetwork
 from src.cpu.runtime import CpuRuntime
 from src.cpu_kernels import build
@@ -107,6 +108,22 @@ def test_a_product_that_saturates_elsewhere(bits, tmp_path):
 def test_threads_change_nothing(folder, threads):
     text = draw(40)
     assert (CpuRuntime(folder, threads).logits(text) == CpuRuntime(folder, 2).logits(text)).all()
+
+
+@pytest.mark.parametrize("length", [1, 5, 20])
+def test_what_lies_between_the_tensors_is_no_matter(folder, length):
+    """Vectors reach beyond the last row of a matrix and its scales: there may be anything, such as NaN."""
+    runtime = CpuRuntime(folder, 2)
+    stored = layout(runtime.config, runtime.format)
+    whole = np.fromfile(folder / WEIGHTS_FILE, np.uint8)
+    filled = np.full_like(whole, 255)
+    for tensor in stored.values():
+        held = slice(tensor.offset, tensor.offset + tensor.nbytes)
+        filled[held] = whole[held]
+    words = np.random.default_rng(0).normal(size=(length, CONFIG.hidden_size)).astype(np.float32)
+    found = [KernelNetwork(build.library(), data, stored, runtime.config, runtime.format, 2).read(
+        words, Cache(runtime.config, 1, length), 0, range(length)) for data in (whole, filled)]
+    assert np.isfinite(found[0]).all() and (found[0] == found[1]).all()
 
 
 INSTRUCTIONS = {"AVX-VNNI": ["-mno-avx512f", "-mavxvnni"], "without VNNI": ["-march=x86-64-v3"]}
