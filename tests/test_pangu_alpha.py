@@ -68,15 +68,18 @@ def test_logits_are_the_peer_s(golden_model, golden_batch):
     assert largest((logits - PEER["eval_logits"])[looks]) < 1e-4
 
 
-def test_loss_and_gradients_are_the_peer_s(golden_model, golden_batch):
-    network = PanguAlphaWithLoss(CONFIG, golden_model)
+def assert_loss_and_gradients_are_the_peer_s(network, golden_batch):
     assert float(network(*golden_batch)) == pytest.approx(float(PEER["losses"][0]), abs=1e-5)
-    parameters = ParameterTuple(golden_model.trainable_params())
+    parameters = ParameterTuple(network.trainable_params())
     gradients = ops.GradOperation(get_by_list=True)(network, parameters)(*golden_batch)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         expected = GOLDEN["gradients"][parameter.name]
         error = largest(gradient.asnumpy() - expected)
         assert error < (1e-6 if is_key_bias(parameter.name) else 1e-4 * largest(expected)), parameter.name
+
+
+def test_loss_and_gradients_are_the_peer_s(golden_model, golden_batch):
+    assert_loss_and_gradients_are_the_peer_s(PanguAlphaWithLoss(CONFIG, golden_model), golden_batch)
 
 
 def test_three_optimizer_steps_are_the_peer_s(golden_model, golden_batch):

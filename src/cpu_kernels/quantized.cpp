@@ -38,9 +38,7 @@ class Reader {
         x_(tiles_ * n_.hidden), top_queries_(x_.size()), queries_(x_.size()), mixed_(x_.size()),
         inner_(tiles_ * n_.inner), wanted_(wanted_input_.tiles * n_.hidden), scratch_(t_.threads, Scratch(*this)) {}
 
-  void run() {
-    team_.run([this](int64_t member) { work(member, scratch_[member]); });
-  }
+  void run() { team_.run([this](int64_t member) { work(member); }); }
 
  private:
   using Lanes = std::vector<Floats>;
@@ -56,7 +54,7 @@ class Reader {
           weights(r.t_.capacity), query(r.head_size_), scores(r.t_.capacity) {}
   };
 
-  void work(int64_t member, Scratch &scratch) {
+  void work(int64_t member) {
     if (member == 0) {
       gather(t_.embedded, x_);
       gather(t_.queries, top_queries_);
@@ -66,18 +64,18 @@ class Reader {
       const Layer &layer = n_.layer[index];
       const bool is_query_layer = index == n_.layers - 1;
       if (is_query_layer) {
-        normalize_in_place(member, scratch);
+        normalize_in_place(member);
         round(top_queries_, n_.hidden, member, query_input_);
       }
-      normalize_and_round(layer.gamma1, layer.beta1, member, scratch);
+      normalize_and_round(layer.gamma1, layer.beta1, member);
       project(layer, t_.caches + 2 * index, is_query_layer ? query_input_ : hidden_input_, member);
-      attend(t_.caches + 2 * index, member, scratch);
+      attend(t_.caches + 2 * index, member);
       round(mixed_, n_.hidden, member, hidden_input_);
       const auto add = [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
         for (int64_t row = begin; row < end; ++row) x_[tile * n_.hidden + row] += *y++;
       };
       multiply(layer.projection, hidden_input_, member, add);
-      normalize_and_round(layer.gamma2, layer.beta2, member, scratch);
+      normalize_and_round(layer.gamma2, layer.beta2, member);
       multiply(layer.mapping, hidden_input_, member, [this](int64_t tile, int64_t begin, int64_t end, const Floats *y) {
         for (int64_t row = begin; row < end; ++row) inner_[tile * n_.inner + row] = activate(*y++);
       });
@@ -96,7 +94,8 @@ class Reader {
   }
 
   // Everyone computes them all.
-  void moments(Scratch &scratch) const {
+  const Scratch &moments(int64_t member) {
+    Scratch &scratch = scratch_[member];
     for (int64_t tile = 0; tile < tiles_; ++tile) {
       const Floats *x = x_.data() + tile * n_.hidden;
       Floats total{}, squares{};
@@ -104,12 +103,13 @@ class Reader {
       const Floats mean = total / static_cast<float>(n_.hidden);
       for (int64_t k = 0; k < n_.hidden; ++k) squares += (x[k] - mean) * (x[k] - mean);
       scratch.means[tile] = mean;
-      for (int64_t i = 0; i < kLanes; ++i) scratch.factors[tile][i] = 1 / std::sqrt(squares[i] / n_.hidden + n_.epsilon);
+      for (int i = 0; i < kLanes; ++i) scratch.factors[tile][i] = 1 / std::sqrt(squares[i] / n_.hidden + n_.epsilon);
     }
+    return scratch;
   }
 
-  void normalize_in_place(int64_t member, Scratch &scratch) {
-    moments(scratch);
+  void normalize_in_place(int64_t member) {
+    const Scratch &scratch = moments(member);
     team_.wait();
     for (int64_t tile = 0; tile < tiles_; ++tile) {
       for (int64_t k = team_.share(n_.hidden, member); k < team_.share(n_.hidden, member + 1); ++k) {
@@ -120,8 +120,8 @@ class Reader {
     team_.wait();
   }
 
-  void normalize_and_round(const float *gamma, const float *beta, int64_t member, Scratch &scratch) {
-    moments(scratch);
+  void normalize_and_round(const float *gamma, const float *beta, int64_t member) {
+    const Scratch &scratch = moments(member);
     round(x_, n_.hidden, member, hidden_input_, [&](Floats x, int64_t tile, int64_t k) {
       return (x - scratch.means[tile]) * scratch.factors[tile] * gamma[k] + beta[k];
     });
@@ -184,7 +184,7 @@ class Reader {
       for (int64_t row = begin; row < end;) {
         const int64_t feature = row % n_.hidden, first = feature % head_size_;
         const int64_t count = std::min(head_size_ - first, end - row);
-        float *to = cached(caches[row / n_.hidden], token, feature / head_size_) + t_.places[token] * head_size_ + first;
+        auto *to = cached(caches[row / n_.hidden], token, feature / head_size_) + t_.places[token] * head_size_ + first;
         for (int64_t k = 0; k < count; ++k) to[k] = y[row - begin + k][token % kLanes];
         row += count;
       }
@@ -196,16 +196,16 @@ class Reader {
     return cache + (t_.rows[token] * n_.heads + head) * t_.capacity * head_size_;
   }
 
-  void attend(float *const *caches, int64_t member, Scratch &scratch) {
+  void attend(float *const *caches, int64_t member) {
     for (int64_t item; (item = team_.next(tiles_ * n_.heads, member)) < tiles_ * n_.heads;) {
       const int64_t tile = item / n_.heads, head = item % n_.heads;
       const int64_t begin = tile * kLanes, end = std::min(begin + kLanes, t_.count);
       const bool one_text = std::all_of(t_.rows + begin, t_.rows + end, [&](int row) { return row == t_.rows[begin]; });
       if (one_text && end - begin > kLanes / 4) {
-        mix_tile(cached(caches[0], begin, head), cached(caches[1], begin, head), tile, head, scratch);
+        mix_tile(cached(caches[0], begin, head), cached(caches[1], begin, head), tile, head, scratch_[member]);
       } else {
         for (int64_t token = begin; token < end; ++token) {
-          mix_token(cached(caches[0], token, head), cached(caches[1], token, head), token, head, scratch);
+          mix_token(cached(caches[0], token, head), cached(caches[1], token, head), token, head, scratch_[member]);
         }
       }
     }

@@ -1,7 +1,7 @@
 // Products with matrices of 4 or 8 bits a weight, as they lie in their file, and inputs that are rounded to 8 bits.
 //
 // Tokens are the lanes of a vector: what goes through the network stands in tiles of kLanes tokens, (features, kLanes)
-// each. Only where there are few tokens, and reading the weights is what takes the time, weights of a row are the lanes.
+// each. Only where there are few tokens, and reading the weights takes the time, weights of a row are the lanes.
 
 #pragma once
 
@@ -69,12 +69,12 @@ inline Ints dot(Ints sums, Ints codes, Ints x) {
 #endif
 }
 
-// What goes into a product, rounded to 8 bits: each block of a token has a scale. Offsets are what is left of the middle
-// code's products.
+// What goes into a product, rounded to 8 bits: each block of a token has a scale. Offsets are what is left of the
+// middle code's products.
 //
-// Of tiles: codes (columns / 4), offsets and scales (blocks). Of few tokens, in `codes` alone, what meets a group of vectors
-// of a row, which is a block, or one vector of several: the codes for the first and for the second half of the bytes of
-// each, then the offsets and the scales of their lanes.
+// Of tiles: codes (columns / 4), offsets and scales (blocks). Of few tokens, in `codes` alone, what meets a group of
+// vectors of a row, which is a block, or one vector of several: the codes for the first and for the second half of the
+// bytes of each, then the offsets and the scales of their lanes.
 class Input {
  public:
   const int64_t tokens, tiles, parts, block_size, blocks;  // parts: codes of the matrix in a byte
@@ -103,7 +103,7 @@ class Input {
     const Floats inverse = largest > 0 ? 127 / largest : Floats{}, scale = largest / 127;
     Ints codes[kMostBlock];
     for (int64_t i = 0; i < block_size; ++i) {
-      codes[i] = (Ints)(values[i] * inverse + kRounder) - 0x4b400000;  // the integer in the low bits, without kRounder's
+      codes[i] = (Ints)(values[i] * inverse + kRounder) - 0x4b400000;  // the integer in its low bits
     }
     if (few) {
       for (int64_t token = 0; token < tokens; ++token) put_token(token, block, codes, scale[token]);
