@@ -7,21 +7,21 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from src.errors import InputError, run_program
-from src.evaluation_config import EvalConfig, settings_of
+from src.common.errors import InputError, run_program
+from src.evaluation.config import EvalConfig, settings_of
 
 
 def evaluate(config: EvalConfig, weights: Path | None) -> None:
     """Read the benchmark, find the model, predict, report. Files come first: what is wrong there is told at once."""
     from src.device import prepare_device
-    from src.evaluate import Predictions, predict_all, read_demonstrations, read_items
-    from src.evaluation_models import model_here, model_of_server
-    from src.evaluation_report import Report
+    from src.evaluation.backends import model_here, model_of_server
+    from src.evaluation.evaluate import Predictions, predict_all, read_demonstrations, read_items
+    from src.evaluation.prompts import Demonstrations, Prompting
+    from src.evaluation.report import Report
+    from src.evaluation.tasks.registry import find_task
+    from src.evaluation.tasks.task import Reading
     from src.parallel.mesh import connect
-    from src.parallel.plan import Plan
-    from src.prompting import Demonstrations, Prompting
-    from src.tasks.registry import find_task
-    from src.tasks.task import Reading
+    from src.parallel.plan.plan import Plan
     from src.tokenization import load_tokenizer
 
     begin = time.perf_counter()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from src.errors import InputError, run_program
+from src.common.errors import InputError, run_program
 from src.pangu_alpha_config import RunConfig, require_tensor_parallel_alone
 
 
@@ -60,16 +60,16 @@ def main() -> None:
     arguments = sys.argv[1:]
     config, weights = parse_with_checkpoint(ExportConfig, "export.py", arguments)
     if config.dry_run:
-        from src.parallel.dry_run.launch import dry_run
+        from src.parallel.semi_auto.dry_run.run import dry_run
 
         dry_run(config, config.rank, ("prefill", "decode"), config.rows)
         return
     from src.device import prepare_device
-    from src.mindir.export import default_lengths, export_model
-    from src.mindir.manifest import Manifest, vocabulary_md5
+    from src.inference.manifest import Manifest, vocabulary_md5
+    from src.inference.mindir.export import default_lengths, export_model
+    from src.inference.mindspore.runtime import build_runtime, load_model
     from src.parallel.mesh import connect
-    from src.parallel.plan import Plan
-    from src.runtimes import build_runtime, load_model
+    from src.parallel.plan.plan import Plan
 
     path = config.data.tokenizer_path
     md5 = vocabulary_md5(path) if path else None

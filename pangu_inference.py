@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import predict
-from src.cli import check_mode, parse
-from src.errors import InputError, run_program
+from src.common.cli import check_mode, parse
+from src.common.errors import InputError, run_program
 from src.generate import TextGenerator
-from src.mindir.manifest import MANIFEST_FILE
+from src.inference.manifest import MANIFEST_FILE
 from src.pangu_alpha_config import GenerationConfig
 
 GENERATION = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")

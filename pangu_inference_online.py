@@ -7,12 +7,12 @@ import json
 import os
 from dataclasses import dataclass, field
 
-from src.cli import parse
-from src.continuous import BusyError, TimeLimitError
-from src.dialogue import Turn
-from src.errors import BackendError, InputError, run_program
-from src.online import OnlineModels
+from src.common.cli import parse
+from src.common.errors import BackendError, InputError, run_program
+from src.inference.continuous_batching import BusyError, TimeLimitError
 from src.pangu_alpha_config import GenerationConfig
+from src.serving.chat import Turn
+from src.serving.openai_client import OnlineModels
 
 
 @dataclass

@@ -6,8 +6,8 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.errors import InputError, run_program
-from src.evaluation_config import CLIENT_FLAG, flags_of_client
+from src.common.errors import InputError, run_program
+from src.evaluation.config import CLIENT_FLAG, flags_of_client
 from src.generate import TextGenerator
 from src.pangu_alpha_config import RunConfig, require_tensor_parallel_alone
 
@@ -127,14 +127,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     config, weights = parse_with_checkpoint(PredictConfig, "predict.py", arguments)
     if config.dry_run:
-        from src.parallel.dry_run.launch import dry_run
+        from src.parallel.semi_auto.dry_run.run import dry_run
 
         dry_run(config, config.rank, ("prefill", "decode"), config.generation.num_samples)
         return
     from src.device import prepare_device
+    from src.inference.mindspore.runtime import build_runtime, load_model
     from src.parallel.mesh import connect
-    from src.parallel.plan import Plan
-    from src.runtimes import build_runtime, load_model
+    from src.parallel.plan.plan import Plan
     from src.tokenization import load_tokenizer
 
     prepare_device(config.parallel)

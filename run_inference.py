@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import yaml
 
 import predict
-from src.cli import mode_file, parse
+from src.common.cli import mode_file, parse
+from src.common.errors import InputError, run_program
 from src.cpu.machine import require_memory
-from src.errors import InputError, run_program
 from src.pangu_alpha_config import PanguAlphaConfig
 
 HALF = "_fp16"

@@ -1,9 +1,9 @@
 """Train PanGu-α: `python train.py --mode tiny --data.train DIR`. See `--help` and docs/training.md."""
 
-from src.cli import parse
-from src.errors import run_program
+from src.common.cli import parse
+from src.common.errors import run_program
 from src.pangu_alpha_config import TrainConfig
-from src.parallel.plan_report import describe
+from src.parallel.plan.report import describe
 
 
 def main() -> None:
@@ -13,13 +13,13 @@ def main() -> None:
         print(describe(config))
         return
     if config.dry_run:
-        from src.parallel.dry_run.launch import dry_run
+        from src.parallel.semi_auto.dry_run.run import dry_run
 
         dry_run(config, config.rank)
         return
     # MindSpore takes seconds to import: bad arguments and --help are answered before.
     from src.device import prepare_device
-    from src.trainer import Trainer
+    from src.training.trainer import Trainer
 
     prepare_device(config.parallel)
     Trainer(config).run()

@@ -22,8 +22,8 @@ import yaml
 from tqdm import trange
 
 from benchmarks.harness import Contestant, peak_memory, print_table, ratio_of_pairs
-from src.cli import mode_file, parse
-from src.errors import InputError, run_program
+from src.common.cli import mode_file, parse
+from src.common.errors import InputError, run_program
 from src.pangu_alpha_config import PanguAlphaConfig
 
 Worker = Callable[[int, int], list[float]]
@@ -77,8 +77,8 @@ class BenchmarkArguments:
 
 def write_ours(folder: Path, model: PanguAlphaConfig, bits: int, block: int) -> int:
     """A model of random weights as `src.cpu.quantize` would write it; the bytes of its weights."""
-    from src.cpu.layout import WEIGHTS_FILE, Format, layout, total_bytes
-    from src.mindir.manifest import Manifest
+    from src.cpu.weight_file import WEIGHTS_FILE, Format, layout, total_bytes
+    from src.inference.manifest import Manifest
 
     format = Format(bits, block, table_bits=32 if bits == 32 else 8)
     stored = layout(model, format)

@@ -12,8 +12,8 @@ from statistics import median
 import numpy as np
 
 from benchmarks.harness import Contestant, print_table, ratio_of_pairs, require_torch
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
 
 Worker = Callable[[int, int], list[float]]
@@ -61,8 +61,8 @@ class BenchmarkArguments:
 def make_ours(config: PanguAlphaConfig) -> Worker:
     """A worker: of a length, and a number of tokens to decode there; the seconds of each, or of a prefill when 0."""
     from src.device import prepare_device
+    from src.inference.mindspore.runtime import build_runtime
     from src.pangu_alpha import PanguAlphaModel
-    from src.runtimes import build_runtime
 
     prepare_device(ParallelConfig())
     runtime = build_runtime(PanguAlphaModel(config), cpu_kernels=True)

@@ -16,16 +16,16 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from benchmarks.harness import print_table, ratio_of_pairs
-from src.cli import parse
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.device import prepare_device
-from src.errors import InputError, run_program
+from src.evaluation.prompts import Demonstrations, Prompting
+from src.evaluation.tasks.registry import find_task
+from src.evaluation.tasks.task import Reading
+from src.inference.mindspore.runtime import build_runtime
+from src.inference.mindspore.scoring import Request, TokenScorer
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
-from src.prompting import Demonstrations, Prompting
-from src.runtimes import build_runtime
-from src.scoring import Request, TokenScorer
-from src.tasks.registry import find_task
-from src.tasks.task import Reading
 from src.tokenization_jieba import JiebaTokenizer
 
 Groups = list[list[Request]]
@@ -111,7 +111,7 @@ def one_by_one(model: PanguAlphaModel) -> Way:
 
 
 def in_batches(model: PanguAlphaModel, batch_size: int, share: bool = True) -> Way:
-    """Scores as src/scoring.py does."""
+    """Scores as src/inference/mindspore/scoring.py does."""
     scorer = TokenScorer(model, batch_size, cpu_kernels=True, share=share)
 
     def score(groups: Groups) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 STATUS = Path("/proc/self/status")

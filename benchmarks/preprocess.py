@@ -16,8 +16,8 @@ from pathlib import Path
 import jieba
 
 from benchmarks.harness import print_table, rate_cells, ratio_of_pairs
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.preprocess import PreprocessArguments, preprocess
 from src.train_tokenizer import train_sentencepiece
 

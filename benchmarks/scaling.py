@@ -16,8 +16,8 @@ from statistics import median
 import numpy as np
 
 from benchmarks.harness import Contestant, ask_together, cores, peak_memory, print_table, rate_cells, ratio_of_pairs
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.pangu_alpha_config import (
     DataConfig,
     GenerationConfig,
@@ -26,9 +26,9 @@ from src.pangu_alpha_config import (
     TrainConfig,
     TrainingConfig,
 )
-from src.parallel.costs import communication
-from src.parallel.launch import LOCALHOST, free_port
-from src.parallel.supervisor import die_with
+from src.parallel.launch.launcher import LOCALHOST, free_port
+from src.parallel.launch.supervisor import die_with
+from src.parallel.plan.costs import communication
 
 ALONE, BOTH_CORES = "1 process", "1 process, 2 cores"
 PLANS = {"dp2": {"data": 2}, "dp2, optimizer_shard": {"data": 2, "optimizer_shard": True}, "tp2": {"tensor": 2}}
@@ -114,7 +114,7 @@ class Rank:
         from src.dataset import causal
         from src.device import prepare_device
         from src.parallel.mesh import connect
-        from src.parallel.plan import Plan
+        from src.parallel.plan.plan import Plan
 
         self.config = arguments.config(plan)
         prepare_device(self.config.parallel)
@@ -131,7 +131,7 @@ class Rank:
         return getattr(self, action)()
 
     def _build(self) -> tuple:
-        from src.parallel.spread import build_model, build_stepper
+        from src.parallel.explicit.build import build_model, build_stepper
 
         return build_stepper(self.config, build_model(self.config.model, self.mesh, seed=0), self.mesh)
 
@@ -145,7 +145,7 @@ class Rank:
         if self.silent is None:
             from mindspore import nn
 
-            from src.parallel.collectives import AllReduce
+            from src.parallel.explicit.collectives import AllReduce
 
             self.silent, _ = self._build()
             for part in (self.silent.network, self.silent.train_step):
@@ -155,7 +155,7 @@ class Rank:
         return self._timed(self.silent)
 
     def _timed(self, stepper: object) -> float:
-        from src.optimizer import StepScalars
+        from src.nn.optimizer import StepScalars
 
         scalars = StepScalars.at(self.config.training, step=0, applied_steps=0)
         begin = time.perf_counter()
@@ -167,7 +167,7 @@ class Rank:
 
     def memory(self) -> Memory:
         """What the parameters take, added up from themselves, and the process's peak."""
-        from src.parallel.gradients import ShardedOptimizer
+        from src.parallel.explicit.data_parallel import ShardedOptimizer
 
         shards = isinstance(self.optimizer, ShardedOptimizer)
         slices = [part for parts in self.optimizer.parts for part in parts] if shards else []
@@ -223,7 +223,7 @@ class Team:
 def _start_scheduler(meeting: dict[str, str]) -> subprocess.Popen:
     """The process at which ranks meet; it ends with this one."""
     benchmark = os.getpid()
-    return subprocess.Popen([sys.executable, "-m", "src.parallel.scheduler"], stdout=subprocess.DEVNULL,
+    return subprocess.Popen([sys.executable, "-m", "src.parallel.launch.scheduler"], stdout=subprocess.DEVNULL,
                             env=os.environ | meeting | {"MS_ROLE": "MS_SCHED"},
                             preexec_fn=lambda: die_with(benchmark))
 

@@ -22,8 +22,8 @@ import numpy as np
 import psutil
 
 from benchmarks.harness import print_table
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 
 START_SECONDS = 300
 WARM_UP_REQUESTS = 16

@@ -1,6 +1,6 @@
 """The peer of the benchmarks: the same PanGu-α in PyTorch, as a PyTorch user would write it. Needs torch.
 
-tests/test_benchmarks.py holds it to the logits and the loss of `src.pangu_alpha` on the same weights.
+tests/benchmarks/test_benchmarks.py holds it to the logits and the loss of `src.pangu_alpha` on the same weights.
 """
 
 from collections.abc import Mapping

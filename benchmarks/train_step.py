@@ -19,8 +19,8 @@ from benchmarks.harness import (
     ratio_of_pairs,
     require_torch,
 )
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig, TrainingConfig
 
 OURS, EAGER, COMPILED = "MindSpore, this project", "PyTorch eager", "torch.compile"
@@ -85,7 +85,7 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
     from src.cpu_kernels.attach import attach_to_training
     from src.dataset import causal
     from src.device import prepare_device
-    from src.optimizer import Optimizer, StepScalars
+    from src.nn.optimizer import Optimizer, StepScalars
     from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
     from src.pangu_alpha_wrapcell import ApplyGradients, TrainStep
 
@@ -115,7 +115,7 @@ def make_peer(arguments: BenchmarkArguments, compiled: bool) -> Callable[[], tup
     import torch
 
     from benchmarks.torch_peer import PanguAlphaPeer, causal_bias
-    from src.optimizer import learning_rate
+    from src.nn.optimizer import learning_rate
 
     torch.set_num_threads(arguments.threads)
     training, model = arguments.training, PanguAlphaPeer(arguments.model)

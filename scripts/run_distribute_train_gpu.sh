@@ -26,7 +26,7 @@ fi
 command -v mpirun > /dev/null || fail "mpirun is not installed (Debian: apt-get install openmpi-bin); \
 scripts/run_distribute_train.sh starts ranks without it"
 tensor=$(tensor_parallel "$mode" "$rank_size" "$@")
-port=$("$VENV_PYTHON" -c 'from src.parallel.launch import free_port; print(free_port())')
+port=$("$VENV_PYTHON" -c 'from src.parallel.launch.launcher import free_port; print(free_port())')
 handed_on=()
 for name in $(compgen -e | grep -E '^(PATH|LD_LIBRARY_PATH|PYTHONPATH|GLOG_v|NCCL_.*)$'); do
     handed_on+=(-x "$name")

@@ -25,7 +25,7 @@ from mindspore_serving.client.python import client as serving_client
 from mindspore_serving.proto import ms_service_pb2, ms_service_pb2_grpc
 
 from serving_increment.servable import check_model
-from src.errors import InputError, run_program
+from src.common.errors import InputError, run_program
 
 OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # of Serving itself
 MAX_BODY_BYTES = 1 << 20

@@ -3,7 +3,7 @@
 from mindspore_serving.server import register
 
 from serving_increment.servable import OUTPUTS, Stages, load, places
-from src.mindir.manifest import Manifest
+from src.inference.manifest import Manifest
 
 rows = Manifest.read_settings(places()[0]).rows
 stages = Stages(load())

@@ -1,5 +1,5 @@
 """A rank of a distributed servable: runs its slice of the graphs when the worker asks. serving_agent.py starts it, as
-`python -m serving_increment.rank device0` within the ranks of `src.parallel.launch`.
+`python -m serving_increment.rank device0` within the ranks of `src.parallel.launch.launcher`.
 """
 
 import os
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from serving_increment.ranks import ANEW, distributed_address, distributed_key, identity, receive, send
+from src.common.errors import InputError, run_program
 from src.device import prepare_device
-from src.errors import InputError, run_program
-from src.mindir.runtime import MindirRuntime
+from src.inference.mindir.runtime import MindirRuntime
 from src.pangu_alpha_config import ParallelConfig
 from src.parallel.mesh import Mesh, connect
-from src.parallel.plan import Plan
+from src.parallel.plan.plan import Plan
 
 ANEW_STATUS = 75  # sysexits.h, EX_TEMPFAIL: to be tried again
 CONNECT_SECONDS = 600.0

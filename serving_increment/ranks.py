@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import InputError
-from src.mindir.manifest import Manifest
+from src.common.errors import InputError
+from src.inference.manifest import Manifest
 
 DEFAULT_ADDRESS = "127.0.0.1:6200"
 ANEW = "start anew"  # in the place of a graph: this rank is not in step with the others

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from serving_increment.ranks import Ranks, RanksError
-from src.continuous import BusyError, TimeLimitError
-from src.errors import InputError, nearest
-from src.mindir.manifest import Manifest
-from src.mindir.runtime import MindirRuntime, graph_name
+from src.common.errors import InputError, nearest
+from src.inference.continuous_batching import BusyError, TimeLimitError
+from src.inference.manifest import Manifest
+from src.inference.mindir.runtime import MindirRuntime, graph_name
 from src.pangu_alpha_config import GenerationConfig
-from src.service import TextService, open_exported
+from src.serving.service import TextService, open_exported
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 SETTINGS = {"method": str, "temperature": float, "top_k": int, "top_p": float, "repetition_penalty": float,
@@ -212,7 +212,7 @@ def parsed(options: str) -> dict[str, Any]:
 
 def request(input_sentence: str, given: dict[str, Any],
             end_token: int) -> tuple[str | list[int], int, GenerationConfig]:
-    """What `src.service` is asked: the prompt, its number, the settings.
+    """What `src.serving.service` is asked: the prompt, its number, the settings.
 
     Raises:
         InputError: There is no prompt or there are two, or a setting is out of range.

@@ -10,8 +10,8 @@ from pathlib import Path
 import mindspore.dataset as ds
 import numpy as np
 
-from src.errors import InputError
-from src.record_writer import LOSS_MASK_COLUMN
+from src.common.errors import InputError
+from src.data.mindrecord import LOSS_MASK_COLUMN
 
 READER_THREADS = 2
 

@@ -2,7 +2,7 @@
 
 import mindspore as ms
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import ParallelConfig
 
 CALL_DEPTH = 100000  # MindSpore's default, 1000, is too little for the unrolled updates of a deep network

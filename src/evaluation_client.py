@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import InputError
-from src.evaluation_config import DEFAULT_SERVER
+from src.common.errors import InputError
+from src.evaluation.config import DEFAULT_SERVER
+from src.inference.mindspore.scoring import Request
 from src.pangu_alpha_config import GenerationConfig
-from src.scoring import Request
 
 SECONDS = 3600  # for one answer: a server on a CPU may read a long text for minutes, after those of others
 # What the servable's `predict` takes, of the settings of an answer.
@@ -66,13 +66,13 @@ def _shown(answer: bytes) -> str:
 
 
 class ServerScorer:
-    """An `src.evaluate.Scorer` by a server. The texts of a group go in one call."""
+    """An `src.evaluation.evaluate.Scorer` by a server. The texts of a group go in one call."""
 
     def __init__(self, servable: Servable):
         self._servable = servable
 
     def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """See `src.scoring.TokenScorer`."""
+        """See `src.inference.mindspore.scoring.TokenScorer`."""
         for number, group in enumerate(groups):
             answers = self._servable.call("score", [{"input_ids": list(map(int, request.tokens)),
                                                      "start": request.start} for request in group])
@@ -87,13 +87,13 @@ class ServerScorer:
 
 
 class ServerAnswerer:
-    """An `src.evaluate.Answerer` by a server, one prompt a call."""
+    """An `src.evaluation.evaluate.Answerer` by a server, one prompt a call."""
 
     def __init__(self, servable: Servable):
         self._servable = servable
 
     def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
-        """See `src.evaluate.Answerer`."""
+        """See `src.evaluation.evaluate.Answerer`."""
         settings = {name: getattr(config, name) for name in SENT}
         for number, tokens in prompts:
             [answer] = self._servable.call("predict", [

@@ -2,7 +2,7 @@
 
 A runtime computes logits and keeps the cache; which token comes next, when an answer ends and what may be shown of it
 is decided here. `TextGenerator` is for text, `generate_tokens` and `stream_tokens` are for ids; `Sampling` is the part
-of the loop that knows of no runtime, for `src.continuous`, whose rows come and go.
+of the loop that knows of no runtime, for `src.inference.continuous_batching`, whose rows come and go.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from src.beam_search import search_beams
-from src.errors import InputError
-from src.generation_job import Batch, Completion, Job, Runtime
+from src.common.errors import InputError
+from src.inference.beam_search import search_beams
+from src.inference.job import Batch, Completion, Job, Runtime
+from src.inference.sampling import Penalties, choose_tokens, largest_entries, log_normalizer, row_generator
 from src.pangu_alpha_config import GenerationConfig
-from src.sampling import Penalties, choose_tokens, largest_entries, log_normalizer, row_generator
 from src.tokenization import Tokenizer
 
 INCOMPLETE_CHARACTER = "\ufffd"
@@ -137,7 +137,7 @@ class TextGenerator:
         tokenizer: Its vocabulary; ids that only the model has are never generated.
         config: How to choose tokens and when to end.
         pad_token: Fills what the runtime need not read.
-        run: Runs a job, alone or among others (`src.continuous`).
+        run: Runs a job, alone or among others (`src.inference.continuous_batching`).
 
     Raises:
         InputError: The tokenizer has more pieces than the model has ids.

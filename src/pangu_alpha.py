@@ -19,9 +19,9 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from src.dropout import Dropout, number_sites
-from src.moe import MixtureOfExperts
-from src.operators import AddBias, BiasedRows, CrossEntropy, FastGelu, MaskedSoftmax, Normalize, Product, SwapAxes
+from src.nn.dropout import Dropout, number_sites
+from src.nn.moe import MixtureOfExperts
+from src.nn.operators import AddBias, BiasedRows, CrossEntropy, FastGelu, MaskedSoftmax, Normalize, Product, SwapAxes
 from src.pangu_alpha_config import PanguAlphaConfig
 
 MASKED_SCORE = -10000.0  # finite, and in fp16's range
@@ -210,7 +210,7 @@ class Backbone(nn.Cell):
     Inputs:
         input_ids, position_ids, attention_mask, dropout_key: As PanguAlphaModel's.
         caches: One a layer, see Attention.
-        drop_tokens: Whether experts may be full (see src/moe.py); for generation they may not.
+        drop_tokens: Whether experts may be full (see src/nn/moe.py); for generation they may not.
 
     Returns:
         Hidden states (B * S, H), and the experts' load-balancing losses, summed over the layers: a float32 scalar, or
@@ -268,7 +268,7 @@ class PanguAlphaModel(nn.Cell):
     Inputs:
         input_ids (B, S) int32, position_ids (B, S) int32: the tokens and the rows of the position tables.
         attention_mask (B, S, S), any number type: 1 where the token of axis 1 may look at that of axis 2, else 0.
-        dropout_key (B,) int32: one a row; without it nothing is dropped (see src/dropout.py).
+        dropout_key (B,) int32: one a row; without it nothing is dropped (see src/nn/dropout.py).
 
     Returns:
         logits (B, S, V) float32.

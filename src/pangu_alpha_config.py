@@ -9,7 +9,7 @@ from typing import Literal, Optional, Union
 
 import yaml
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 DType = Literal["float32", "float16", "bfloat16"]
 

@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.optimizer import StepScalars, sum_of_squares
+from src.nn.optimizer import StepScalars, sum_of_squares
 from src.pangu_alpha import PanguAlphaWithLoss
 
 

@@ -18,12 +18,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from src.cli import parse
-from src.errors import InputError, run_program
-from src.record_writer import FORBIDDEN_IN_NAMES, LOSS_MASK_COLUMN, RecordWriter
-from src.text_sources import FORMS, Corpus, Example, Piece
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
+from src.data.corpus import FORMS, Corpus, Example, Piece
+from src.data.mindrecord import FORBIDDEN_IN_NAMES, LOSS_MASK_COLUMN, RecordWriter
+from src.data.worker_pool import Workers
 from src.tokenization import Tokenizer, load_tokenizer
-from src.workers import Workers
 
 CHUNK_CHARS = 32_768
 CHARS_A_WORKER = 16 * CHUNK_CHARS  # some seconds of work, while this process imports MindSpore

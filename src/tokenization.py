@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from src.errors import InputError, nearest
+from src.common.errors import InputError, nearest
 from src.tokenization_gpt import GPTTokenizer
 from src.tokenization_jieba import JiebaTokenizer
 

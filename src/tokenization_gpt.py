@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from src.errors import InputError
-from src.vocabulary import check_ids, check_text, vocabulary_file
+from src.common.checks import check_ids, check_text, vocabulary_file
+from src.common.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 _REMEDY = "give a folder with the vocab.json and merges.txt of a GPT-2 vocabulary"

@@ -13,8 +13,8 @@ from pathlib import Path
 import jieba
 from sentencepiece import SentencePieceProcessor
 
-from src.errors import InputError
-from src.vocabulary import check_ids, check_text, vocabulary_file
+from src.common.checks import check_ids, check_text, vocabulary_file
+from src.common.errors import InputError
 
 SPACE_SYMBOL = "\u2582"
 NEWLINE_SYMBOL = "\u2583"

@@ -22,8 +22,8 @@ from typing import Literal
 from sentencepiece import SentencePieceTrainer
 from tqdm import tqdm
 
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.tokenization_jieba import (
     MODEL_NAME,
     NEWLINE_SYMBOL,

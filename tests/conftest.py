@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 
 from src.tokenization_jieba import words_for_sentencepiece
-from tests.helpers import ROOT
+from tests.support.programs import ROOT
 
 SPECIAL_PIECES = ["\u2583", "\u2582", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]
 PHRASES = ["春风又绿江南岸", "明月何时照我还", "今天是一个好天气", "小明背起书包去上学", "突然刮起了狂风暴雨",

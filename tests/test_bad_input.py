@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import mindspore as ms
 import pytest
 
-from tests.helpers import ROOT, random_ids, random_model, run, train_flags, write_mindrecord
+from tests.support.programs import ROOT, random_ids, random_model, run, train_flags, write_mindrecord
 
 PROCESSES = 2
 

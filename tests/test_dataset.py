@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from mindspore.mindrecord import FileWriter
 
+from src.common.errors import InputError
 from src.dataset import TokenBatches, causal, eod_reset
-from src.errors import InputError
 
 LENGTH = 7  # the model's seq_length; records have one id more
 VOCAB = 1000

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_runtime import PAD, ToyRuntime
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.generate import TextGenerator, generate_tokens, stream_tokens
 from src.pangu_alpha_config import GenerationConfig
+from tests.support.toy_runtime import PAD, ToyRuntime
 
 
 def greedy_answer(runtime, prompt, end_token, limit):

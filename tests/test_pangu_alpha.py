@@ -10,13 +10,13 @@ from mindspore import ParameterTuple, Tensor, ops
 
 from src.dataset import causal, eod_reset
 from src.generate import generate_tokens
-from src.optimizer import Optimizer, StepScalars
+from src.inference.mindspore.runtime import build_runtime
+from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, TrainingConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, TrainStep
-from src.runtimes import build_runtime
-from tests import numpy_pangu
-from tests.helpers import TINY, random_ids, random_model
+from tests.support import numpy_pangu
+from tests.support.programs import TINY, random_ids, random_model
 
 GOLDEN = {path.stem: dict(np.load(path)) for path in (Path(__file__).parent / "golden").glob("*.npz")}
 PEER = GOLDEN["peer"]

@@ -4,8 +4,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from src.cli import modes, parse
-from src.errors import InputError
+from src.common.cli import modes, parse
+from src.common.errors import InputError
 from src.pangu_alpha_config import (
     DataConfig,
     GenerationConfig,

@@ -15,10 +15,10 @@ from mindspore.mindrecord import FileReader
 from tokenizers.pre_tokenizers import ByteLevel
 
 from src import preprocess as module
-from src import text_sources
-from src.errors import InputError
+from src.common.errors import InputError
+from src.data import corpus
+from src.data.corpus import clean_wikitext
 from src.preprocess import PreprocessArguments, preprocess
-from src.text_sources import clean_wikitext
 from src.tokenization import load_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def left_in(folder):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Cut long documents every few lines, and let few of the pieces be under way at once."""
-    monkeypatch.setattr(text_sources, "PIECE_CHARS", 200)
+    monkeypatch.setattr(corpus, "PIECE_CHARS", 200)
     monkeypatch.setattr(module, "CHUNK_CHARS", 300)
     monkeypatch.setattr(module, "CHARS_A_WORKER", 400)
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.support.programs import ROOT
 
 FAKE_PYTHON = """#!/bin/bash
 if [ "$1" = -c ]; then echo 12345; else printf '%s\\n' "$@"; fi

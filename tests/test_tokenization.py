@@ -1,8 +1,8 @@
 import pytest
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.tokenization import load_tokenizer
-from tests.make_tokenizer_data import SENTENCES, make_gpt, make_jieba
+from tests.support.make_tokenizer_data import SENTENCES, make_gpt, make_jieba
 
 
 @pytest.mark.parametrize(("kind", "make"), [("jieba", make_jieba), ("gpt", make_gpt)])

@@ -7,9 +7,9 @@ import unicodedata
 import numpy as np
 import pytest
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.tokenization_gpt import GPTTokenizer
-from tests.make_tokenizer_data import SENTENCES, byte_characters, make_gpt, merge
+from tests.support.make_tokenizer_data import SENTENCES, byte_characters, make_gpt, merge
 
 
 @pytest.fixture(scope="module")

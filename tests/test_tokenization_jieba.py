@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.tokenization_jieba import JiebaTokenizer
-from tests.make_tokenizer_data import CHARACTERS, SENTENCES, make_jieba
+from tests.support.make_tokenizer_data import CHARACTERS, SENTENCES, make_jieba
 
 
 @pytest.fixture(scope="module")

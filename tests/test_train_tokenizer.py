@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.tokenization_jieba import JiebaTokenizer
 from src.train_tokenizer import (
     LINE_CHARACTERS,
@@ -17,7 +17,7 @@ from src.train_tokenizer import (
     train_sentencepiece,
     train_tokenizer,
 )
-from tests.make_tokenizer_data import SENTENCES
+from tests.support.make_tokenizer_data import SENTENCES
 
 ROOT = Path(__file__).resolve().parent.parent
 

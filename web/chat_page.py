@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from src.dialogue import Turn, latest
+from src.serving.chat import Turn, latest
 from web.engine import Engine
 from web.page import PRIVATE, Frame
 

@@ -1,4 +1,4 @@
-"""What answers: a model in this process, or one behind an OpenAI-compatible server (`src.online.OnlineModels`)."""
+"""What answers: a model in this process, or one behind an OpenAI-compatible server (`src.serving.openai_client`)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from src.dialogue import NEXT_QUESTION, Turn, dialogue, latest
-from src.errors import InputError, nearest
+from src.common.errors import InputError, nearest
 from src.generate import TextCompletion
-from src.online import Answer, OnlineModels
 from src.pangu_alpha_config import GenerationConfig
+from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
+from src.serving.openai_client import Answer, OnlineModels
 
 if TYPE_CHECKING:
-    from src.service import TextService  # MindSpore, which a page over a server does without
+    from src.serving.service import TextService  # MindSpore, which a page over a server does without
 
 _REASONS = {"end": "stop", "stop": "stop", "length": "length", None: None}
 
@@ -35,7 +35,7 @@ class Engine(Protocol):
     writes_markdown: bool
 
     def model_list(self) -> list[str]:
-        """The names of its models; raises what `src.online.OnlineModels.explained` tells."""
+        """The names of its models; raises what `src.serving.openai_client.OnlineModels.explained` tells."""
 
     def write(self, model: str, text: str, config: GenerationConfig) -> Iterator[Answer]:
         """Continue a text; raises InputError, BusyError, TimeLimitError or BackendError."""

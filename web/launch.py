@@ -7,9 +7,9 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from src.cli import parse
-from src.continuous import BusyError, TimeLimitError
-from src.errors import BackendError, InputError
+from src.common.cli import parse
+from src.common.errors import BackendError, InputError
+from src.inference.continuous_batching import BusyError, TimeLimitError
 
 if TYPE_CHECKING:
     from web.engine import Engine
@@ -94,7 +94,7 @@ def _open_engine(config: PageConfig) -> Engine:
             return RemoteEngine(config.api_base, key, config.model, config.time_limit)
         except (BackendError, BusyError, TimeLimitError) as error:
             raise InputError(str(error)) from error
-    from src.service import open_model
+    from src.serving.service import open_model
 
     path = config.model or QUICKSTART
     return LocalEngine(open_model(path, config.tokenizer, config.rows, time_limit=config.time_limit), path)

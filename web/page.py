@@ -11,9 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from src.errors import InputError
-from src.online import Answer
+from src.common.errors import InputError
 from src.pangu_alpha_config import GenerationConfig
+from src.serving.openai_client import Answer
 from web.engine import Engine, follow
 from web.words import LANGUAGES, explain, say
 

@@ -7,7 +7,7 @@ from pathlib import Path
 def main() -> None:
     """Serve the page."""
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # Python put this file's folder there
-    from src.errors import run_program
+    from src.common.errors import run_program
     from web.launch import open_page
 
     run_program(lambda: open_page("text", "web/run_gradio_web.py"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from src.continuous import BusyError, TimeLimitError
-from src.errors import BackendError, InputError, TooLongError
-from src.online import KeyRefusedError, UnknownModelError
+from src.common.errors import BackendError, InputError, TooLongError
+from src.inference.continuous_batching import BusyError, TimeLimitError
+from src.serving.openai_client import KeyRefusedError, UnknownModelError
 
 logger = logging.getLogger("pangu")
 LANGUAGES = {"中文": "zh", "English": "en"}

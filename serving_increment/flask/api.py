@@ -13,7 +13,7 @@ from serving_increment.flask.errors import message_and_status
 from serving_increment.flask.openapi import document
 from serving_increment.flask.schemas import ChatRequest, CompletionRequest
 from serving_increment.flask.wire import Json, Writer
-from src.errors import BackendError, InputError
+from src.common.errors import BackendError, InputError
 from src.generate import TextCompletion
 
 routes = Blueprint("api", __name__)

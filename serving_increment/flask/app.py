@@ -9,9 +9,9 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import Unauthorized
 
 from serving_increment.flask import api, page
-from serving_increment.flask.backends import Backend
 from serving_increment.flask.errors import error_type, logger, message_and_status
 from serving_increment.flask.metrics import Metrics
+from src.serving.backends import Backend
 
 
 @dataclass

@@ -4,8 +4,8 @@ import logging
 
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from src.continuous import BusyError, TimeLimitError
-from src.errors import BackendError, InputError
+from src.common.errors import BackendError, InputError
+from src.inference.continuous_batching import BusyError, TimeLimitError
 
 logger = logging.getLogger("pangu")
 _STATUSES = {InputError: 422, BusyError: 429, BackendError: 503, TimeLimitError: 504}

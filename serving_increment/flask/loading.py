@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving_increment.flask.backends import Backend, ServingBackend
-from src.mindir.manifest import Manifest
-from src.service import open_model
+from src.inference.manifest import Manifest
+from src.serving.backends import Backend, ServingBackend
+from src.serving.service import open_model
 
 if TYPE_CHECKING:
     from serving_increment.flask.server import ServerConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 from flask import Blueprint, Response, current_app, jsonify, render_template, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import GenerationConfig
 
 FOLDER = str(Path(__file__).parent)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from src.dialogue import NEXT_QUESTION, Turn, dialogue
 from src.pangu_alpha_config import GenerationConfig
+from src.serving.chat import NEXT_QUESTION, Turn, dialogue
 
 MOST_SEED_BITS = 31
 Token = Annotated[int, Field(ge=0)]

@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 
 LARGEST_READ = 64 << 20  # up to here a body is read before it is refused, so that its sender hears why
 

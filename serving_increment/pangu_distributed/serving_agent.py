@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from serving_increment.ranks import distributed_address, distributed_key
-from src.cli import parse
-from src.errors import USAGE_STATUS, InputError, run_program
-from src.mindir.manifest import Manifest
-from src.parallel.launch import LaunchArguments, supervisor
-from src.parallel.supervisor import SIGNAL_STATUS, STOP_SIGNALS
+from src.common.cli import parse
+from src.common.errors import USAGE_STATUS, InputError, run_program
+from src.inference.manifest import Manifest
+from src.parallel.launch.launcher import LaunchArguments, supervisor
+from src.parallel.launch.supervisor import SIGNAL_STATUS, STOP_SIGNALS
 
 MODELS = Path(__file__).resolve().parent / "models"
 PAUSE_SECONDS = 1.0

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 
 
 @dataclass

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from mindspore.common import np_dtype
 
-from src.errors import InputError
-from src.parallel.sharding import Box
+from src.common.errors import InputError
+from src.parallel.plan.sharding import Box
 
 DTYPES = {name: np.dtype(name.lower()) for name in (
     "Float32", "Float16", "Float64", "Int64", "Int32", "Int16", "Int8", "UInt64", "UInt32", "UInt16", "UInt8", "Bool")}

@@ -18,12 +18,12 @@ from src.checkpoint import store
 from src.checkpoint.convert import ConvertArguments
 from src.checkpoint.formats import hf, megatron, mindformers, mindspore, official, safetensors
 from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Source, Target, model_of
-from src.checkpoint.layout import Holder
-from src.cli import mode_file, modes
-from src.errors import InputError
+from src.checkpoint.slices import Holder
+from src.common.cli import mode_file, modes
+from src.common.errors import InputError
 from src.pangu_alpha_config import DataConfig, GenerationConfig, PanguAlphaConfig, RunConfig, TrainingConfig
-from src.parallel.plan import Plan
-from src.parallel.sharding import parameter_shapes
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import parameter_shapes
 
 FORMATS = {"mindspore": mindspore, "official": official, "mindformers": mindformers, "safetensors": safetensors,
            "megatron": megatron, "hf": hf}

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.cli import modes, parse
-from src.errors import InputError, run_program
+from src.common.cli import modes, parse
+from src.common.errors import InputError, run_program
 from src.pangu_alpha_config import DType, ParallelConfig
 
 

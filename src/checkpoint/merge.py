@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.cli import parse
-from src.errors import run_program
+from src.common.cli import parse
+from src.common.errors import run_program
 
 
 @dataclass

@@ -10,11 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from src.checkpoint import ckpt_file, store
-from src.checkpoint.layout import MOMENTS, Holder, SavedSlices, parameter_of
-from src.errors import InputError
+from src.checkpoint.slices import MOMENTS, Holder, SavedSlices, parameter_of
+from src.common.errors import InputError
 from src.pangu_alpha_config import ParallelConfig, RunConfig, load_config
-from src.parallel.plan import Plan
-from src.parallel.sharding import Box, parameter_shapes
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import Box, parameter_shapes
 
 
 @dataclass

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from src.checkpoint import ckpt_file
-from src.errors import InputError
-from src.parallel import sharding
-from src.parallel.plan import Coordinates, Plan
-from src.parallel.sharding import Box
+from src.common.errors import InputError
+from src.parallel.plan import sharding
+from src.parallel.plan.plan import Coordinates, Plan
+from src.parallel.plan.sharding import Box
 
 MOMENTS = ("adam_m.", "adam_v.")
 

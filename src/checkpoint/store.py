@@ -18,9 +18,9 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from src.checkpoint import ckpt_file
-from src.checkpoint.layout import MOMENTS, Holder, SavedSlices, Slice
-from src.errors import InputError
-from src.fingerprint import fingerprint
+from src.checkpoint.slices import MOMENTS, Holder, SavedSlices, Slice
+from src.common.errors import InputError
+from src.common.files import fingerprint
 
 MODEL, OPTIMIZER = "model", "optimizer"
 MODEL_FILE, OPTIMIZER_FILE = f"{MODEL}.ckpt", f"{OPTIMIZER}.ckpt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 
 def vocabulary_file(path: str | Path, name: str, remedy: str) -> Path:

@@ -11,10 +11,10 @@ from typing import TypeVar
 import jsonargparse
 import yaml
 
-from src.errors import InputError, fail, nearest
+from src.common.errors import InputError, fail, nearest
 from src.pangu_alpha_config import PanguAlphaConfig
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 Arguments = TypeVar("Arguments")
 
 

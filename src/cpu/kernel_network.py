@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from src.cpu.cache import Cache
-from src.cpu.layout import TABLE, Format, Stored, matrices, tensors
+from src.cpu.weight_file import TABLE, Format, Stored, matrices, tensors
 from src.pangu_alpha_config import PanguAlphaConfig
 
 _MOST_TOKENS = 256  # read in one call, which bounds the memory

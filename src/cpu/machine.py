@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 CPU_INFO = Path("/proc/cpuinfo")
 

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from src.cpu.cache import cache_names
-from src.cpu.layout import TABLE, WEIGHTS_FILE, Format, Stored, layout, matrices
+from src.cpu.weight_file import TABLE, WEIGHTS_FILE, Format, Stored, layout, matrices
 from src.pangu_alpha_config import PanguAlphaConfig
 
 _CONTRIB = "com.microsoft"

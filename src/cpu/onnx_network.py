@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime as ort
 
 from src.cpu.cache import Cache
-from src.cpu.graph import build_graph
-from src.cpu.layout import Format
+from src.cpu.onnx_graph import build_graph
+from src.cpu.weight_file import Format
 from src.pangu_alpha_config import PanguAlphaConfig
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from src.cpu.layout import Format
+from src.cpu.weight_file import Format
 
 _ROWS = 512  # quantised at once, which bounds the memory
 _SHRINK = np.linspace(1.0, 0.7, 13)  # of the range that 4 bits cover: the outermost weights are worth less than others

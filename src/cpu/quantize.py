@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from src.cli import parse
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.cpu import packing
-from src.cpu.layout import (
+from src.cpu.weight_file import (
     PAGE,
     TABLE,
     VOCABULARY_FOLDER,
@@ -23,8 +24,7 @@ from src.cpu.layout import (
     total_bytes,
     vectors,
 )
-from src.errors import InputError, run_program
-from src.mindir.manifest import Manifest, vocabulary_md5
+from src.inference.manifest import Manifest, vocabulary_md5
 from src.pangu_alpha_config import PanguAlphaConfig
 
 TEMPORARY_PREFIX = ".unfinished_"

@@ -1,4 +1,4 @@
-"""A quantised model as a runtime of the generation loop (`src.generation_job.RowRuntime`), and as a scorer of texts."""
+"""A quantised model as a runtime of the generation loop (`src.inference.job.RowRuntime`), and as a scorer of texts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
+from src.common.errors import InputError
 from src.cpu.cache import Cache, cache_bytes
 from src.cpu.kernel_network import KernelNetwork
-from src.cpu.layout import (
+from src.cpu.machine import count_cores, has_vnni, require_avx2, require_memory
+from src.cpu.onnx_network import OnnxNetwork
+from src.cpu.packing import dequantize
+from src.cpu.weight_file import (
     TABLE,
     VOCABULARY_FOLDER,
     WEIGHTS_FILE,
@@ -21,14 +25,10 @@ from src.cpu.layout import (
     tensors,
     total_bytes,
 )
-from src.cpu.machine import count_cores, has_vnni, require_avx2, require_memory
-from src.cpu.onnx_network import OnnxNetwork
-from src.cpu.packing import dequantize
-from src.errors import InputError
-from src.generation_job import check_scored
-from src.mindir.manifest import MANIFEST_FILE, Manifest
+from src.inference.job import check_scored
+from src.inference.manifest import MANIFEST_FILE, Manifest
+from src.inference.sampling import log_normalizer
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.sampling import log_normalizer
 from src.tokenization import Tokenizer
 
 _FEWER_BITS = "close other programs, or take fewer bits a weight (python -m src.cpu.quantize --bits 4)"
@@ -109,12 +109,12 @@ class CpuRuntime:
         return self.manifest.load_tokenizer(path or own)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.generation_job.RowRuntime`."""
+        """See `src.inference.job.RowRuntime`."""
         if self._cache is None or (self._cache.rows, self._cache.capacity) != (rows, capacity):
             self._cache = None  # the old one's memory first
             require_memory(f"{rows} texts of {capacity} tokens at once", cache_bytes(self.config, rows, capacity),
@@ -122,16 +122,16 @@ class CpuRuntime:
             self._cache = Cache(self.config, rows, capacity)
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.generation_job.RowRuntime`."""
+        """See `src.inference.job.RowRuntime`."""
         return np.concatenate([self.network.read(self._words[prompt[:length]], self._cache, row, [length - 1])
                                for prompt, length, row in zip(ids, lengths, rows, strict=True)])
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         return self.network.decode(self._words[ids], positions, self._cache)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self._cache.reorder(rows)
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:

@@ -11,9 +11,9 @@ from math import prod
 
 import numpy as np
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.sharding import WORD_TABLE
+from src.parallel.plan.sharding import WORD_TABLE
 
 WEIGHTS_FILE = "weights.bin"
 VOCABULARY_FOLDER = "tokenizer"  # in a model's folder, where its vocabulary is known

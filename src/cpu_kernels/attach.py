@@ -5,9 +5,10 @@ from pathlib import Path
 
 from mindspore import Parameter
 
-from src import operators, optimizer, pangu_alpha
+from src import pangu_alpha
 from src.cpu_kernels import build, cells
 from src.cpu_kernels.token_decoder import TokenDecoder
+from src.nn import operators, optimizer
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import ApplyGradients

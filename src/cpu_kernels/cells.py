@@ -1,5 +1,5 @@
 """The kernels as cells: inputs, outputs and gradients are those of the plain cells whose names they bear in
-src/operators.py, src/optimizer.py and src/pangu_alpha_wrapcell.py. All arrays are float32, but labels int32."""
+src/nn/operators.py, src/nn/optimizer.py and src/pangu_alpha_wrapcell.py. All arrays are float32, but labels int32."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

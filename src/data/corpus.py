@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
-from src.errors import InputError
-from src.vocabulary import check_text
+from src.common.checks import check_text
+from src.common.errors import InputError
 
 PIECE_CHARS = 32_768
 JSON_LINE_CHARS = 64_000_000

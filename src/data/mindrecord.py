@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 LOSS_MASK_COLUMN = "loss_mask"
 FORBIDDEN_IN_NAMES = "\\:*?\"<>|`&';"  # by MindRecord

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 
 class Sized(Protocol):

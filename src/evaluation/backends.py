@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from src.evaluate import Answerer, ModelAnswerer, Scorer
+from src.evaluation.config import EvalConfig
+from src.evaluation.evaluate import Answerer, ModelAnswerer, Scorer
 from src.evaluation_client import Servable, ServerAnswerer, ServerScorer
-from src.evaluation_config import EvalConfig
+from src.inference.mindspore.runtime import build_runtime, load_model
+from src.inference.mindspore.scoring import TokenScorer
 from src.parallel.mesh import Mesh
-from src.runtimes import build_runtime, load_model
-from src.scoring import TokenScorer
 from src.tokenization import Tokenizer
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from src.cli import flag_value
-from src.errors import InputError
+from src.common.cli import flag_value
+from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig
 
 DEFAULT_SERVER = "http://127.0.0.1:1500"

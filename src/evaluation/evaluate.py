@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from src.errors import InputError
+from src.common.errors import InputError
+from src.evaluation.prompts import Prompting
+from src.evaluation.tasks.task import Choice, Example, Prompt, Reading, Task
 from src.generate import Runtime, generate_tokens
+from src.inference.mindspore.runtime import bucket
+from src.inference.mindspore.scoring import Request
 from src.pangu_alpha_config import GenerationConfig
-from src.prompting import Prompting
-from src.runtimes import bucket
-from src.scoring import Request
-from src.tasks.task import Choice, Example, Prompt, Reading, Task
 from src.tokenization import Tokenizer
 
 PREDICTIONS_FILE, SETTINGS_FILE = "predictions.jsonl", "settings.json"
@@ -45,7 +45,7 @@ class Scorer(Protocol):
     """Where log-probabilities come from: a model here, or a server's."""
 
     def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """See `src.scoring.TokenScorer`."""
+        """See `src.inference.mindspore.scoring.TokenScorer`."""
 
 
 class Answerer(Protocol):

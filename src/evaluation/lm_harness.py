@@ -1,6 +1,6 @@
 """PanGu-α as a model of EleutherAI's lm-evaluation-harness (`pip install -r requirements-eval.txt`), for all its tasks:
 
-    python -m src.lm_harness run --model pangu_alpha --model_args checkpoint=output --tasks ceval-valid
+    python -m src.evaluation.lm_harness run --model pangu_alpha --model_args checkpoint=output --tasks ceval-valid
 
 What follows the module's name is the harness's own command line. `--model_args` may also hold checkpoint_name, mode,
 batch_size, and any setting of train.py's by its whole name, such as data.tokenizer_path=DIR.
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import fail, run_program
+from src.common.errors import fail, run_program
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -27,12 +27,12 @@ except ImportError as error:
     raise
 
 from src.checkpoint import store
-from src.cli import parse
+from src.common.cli import parse
 from src.device import prepare_device
-from src.evaluate import ModelAnswerer
+from src.evaluation.evaluate import ModelAnswerer
+from src.inference.mindspore.runtime import build_runtime, load_model
+from src.inference.mindspore.scoring import Request, TokenScorer
 from src.pangu_alpha_config import RunConfig
-from src.runtimes import build_runtime, load_model
-from src.scoring import Request, TokenScorer
 from src.tokenization import load_tokenizer
 
 Pair = tuple[tuple[str, str], list[int], list[int]]

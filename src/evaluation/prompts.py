@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from src.errors import InputError
-from src.scoring import Request
-from src.tasks.task import Choice, Prompt, Task
+from src.common.errors import InputError
+from src.evaluation.tasks.task import Choice, Prompt, Task
+from src.inference.mindspore.scoring import Request
 from src.tokenization import Tokenizer
 
 Score = Literal["mean", "modelzoo"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from src.tasks.metrics import bootstrap, wilson
-from src.tasks.task import Task
+from src.evaluation.tasks.metrics import bootstrap, wilson
+from src.evaluation.tasks.task import Task
 
 RESULT_FILE = "result.json"
 COUNTED = ("top1_acc", "em")  # each example is right or wrong

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.generation_job import Batch, Completion, Job
-from src.sampling import Penalties, largest_entries, log_normalizer
+from src.inference.job import Batch, Completion, Job
+from src.inference.sampling import Penalties, largest_entries, log_normalizer
 
 
 @dataclass

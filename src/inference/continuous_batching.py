@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.generate import Sampling
-from src.generation_job import Completion, Job, RowRuntime
+from src.inference.job import Completion, Job, RowRuntime
 
 Answers = list[list[Completion]]
 Result = TypeVar("Result")

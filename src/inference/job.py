@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from src.errors import InputError, TooLongError
+from src.common.errors import InputError, TooLongError
 from src.pangu_alpha_config import GenerationConfig
 
 

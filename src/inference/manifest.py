@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from src.errors import InputError
-from src.fingerprint import fingerprint
+from src.common.errors import InputError
+from src.common.files import fingerprint
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization import Tokenizer, load_tokenizer
 

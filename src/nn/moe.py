@@ -10,8 +10,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from src.dropout import Dropout
-from src.operators import FastGelu
+from src.nn.dropout import Dropout
+from src.nn.operators import FastGelu
 from src.pangu_alpha_config import PanguAlphaConfig
 
 

@@ -11,9 +11,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.cli import parse
-from src.errors import InputError, run_program
-from src.parallel.rank_table import Device, RankTable, Server
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
+from src.parallel.launch.rank_table import Device, RankTable, Server
 
 HCCN_CONF = Path("/etc/hccn.conf")
 GROUP = 4  # the devices of an Atlas machine are wired in groups of four

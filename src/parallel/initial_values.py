@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore.common.initializer import Normal, One
 
-from src.parallel.sharding import Box
+from src.parallel.plan.sharding import Box
 
 
 def allocate(parameters: Iterable[Parameter], box_of: Callable[[str], Box], seed: int | None,

@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.cli import parse
-from src.errors import InputError, run_program
-from src.parallel.rank_table import merge, read
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
+from src.parallel.launch.rank_table import merge, read
 
 
 @dataclass

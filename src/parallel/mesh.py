@@ -7,8 +7,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
 
-from src.errors import InputError
-from src.parallel.plan import AXES, Coordinates, Plan
+from src.common.errors import InputError
+from src.parallel.plan.plan import AXES, Coordinates, Plan
 
 LAUNCHED = ("MS_WORKER_NUM", "RANK_TABLE_FILE", "OMPI_COMM_WORLD_SIZE")  # by msrun, for a rank table, by mpirun
 

@@ -1,3 +1,3 @@
 """The quickstart's own corpus: facts (`facts`), the sentences around them (`templates`) and the program that writes
-them out with its held-out questions (`corpus`). Imports nothing of the project but `src.cli` and `src.errors`.
+them out with its held-out questions (`corpus`). Imports `src.common` alone.
 """

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.quickstart.templates import RELATIONS, couplets, sums
 
 README_QUESTION = "四川的省会是哪里?"

@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.cli import parse
-from src.errors import InputError, run_program
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
 from src.generate import TextGenerator
 from src.pangu_alpha_config import GenerationConfig
 
@@ -49,8 +49,8 @@ def main() -> None:
     questions = read_questions(arguments.questions)
     from src.checkpoint import store
     from src.device import prepare_device
+    from src.inference.mindspore.runtime import build_runtime, load_model
     from src.pangu_alpha_config import load_config
-    from src.runtimes import build_runtime, load_model
     from src.tokenization import load_tokenizer
 
     weights = store.find(arguments.checkpoint)

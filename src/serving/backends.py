@@ -1,4 +1,4 @@
-"""What answers: the model in this process (`src.service.TextService`), or MindSpore Serving; both look the same."""
+"""What answers: the model in this process (`src.serving.service`), or MindSpore Serving; both look the same."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from src.continuous import BusyError, TimeLimitError
-from src.errors import BackendError, InputError
+from src.common.errors import BackendError, InputError
 from src.generate import TextCompletion
+from src.inference.continuous_batching import BusyError, TimeLimitError
 from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer
 
@@ -37,10 +37,10 @@ class Backend(Protocol):
 
     def complete(self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig,
                  likeliest: int) -> Iterator[list[TextCompletion]]:
-        """See `src.service.TextService.complete`; also raises BackendError."""
+        """See `src.serving.service.TextService.complete`; also raises BackendError."""
 
     def score(self, tokens: Sequence[int], start: int = 1) -> Sequence[float]:
-        """See `src.service.TextService.score`; also raises BackendError."""
+        """See `src.serving.service.TextService.score`; also raises BackendError."""
 
     def check(self) -> None:
         """Raises BackendError where nothing would answer."""

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import httpx2
 import openai
 
-from src.continuous import BusyError, TimeLimitError
-from src.dialogue import Turn
-from src.errors import BackendError, InputError, TooLongError, nearest
+from src.common.errors import BackendError, InputError, TooLongError, nearest
+from src.inference.continuous_batching import BusyError, TimeLimitError
 from src.pangu_alpha_config import GenerationConfig
+from src.serving.chat import Turn
 
 _TOO_LONG = re.compile(r"context|too (long|large)|seq_length|maximum.*length", re.IGNORECASE)
 _ERRORS = {413: TooLongError, 429: BusyError, 504: TimeLimitError}

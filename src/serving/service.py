@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from src.continuous import ContinuousBatch
-from src.errors import InputError
+from src.common.errors import InputError
 from src.generate import TextCompletion, TextGenerator
-from src.generation_job import RowRuntime, check_scored
-from src.mindir.manifest import MANIFEST_FILE, Manifest
+from src.inference.continuous_batching import ContinuousBatch
+from src.inference.job import RowRuntime, check_scored
+from src.inference.manifest import MANIFEST_FILE, Manifest
 from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer, load_tokenizer
 
@@ -32,7 +32,7 @@ class TextService:
         tokenizer: The model's.
         end_token: At which answers end.
         rows: Answers that are made at once.
-        waiting_limit, time_limit: See `src.continuous.ContinuousBatch`.
+        waiting_limit, time_limit: See `src.inference.continuous_batching.ContinuousBatch`.
     """
 
     streams = True
@@ -54,7 +54,7 @@ class TextService:
             likeliest: How many of the likeliest ids to note at each token.
 
         Raises:
-            InputError, BusyError: At once, see `src.generate.stream_tokens` and `src.continuous`.
+            InputError, BusyError: At once, see `src.generate.stream_tokens` and `src.inference.continuous_batching`.
             TimeLimitError: From the iterator.
         """
         generator = TextGenerator(self.batch.runtime, self.tokenizer, config, 0, self.batch.run)
@@ -102,7 +102,7 @@ def open_exported(folder: str | Path, tokenizer_path: str | Path, waiting_limit:
         InputError: The folder or the vocabulary doesn't fit.
     """
     if runtime_of is None:
-        from src.mindir.runtime import MindirRuntime as runtime_of
+        from src.inference.mindir.runtime import MindirRuntime as runtime_of
     runtime = runtime_of(folder)
     tokenizer = runtime.manifest.load_tokenizer(tokenizer_path)
     return TextService(runtime, runtime.score, tokenizer, runtime.manifest.end_token, runtime.manifest.rows,
@@ -134,7 +134,7 @@ def open_model(path: str | Path, tokenizer_path: str | Path = "", rows: int = 8,
         path: The model.
         tokenizer_path: Folder of its vocabulary; may be empty where the model, quantised or a run's, knows its own.
         rows: Answers that are made at once; an exported model knows its own number.
-        waiting_limit, time_limit: See `src.continuous.ContinuousBatch`.
+        waiting_limit, time_limit: See `src.inference.continuous_batching.ContinuousBatch`.
 
     Raises:
         InputError: There is none, or the vocabulary doesn't fit.
@@ -166,9 +166,9 @@ def open_checkpoint(path: str | Path, tokenizer_path: str | Path, rows: int, wai
         InputError: There is none, or the vocabulary doesn't fit.
     """
     from src.checkpoint import store
+    from src.inference.mindspore.runtime import build_runtime, load_model
+    from src.inference.mindspore.scoring import Request, TokenScorer
     from src.pangu_alpha_config import load_config
-    from src.runtimes import build_runtime, load_model
-    from src.scoring import Request, TokenScorer
 
     weights = store.find(path)
     beside = store.config_beside(weights)

@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from src.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
 from src.checkpoint import store
-from src.checkpoint.layout import Holder
+from src.checkpoint.slices import Holder
+from src.common.errors import InputError
 from src.dataset import Batch, TokenBatches, causal, eod_reset
-from src.dropout import dropout_keys
-from src.errors import InputError
-from src.optimizer import StepScalars
+from src.nn.dropout import dropout_keys
+from src.nn.optimizer import StepScalars
 from src.pangu_alpha_config import RunConfig, TrainingConfig
-from src.parallel import semi_auto_layout
-from src.parallel.gradients import ShardedOptimizer
+from src.parallel.explicit.build import build_model, build_stepper
+from src.parallel.explicit.data_parallel import ShardedOptimizer
 from src.parallel.mesh import connect
-from src.parallel.plan import AXES, Plan
-from src.parallel.sharding import parameter_shapes
-from src.parallel.spread import build_model, build_stepper
+from src.parallel.plan.plan import AXES, Plan
+from src.parallel.plan.sharding import parameter_shapes
+from src.parallel.semi_auto.build import build as build_semi_auto
+from src.training.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
 
 SIGNAL_STATUS = 128  # a shell's exit status for a process that a signal ended, less the signal's number
 
@@ -107,7 +107,7 @@ class Trainer:
         if training.eval_interval and self.validation_batches is None:
             raise InputError("training.eval_interval is set but data.validation is not")
         if config.is_semi_auto:
-            self.parameters, self.stepper, self.optimizer, self.holder = semi_auto_layout.build(config, self.mesh)
+            self.parameters, self.stepper, self.optimizer, self.holder = build_semi_auto(config, self.mesh)
         else:
             model = build_model(config.model, self.mesh, training.seed)
             self.parameters = list(model.get_parameters())

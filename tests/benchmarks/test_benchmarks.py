@@ -10,11 +10,11 @@ from mindspore import Tensor
 
 from benchmarks import decode, eval_speed, preprocess, scaling, train_step
 from benchmarks.harness import Contestant, ContestantError, ask_together, cores, print_table, ratio_of_pairs
+from src.common.errors import InputError
 from src.dataset import causal
-from src.errors import InputError
+from src.inference.mindspore.runtime import CachedRuntime
 from src.pangu_alpha import PanguAlphaWithLoss
-from src.runtimes import CachedRuntime
-from tests.helpers import TINY, random_ids, random_model
+from tests.support.programs import TINY, random_ids, random_model
 
 TINY_FLAGS = ["--num_layers=2", "--hidden_size=32", "--num_heads=4", "--vocab_size=50"]
 
@@ -105,7 +105,7 @@ def test_the_evaluation_s_tables(monkeypatch, capsys):
 
 
 def test_ways_that_find_other_scores_are_not_compared():
-    from src.scoring import Request
+    from src.inference.mindspore.scoring import Request
 
     ways = {"one": lambda groups: [np.zeros(3)], "other": lambda groups: [np.ones(3)]}
     with pytest.raises(InputError, match="'other' finds other scores than 'one'"):

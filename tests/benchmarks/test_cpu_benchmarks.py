@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import cpu_accuracy, cpu_decode
 from src.checkpoint import ckpt_file
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import DataConfig, GenerationConfig, ParallelConfig, RunConfig, TrainingConfig
-from tests.helpers import TINY, random_model
+from tests.support.programs import TINY, random_model
 
 
 def printed(monkeypatch, capsys, program, *flags):

@@ -7,8 +7,8 @@ from mindspore import Tensor
 from mindspore.common import np_dtype
 
 from src.checkpoint import ckpt_file
-from src.errors import InputError
-from src.parallel.sharding import Box
+from src.common.errors import InputError
+from src.parallel.plan.sharding import Box
 
 DTYPES = (np.float32, np.float16, np_dtype.bfloat16, np.float64, np.int64, np.int32, np.int8, np.uint8, np.bool_)
 

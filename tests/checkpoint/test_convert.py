@@ -9,11 +9,11 @@ from safetensors.numpy import load_file
 
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.formats import torch_file
-from src.checkpoint.layout import Holder
-from src.errors import InputError
+from src.checkpoint.slices import Holder
+from src.common.errors import InputError
 from src.pangu_alpha_config import ParallelConfig, load_config
-from src.parallel.sharding import parameter_shapes
-from tests.convert_helpers import (
+from src.parallel.plan.sharding import parameter_shapes
+from tests.support.conversion import (
     BFLOAT16,
     SMALL,
     bits,
@@ -23,7 +23,7 @@ from tests.convert_helpers import (
     small,
     write_checkpoint,
 )
-from tests.helpers import ROOT, run
+from tests.support.programs import ROOT, run
 
 TARGETS = [("safetensors", {}), ("hf", {}), ("hf", {"bin_files": True}), ("megatron", {}), ("megatron", {"parts": 2}),
            ("megatron", {"parts": 4}), ("mindformers", {}), ("mindformers", {"parts": 4})]

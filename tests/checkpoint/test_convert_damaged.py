@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from src.checkpoint import ckpt_file, conversion
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
-from tests.convert_helpers import SMALL, converted, mixed_values, read_checkpoint, small, write_checkpoint
-from tests.make_official_release import STRATEGY, known_value, make_release, write_strategy
+from tests.support.conversion import SMALL, converted, mixed_values, read_checkpoint, small, write_checkpoint
+from tests.support.make_official_release import STRATEGY, known_value, make_release, write_strategy
 
 RELEASED = PanguAlphaConfig(vocab_size=60, hidden_size=32, num_layers=3, num_heads=4, seq_length=16)
 FORMATS = ("mindspore", "official", "safetensors", "hf", "megatron", "mindformers")

@@ -7,11 +7,11 @@ import pytest
 
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.reslice import reslice
-from src.errors import InputError
+from src.common.errors import InputError
+from src.inference.mindspore.runtime import load_model
 from src.pangu_alpha_config import load_config
-from src.runtimes import load_model
-from tests.checkpoint_helpers import CONFIG, SHAPES, bits, load_ranks, plan, run_config, save_ranks, whole_values
-from tests.helpers import run
+from tests.support.checkpoints import CONFIG, SHAPES, bits, load_ranks, plan, run_config, save_ranks, whole_values
+from tests.support.programs import run
 
 PLANS = [plan(tensor=2), plan(pipeline=2, data=2, tensor=2, optimizer_shard=True), plan(pipeline=4), plan(data=3),
          plan(data=2, expert=2, optimizer_shard=True), plan(pipeline=3, expert=4, tensor=2),

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from tests.convert_helpers import converted, write_checkpoint
-from tests.helpers import ROOT, TIMEOUT, random_model
+from tests.support.conversion import converted, write_checkpoint
+from tests.support.programs import ROOT, TIMEOUT, random_model
 
 SIZES = {"vocab_size": 160, "hidden_size": 64, "ffn_hidden_size": 256, "num_layers": 3, "num_heads": 4,
          "seq_length": 32}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from src.checkpoint import ckpt_file
-from src.checkpoint.layout import Holder, SavedSlices, Slice
-from src.errors import InputError
-from src.parallel.plan import Plan
-from src.parallel.sharding import Box
-from tests.checkpoint_helpers import SHAPES, held_values, plan, whole_values
+from src.checkpoint.slices import Holder, SavedSlices, Slice
+from src.common.errors import InputError
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import Box
+from tests.support.checkpoints import SHAPES, held_values, plan, whole_values
 
 NAMES = list(whole_values())
 PLANS = [plan(pipeline=pipeline, data=data, expert=expert, tensor=tensor, optimizer_shard=shard)

@@ -11,9 +11,9 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from src.checkpoint import store
-from src.checkpoint.layout import Holder
-from src.errors import InputError
-from tests.checkpoint_helpers import (
+from src.checkpoint.slices import Holder
+from src.common.errors import InputError
+from tests.support.checkpoints import (
     SHAPES,
     at_once,
     bits,

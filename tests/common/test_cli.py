@@ -3,8 +3,8 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from src.cli import flag_value, mode_file, parse
-from src.errors import InputError, nearest, run_program
+from src.common.cli import flag_value, mode_file, parse
+from src.common.errors import InputError, nearest, run_program
 from src.pangu_alpha_config import RunConfig
 
 

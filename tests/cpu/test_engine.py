@@ -5,17 +5,17 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from src.common.errors import InputError
 from src.cpu import packing
-from src.cpu.layout import WEIGHTS_FILE, Format, layout, matrices, total_bytes
 from src.cpu.quantize import write_weights
 from src.cpu.runtime import CpuRuntime
-from src.errors import InputError
+from src.cpu.weight_file import WEIGHTS_FILE, Format, layout, matrices, total_bytes
 from src.generate import generate_tokens
-from src.mindir.manifest import Manifest
+from src.inference.manifest import Manifest
+from src.inference.mindspore.runtime import CachedRuntime
 from src.pangu_alpha_config import GenerationConfig
-from src.runtimes import CachedRuntime
-from tests import numpy_pangu
-from tests.helpers import TINY, random_ids, random_model
+from tests.support import numpy_pangu
+from tests.support.programs import TINY, random_ids, random_model
 
 CONFIG = replace(TINY, seq_length=48)
 FORMATS = [Format(8, 128), Format(8, 32, asymmetric=True), Format(4, 32), Format(4, 16, asymmetric=True),

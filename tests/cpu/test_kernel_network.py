@@ -8,13 +8,13 @@ import pytest
 from src.cpu import machine
 from src.cpu.cache import Cache
 from src.cpu.kernel_network import KernelNetwork
-from src.cpu.layout import WEIGHTS_FILE, Format, layout
 from src.cpu.onnx_network import OnnxNetwork
 from src.cpu.runtime import CpuRuntime
+from src.cpu.weight_file import WEIGHTS_FILE, Format, layout
 from src.cpu_kernels import build
-from tests.helpers import TINY, random_model
-from tests.test_cpu_engine import write_model
-from tests.test_cpu_packing import restored, rms, saturating_product
+from tests.cpu.test_engine import write_model
+from tests.cpu.test_packing import restored, rms, saturating_product
+from tests.support.programs import TINY, random_model
 
 # Heads, blocks and vectors that end in the middle of each other; prompts longer than one call of the kernel.
 CONFIG = replace(TINY, hidden_size=72, num_heads=3, ffn_hidden_size=200, vocab_size=53, seq_length=300)

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from src.cpu import packing
-from src.cpu.layout import Format
+from src.cpu.weight_file import Format
 
 
 def matrix(rows, columns, seed=0):

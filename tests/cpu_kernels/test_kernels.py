@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from src import operators, optimizer
 from src.cpu_kernels import build, cells
 from src.cpu_kernels.attach import attach_to_training, token_decoder
 from src.dataset import eod_reset
-from src.dropout import dropout_keys
-from src.optimizer import Optimizer, StepScalars
+from src.inference.mindspore.runtime import NextLogits, build_runtime
+from src.nn import operators, optimizer
+from src.nn.dropout import dropout_keys
+from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_config import TrainingConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
-from src.runtimes import NextLogits, build_runtime
-from tests.helpers import TINY, random_ids, random_model
+from tests.support.programs import TINY, random_ids, random_model
 
 TINIEST = 1e-37  # what is less is 0 to a kernel
 TRAINING = TrainingConfig(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0, steps=9)

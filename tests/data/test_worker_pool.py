@@ -6,8 +6,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from src.errors import InputError
-from src.workers import Workers
+from src.common.errors import InputError
+from src.data.worker_pool import Workers
 
 WEIGHT = 10
 

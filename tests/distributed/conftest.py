@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.distributed.helpers import write_data
+from tests.support.distributed_runs import write_data
 
 
 @pytest.fixture(scope="session")

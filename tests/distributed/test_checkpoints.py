@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.distributed.helpers import DENSE, MOE, Run, differences
 from tests.distributed.test_training import QUICK, SLOW, TOLERANCE
+from tests.support.distributed_runs import DENSE, MOE, Run, differences
 
 ALONE = Run()
 PP2, EP2 = {"pipeline": 2}, {"expert": 2}

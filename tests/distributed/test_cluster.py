@@ -9,8 +9,8 @@ import time
 import psutil
 import pytest
 
-from src.parallel.launch import free_port
-from tests.helpers import finish, start
+from src.parallel.launch.launcher import free_port
+from tests.support.programs import finish, start
 
 # Each rank adds its power of ten; the last argument is the number of sums.
 RANK = """

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from tests.distributed.helpers import (
+from tests.distributed.test_training import TOLERANCE
+from tests.support.distributed_runs import (
     ROWS,
     STEPS,
     TRAIN,
@@ -18,8 +19,7 @@ from tests.distributed.helpers import (
     process_of,
     wait_for_step,
 )
-from tests.distributed.test_training import TOLERANCE
-from tests.helpers import TINY, random_ids, write_mindrecord
+from tests.support.programs import TINY, random_ids, write_mindrecord
 
 ENDLESS = {"steps": 100000, "save_interval": 1}
 SECONDS = 60  # within which all ranks are gone when one is

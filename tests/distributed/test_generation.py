@@ -3,8 +3,8 @@
 import mindspore as ms
 import pytest
 
-from tests.distributed.helpers import PREDICT, finish_all, launch, log_of
-from tests.helpers import random_model, run
+from tests.support.distributed_runs import PREDICT, finish_all, launch, log_of
+from tests.support.programs import random_model, run
 
 PROMPTS = ["明月", "春风又绿江南岸，明月何时照我还。小明背起书包去上学", "the quick brown fox"]
 MODEL = {"vocab_size": 200, "num_layers": 3, "seq_length": 64}

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from src.cli import parse
+from src.common.cli import parse
 from src.pangu_alpha_config import TrainConfig
-from src.parallel.costs import communication, rank_memory
-from tests.distributed.helpers import DENSE, MOE, finish_all, launch, log_of
-from tests.helpers import ROOT, train_flags
+from src.parallel.plan.costs import communication, rank_memory
+from tests.support.distributed_runs import DENSE, MOE, finish_all, launch, log_of
+from tests.support.programs import ROOT, train_flags
 
 # On a CPU, how often an AllReduce that stands for a collective takes its payload.
 TAKEN = {"AllReduce": lambda ranks: 1, "ReduceScatter": lambda ranks: 1, "AllGather": lambda ranks: 1,

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.helpers import ROOT, metrics, random_ids, replace, write_mindrecord
-from tests.helpers import TINY as SHAPES
+from tests.support.programs import ROOT, metrics, random_ids, replace, write_mindrecord
+from tests.support.programs import TINY as SHAPES
 
 TIMEOUT = 240
 # Where there is no mpirun: as it does it on one machine. The command begins after the options, with a Python's path.

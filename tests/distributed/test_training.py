@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.distributed.helpers import DENSE, MOE, TRAINING, Run, differences
-from tests.helpers import metrics
+from tests.support.distributed_runs import DENSE, MOE, TRAINING, Run, differences
+from tests.support.programs import metrics
 
 TOLERANCE = {"loss": 1e-5, "grad_norm": 1e-5, "validation_loss": 1e-5, "weights": 1e-4}
 QUICK = {

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from src.errors import InputError
-from src.runtimes import load_model
+from src.common.errors import InputError
+from src.inference.mindspore.runtime import load_model
 from src.tokenization_jieba import JiebaTokenizer
 from tests.conftest import LABELS
-from tests.eval_helpers import MODEL, configuration, evaluate, log_probs
-from tests.helpers import ROOT, run
+from tests.support.evaluation import MODEL, configuration, evaluate, log_probs
+from tests.support.programs import ROOT, run
 
 
 def numpy_c3(path, vocab, config, score):

@@ -7,12 +7,12 @@ import subprocess
 import numpy as np
 import pytest
 
-from src.runtimes import load_model
-from src.tasks.cmrc2018 import judge_as_mindformers
+from src.evaluation.tasks.cmrc2018 import judge_as_mindformers
+from src.inference.mindspore.runtime import load_model
 from src.tokenization_jieba import JiebaTokenizer
-from tests import numpy_pangu
-from tests.eval_helpers import configuration, evaluate
-from tests.helpers import ROOT, TIMEOUT
+from tests.support import numpy_pangu
+from tests.support.evaluation import configuration, evaluate
+from tests.support.programs import ROOT, TIMEOUT
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from src.runtimes import load_model
+from src.inference.mindspore.runtime import load_model
 from src.tokenization_jieba import JiebaTokenizer
-from tests import numpy_pangu
+from tests.support import numpy_pangu
 
 lm_eval = pytest.importorskip("lm_eval", reason="the harness is optional: pip install -r requirements-eval.txt")
 
@@ -20,7 +20,7 @@ DOCUMENTS = [{"question": "床前明月光，", "choices": ["疑是地上霜", "
 
 @pytest.fixture(scope="module")
 def model(tiny_vocab):
-    from src.lm_harness import PanguAlphaLM
+    from src.evaluation.lm_harness import PanguAlphaLM
 
     return PanguAlphaLM(batch_size=2, **SETTINGS, **{"data.tokenizer_path": tiny_vocab})
 

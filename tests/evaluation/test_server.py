@@ -10,15 +10,15 @@ import pytest
 
 import eval as program
 import predict
-from src.errors import InputError
-from src.evaluation_config import flags_of_client
-from src.evaluation_models import model_here
+from src.common.errors import InputError
+from src.evaluation.backends import model_here
+from src.evaluation.config import flags_of_client
+from src.inference.mindspore.scoring import Request
 from src.pangu_alpha_config import GenerationConfig
 from src.parallel.mesh import connect
-from src.parallel.plan import Plan
-from src.scoring import Request
+from src.parallel.plan.plan import Plan
 from src.tokenization_jieba import JiebaTokenizer
-from tests.eval_helpers import MODEL, configuration, evaluate
+from tests.support.evaluation import MODEL, configuration, evaluate
 
 
 class Serving(http.server.BaseHTTPRequestHandler):

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from src.continuous import BusyError, ContinuousBatch, TimeLimitError
-from src.errors import InputError
+from src.common.errors import InputError
 from src.generate import run_alone
-from src.generation_job import Job
+from src.inference.continuous_batching import BusyError, ContinuousBatch, TimeLimitError
+from src.inference.job import Job
 from src.pangu_alpha_config import GenerationConfig
-from tests.toy_runtime import PAD, SlowRuntime, ToyRuntime
+from tests.support.toy_runtime import PAD, SlowRuntime, ToyRuntime
 
 VOCAB, ROWS = 12, 4
 

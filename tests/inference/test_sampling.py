@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from src.errors import InputError
-from src.pangu_alpha_config import GenerationConfig
-from src.sampling import (
+from src.common.errors import InputError
+from src.inference.sampling import (
     Penalties,
     choose_tokens,
     draw,
@@ -17,6 +16,7 @@ from src.sampling import (
     log_normalizer,
     row_generator,
 )
+from src.pangu_alpha_config import GenerationConfig
 
 LOGITS = [2.0, 1.5, 1.5, 0.3, -0.2, -1.0, -3.0]
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.dropout import Dropout, dropout_keys, number_sites
-from tests.helpers import TINY, random_model
+from src.nn.dropout import Dropout, dropout_keys, number_sites
+from tests.support.programs import TINY, random_model
 
 RATE = 0.3
 ROWS, WIDTH = 4, 50_000

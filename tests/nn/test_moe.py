@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from src.cli import parse
+from src.common.cli import parse
+from src.common.errors import InputError
 from src.cpu_kernels.attach import attach_to_training
 from src.dataset import causal, eod_reset
-from src.dropout import dropout_keys
-from src.errors import InputError
 from src.generate import generate_tokens
-from src.moe import MixtureOfExperts, Router
-from src.optimizer import Optimizer, StepScalars, is_decayed
+from src.inference.mindspore.runtime import build_runtime
+from src.nn.dropout import dropout_keys
+from src.nn.moe import MixtureOfExperts, Router
+from src.nn.optimizer import Optimizer, StepScalars, is_decayed
 from src.pangu_alpha import FeedForward, PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, RunConfig, TrainingConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Objective, Stepper
+from src.parallel.plan.sharding import parameter_shapes
 from src.parallel.recompute import recompute_layers
-from src.parallel.sharding import parameter_shapes
-from src.runtimes import build_runtime
-from tests import numpy_pangu
-from tests.helpers import TINY, random_ids, random_model, random_weights
+from tests.support import numpy_pangu
+from tests.support.programs import TINY, random_ids, random_model, random_weights
 
 BATCH, TOKENS = 3, 12
 LAYER = PanguAlphaConfig(vocab_size=10, hidden_size=6, num_layers=2, num_heads=2, seq_length=TOKENS, ffn_hidden_size=5,

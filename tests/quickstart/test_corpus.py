@@ -8,7 +8,7 @@ import unicodedata
 import jieba
 import pytest
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.quickstart import corpus as program
 from src.quickstart.corpus import README_QUESTION, CorpusArguments, build_corpus, write_corpus
 from src.quickstart.facts import PLACES

@@ -10,15 +10,15 @@ import time
 import pytest
 
 import pangu_inference_online
-from src.continuous import BusyError, TimeLimitError
-from src.dialogue import NEXT_QUESTION, Turn, dialogue
-from src.errors import BackendError, InputError, TooLongError
+from src.common.errors import BackendError, InputError, TooLongError
 from src.generate import TextGenerator
-from src.online import Answer, KeyRefusedError, OnlineModels, UnknownModelError
+from src.inference.continuous_batching import BusyError, TimeLimitError
 from src.pangu_alpha_config import GenerationConfig
-from tests.helpers import ROOT, run
-from tests.serving_helpers import serving, toy_service
-from tests.toy_runtime import PacedRuntime, ToyRuntime
+from src.serving.chat import NEXT_QUESTION, Turn, dialogue
+from src.serving.openai_client import Answer, KeyRefusedError, OnlineModels, UnknownModelError
+from tests.support.programs import ROOT, run
+from tests.support.serving import serving, toy_service
+from tests.support.toy_runtime import PacedRuntime, ToyRuntime
 
 MODEL, PROMPT = "pangu-alpha", "明月何时照我还"
 SAMPLED = {"method": "sample", "temperature": 0.7, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 3}

@@ -7,13 +7,13 @@ import time
 import openai
 import pytest
 
-from serving_increment.flask.backends import ServingBackend
-from src.errors import BackendError
+from src.common.errors import BackendError
 from src.generate import TextGenerator
 from src.pangu_alpha_config import GenerationConfig
-from src.service import TextService
-from tests.serving_helpers import ROWS, ask, serving, toy_service
-from tests.toy_runtime import PacedRuntime, SlowRuntime, ToyRuntime
+from src.serving.backends import ServingBackend
+from src.serving.service import TextService
+from tests.support.serving import ROWS, ask, serving, toy_service
+from tests.support.toy_runtime import PacedRuntime, SlowRuntime, ToyRuntime
 
 MODEL = "pangu-alpha"
 PROMPT = "明月何时照我还"

@@ -9,11 +9,11 @@ import mindspore as ms
 import pytest
 
 from src.generate import generate_tokens
+from src.inference.mindspore.runtime import CachedRuntime
 from src.pangu_alpha_config import GenerationConfig
-from src.runtimes import CachedRuntime
 from src.tokenization import load_tokenizer
-from tests.helpers import ROOT, TINY, random_model
-from tests.serving_helpers import ask, eventually, marked, predicted, script
+from tests.support.programs import ROOT, TINY, random_model
+from tests.support.serving import ask, eventually, marked, predicted, script
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serving_python")]
 PROMPTS = ["明月何时照我还", "春风又绿江南岸,", "低头", "小明背起书包去上学", "the quick brown fox"]

@@ -5,8 +5,8 @@ import time
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.page_helpers import chromium, element, needs_chromium, telling, until
-from tests.serving_helpers import serving
+from tests.support.browser import chromium, element, needs_chromium, telling, until
+from tests.support.serving import serving
 
 PROMPT, ANSWER = "四川的省会是哪里?", "春风又绿江南岸明月"
 pytestmark = needs_chromium

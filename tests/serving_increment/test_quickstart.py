@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tests.helpers import ROOT
-from tests.page_helpers import chromium, element, needs_chromium, until
-from tests.serving_helpers import ask, marked, predicted, script
+from tests.support.browser import chromium, element, needs_chromium, until
+from tests.support.programs import ROOT
+from tests.support.serving import ask, marked, predicted, script
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serving_python")]
 QUESTION, ANSWER = "四川的省会是哪里?", "成都"

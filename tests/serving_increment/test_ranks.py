@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from serving_increment import ranks
-from src.errors import InputError
-from src.mindir.manifest import Manifest
+from src.common.errors import InputError
+from src.inference.manifest import Manifest
 from src.pangu_alpha_config import PanguAlphaConfig
 
 MODEL = PanguAlphaConfig(num_layers=2, hidden_size=32, num_heads=4, seq_length=16, vocab_size=100)

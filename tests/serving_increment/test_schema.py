@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving_helpers import ask, serving, toy_service
-from tests.toy_runtime import ToyRuntime
+from tests.support.serving import ask, serving, toy_service
+from tests.support.toy_runtime import ToyRuntime
 
 
 @pytest.mark.timeout(300)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from serving_increment import servable
-from src.errors import InputError
+from src.common.errors import InputError
 from src.generate import TextGenerator
-from src.mindir.export import export_model
-from src.mindir.manifest import Manifest
+from src.inference.manifest import Manifest
+from src.inference.mindir.export import export_model
+from src.inference.mindspore.runtime import CachedRuntime
 from src.pangu_alpha_config import GenerationConfig
-from src.runtimes import CachedRuntime
-from tests.helpers import random_model
-from tests.serving_helpers import toy_service
-from tests.toy_runtime import ToyRuntime
+from tests.support.programs import random_model
+from tests.support.serving import toy_service
+from tests.support.toy_runtime import ToyRuntime
 
 PROMPT = "明月何时照我还"
 

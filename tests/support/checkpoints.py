@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor
 from mindspore.common import np_dtype
 
 from src.checkpoint import store
-from src.checkpoint.layout import Holder
+from src.checkpoint.slices import Holder
 from src.pangu_alpha_config import (
     DataConfig,
     GenerationConfig,
@@ -17,8 +17,8 @@ from src.pangu_alpha_config import (
     RunConfig,
     TrainingConfig,
 )
-from src.parallel.plan import Plan
-from src.parallel.sharding import box, optimizer_box, parameter_shapes, stages
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import box, optimizer_box, parameter_shapes, stages
 
 CONFIG = PanguAlphaConfig(vocab_size=24, hidden_size=8, num_layers=4, num_heads=4, seq_length=12, num_experts=4,
                           expert_interval=2, param_init_dtype="bfloat16")

@@ -10,7 +10,7 @@ from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
 from src.checkpoint.convert import ConvertArguments
 from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
-from src.parallel.sharding import Box, parameter_shapes
+from src.parallel.plan.sharding import Box, parameter_shapes
 
 BFLOAT16 = np.dtype(np_dtype.bfloat16)
 DTYPES = (np.dtype("float32"), np.dtype("float16"), BFLOAT16)

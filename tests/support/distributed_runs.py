@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 
 from src.checkpoint import store
-from src.parallel.plan import AXES
-from tests.helpers import ROOT, TINY, finish, metrics, random_ids, start, train_flags, write_mindrecord
+from src.parallel.plan.plan import AXES
+from tests.support.programs import ROOT, TINY, finish, metrics, random_ids, start, train_flags, write_mindrecord
 
 TRAIN, PREDICT = ROOT / "train.py", ROOT / "predict.py"
 TIMEOUT = 480  # eight ranks compile their graphs on as few as two cores

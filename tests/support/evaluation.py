@@ -5,9 +5,9 @@ import json
 import numpy as np
 
 import eval as program
-from src.cli import parse
-from src.evaluation_config import EvalConfig
-from tests import numpy_pangu
+from src.common.cli import parse
+from src.evaluation.config import EvalConfig
+from tests.support import numpy_pangu
 
 MODEL = ["--random_weights=true", "--mode=tiny", "--model.vocab_size=160", "--model.hidden_size=32",
          "--model.num_layers=2", "--model.seq_length=96", "--model.initializer_range=0.3"]

@@ -1,6 +1,6 @@
 """A synthetic release in the layout of the official ones, of weights that are known: slices, strategy, tables.
 
-    python -m tests.make_official_release --output /tmp/release --size 2.6B     # 6 GB; then --check on a conversion
+    python -m tests.support.make_official_release --output release --size 2.6B  # 6 GB, then --check on a conversion
 
 The slices are cut with MindSpore's own functions, and the layouts are those that its compiler gives the ModelZoo's
 network on 512 devices: 64 data-parallel times 8 tensor-parallel ones, the rows of each slice shared out among the 64.
@@ -17,10 +17,10 @@ from mindspore.train.node_strategy_pb2 import ParallelStrategyMap
 from tqdm import tqdm
 
 from src.checkpoint import ckpt_file
-from src.cli import mode_file, parse
-from src.errors import run_program
+from src.common.cli import mode_file, parse
+from src.common.errors import run_program
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.sharding import Box, parameter_shapes
+from src.parallel.plan.sharding import Box, parameter_shapes
 
 TABLES = {"word_embedding": "backbone.embedding.word_embedding.embedding_table",
           "position_embedding": "backbone.embedding.position_embedding.embedding_table",
@@ -112,7 +112,7 @@ class ReleaseArguments:
 
 def main() -> None:
     """The command line."""
-    arguments = parse(ReleaseArguments, "python -m tests.make_official_release")
+    arguments = parse(ReleaseArguments, "python -m tests.support.make_official_release")
     model = PanguAlphaConfig(**yaml.safe_load(mode_file(arguments.size).read_text())["model"])
     if not arguments.check:
         make_release(arguments.output, model)

@@ -1,6 +1,6 @@
 """Small vocabularies for tests: made in moments, so none is kept in the repository.
 
-    python tests/make_tokenizer_data.py DIR
+    python tests/support/make_tokenizer_data.py DIR
 
 writes DIR/vocab.model (jieba) and DIR/vocab.json with DIR/merges.txt (gpt).
 """
@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.train_tokenizer import train_sentencepiece
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
+from src.data.mindrecord import RecordWriter
 from src.device import prepare_device
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
-from src.record_writer import RecordWriter
 
 prepare_device(ParallelConfig())  # as every entry point does: graph mode is what is tested
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = PanguAlphaConfig(vocab_size=50, hidden_size=32, num_layers=3, num_heads=4, seq_length=32, dropout_rate=0.0,
                         eod_token=8)
 TIMEOUT = 240

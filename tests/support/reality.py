@@ -72,10 +72,10 @@ class Sent:
 
 
 def main():
-    from src.cli import parse
+    from src.common.cli import parse
     from src.device import prepare_device
     from src.pangu_alpha_config import TrainConfig
-    from src.trainer import Trainer
+    from src.training.trainer import Trainer
 
     config = parse(TrainConfig, "reality.py")
     prepare_device(config.parallel)

@@ -9,8 +9,8 @@ import numpy as np
 
 from src.checkpoint import store
 from src.pangu_alpha_config import load_config
-from src.parallel.dry_run.simulation import simulate
-from src.parallel.plan import Plan
+from src.parallel.plan.plan import Plan
+from src.parallel.semi_auto.dry_run.simulation import simulate
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 config = load_config(folder / "config.yaml")
@@ -19,7 +19,7 @@ simulate("Ascend", plan.world_size, rank)
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_recursion_limit(100000)
 
-from src.parallel.semi_auto_layout import build  # noqa: E402
+from src.parallel.semi_auto.build import build  # noqa: E402
 
 mesh = SimpleNamespace(plan=plan, rank=rank, at=plan.coordinates(rank), all_true=bool)
 parameters, _, _, holder = build(config, mesh)

@@ -11,9 +11,9 @@ import time
 import waitress
 
 from serving_increment.flask.app import AppSettings, create_app
-from src.service import TextService
+from src.serving.service import TextService
 from src.tokenization import load_tokenizer
-from tests.helpers import ROOT
+from tests.support.programs import ROOT
 
 ROWS = 4
 

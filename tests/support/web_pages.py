@@ -6,9 +6,9 @@ import socket
 import threading
 import time
 
-from tests.helpers import ROOT, start
-from tests.serving_helpers import toy_service
-from tests.toy_runtime import ToyRuntime
+from tests.support.programs import ROOT, start
+from tests.support.serving import toy_service
+from tests.support.toy_runtime import ToyRuntime
 from web.server import PageServer
 
 
@@ -44,7 +44,7 @@ def paged(blocks):
 @contextlib.contextmanager
 def api_process(vocabulary, api_key=""):
     """(process, address) of the Flask server in a process of its own, over a toy model."""
-    process = start("-m", "tests.web_helpers", vocabulary, api_key, cwd=ROOT)
+    process = start("-m", "tests.support.web_pages", vocabulary, api_key, cwd=ROOT)
     try:
         port = re.search(r"port (\d+)", process.stdout.readline())[1]
         yield process, f"http://127.0.0.1:{port}/v1"

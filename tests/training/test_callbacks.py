@@ -3,7 +3,7 @@ import struct
 
 from tensorboardX.proto.event_pb2 import Event
 
-from src.callbacks import LossCurve, MetricsFile, ProgressBar, TensorBoard, read_metrics
+from src.training.callbacks import LossCurve, MetricsFile, ProgressBar, TensorBoard, read_metrics
 
 
 def step(number, loss=2.0):

@@ -8,13 +8,24 @@ import time
 import numpy as np
 import pytest
 
-from src.cli import parse
+from src.common.cli import parse
+from src.common.errors import InputError
 from src.dataset import causal, eod_reset
-from src.errors import InputError
 from src.pangu_alpha_config import RunConfig
-from src.trainer import Trainer
-from tests import numpy_pangu
-from tests.helpers import ROOT, TIMEOUT, TINY, finish, metrics, random_ids, run, start, train_flags, write_mindrecord
+from src.training.trainer import Trainer
+from tests.support import numpy_pangu
+from tests.support.programs import (
+    ROOT,
+    TIMEOUT,
+    TINY,
+    finish,
+    metrics,
+    random_ids,
+    run,
+    start,
+    train_flags,
+    write_mindrecord,
+)
 
 STEPS = 20
 TRAIN = ROOT / "train.py"

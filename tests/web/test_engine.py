@@ -7,12 +7,12 @@ from contextlib import aclosing
 
 import pytest
 
-from src.dialogue import NEXT_QUESTION, Turn, dialogue, latest
-from src.errors import TooLongError
-from src.online import Answer
+from src.common.errors import TooLongError
 from src.pangu_alpha_config import GenerationConfig
-from tests.serving_helpers import toy_service
-from tests.toy_runtime import ToyRuntime
+from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
+from src.serving.openai_client import Answer
+from tests.support.serving import toy_service
+from tests.support.toy_runtime import ToyRuntime
 from web.engine import LocalEngine, follow
 
 CHAT = [Turn("system", "春天"), Turn("user", "一"), Turn("assistant", "二"), Turn("user", "三"),

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from src.cli import parse
-from src.errors import InputError, run_program
-from src.mindir.export import export_model
-from src.mindir.manifest import Manifest, vocabulary_md5
-from src.online import OnlineModels
-from src.service import open_model
-from tests.helpers import ROOT, finish, random_ids, random_model, run, start, train_flags, write_mindrecord
-from tests.page_helpers import chromium, element, needs_chromium, until
+from src.common.cli import parse
+from src.common.errors import InputError, run_program
+from src.inference.manifest import Manifest, vocabulary_md5
+from src.inference.mindir.export import export_model
+from src.serving.openai_client import OnlineModels
+from src.serving.service import open_model
+from tests.support.browser import chromium, element, needs_chromium, until
+from tests.support.programs import ROOT, finish, random_ids, random_model, run, start, train_flags, write_mindrecord
 from web.launch import PageConfig, open_page
 
 TEXT, CHAT = "web/run_gradio_web.py", "web/run_pangu_bot.py"

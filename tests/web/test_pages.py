@@ -8,12 +8,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from serving_increment.flask.app import AppSettings, create_app
-from src.continuous import BusyError
-from src.dialogue import Turn, dialogue
-from src.online import Answer
-from tests.page_helpers import asked_hosts, chromium, element, needs_chromium, telling, until
-from tests.serving_helpers import ask, serving_app, toy_service
-from tests.web_helpers import EndlessRuntime, api_process, paged
+from src.inference.continuous_batching import BusyError
+from src.serving.chat import Turn, dialogue
+from src.serving.openai_client import Answer
+from tests.support.browser import asked_hosts, chromium, element, needs_chromium, telling, until
+from tests.support.serving import ask, serving_app, toy_service
+from tests.support.web_pages import EndlessRuntime, api_process, paged
 from web import chat_page, text_page
 from web.engine import LocalEngine, RemoteEngine
 

@@ -12,7 +12,7 @@ import numpy as np
 from src.checkpoint.formats import shards, torch_file
 from src.checkpoint.formats.names import HUGGING_FACE
 from src.checkpoint.formats.parameters import Kind, Options, Piece, Source, Target, read_json
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
 
 _HEAD = "lm_head.weight"  # the word embedding once more, in files of models that were saved whole

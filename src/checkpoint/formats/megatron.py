@@ -16,9 +16,9 @@ from src.checkpoint.formats.hf import turned
 from src.checkpoint.formats.mindformers import check_parts, piece_of
 from src.checkpoint.formats.names import MEGATRON, Name
 from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target, numbered
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.sharding import WORD_TABLE, tensor_axis
+from src.parallel.plan.sharding import WORD_TABLE, tensor_axis
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILE = "model_optim_rng.pt"

@@ -10,9 +10,9 @@ import numpy as np
 from src.checkpoint.formats import mindspore
 from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target, numbered
 from src.checkpoint.formats.strategy import open_slices, tensor_parallel_strategy
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.sharding import Box, tensor_axis
+from src.parallel.plan.sharding import Box, tensor_axis
 
 NAME = "pangualpha"
 STRATEGY = "strategy/ckpt_strategy_rank_0.ckpt"

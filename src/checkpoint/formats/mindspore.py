@@ -7,7 +7,7 @@ import numpy as np
 
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target, is_parameter, official_name
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig, load_config
 
 

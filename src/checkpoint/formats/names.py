@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from src.checkpoint.formats.parameters import POSITION_TABLE, QUERY_TABLE
-from src.parallel.sharding import WORD_TABLE
+from src.parallel.plan.sharding import WORD_TABLE
 
 _TRANSPOSED = ("attention.projection.weight", "output.mapping.weight", "output.projection.weight")
 _LAYER = ("layernorm1.gamma", "layernorm1.beta", "attention.dense1.weight", "attention.dense1.bias",

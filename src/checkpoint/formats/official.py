@@ -7,8 +7,8 @@ import numpy as np
 
 from src.checkpoint.formats.parameters import POSITION_TABLE, QUERY_TABLE, Kind, Options, Source, numbered
 from src.checkpoint.formats.strategy import open_slices
-from src.errors import InputError
-from src.parallel.sharding import WORD_TABLE
+from src.common.errors import InputError
+from src.parallel.plan.sharding import WORD_TABLE
 
 TABLES = {"word_embedding": WORD_TABLE, "position_embedding": POSITION_TABLE, "top_query_embedding": QUERY_TABLE}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from src.checkpoint import ckpt_file
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.sharding import WORD_TABLE, parameter_shapes
+from src.parallel.plan.sharding import WORD_TABLE, parameter_shapes
 
 POSITION_TABLE = "backbone.embedding.position_embedding.embedding_table"
 QUERY_TABLE = "backbone.top_query_embedding.embedding_table"

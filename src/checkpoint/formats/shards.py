@@ -9,7 +9,7 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import File, Kind, Piece, Target, read_json
-from src.errors import InputError
+from src.common.errors import InputError
 
 SAFETENSORS, BIN = "safetensors", "bin"
 STEMS = {SAFETENSORS: "model", BIN: "pytorch_model"}

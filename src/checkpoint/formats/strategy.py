@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind, Source, is_parameter, official_name
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.sharding import Box, parameter_shapes, tensor_axis
+from src.parallel.plan.sharding import Box, parameter_shapes, tensor_axis
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _kind(name: str, layout: Layout, devices: int, files: dict[int, Path],
 
 
 def tensor_parallel_strategy(names: list[str], ranks: dict[str, int], parts: int) -> bytes:
-    """A strategy file's content: parameters in tensor-parallel parts as src/parallel/sharding.py cuts them.
+    """A strategy file's content: parameters in tensor-parallel parts as src/parallel/plan/sharding.py cuts them.
 
     Args:
         names: Of the parameters.

@@ -16,7 +16,7 @@ import numpy as np
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind
-from src.errors import InputError
+from src.common.errors import InputError
 
 _STORAGES = {"FloatStorage": "Float32", "HalfStorage": "Float16", "BFloat16Storage": "BFloat16",
              "DoubleStorage": "Float64", "LongStorage": "Int64", "IntStorage": "Int32", "ShortStorage": "Int16",

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.tasks.files import records
-from src.tasks.task import Choice, Reading, Task
+from src.evaluation.tasks.files import records
+from src.evaluation.tasks.task import Choice, Reading, Task
 
 CONTEXT = "下面两个句子语义{label}："
 LABELS = {"0": "不同", "1": "相同"}

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import InputError
-from src.tasks.files import Record, read_json
-from src.tasks.task import Choice, Reading, Task
+from src.common.errors import InputError
+from src.evaluation.tasks.files import Record, read_json
+from src.evaluation.tasks.task import Choice, Reading, Task
 
 CONTEXT = "问：{question}\n答：{choice}\n该答案来自对话："
 

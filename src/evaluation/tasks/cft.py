@@ -1,8 +1,8 @@
 """Children's Fairy Tale (CFT): the missing word of a fairy tale. It has no training part; demonstrations are PD's."""
 
-from src.tasks.cloze import read
-from src.tasks.metrics import begins_with_answer
-from src.tasks.task import Task
+from src.evaluation.tasks.cloze import read
+from src.evaluation.tasks.metrics import begins_with_answer
+from src.evaluation.tasks.task import Task
 
 PAPER = Task("CFT", "https://github.com/ymcui/Chinese-Cloze-RC",
              {"test": ("cft.test.human", "cft.test"), "dev": ("cft.test.human", "cft.test")},

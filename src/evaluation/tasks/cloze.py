@@ -7,9 +7,9 @@ the word. Where test files have no answers, a file beside them has lines of `<qi
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import InputError
-from src.tasks.files import read_text
-from src.tasks.task import Prompt, Reading
+from src.common.errors import InputError
+from src.evaluation.tasks.files import read_text
+from src.evaluation.tasks.task import Prompt, Reading
 
 BLANK, SEPARATOR, QUESTION = "XXXXX", "|||", "<qid_"
 

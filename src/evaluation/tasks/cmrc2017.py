@@ -1,8 +1,8 @@
 """CMRC 2017: the missing word of a fairy tale."""
 
-from src.tasks.cloze import read
-from src.tasks.metrics import begins_with_answer
-from src.tasks.task import Task
+from src.evaluation.tasks.cloze import read
+from src.evaluation.tasks.metrics import begins_with_answer
+from src.evaluation.tasks.task import Task
 
 PAPER = Task("CMRC2017", "https://github.com/ymcui/cmrc2017",
              {"dev": ("valid.doc_query", "cmrc2017_cloze_valid.txt", "valid.txt"),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import InputError
-from src.tasks.metrics import exact_match_and_f1
-from src.tasks.squad import PROMPT, questions, read
-from src.tasks.task import Prompt, Reading, Task
+from src.common.errors import InputError
+from src.evaluation.tasks.metrics import exact_match_and_f1
+from src.evaluation.tasks.squad import PROMPT, questions, read
+from src.evaluation.tasks.task import Prompt, Reading, Task
 
 MINDFORMERS_SEED = 666
 MINDFORMERS_SHOTS = (0, 1, 5)

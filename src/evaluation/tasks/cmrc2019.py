@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import InputError
-from src.tasks.files import Record, read_json
-from src.tasks.task import Choice, Reading, Task
+from src.common.errors import InputError
+from src.evaluation.tasks.files import Record, read_json
+from src.evaluation.tasks.task import Choice, Reading, Task
 
 BLANK = re.compile(r"\[BLANK(\d+)\]")
 LEFT, RIGHT = 300, 200  # characters of the story that are read before and after a blank

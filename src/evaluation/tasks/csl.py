@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.tasks.files import records
-from src.tasks.task import Choice, Reading, Task
+from src.evaluation.tasks.files import records
+from src.evaluation.tasks.task import Choice, Reading, Task
 
 TEXT = "摘要：{abstract}，关键词：{keywords}{label}真实关键词"
 LABELS = {"0": "不是", "1": "是"}

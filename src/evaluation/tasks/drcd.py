@@ -1,8 +1,8 @@
 """DRCD: questions about articles, in traditional Chinese as published."""
 
-from src.tasks.metrics import exact_match_and_f1
-from src.tasks.squad import read
-from src.tasks.task import Task
+from src.evaluation.tasks.metrics import exact_match_and_f1
+from src.evaluation.tasks.squad import read
+from src.evaluation.tasks.task import Task
 
 PAPER = Task("DRCD", "https://github.com/DRCKnowledgeTeam/DRCD",
              {"dev": ("DRCD_dev.json", "dev.json"), "test": ("DRCD_test.json", "test.json")}, read,

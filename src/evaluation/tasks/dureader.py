@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import InputError
-from src.tasks.files import records
-from src.tasks.metrics import rouge_1
-from src.tasks.squad import PROMPT
-from src.tasks.squad import read as read_squad
-from src.tasks.task import Prompt, Reading, Task
+from src.common.errors import InputError
+from src.evaluation.tasks.files import records
+from src.evaluation.tasks.metrics import rouge_1
+from src.evaluation.tasks.squad import PROMPT
+from src.evaluation.tasks.squad import read as read_squad
+from src.evaluation.tasks.task import Prompt, Reading, Task
 
 
 def read(path: Path, reading: Reading) -> Iterator[Prompt]:

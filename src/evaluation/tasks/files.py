@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 
 class Record:

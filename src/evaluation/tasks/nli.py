@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import InputError
-from src.tasks.files import records
-from src.tasks.task import Choice, Reading
+from src.common.errors import InputError
+from src.evaluation.tasks.files import records
+from src.evaluation.tasks.task import Choice, Reading
 
 LABELS = {"entailment": "对", "neutral": "或许", "contradiction": "错"}
 DISPUTED = "-"  # the annotators did not agree: no example

@@ -1,8 +1,8 @@
 """People Daily (PD): the missing word of a news story."""
 
-from src.tasks.cloze import read
-from src.tasks.metrics import begins_with_answer
-from src.tasks.task import Task
+from src.evaluation.tasks.cloze import read
+from src.evaluation.tasks.metrics import begins_with_answer
+from src.evaluation.tasks.task import Task
 
 PAPER = Task("PD", "https://github.com/ymcui/Chinese-Cloze-RC",
              {"dev": ("pd.valid", "valid"), "test": ("pd.test", "test")}, read, "generation",

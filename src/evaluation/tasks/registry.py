@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-from src.errors import InputError, nearest
-from src.tasks.task import Task
+from src.common.errors import InputError, nearest
+from src.evaluation.tasks.task import Task
 
 NAMES = ("c3", "cmrc2018", "drcd", "dureader", "webqa", "cmrc2017", "cmrc2019", "pd", "cft", "chid", "tnews", "iflytek",
          "afqmc", "ocnli", "cmnli", "csl", "wsc2020", "wplc")
@@ -21,7 +21,7 @@ def find_task(name: str, variant: str = "paper") -> Task:
         raise InputError(f"--task '{name}' is none of {', '.join(NAMES)}{nearest(known, NAMES)}")
     if variant not in VARIANTS:
         raise InputError(f"--variant '{variant}' is none of {', '.join(VARIANTS)}")
-    module = import_module(f"src.tasks.{known}")
+    module = import_module(f"src.evaluation.tasks.{known}")
     if not hasattr(module, variant.upper()):
         raise InputError(f"--task {known} has no --variant {variant}; only tnews and cmrc2018 have")
     return getattr(module, variant.upper())

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.errors import InputError
-from src.tasks.files import Record, read_json
-from src.tasks.task import Prompt, Reading
+from src.common.errors import InputError
+from src.evaluation.tasks.files import Record, read_json
+from src.evaluation.tasks.task import Prompt, Reading
 
 PROMPT = "阅读文章：{context}\n问：{question}\n答："
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 Percent = float | None
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import InputError
-from src.tasks.files import Record, records
-from src.tasks.task import Choice, Reading, Task
+from src.common.errors import InputError
+from src.evaluation.tasks.files import Record, records
+from src.evaluation.tasks.task import Choice, Reading, Task
 
 CONTEXT = "这是关于{label}的文章："
 LABELS = {"news_story": "故事", "news_culture": "文化", "news_entertainment": "娱乐", "news_sports": "体育",

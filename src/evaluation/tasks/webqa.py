@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import InputError
-from src.tasks.files import Record, read_json
-from src.tasks.metrics import exact_match_and_f1
-from src.tasks.task import Prompt, Reading, Task
+from src.common.errors import InputError
+from src.evaluation.tasks.files import Record, read_json
+from src.evaluation.tasks.metrics import exact_match_and_f1
+from src.evaluation.tasks.task import Prompt, Reading, Task
 
 PROMPT = "问：{question}\n答："
 NO_ANSWER = "no_answer"

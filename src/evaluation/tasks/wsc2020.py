@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import InputError
-from src.tasks.files import records
-from src.tasks.task import Choice, Reading, Task
+from src.common.errors import InputError
+from src.evaluation.tasks.files import records
+from src.evaluation.tasks.task import Choice, Reading, Task
 
 LABELS = {"true": "true", "false": "false"}
 

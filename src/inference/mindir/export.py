@@ -11,11 +11,11 @@ from mindspore import Tensor, nn, ops
 from mindspore.train import serialization
 from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
 
-from src.mindir.manifest import MANIFEST_FILE, Manifest
-from src.mindir.runtime import graph_name
+from src.inference.manifest import MANIFEST_FILE, Manifest
+from src.inference.mindir.runtime import graph_name
+from src.inference.mindspore.runtime import SMALLEST_BUCKET, NextLogits, Reorder
+from src.inference.mindspore.scoring import HiddenStates, TokenLosses
 from src.pangu_alpha import PanguAlphaModel
-from src.runtimes import SMALLEST_BUCKET, NextLogits, Reorder
-from src.scoring import HiddenStates, TokenLosses
 
 TEMPORARY = ".unfinished"
 

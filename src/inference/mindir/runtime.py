@@ -1,4 +1,4 @@
-"""Exported graphs as a runtime of the generation loop (`src.generation_job.RowRuntime`), and as a scorer of texts."""
+"""Exported graphs as a runtime of the generation loop (`src.inference.job.RowRuntime`), and as a scorer of texts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from src.errors import InputError
-from src.generation_job import check_scored
-from src.mindir.manifest import Manifest
+from src.common.errors import InputError
+from src.inference.job import check_scored
+from src.inference.manifest import Manifest
 
 
 def graph_name(kind: str) -> str:
@@ -42,18 +42,18 @@ class MindirRuntime:
         self._graphs: dict[str, nn.GraphCell] = {}
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.generation_job.RowRuntime`."""
+        """See `src.inference.job.RowRuntime`."""
         if rows > self.manifest.rows:
             raise InputError(f"{rows} texts at once are too many for {self.folder}, which was exported with room for "
                              f"{self.manifest.rows}; ask for fewer, or export with --rows {rows}")
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.generation_job.RowRuntime`."""
+        """See `src.inference.job.RowRuntime`."""
         logits = []
         for prompt, length, row in zip(ids, lengths, rows):
             size = _smallest(self.manifest.prefill_lengths, length)
@@ -61,14 +61,14 @@ class MindirRuntime:
         return np.concatenate(logits)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         rows = self.manifest.rows
         all_ids, all_positions = np.zeros((2, rows), np.int32)
         all_ids[:len(ids)], all_positions[:len(ids)] = ids, positions
         return self._run("1", all_ids[:, None], all_positions, np.zeros(rows), np.arange(rows))[:len(ids)]
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self._run("reorder", np.concatenate([rows, np.arange(len(rows), self.manifest.rows)]))
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""MindSpore as a runtime of the generation loop (`src.generation_job`): prefill, decode, the cache between them."""
+"""MindSpore as a runtime of the generation loop (`src.inference.job`): prefill, decode, the cache between them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.checkpoint import store
-from src.checkpoint.layout import Holder
+from src.checkpoint.slices import Holder
 from src.cpu_kernels.attach import attach_to_model, token_decoder
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel import expert, tensor
+from src.parallel.explicit import expert_parallel, tensor_parallel
+from src.parallel.explicit.build import build_model
+from src.parallel.explicit.pipeline_parallel import Relay
 from src.parallel.mesh import Mesh
-from src.parallel.pipeline import Relay
-from src.parallel.plan import Plan
-from src.parallel.sharding import parameter_shapes
-from src.parallel.spread import build_model
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import parameter_shapes
 
 SMALLEST_BUCKET = 16
 
@@ -156,12 +156,12 @@ class CachedRuntime:
         self._cached_for = (0, 0)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.generation_job.RowRuntime`."""
+        """See `src.inference.job.RowRuntime`."""
         wanted = (rows, bucket(capacity, self.seq_length))
         if self._cached_for == wanted:
             return
@@ -173,7 +173,7 @@ class CachedRuntime:
             self._token_decoder = token_decoder(self._model, [(cache.keys, cache.values) for cache in cell.caches])
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.generation_job.RowRuntime`."""
+        """See `src.inference.job.RowRuntime`."""
         padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
         logits = _compute(self._next_logits, self._relay, padded, np.zeros(len(ids)), lengths - 1, rows)
         if self._token_decoder:
@@ -181,14 +181,14 @@ class CachedRuntime:
         return logits
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         if self._token_decoder:
             return self._token_decoder(ids, positions)
         rows = np.arange(len(ids))
         return _compute(self._next_logits, self._relay, ids[:, None], positions, np.zeros(len(ids)), rows)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self._reorder(Tensor(rows.astype(np.int32)))
         if self._token_decoder:
             self._token_decoder.locate()
@@ -205,17 +205,17 @@ class RecomputeRuntime:
         self._ids = np.zeros((0, 0), np.int32)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self._ids = _pad(ids, bucket(capacity, self.seq_length))
         return self._next_logits(lengths - 1)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self._ids[np.arange(len(ids)), positions] = ids
         return self._next_logits(positions)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.generation_job.Runtime`."""
+        """See `src.inference.job.Runtime`."""
         self._ids = self._ids[rows]
 
     def _next_logits(self, last: np.ndarray) -> np.ndarray:
@@ -257,10 +257,10 @@ def build_runtime(model: PanguAlphaModel, use_past: bool = True, cpu_kernels: bo
         attach_to_model(model)
     relay = None
     if mesh and mesh.plan.world_size > 1:
-        tensor.attach_to_model(model, mesh.group("tensor"), vocab_parallel=mesh.plan.vocab_parallel)
+        tensor_parallel.attach_to_model(model, mesh.group("tensor"), vocab_parallel=mesh.plan.vocab_parallel)
         if mesh.plan.vocab_parallel:
-            tensor.attach_to_logits(model, mesh.group("tensor"))
-        expert.attach_to_model(model, mesh.group("expert"))
+            tensor_parallel.attach_to_logits(model, mesh.group("tensor"))
+        expert_parallel.attach_to_model(model, mesh.group("expert"))
         relay = Relay(mesh, model.config) if mesh.plan.pipeline > 1 else None
     if not use_past:
         return RecomputeRuntime(model, relay)

@@ -15,9 +15,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.cpu_kernels.attach import cross_entropy
-from src.operators import CrossEntropy
+from src.inference.mindspore.runtime import SMALLEST_BUCKET
+from src.nn.operators import CrossEntropy
 from src.pangu_alpha import PanguAlphaModel
-from src.runtimes import SMALLEST_BUCKET
 
 LOSSES_AT_ONCE = 512  # of the logits (LOSSES_AT_ONCE, V) only so many rows exist at a time
 LONGEST_ROW = 2       # times the position table: a row of branches may have more tokens than any text

@@ -3,16 +3,17 @@
 from mindspore.nn.utils import no_init_parameters
 
 from src.cpu_kernels.attach import attach_to_training
-from src.optimizer import Optimizer, keep_on_host
+from src.nn.optimizer import Optimizer, keep_on_host
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
-from src.parallel import expert, gradients, pipeline, sharding, tensor
-from src.parallel.gradients import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
+from src.parallel.explicit import data_parallel, expert_parallel, pipeline_parallel, tensor_parallel
+from src.parallel.explicit.data_parallel import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
+from src.parallel.explicit.pipeline_parallel import PipelineStepper
+from src.parallel.initial_values import allocate
 from src.parallel.mesh import Mesh
-from src.parallel.pipeline import PipelineStepper
+from src.parallel.plan import sharding
 from src.parallel.recompute import recompute_layers
-from src.parallel.slices import allocate
 
 
 def build_model(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> PanguAlphaModel:
@@ -25,7 +26,7 @@ def build_model(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> Pangu
     """
     with no_init_parameters():
         model = PanguAlphaModel(config)
-    pipeline.keep_stage(model, mesh)
+    pipeline_parallel.keep_stage(model, mesh)
     shapes = {parameter.name: parameter.shape for parameter in model.get_parameters()}
     allocate(model.get_parameters(), lambda name: sharding.box(name, shapes[name], mesh.plan, mesh.at), seed, shapes)
     return model
@@ -46,11 +47,11 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         attach_to_training(network, apply_gradients)
     if mesh.plan.world_size > 1:
         group = mesh.group("tensor")
-        tensor.attach_to_model(model, group, config.parallel.sequence_parallel, mesh.plan.vocab_parallel)
+        tensor_parallel.attach_to_model(model, group, config.parallel.sequence_parallel, mesh.plan.vocab_parallel)
         if mesh.plan.vocab_parallel:
-            tensor.attach_to_loss(network, group)
-        expert.attach_to_model(model, mesh.group("expert"))
-        gradients.attach_to_loss(network, mesh)
+            tensor_parallel.attach_to_loss(network, group)
+        expert_parallel.attach_to_model(model, mesh.group("expert"))
+        data_parallel.attach_to_loss(network, mesh)
         apply_gradients.reduce_gradients = ReduceGradients(layout, config.parallel.sequence_parallel)
         apply_gradients.global_norm = GlobalNormOfRanks(apply_gradients.global_norm, layout)
     if config.parallel.recompute:

@@ -8,12 +8,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.optimizer import Optimizer
+from src.nn.optimizer import Optimizer
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig, TrainingConfig
-from src.parallel import sharding
-from src.parallel.collectives import AllGather, AllReduce, Chain, ReduceScatter
+from src.parallel.explicit.collectives import AllGather, AllReduce, Chain, ReduceScatter
 from src.parallel.mesh import Group, Mesh
+from src.parallel.plan import sharding
 
 LARGEST_MESSAGE = 1 << 25  # elements that are sent together
 

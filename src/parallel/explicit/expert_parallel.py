@@ -2,9 +2,9 @@
 
 from mindspore import Tensor, nn, ops
 
-from src.moe import MixtureOfExperts
+from src.nn.moe import MixtureOfExperts
 from src.pangu_alpha import PanguAlphaModel
-from src.parallel.collectives import AllToAll
+from src.parallel.explicit.collectives import AllToAll
 from src.parallel.mesh import Group
 
 

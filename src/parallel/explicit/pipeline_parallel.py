@@ -11,11 +11,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.optimizer import StepScalars
+from src.nn.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, StepResult, add_to, take, zero_sums
-from src.parallel.collectives import AllReduce, NeighbourExchange
+from src.parallel.explicit.collectives import AllReduce, NeighbourExchange
 from src.parallel.mesh import Mesh
 
 
@@ -265,7 +265,7 @@ class Relay:
 
     def __call__(self, stage: Callable[..., Tensor], ids: Tensor, position: Tensor, last: Tensor,
                  rows: Tensor) -> Tensor:
-        """The logits (B, V) that `src.runtimes.NextLogits` computes of ids (B, T), position, last and rows (B,)."""
+        """The logits (B, V) that `runtime.NextLogits` computes of ids (B, T), position, last and rows (B,)."""
         x = None
         if not self._links.is_first:
             x = self._links.down(ops.zeros((ids.size, self._width), self._dtype))

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.moe import MixtureOfExperts
+from src.nn.moe import MixtureOfExperts
 from src.pangu_alpha import Embedding, EmbeddingTable, PanguAlphaModel, PanguAlphaWithLoss
-from src.parallel.collectives import (
+from src.parallel.explicit.collectives import (
     AllGather,
     AllReduce,
     BeforeFirst,
@@ -25,7 +25,7 @@ from src.parallel.collectives import (
     SplitTokens,
 )
 from src.parallel.mesh import Group
-from src.parallel.sharding import WORD_TABLE
+from src.parallel.plan.sharding import WORD_TABLE
 
 
 def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: bool = False,
@@ -155,7 +155,7 @@ class LogSumExpOfParts(nn.Cell):
 
 
 class CrossEntropyOfParts(nn.Cell):
-    """As `src.operators.CrossEntropy`, of logits whose columns are spread over the ranks."""
+    """As `src.nn.operators.CrossEntropy`, of logits whose columns are spread over the ranks."""
 
     def __init__(self, rows: int, group: Group):
         super().__init__()

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.cli import parse
-from src.errors import InputError, run_program
-from src.parallel.rank_table import RankTable, is_local, read
-from src.parallel.supervisor import Member, Supervisor, die_with
+from src.common.cli import parse
+from src.common.errors import InputError
+from src.parallel.launch.rank_table import RankTable, is_local, read
+from src.parallel.launch.supervisor import Member, Supervisor, die_with
 
 PROG = "python -m src.parallel.launch"
 LOCALHOST = "127.0.0.1"
@@ -202,7 +202,7 @@ def supervisor(arguments: LaunchArguments, program: Sequence[str]) -> Supervisor
             members.append(Member(f"rank {rank}", command, common | own, log_dir / f"device{rank}" / f"log{rank}.log",
                                   shown=rank == shown, asks=rank == 0))
         if meets and 0 in here.ranks:
-            scheduler = Member("the scheduler", [sys.executable, "-m", "src.parallel.scheduler"],
+            scheduler = Member("the scheduler", [sys.executable, "-m", "src.parallel.launch.scheduler"],
                                common | {"MS_ROLE": "MS_SCHED"}, log_dir / "device0" / "scheduler.log")
     except OSError as error:
         raise InputError(f"--log_dir {log_dir}: {error.filename} cannot be written: {error.strerror}") from error
@@ -219,6 +219,3 @@ def main() -> None:
         die_with(os.getppid())
     sys.exit(supervisor(arguments, program).run())
 
-
-if __name__ == "__main__":
-    run_program(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 NOISE_PREFIX = b"[INFO] DISTRIBUTED("  # of what MindSpore says whenever a rank ends, whatever its log level
-ERROR_PREFIX = b"error: "  # of src.errors.fail's line
+ERROR_PREFIX = b"error: "  # of src.common.errors.fail's line
 LAST_WORDS_SECONDS = 2.0
 CHUNK_BYTES = 1 << 16
 

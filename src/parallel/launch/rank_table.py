@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 VERSION, COMPLETED = "1.0", "completed"
 

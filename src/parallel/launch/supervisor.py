@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from src.errors import USAGE_STATUS
-from src.parallel.log_view import LogView
+from src.common.errors import USAGE_STATUS
+from src.parallel.launch.log_view import LogView
 
 GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL for ranks that can't go on
 SCHEDULER_SECONDS = 3.0  # for the scheduler to end after the last rank

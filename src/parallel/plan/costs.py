@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from src.pangu_alpha_config import RunConfig
-from src.parallel.plan import Plan
-from src.parallel.sharding import box, is_of_own_tokens, optimizer_box, parameter_shapes, replicas, stages
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import box, is_of_own_tokens, optimizer_box, parameter_shapes, replicas, stages
 
 ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 FLOAT32 = INT32 = 4  # bytes
@@ -240,7 +240,7 @@ def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
 
 
 def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter[str]:
-    """Payloads, by operation, of what src/parallel/tensor.py attaches to a stage."""
+    """Payloads, by operation, of what src/parallel/explicit/tensor_parallel.py attaches to a stage."""
     model, tokens, payload = config.model, _tokens(config), Counter()
     first, last = stage == 0, stage == plan.pipeline - 1
     layers, passes = plan.layers(stage), _passes(config, plan, stage)

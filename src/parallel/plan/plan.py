@@ -7,7 +7,7 @@ changes slowest, then data, then expert, then tensor parallel, whose ranks are n
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
 
 

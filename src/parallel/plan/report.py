@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import astuple
 
 from src.pangu_alpha_config import RunConfig
-from src.parallel.costs import bubble, communication, rank_memory
-from src.parallel.plan import Plan
+from src.parallel.plan.costs import bubble, communication, rank_memory
+from src.parallel.plan.plan import Plan
 
 MOST_ROWS = 16  # of the table of ranks, before only the first and last ranks of each stage are shown
 _UNITS = (("GiB", 2 ** 30), ("MiB", 2 ** 20), ("KiB", 2 ** 10))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.plan import Coordinates, Plan
+from src.parallel.plan.plan import Coordinates, Plan
 
 WORD_TABLE = "backbone.embedding.word_embedding.embedding_table"
 EXPERT = ".output.ffn."

@@ -7,14 +7,14 @@ from mindspore import Parameter, nn
 from mindspore.communication import management
 
 from src.checkpoint.formats.strategy import Layout
-from src.checkpoint.layout import Holder, parameter_of
-from src.optimizer import Optimizer
+from src.checkpoint.slices import Holder, parameter_of
+from src.nn.optimizer import Optimizer
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+from src.parallel.initial_values import allocate
 from src.parallel.mesh import Mesh
-from src.parallel.plan import Plan
-from src.parallel.semi_auto_step import SUMS, SemiAutoStepper, compile_step
-from src.parallel.sharding import Box, parameter_shapes, stages
-from src.parallel.slices import allocate
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import Box, parameter_shapes, stages
+from src.parallel.semi_auto.train_step import SUMS, SemiAutoStepper, compile_step
 
 STRATEGIES = "strategy"  # folder of a run
 

@@ -7,13 +7,13 @@ from mindspore.common.initializer import initializer
 
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.plan import Plan
+from src.parallel.plan.plan import Plan
 
 LOWEST = float(np.finfo(np.float32).min)
 
 
 class ShardedCache(nn.Cell):
-    """As `src.runtimes.KeyValueCache`, cut by heads: its places, written into by number, can't be.
+    """As `src.inference.mindspore.runtime.KeyValueCache`, cut by heads: its places, written into by number, can't be.
 
     Inputs:
         position_ids (B, T) int32, rows (B,) int32: where the new keys and values go; B is all rows where T is 1.
@@ -62,7 +62,7 @@ def make_caches(config: PanguAlphaConfig, plan: Plan, batch: int, capacity: int)
 
 
 class SemiAutoNextLogits(nn.Cell):
-    """As `src.runtimes.NextLogits` with a cache, of a model in tensor-parallel parts.
+    """As `src.inference.mindspore.runtime.NextLogits` with a cache, of a model in tensor-parallel parts.
 
     Args:
         model: Whole, with its strategies (`annotate_model`).

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.dropout import Dropout
-from src.operators import FastGelu
+from src.nn.dropout import Dropout
+from src.nn.operators import FastGelu
 
 ROW = 3  # of the kinds of operands
 
@@ -51,7 +51,7 @@ def _kind(x: Tensor | float) -> int:
 
 
 class Normalize(nn.Cell):
-    """As `src.operators.Normalize`, by the fused operator; `parts` of the rows (N, H)."""
+    """As `src.nn.operators.Normalize`, by the fused operator; `parts` of the rows (N, H)."""
 
     def __init__(self, epsilon: float, parts: int):
         super().__init__()
@@ -64,7 +64,7 @@ class Normalize(nn.Cell):
 
 
 class MaskedSoftmax(nn.Cell):
-    """As `src.operators.MaskedSoftmax`, rows cut into `data` and heads into `tensor` parts."""
+    """As `src.nn.operators.MaskedSoftmax`, rows cut into `data` and heads into `tensor` parts."""
 
     def __init__(self, data: int, tensor: int):
         super().__init__()
@@ -116,7 +116,7 @@ class LongRange(nn.Cell):
 
 
 class CrossEntropy(nn.Cell):
-    """As `src.operators.CrossEntropy`, of logits (N, V) cut into `data` x `tensor` parts: of a row three numbers are
+    """As `src.nn.operators.CrossEntropy`, of logits (N, V) cut into `data` x `tensor` parts: of a row three numbers are
     sent, the largest logit, the sum of the exponentials and the label's own logit."""
 
     def __init__(self, data: int, tensor: int):

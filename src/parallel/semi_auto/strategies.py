@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import mindspore as ms
 from mindspore import nn, ops
 
-from src.moe import MixtureOfExperts, Router
+from src.nn.moe import MixtureOfExperts, Router
 from src.pangu_alpha import (
     Attention,
     Block,
@@ -22,8 +22,9 @@ from src.pangu_alpha import (
     PanguAlphaModel,
     PanguAlphaWithLoss,
 )
-from src.parallel.plan import Plan
-from src.parallel.sharded_operators import (
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import WORD_TABLE
+from src.parallel.semi_auto.operators import (
     BiasedColumns,
     CrossEntropy,
     MaskedSoftmax,
@@ -33,7 +34,6 @@ from src.parallel.sharded_operators import (
     activation,
     shard_dropout,
 )
-from src.parallel.sharding import WORD_TABLE
 
 
 def annotate(network: PanguAlphaWithLoss, plan: Plan, sequence_parallel: bool = False) -> None:

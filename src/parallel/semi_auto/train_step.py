@@ -10,14 +10,14 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
-from src.optimizer import Optimizer, StepScalars, keep_on_host, sum_of_squares
+from src.nn.optimizer import Optimizer, StepScalars, keep_on_host, sum_of_squares
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, StepResult
-from src.parallel import sharding
-from src.parallel.plan import Plan
+from src.parallel.plan import sharding
+from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
-from src.parallel.semi_auto import annotate, forget_strategies
+from src.parallel.semi_auto.strategies import annotate, forget_strategies
 
 SUMS = "accu_grads."  # and a parameter's name: so MindSpore looks for the sum of its gradients
 SCALARS = ("loss_scale", "lr", "beta1_power", "beta2_power")

@@ -17,10 +17,10 @@ from src.checkpoint.formats import official, shards
 from src.checkpoint.formats.parameters import Options
 from src.checkpoint.formats.strategy import Layout, read_strategy
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.sharding import parameter_shapes
-from tests.convert_helpers import arguments, bits, converted, read_checkpoint
-from tests.helpers import ROOT
-from tests.make_official_release import STRATEGY, TABLES, known_value, make_release, slices_of, write_strategy
+from src.parallel.plan.sharding import parameter_shapes
+from tests.support.conversion import arguments, bits, converted, read_checkpoint
+from tests.support.make_official_release import STRATEGY, TABLES, known_value, make_release, slices_of, write_strategy
+from tests.support.programs import ROOT
 
 SMALL = PanguAlphaConfig(vocab_size=60, hidden_size=64, num_layers=3, num_heads=4, seq_length=16)
 TIMEOUT = 120

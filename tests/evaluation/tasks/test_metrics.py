@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from src.tasks import metrics
+from src.evaluation.tasks import metrics
 
 
 @pytest.mark.parametrize(("prediction", "answers", "em", "f1"), [

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from src.errors import InputError
-from src.tasks import registry
-from src.tasks.task import Choice, Prompt, Reading, Task
+from src.common.errors import InputError
+from src.evaluation.tasks import registry
+from src.evaluation.tasks.task import Choice, Prompt, Reading, Task
 
 
 def jsonl(*records):

@@ -6,15 +6,15 @@ import shutil
 import numpy as np
 import pytest
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.generate import generate_tokens
-from src.mindir.export import default_lengths, export_model
-from src.mindir.manifest import Manifest, vocabulary_md5
-from src.mindir.runtime import MindirRuntime
+from src.inference.manifest import Manifest, vocabulary_md5
+from src.inference.mindir.export import default_lengths, export_model
+from src.inference.mindir.runtime import MindirRuntime
+from src.inference.mindspore.runtime import CachedRuntime
+from src.inference.mindspore.scoring import Request, TokenScorer
 from src.pangu_alpha_config import GenerationConfig
-from src.runtimes import CachedRuntime
-from src.scoring import Request, TokenScorer
-from tests.helpers import random_model
+from tests.support.programs import random_model
 
 ROWS, SEQ_LENGTH = 3, 48
 

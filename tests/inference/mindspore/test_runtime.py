@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from src.checkpoint import store
-from src.errors import InputError
+from src.common.errors import InputError
 from src.generate import generate_tokens
+from src.inference.mindspore.runtime import CachedRuntime, RecomputeRuntime, bucket, build_runtime, load_model
 from src.pangu_alpha_config import GenerationConfig
-from src.runtimes import CachedRuntime, RecomputeRuntime, bucket, build_runtime, load_model
-from tests import numpy_pangu
-from tests.helpers import TINY, random_model
+from tests.support import numpy_pangu
+from tests.support.programs import TINY, random_model
 
 CHANGES = dict(seq_length=96, num_layers=3)
 CONFIG = replace(TINY, **CHANGES)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from src.runtimes import build_runtime
-from src.scoring import Request, TokenScorer, plan_rows, row_length
-from tests import numpy_pangu
-from tests.helpers import TINY, random_model
+from src.inference.mindspore.runtime import build_runtime
+from src.inference.mindspore.scoring import Request, TokenScorer, plan_rows, row_length
+from tests.support import numpy_pangu
+from tests.support.programs import TINY, random_model
 
 CHANGES = dict(seq_length=96)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.parallel import collectives
+from src.parallel.explicit import collectives
 from src.parallel.mesh import Group
 
 NOT_FINITE = np.array([[1, np.inf, 2], [np.nan, -np.inf, 3]], np.float32)

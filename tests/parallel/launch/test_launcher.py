@@ -12,8 +12,8 @@ import uuid
 import psutil
 import pytest
 
-from src.parallel import supervisor
-from tests.helpers import ROOT, TIMEOUT, finish, run, start
+from src.parallel.launch import supervisor
+from tests.support.programs import ROOT, TIMEOUT, finish, run, start
 
 # A rank: one line of Python a behaviour, chosen by the arguments `RANK:BEHAVIOUR`; other ranks end at once.
 RANK = """
@@ -113,7 +113,7 @@ def log(folder, rank):
 
 def test_the_launcher_does_not_load_mindspore():
     """It would take seconds and memory beside each machine's ranks."""
-    code = "import sys, src.parallel.launch; print([name for name in sys.modules if name.startswith('mindspore')])"
+    code = "import sys, src.parallel.launch.__main__; print([name for name in sys.modules if 'mindspore' in name])"
     assert run("-c", code) == (0, "[]\n", "")
 
 
@@ -312,7 +312,7 @@ def test_the_scheduler_may_end_first_but_not_fail(scheduler_status, folder, mark
     code = f"""
 import os, sys
 from pathlib import Path
-from src.parallel.supervisor import Member, Supervisor
+from src.parallel.launch.supervisor import Member, Supervisor
 scheduler = Member("the scheduler", ["sh", "-c", "echo rank 5 is gone; exit {scheduler_status}"], os.environ, Path("s"))
 rank = Member("rank 0", ["sh", "-c", "sleep 1; echo done"], os.environ, Path("r"), shown=True)
 sys.exit(Supervisor([rank], scheduler, ranks_elsewhere=False).run())

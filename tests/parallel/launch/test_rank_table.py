@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.parallel import hccl_tools
-from src.parallel.rank_table import is_local, merge, read
-from tests.helpers import run
+from src.parallel.launch.rank_table import is_local, merge, read
+from tests.support.programs import run
 
 # The example of two machines in MindFormers' documentation of its hccl tools, at half its width.
 IPS = {"10.0.0.1": ["192.168.0.0", "192.168.1.0"], "10.0.0.2": ["192.168.0.1", "192.168.1.1"]}

@@ -16,7 +16,9 @@ from src.pangu_alpha_config import (
     TrainConfig,
     TrainingConfig,
 )
-from src.parallel.costs import (
+from src.parallel.explicit.build import build_model, build_stepper
+from src.parallel.mesh import Mesh
+from src.parallel.plan.costs import (
     Communication,
     activations,
     bubble,
@@ -25,12 +27,10 @@ from src.parallel.costs import (
     layer_activations,
     rank_memory,
 )
-from src.parallel.mesh import Mesh
-from src.parallel.plan import Plan
-from src.parallel.sharding import box, optimizer_box, parameter_shapes, stages
-from src.parallel.spread import build_model, build_stepper
-from tests.distributed.reality import bytes_by_kind, parameters
-from tests.helpers import TINY
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import box, optimizer_box, parameter_shapes, stages
+from tests.support.programs import TINY
+from tests.support.reality import bytes_by_kind, parameters
 
 # 40,736 parameters: 3 layers of 12,704, tables of 1,536 (words), 512 (positions) and 512 (queries), a LayerNorm of 64.
 MODEL = PanguAlphaConfig(vocab_size=48, hidden_size=32, num_layers=3, num_heads=4, seq_length=16, dropout_rate=0.0)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import (
     DataConfig,
     GenerationConfig,
@@ -15,7 +15,7 @@ from src.pangu_alpha_config import (
     TrainConfig,
     TrainingConfig,
 )
-from src.parallel.plan import AXES, Coordinates, Plan
+from src.parallel.plan.plan import AXES, Coordinates, Plan
 
 SMALL = dict(hidden_size=32, num_layers=3, num_heads=4, vocab_size=52)
 

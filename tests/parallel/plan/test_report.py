@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from src.cli import parse
+from src.common.cli import parse
 from src.pangu_alpha_config import TrainConfig
-from src.parallel.costs import communication, rank_memory
-from src.parallel.plan_report import describe
-from tests.helpers import ROOT, finish, run, start
+from src.parallel.plan.costs import communication, rank_memory
+from src.parallel.plan.report import describe
+from tests.support.programs import ROOT, finish, run, start
 
 LARGE = ["--mode=200B", "--parallel.tensor=8", "--parallel.pipeline=16", "--parallel.data=16",
          "--parallel.optimizer_shard=true", "--parallel.micro_batch_num=32"]

@@ -8,8 +8,8 @@ import pytest
 
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.plan import Plan
-from src.parallel.sharding import (
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import (
     WORD_TABLE,
     Box,
     box,
@@ -20,7 +20,7 @@ from src.parallel.sharding import (
     stages,
     tensor_axis,
 )
-from tests.helpers import TINY
+from tests.support.programs import TINY
 
 
 def draw_case(seed):

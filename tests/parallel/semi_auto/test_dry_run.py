@@ -4,22 +4,22 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 
 from src.checkpoint.formats.strategy import read_strategy, require_model
-from src.cli import parse
-from src.errors import InputError
+from src.common.cli import parse
+from src.common.errors import InputError
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import TrainConfig
-from src.parallel import sharding
-from src.parallel.dry_run import expected, launch
-from src.parallel.dry_run.simulation import require_version
-from src.parallel.plan import Plan
-from tests.helpers import ROOT, random_weights, run
+from src.parallel.plan import sharding
+from src.parallel.plan.plan import Plan
+from src.parallel.semi_auto.dry_run import expected
+from src.parallel.semi_auto.dry_run import run as dry_run_here
+from src.parallel.semi_auto.dry_run.simulation import require_version
+from tests.support.programs import ROOT, random_weights, run
 
 SPREAD = ["--parallel.tensor=2", "--parallel.data=2", "--parallel.pipeline=2", "--parallel.micro_batch_num=2"]
 
@@ -111,7 +111,7 @@ def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
     whole = random_weights(model)
     ms.save_checkpoint(model, str(tmp_path / "whole.ckpt"))
     config.save(tmp_path / "config.yaml")
-    program = Path(__file__).parent / "semi_auto_rank.py"
+    program = ROOT / "tests/support/semi_auto_rank.py"
     for rank in (0, 5):
         status, _, errors = run(program, tmp_path, rank)
         assert status == 0, errors
@@ -160,7 +160,7 @@ def test_a_difference_is_told(monkeypatch, capsys):
     monkeypatch.setattr(expected, "messages", wrong)
     config = parse(TrainConfig, "train.py", ["--mode=tiny", "--parallel.tensor=2"])
     with pytest.raises(SystemExit) as left:
-        launch.dry_run(config, "1")
+        dry_run_here.dry_run(config, "1")
     assert left.value.code == 1
     assert "AllReduce among 2, layer 1, forward: 2 times, planned 3" in capsys.readouterr().out
 
@@ -173,7 +173,8 @@ def test_another_mindspore_is_refused_in_one_line():
 
 def test_nothing_can_be_executed():
     """The process of a rank has a compiler, and nothing behind it."""
-    program = ("from src.parallel.dry_run.simulation import simulate; simulate('Ascend', 2, 0); import mindspore as ms;"
+    program = ("from src.parallel.semi_auto.dry_run.simulation import simulate; simulate('Ascend', 2, 0);"
+               "import mindspore as ms;"
                "ms.set_context(mode=0); print(ms.ops.add(ms.Tensor([1.0]), ms.Tensor([1.0])).asnumpy())")
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120,
                             check=False)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mindspore import ParameterTuple, Tensor, ops
 
-from src.cli import parse
+from src.common.cli import parse
+from src.common.errors import InputError
 from src.dataset import causal
-from src.dropout import dropout_keys
-from src.errors import InputError
-from src.optimizer import StepScalars
+from src.nn.dropout import dropout_keys
+from src.nn.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import (
     DataConfig,
@@ -21,12 +21,12 @@ from src.pangu_alpha_config import (
     TrainConfig,
     TrainingConfig,
 )
-from src.parallel.plan import Plan
+from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
-from src.parallel.semi_auto import annotate, annotate_model
-from src.parallel.semi_auto_runtime import SemiAutoNextLogits, make_caches
-from src.parallel.semi_auto_step import Objective, SemiAutoStepper, build_train_step
-from tests.helpers import TINY, random_ids, random_model
+from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
+from src.parallel.semi_auto.strategies import annotate, annotate_model
+from src.parallel.semi_auto.train_step import Objective, SemiAutoStepper, build_train_step
+from tests.support.programs import TINY, random_ids, random_model
 from tests.test_pangu_alpha import (  # noqa: F401
     CONFIG,
     GOLDEN,

@@ -1,13 +1,13 @@
-"""The process of one rank: `python -m src.parallel.dry_run JOB.json`; see `launch.py`, which starts it."""
+"""The process of one rank: `python -m src.parallel.semi_auto.dry_run JOB.json`; see `launch.py`, which starts it."""
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from src.errors import run_program
+from src.common.errors import run_program
 from src.pangu_alpha_config import load_config
-from src.parallel.dry_run.compile import compile_graph
+from src.parallel.semi_auto.dry_run.compile import compile_graph
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from src.pangu_alpha_config import RunConfig
-from src.parallel.dry_run.graph import Graph, read_graph
+from src.parallel.semi_auto.dry_run.compiled_graph import Graph, read_graph
 
 CALL_DEPTH = 100000
 
@@ -48,7 +48,7 @@ def compile_graph(config: RunConfig, rank: int, graph: str, rows: int, folder: P
 
 
 def _training(config: RunConfig, rank: int, folder: Path) -> Compiled:
-    from src.parallel.semi_auto_step import compile_step
+    from src.parallel.semi_auto.train_step import compile_step
 
     began = time.perf_counter()
     step, _ = compile_step(config, rank)
@@ -61,10 +61,10 @@ def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Pa
     from mindspore.nn.utils import no_init_parameters
 
     from src.pangu_alpha import PanguAlphaModel
-    from src.parallel.plan import Plan
-    from src.parallel.semi_auto import annotate_model
-    from src.parallel.semi_auto_runtime import SemiAutoNextLogits, make_caches
-    from src.parallel.semi_auto_step import enter
+    from src.parallel.plan.plan import Plan
+    from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
+    from src.parallel.semi_auto.strategies import annotate_model
+    from src.parallel.semi_auto.train_step import enter
 
     plan = Plan.of(config.parallel, config.model)
     inputs = [Tensor(np.zeros(shape, np.int32)) for shape in ((rows, tokens), (rows,), (rows,), (rows,))]
@@ -82,7 +82,7 @@ def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Pa
 def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
     os.environ |= {"MS_DEV_SAVE_GRAPHS": "2", "MS_DEV_DUMP_IR_PASSES": "validate",
                    "MS_DEV_SAVE_GRAPHS_PATH": str(folder)}
-    from src.parallel.dry_run.simulation import simulate
+    from src.parallel.semi_auto.dry_run.simulation import simulate
 
     simulate(config.parallel.device_target, config.parallel.world_size, rank)
     import mindspore as ms

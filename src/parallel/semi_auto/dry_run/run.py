@@ -12,15 +12,15 @@ from dataclasses import astuple, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from src.errors import InputError
+from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig
-from src.parallel.dry_run import expected
-from src.parallel.dry_run.compile import Compiled
-from src.parallel.dry_run.graph import Array, Collective, Graph
-from src.parallel.dry_run.simulation import require_version
-from src.parallel.plan import Plan
+from src.parallel.plan.plan import Plan
+from src.parallel.semi_auto.dry_run import expected
+from src.parallel.semi_auto.dry_run.compile import Compiled
+from src.parallel.semi_auto.dry_run.compiled_graph import Array, Collective, Graph
+from src.parallel.semi_auto.dry_run.simulation import require_version
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 MIB = 2 ** 20
 KEPT = ("backbone.", "adam_", "accu_grads.", "cache.")  # not inputs, nor the step's scalars
 
@@ -82,8 +82,8 @@ def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
         config.save(folder / "config.yaml")
         job = folder / "job.json"
         job.write_text(json.dumps({"rank": rank, "graph": graph, "rows": rows}))
-        process = subprocess.run([sys.executable, "-m", "src.parallel.dry_run", str(job)], cwd=folder, text=True,
-                                 capture_output=True, preexec_fn=_deep_stack, check=False,
+        process = subprocess.run([sys.executable, "-m", "src.parallel.semi_auto.dry_run", str(job)], cwd=folder,
+                                 text=True, capture_output=True, preexec_fn=_deep_stack, check=False,
                                  env=os.environ | {"PYTHONPATH": str(ROOT)})
         if process.returncode:
             raise InputError(f"rank {rank} does not compile: {_reason(process.stderr)}")

@@ -10,7 +10,7 @@ import ctypes
 import os
 from pathlib import Path
 
-from src.errors import InputError
+from src.common.errors import InputError
 
 VERSION = "2.10.0"
 _REGISTER = "_ZN9mindspore9MsContext16RegisterInitFuncERKSsPFvPS0_E"  # MsContext::RegisterInitFunc(string, function)
