@@ -31,27 +31,44 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
     pool = read_demonstrations(task, path, reading) if config.shots and not task.own_shots else []
     tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
     if tokenizer.vocab_size > config.model.vocab_size:
-        raise InputError(f"the tokenizer has {tokenizer.vocab_size} pieces but the model a vocabulary of only "
-                         f"{config.model.vocab_size} ids; take the tokenizer that the model was trained with")
-    prompting = Prompting(task, tokenizer, config.model.seq_length, config.model.pad_token, config.score,
-                          Demonstrations(pool, config.shots, config.seed))
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces but the model a vocabulary of only "
+            f"{config.model.vocab_size} ids; take the tokenizer that the model was trained with"
+        )
+    prompting = Prompting(
+        task,
+        tokenizer,
+        config.model.seq_length,
+        config.model.pad_token,
+        config.score,
+        Demonstrations(pool, config.shots, config.seed),
+    )
     prepare_device(config.parallel)
     mesh = connect(Plan.of(config.parallel, config.model))
     tells = mesh.rank == 0  # all ranks find the same: one tells it
     predictions = Predictions(config.output_folder, settings_of(config, task.find(path, config.split)), tells)
-    scorer, answerer = (model_of_server(config.server) if config.server else
-                        model_here(config, weights, mesh, tokenizer))
+    scorer, answerer = model_of_server(config.server) if config.server else model_here(config, weights, mesh, tokenizer)
     known = len(predictions.records)
     with nullcontext() if tells else redirect_stdout(None):
-        predict_all(items, prompting, predictions, scorer, answerer,
-                    replace(config.generation, seed=config.seed, **task.generation), tells)
+        predict_all(
+            items,
+            prompting,
+            predictions,
+            scorer,
+            answerer,
+            replace(config.generation, seed=config.seed, **task.generation),
+            tells,
+        )
         report = Report(task, config.task.lower(), config.shots, [predictions.records[item.number] for item in items])
         seconds = time.perf_counter() - begin
         for line in prompting.remarks():
             print(line)
         print(report.table())
-        print(f"{len(items)} examples in {seconds:.1f} s" + f", {known} of them from an earlier run" * (known > 0)
-              + f"; predictions in {config.output_folder}")
+        print(
+            f"{len(items)} examples in {seconds:.1f} s"
+            + f", {known} of them from an earlier run" * (known > 0)
+            + f"; predictions in {config.output_folder}"
+        )
         print(report.closing_line())
     if tells:
         report.save(config.output_folder, seconds)

@@ -41,15 +41,18 @@ class ExportConfig(RunConfig):
             require_tensor_parallel_alone(self)
             return
         if bool(self.checkpoint) == self.random_weights:
-            raise InputError("give --checkpoint: a .ckpt file or a training run's output folder "
-                             "(or --random_weights true)")
+            raise InputError(
+                "give --checkpoint: a .ckpt file or a training run's output folder (or --random_weights true)"
+            )
         if self.rows < 1:
             raise InputError(f"--rows is {self.rows}; it must be at least 1")
         longest = self.model.seq_length
         for length in self.prefill_lengths:
             if not 2 <= length <= longest:
-                raise InputError(f"--prefill_lengths has {length}; a graph for prompts reads 2 to {longest} tokens "
-                                 "(model.seq_length)")
+                raise InputError(
+                    f"--prefill_lengths has {length}; a graph for prompts reads 2 to {longest} tokens "
+                    "(model.seq_length)"
+                )
         require_tensor_parallel_alone(self)
 
 
@@ -76,8 +79,17 @@ def main() -> None:
     prepare_device(config.parallel)
     mesh = connect(Plan.of(config.parallel, config.model))
     lengths = sorted({*(config.prefill_lengths or default_lengths(config.model.seq_length)), config.model.seq_length})
-    manifest = Manifest(config.model, config.data.tokenizer, md5, config.generation.end_token, config.rows, lengths,
-                        lengths if config.task else [], mesh.rank, mesh.plan.world_size)
+    manifest = Manifest(
+        config.model,
+        config.data.tokenizer,
+        md5,
+        config.generation.end_token,
+        config.rows,
+        lengths,
+        lengths if config.task else [],
+        mesh.rank,
+        mesh.plan.world_size,
+    )
     model = load_model(config.model, weights, mesh)
     build_runtime(model, mesh=mesh)  # attaches the ranks' messages to the model
     export_model(model, manifest, Path(config.output.format(rank=mesh.rank)))

@@ -34,8 +34,13 @@ class InferenceArguments:
         stream: Print the text as it is made.
     """
 
-    SHORT_FLAGS: ClassVar[dict[str, str]] = {"p": "prompt", "m": "model", "c": "checkpoint", "b": "backend",
-                                             "k": "top_k"}
+    SHORT_FLAGS: ClassVar[dict[str, str]] = {
+        "p": "prompt",
+        "m": "model",
+        "c": "checkpoint",
+        "b": "backend",
+        "k": "top_k",
+    }
 
     checkpoint: str
     prompt: str = ""
@@ -79,8 +84,12 @@ def run_quantized(arguments: InferenceArguments) -> None:
 
 def flags_of_predict(arguments: InferenceArguments) -> list[str]:
     """The same question in the words of predict.py."""
-    flags = {"checkpoint": arguments.checkpoint, "prompt": arguments.prompt, "mode": arguments.model,
-             "data.tokenizer_path": arguments.tokenizer}
+    flags = {
+        "checkpoint": arguments.checkpoint,
+        "prompt": arguments.prompt,
+        "mode": arguments.model,
+        "data.tokenizer_path": arguments.tokenizer,
+    }
     flags = {name: value for name, value in flags.items() if value}
     flags |= {"stream": str(arguments.stream).lower(), "generation.method": "sample"}
     flags |= {f"generation.{name}": getattr(arguments, name) for name in GENERATION}

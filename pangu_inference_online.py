@@ -58,9 +58,16 @@ class OnlineConfig:
 
     def generation(self) -> GenerationConfig:
         """How to choose tokens."""
-        return GenerationConfig(max_new_tokens=self.max_tokens, method="sample", temperature=self.temperature,
-                                top_p=self.top_p, top_k=self.top_k, repetition_penalty=self.repetition_penalty,
-                                stop=self.stop, seed=self.seed)
+        return GenerationConfig(
+            max_new_tokens=self.max_tokens,
+            method="sample",
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            stop=self.stop,
+            seed=self.seed,
+        )
 
 
 def main() -> None:

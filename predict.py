@@ -45,20 +45,24 @@ class PredictConfig(RunConfig):
             require_tensor_parallel_alone(self)
             return
         if bool(self.checkpoint) == self.random_weights:
-            raise InputError("give --checkpoint: a .ckpt file or a training run's output folder "
-                             "(or --random_weights true)")
+            raise InputError(
+                "give --checkpoint: a .ckpt file or a training run's output folder (or --random_weights true)"
+            )
         if self.prompt and self.prompt_file:
             raise InputError("give --prompt or --prompt_file, not both")
         if self.stream and self.generation.num_samples > 1:
             raise InputError(f"--stream prints one sample, not generation.num_samples {self.generation.num_samples}")
         if self.parallel.data > 1:
-            raise InputError(f"parallel.data is {self.parallel.data}; a text is continued once: spread the model by "
-                             "parallel.tensor, parallel.pipeline or parallel.expert")
+            raise InputError(
+                f"parallel.data is {self.parallel.data}; a text is continued once: spread the model by "
+                "parallel.tensor, parallel.pipeline or parallel.expert"
+            )
         if self.parallel.world_size > 1 and not (self.prompt or self.prompt_file):
             raise InputError("several ranks can't ask at the terminal: give --prompt or --prompt_file")
         if not self.data.tokenizer_path:
-            raise InputError("data.tokenizer_path is not given: the folder of vocab.model "
-                             "(bash scripts/get_tokenizer.sh DIR)")
+            raise InputError(
+                "data.tokenizer_path is not given: the folder of vocab.model (bash scripts/get_tokenizer.sh DIR)"
+            )
 
 
 def read_prompts(path: str) -> list[str]:
@@ -140,8 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare_device(config.parallel)
     mesh = connect(Plan.of(config.parallel, config.model))
     tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
-    runtime = build_runtime(load_model(config.model, weights, mesh), config.generation.use_past,
-                            config.parallel.uses_cpu_kernels, mesh)
+    runtime = build_runtime(
+        load_model(config.model, weights, mesh), config.generation.use_past, config.parallel.uses_cpu_kernels, mesh
+    )
     generator = TextGenerator(runtime, tokenizer, config.generation, config.model.pad_token)
     prompts = read_prompts(config.prompt_file) if config.prompt_file else [config.prompt] * bool(config.prompt)
     with nullcontext() if mesh.rank == 0 else redirect_stdout(None):  # all ranks make the same text: one shows it

@@ -44,8 +44,12 @@ class RunInferenceArguments:
 
 def flags_of_predict(arguments: RunInferenceArguments, device: str) -> list[str]:
     """The same question in the words of predict.py, for a CPU or a GPU."""
-    flags = {"checkpoint": arguments.load_ckpt_path, "mode": arguments.model.removesuffix(HALF),
-             "data.tokenizer_path": arguments.tokenizer_path, "prompt": arguments.prompt}
+    flags = {
+        "checkpoint": arguments.load_ckpt_path,
+        "mode": arguments.model.removesuffix(HALF),
+        "data.tokenizer_path": arguments.tokenizer_path,
+        "prompt": arguments.prompt,
+    }
     flags = {name: value for name, value in flags.items() if value}
     flags |= {"generation.max_new_tokens": arguments.max_new_tokens, "parallel.device_target": device}
     if device == "GPU" and arguments.model.endswith(HALF):
@@ -69,8 +73,11 @@ def main() -> None:
     if device == "CPU":
         model = PanguAlphaConfig(**yaml.safe_load(size.read_text(encoding="utf-8"))["model"])
         print(f"MindSpore finds no GPU: {size.stem} runs on the CPU, in float32", file=sys.stderr)
-        require_memory(f"{size.stem} in float32", 4 * model.num_parameters,
-                       "quantise it (python -m src.cpu.quantize) and run pangu_inference.py")
+        require_memory(
+            f"{size.stem} in float32",
+            4 * model.num_parameters,
+            "quantise it (python -m src.cpu.quantize) and run pangu_inference.py",
+        )
     predict.main(flags_of_predict(arguments, device))
 
 

@@ -40,8 +40,9 @@ class BenchmarkArguments:
     checkpoint: str
     text: str
     tokenizer: str = ""
-    formats: list[str] = field(default_factory=lambda: ["8:32", "8:128", "8:256", "4:16", "4:32", "4:32a", "4:32t",
-                                                        "4:64", "4:128", "4:128a"])
+    formats: list[str] = field(
+        default_factory=lambda: ["8:32", "8:128", "8:256", "4:16", "4:32", "4:32a", "4:32t", "4:64", "4:128", "4:128a"]
+    )
     documents: int = 400
     continued: int = 40
 
@@ -67,7 +68,7 @@ class Readings:
         self.runtime = CpuRuntime(folder)
         self.bytes = (folder / WEIGHTS_FILE).stat().st_size
         self.documents = documents
-        prompts = [document[:len(document) // 4 + 1] for document in documents[:continued]]
+        prompts = [document[: len(document) // 4 + 1] for document in documents[:continued]]
         config = GenerationConfig(max_new_tokens=32, end_token=self.runtime.manifest.end_token)
         self.continuations = [generate_tokens(self.runtime, [prompt], config, 0)[0][0].tokens for prompt in prompts]
 
@@ -103,17 +104,25 @@ def compare(reference: Readings, other: Readings) -> list[str]:
         squares += np.square(expected - expected.mean(-1, keepdims=True), dtype=np.float64).sum()
         agreed += int((found.argmax(-1) == expected.argmax(-1)).sum())
         count += len(labels)
-    same = [one == another for ours, theirs in zip(other.continuations, reference.continuations, strict=True)
-            for one, another in zip(ours, theirs, strict=False)]
-    return [f"{np.exp(losses / count):.3f}", f"{np.sqrt(errors / squares):.2%}", f"{agreed / count:.2%}",
-            f"{np.mean(same):.1%}"]
+    same = [
+        one == another
+        for ours, theirs in zip(other.continuations, reference.continuations, strict=True)
+        for one, another in zip(ours, theirs, strict=False)
+    ]
+    return [
+        f"{np.exp(losses / count):.3f}",
+        f"{np.sqrt(errors / squares):.2%}",
+        f"{agreed / count:.2%}",
+        f"{np.mean(same):.1%}",
+    ]
 
 
 def main() -> None:
     """The command line."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.cpu_accuracy")
-    texts = read_documents(arguments.text)[:arguments.documents]
+    texts = read_documents(arguments.text)[: arguments.documents]
     with tempfile.TemporaryDirectory() as folder:
+
         def made(name: str, **settings: object) -> Path:
             output = Path(folder) / name.replace(":", "_")
             quantize(QuantizeArguments(arguments.checkpoint, str(output), tokenizer=arguments.tokenizer, **settings))
@@ -122,21 +131,40 @@ def main() -> None:
         first = made("32", bits=32)
         runtime = CpuRuntime(first)
         tokenizer, longest = runtime.load_tokenizer(), runtime.seq_length
-        documents = [[*tokenizer.encode(text), runtime.manifest.end_token][:longest + 1] for text in texts]
+        documents = [[*tokenizer.encode(text), runtime.manifest.end_token][: longest + 1] for text in texts]
         documents = [document for document in documents if len(document) > 1]
         reference = Readings(first, documents, arguments.continued)
-        rows = [["float32", f"{reference.bytes / 2 ** 20:.1f}", *compare(reference, reference)]]
+        rows = [["float32", f"{reference.bytes / 2**20:.1f}", *compare(reference, reference)]]
         for text in arguments.formats:
             bits, _, block = text.rstrip("at").partition(":")
-            other = Readings(made(text, bits=int(bits), block_size=int(block), asymmetric="a" in text,
-                                  table_bits=4 if "t" in text else 8), documents, arguments.continued)
-            rows.append([text, f"{other.bytes / 2 ** 20:.1f}", *compare(reference, other)])
+            other = Readings(
+                made(
+                    text,
+                    bits=int(bits),
+                    block_size=int(block),
+                    asymmetric="a" in text,
+                    table_bits=4 if "t" in text else 8,
+                ),
+                documents,
+                arguments.continued,
+            )
+            rows.append([text, f"{other.bytes / 2**20:.1f}", *compare(reference, other)])
     base = float(rows[0][2])
     for row in rows:
         row.insert(3, f"{float(row[2]) / base - 1:+.2%}")
     print(f"{len(documents)} documents, {sum(map(len, documents)):,} tokens")
-    print_table(["bits:block", "MiB", "perplexity", "change", "logits' rms error", "same likeliest token",
-                 "same tokens in continuations"], rows)
+    print_table(
+        [
+            "bits:block",
+            "MiB",
+            "perplexity",
+            "change",
+            "logits' rms error",
+            "same likeliest token",
+            "same tokens in continuations",
+        ],
+        rows,
+    )
 
 
 if __name__ == "__main__":

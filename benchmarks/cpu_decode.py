@@ -51,7 +51,8 @@ class BenchmarkArguments:
 
     size: str = "2.6B"
     contestants: list[Literal["int8", "int8-onnx", "int4", "int4-onnx", "fp32", "Q8_0", "Q4_0"]] = field(
-        default_factory=lambda: ["int8", "int8-onnx", "Q8_0", "int4", "int4-onnx", "Q4_0", "fp32"])
+        default_factory=lambda: ["int8", "int8-onnx", "Q8_0", "int4", "int4-onnx", "Q4_0", "fp32"]
+    )
     int4_block: int = 32
     contexts: list[int] = field(default_factory=lambda: [256])
     turns: int = 5
@@ -66,8 +67,10 @@ class BenchmarkArguments:
         if max(self.contexts) + self.tokens > self.model.seq_length:
             raise InputError(f"--contexts: at most {self.model.seq_length - self.tokens} past tokens fit")
         if set(self.contestants) & set(PEERS.values()) and find_spec("llama_cpp") is None:
-            raise InputError("llama.cpp, the peer, is not installed: python -m pip install -r "
-                             "requirements-benchmark.txt, or leave out Q8_0 and Q4_0 (--contestants)")
+            raise InputError(
+                "llama.cpp, the peer, is not installed: python -m pip install -r "
+                "requirements-benchmark.txt, or leave out Q8_0 and Q4_0 (--contestants)"
+            )
 
     @property
     def model(self) -> PanguAlphaConfig:
@@ -93,8 +96,11 @@ def write_ours(folder: Path, model: PanguAlphaConfig, bits: int, block: int) -> 
                 if name.endswith(".weights"):
                     write_random_bytes(file, tensor.nbytes, draw)
                 elif name.endswith(".scales"):
-                    file.write(np.full(tensor.shape, SCALE / (1 << (7 if name.startswith("words") else bits - 1)),
-                                       np.float32).data)
+                    file.write(
+                        np.full(
+                            tensor.shape, SCALE / (1 << (7 if name.startswith("words") else bits - 1)), np.float32
+                        ).data
+                    )
                 elif len(tensor.shape) == 2:
                     file.write((draw.standard_normal(tensor.shape, np.float32) * np.float32(SCALE / 2)).data)
                 else:
@@ -119,10 +125,15 @@ def write_peer(path: Path, model: PanguAlphaConfig, kind: str) -> int:
         block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
         unfinished = path.with_name(f".unfinished_{path.name}")
         writer = gguf.GGUFWriter(unfinished, "gpt2")
-        for key, value in {"context_length": model.seq_length, "embedding_length": model.hidden_size,
-                           "block_count": model.num_layers, "feed_forward_length": model.ffn_hidden_size,
-                           "head_count": model.num_heads, "layer_norm_eps": model.layernorm_epsilon,
-                           "vocab_size": model.vocab_size}.items():
+        for key, value in {
+            "context_length": model.seq_length,
+            "embedding_length": model.hidden_size,
+            "block_count": model.num_layers,
+            "feed_forward_length": model.ffn_hidden_size,
+            "head_count": model.num_heads,
+            "layer_norm_eps": model.layernorm_epsilon,
+            "vocab_size": model.vocab_size,
+        }.items():
             getattr(writer, f"add_{key}")(value)
         writer.add_tokenizer_model("no_vocab")
         draw = np.random.default_rng(0)
@@ -140,8 +151,12 @@ def write_peer(path: Path, model: PanguAlphaConfig, kind: str) -> int:
         add_matrix("token_embd", model.vocab_size, hidden)
         add_vector("position_embd.weight", model.seq_length, hidden)
         for layer in range(model.num_layers):
-            for name, rows, columns in (("attn_qkv", 3 * hidden, hidden), ("attn_output", hidden, hidden),
-                                        ("ffn_up", inner, hidden), ("ffn_down", hidden, inner)):
+            for name, rows, columns in (
+                ("attn_qkv", 3 * hidden, hidden),
+                ("attn_output", hidden, hidden),
+                ("ffn_up", inner, hidden),
+                ("ffn_down", hidden, inner),
+            ):
                 add_matrix(f"blk.{layer}.{name}", rows, columns)
                 add_vector(f"blk.{layer}.{name}.bias", rows)
             for name in ("attn_norm", "ffn_norm"):
@@ -169,7 +184,7 @@ def make_ours(folder: Path, threads: int, length: int, cpu_kernels: bool) -> Wor
 
     def compute(first: int, count: int) -> None:
         if first:
-            runtime.decode(ids[first:first + 1], np.array([first], np.int32))
+            runtime.decode(ids[first : first + 1], np.array([first], np.int32))
         else:
             runtime.prefill(ids[None, :count], np.array([count]), length)
 
@@ -208,11 +223,14 @@ def make_peer(path: Path, threads: int, length: int) -> Worker:
 
 def worker(compute: Callable[[int, int], None], loaded: float) -> Worker:
     """What a contestant does, by its one ability: to compute `count` tokens from place `first` on."""
+
     def work(prompt: int, tokens: int) -> list[float]:
         if not prompt:
             return [loaded, peak_memory()]
-        return [seconds(lambda: compute(0, prompt)),
-                *(seconds(lambda place=prompt + number: compute(place, 1)) for number in range(tokens))]
+        return [
+            seconds(lambda: compute(0, prompt)),
+            *(seconds(lambda place=prompt + number: compute(place, 1)) for number in range(tokens)),
+        ]
 
     return work
 
@@ -310,11 +328,33 @@ def report(race: Race) -> None:
             ratio = ratio_of_pairs(turns, [median(turn) for turn in race.tokens[peer, context]]) if peer else ""
             prompt = median(race.prompts[name, context])
             speed = ratio_of_pairs(race.prompts[peer, context], race.prompts[name, context]) if peer else ""
-            rows.append([name, f"{middle:.4f}", f"{min(sum(tokens, [])):.4f}",
-                         f"{race.bytes[name] / race.bandwidth / middle:.0%}", ratio, f"{context / prompt:.0f}", speed,
-                         f"{race.memory[name] / 1e9:.2f}", f"{median(race.loading[name]):.1f}"])
-        print_table([f"{context} past tokens", "s a token", "best", "of the bandwidth", "time / llama.cpp's (spread)",
-                     "prompt tokens/s", "speed / llama.cpp's (spread)", "memory, GB", "loading, s"], rows)
+            rows.append(
+                [
+                    name,
+                    f"{middle:.4f}",
+                    f"{min(sum(tokens, [])):.4f}",
+                    f"{race.bytes[name] / race.bandwidth / middle:.0%}",
+                    ratio,
+                    f"{context / prompt:.0f}",
+                    speed,
+                    f"{race.memory[name] / 1e9:.2f}",
+                    f"{median(race.loading[name]):.1f}",
+                ]
+            )
+        print_table(
+            [
+                f"{context} past tokens",
+                "s a token",
+                "best",
+                "of the bandwidth",
+                "time / llama.cpp's (spread)",
+                "prompt tokens/s",
+                "speed / llama.cpp's (spread)",
+                "memory, GB",
+                "loading, s",
+            ],
+            rows,
+        )
     if len(arguments.contexts) > 1:
         first, last = min(arguments.contexts), max(arguments.contexts)
         for name in arguments.contestants:
@@ -327,8 +367,11 @@ def main() -> None:
     arguments = parse(BenchmarkArguments, "python -m benchmarks.cpu_decode")
     race = Race(arguments)
     race.run()
-    print(f"{arguments.size}: {arguments.model.num_parameters / 1e9:.2f} billion weights, {arguments.threads} threads, "
-          f"which read {race.bandwidth / 1e9:.0f} GB/s from memory at best", flush=True)
+    print(
+        f"{arguments.size}: {arguments.model.num_parameters / 1e9:.2f} billion weights, {arguments.threads} threads, "
+        f"which read {race.bandwidth / 1e9:.0f} GB/s from memory at best",
+        flush=True,
+    )
     report(race)
 
 

@@ -54,8 +54,14 @@ class BenchmarkArguments:
     @property
     def model(self) -> PanguAlphaConfig:
         """The shapes; the position table is as long as the longest text."""
-        return PanguAlphaConfig(self.vocab_size, self.hidden_size, self.num_layers, self.num_heads,
-                                max(self.prompts + self.contexts), dropout_rate=0.0)
+        return PanguAlphaConfig(
+            self.vocab_size,
+            self.hidden_size,
+            self.num_layers,
+            self.num_heads,
+            max(self.prompts + self.contexts),
+            dropout_rate=0.0,
+        )
 
 
 def make_ours(config: PanguAlphaConfig) -> Worker:
@@ -118,8 +124,10 @@ class Race:
     def run(self) -> None:
         """Measure all lengths, the short ones first."""
         arguments = self.arguments
-        contestants = (Contestant(arguments.threads, make_ours, arguments.model),
-                       Contestant(arguments.threads, make_peer, arguments.model, arguments.threads))
+        contestants = (
+            Contestant(arguments.threads, make_ours, arguments.model),
+            Contestant(arguments.threads, make_peer, arguments.model, arguments.threads),
+        )
         try:
             for length in sorted({*arguments.prompts, *arguments.contexts}):
                 prefill = self._turns(contestants, length, 0, arguments.turns if length in arguments.prompts else 0)
@@ -133,8 +141,10 @@ class Race:
 
     def _turns(self, contestants: tuple[Contestant, ...], length: int, tokens: int, turns: int) -> tuple[list, list]:
         """Each turn's milliseconds, after one turn that is not counted (it compiles, and fills the cache)."""
-        turns = [[[1000 * value for value in contestant(length, tokens)] for contestant in contestants]
-                 for _ in range(1 + turns)]
+        turns = [
+            [[1000 * value for value in contestant(length, tokens)] for contestant in contestants]
+            for _ in range(1 + turns)
+        ]
         return tuple(map(list, zip(*turns[1:], strict=True)))
 
 
@@ -159,8 +169,10 @@ def main() -> None:
     """The command line."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.decode")
     require_torch()
-    print(f"{arguments.model.num_parameters / 1e6:.1f}M parameters, batch 1, float32, {arguments.threads} threads",
-          flush=True)
+    print(
+        f"{arguments.model.num_parameters / 1e6:.1f}M parameters, batch 1, float32, {arguments.threads} threads",
+        flush=True,
+    )
     race = Race(arguments)
     race.run()
     report("prefill, ms by tokens", race.prefills)

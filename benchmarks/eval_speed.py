@@ -76,8 +76,9 @@ class BenchmarkArguments:
     @property
     def model(self) -> PanguAlphaConfig:
         """The shapes."""
-        return PanguAlphaConfig(self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length,
-                                dropout_rate=0.0)
+        return PanguAlphaConfig(
+            self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length, dropout_rate=0.0
+        )
 
 
 class WholeLogits(nn.Cell):
@@ -102,9 +103,9 @@ def one_by_one(model: PanguAlphaModel) -> Way:
         found = []
         for request in (request for group in groups for request in group):
             ids = np.full(length + 1, model.config.pad_token, np.int32)
-            ids[:len(request.tokens)] = request.tokens
+            ids[: len(request.tokens)] = request.tokens
             log_probs = cell(Tensor(ids[None, :-1]), positions, mask, Tensor(ids[1:, None])).asnumpy()
-            found.append(log_probs[request.start - 1:len(request.tokens) - 1, 0])
+            found.append(log_probs[request.start - 1 : len(request.tokens) - 1, 0])
         return found
 
     return score
@@ -125,18 +126,25 @@ def c3_groups(arguments: BenchmarkArguments) -> Groups:
     """The requests of some C3 questions."""
     if arguments.c3:
         task = find_task("c3")
-        prompting = Prompting(task, JiebaTokenizer(arguments.tokenizer_path), arguments.seq_length, 6, "mean",
-                              Demonstrations())
+        prompting = Prompting(
+            task, JiebaTokenizer(arguments.tokenizer_path), arguments.seq_length, 6, "mean", Demonstrations()
+        )
         examples = list(task.read(Path(arguments.c3), Reading()))
-        return [prompting.requests(number, examples[number])
-                for number in range(0, len(examples), len(examples) // arguments.questions)][:arguments.questions]
+        return [
+            prompting.requests(number, examples[number])
+            for number in range(0, len(examples), len(examples) // arguments.questions)
+        ][: arguments.questions]
     draw, groups = np.random.default_rng(0), []
     for _ in range(arguments.questions):
-        passage = int(np.clip(C3_LENGTH * np.exp(draw.normal(0, C3_SPREAD)) - C3_CONTEXT, 8,
-                              arguments.seq_length - 2 * C3_CONTEXT))
+        passage = int(
+            np.clip(
+                C3_LENGTH * np.exp(draw.normal(0, C3_SPREAD)) - C3_CONTEXT, 8, arguments.seq_length - 2 * C3_CONTEXT
+            )
+        )
         scored = draw.integers(10, arguments.vocab_size, passage).tolist()
-        contexts = [draw.integers(10, arguments.vocab_size, C3_CONTEXT + number).tolist()
-                    for number in range(CANDIDATES)]
+        contexts = [
+            draw.integers(10, arguments.vocab_size, C3_CONTEXT + number).tolist() for number in range(CANDIDATES)
+        ]
         groups.append([Request(context + scored, len(context)) for context in contexts])
     return groups
 
@@ -175,8 +183,15 @@ def report(title: str, groups: Sequence, seconds: dict[str, list[float]]) -> Non
     texts = [request for group in groups for request in group]
     tokens = sum(len(request.tokens) for request in texts)
     *_, ours = seconds.values()
-    rows = [[name, f"{median(turns):.2f}", f"{tokens / median(turns):,.0f}",
-             ratio_of_pairs(turns, ours) if turns is not ours else ""] for name, turns in seconds.items()]
+    rows = [
+        [
+            name,
+            f"{median(turns):.2f}",
+            f"{tokens / median(turns):,.0f}",
+            ratio_of_pairs(turns, ours) if turns is not ours else "",
+        ]
+        for name, turns in seconds.items()
+    ]
     print_table([f"{title}: {len(texts)} texts, {tokens} tokens", "seconds", "tokens/s", "this / ours (spread)"], rows)
 
 
@@ -188,12 +203,31 @@ def main() -> None:
     build_runtime(model, cpu_kernels=True)
     print(f"{arguments.model.num_parameters / 1e6:.1f}M parameters, float32", flush=True)
     groups = c3_groups(arguments)
-    report("C3", groups, race({"one by one, padded, as the originals": one_by_one(model),
-                               "batches by length": in_batches(model, arguments.batch_size)}, groups, arguments.turns))
+    report(
+        "C3",
+        groups,
+        race(
+            {
+                "one by one, padded, as the originals": one_by_one(model),
+                "batches by length": in_batches(model, arguments.batch_size),
+            },
+            groups,
+            arguments.turns,
+        ),
+    )
     groups = shared_groups(arguments)
-    report("a common beginning", groups, race({
-        "batches by length": in_batches(model, arguments.batch_size, share=False),
-        "the beginning computed once": in_batches(model, arguments.batch_size)}, groups, arguments.turns))
+    report(
+        "a common beginning",
+        groups,
+        race(
+            {
+                "batches by length": in_batches(model, arguments.batch_size, share=False),
+                "the beginning computed once": in_batches(model, arguments.batch_size),
+            },
+            groups,
+            arguments.turns,
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -48,8 +48,9 @@ class Contestant:
     def __init__(self, threads: int, make: Callable[..., Callable], *arguments: Any, first_core: int = 0):
         context = get_context("spawn")
         self.pipe, other_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other_end, threads, first_core, make, arguments),
-                                        daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(other_end, threads, first_core, make, arguments), daemon=True
+        )
         self._process.start()
         other_end.close()
 

@@ -75,10 +75,14 @@ def rate_of(runs: Sequence[PreprocessArguments]) -> float:
 
 def report(one: Sequence[float], apart: Sequence[float], together: Sequence[float], number: int) -> None:
     """Print a row for each way, and the ratios."""
-    print_table(["processes", "median tokens/s", "slowest", "fastest", "/ 1 (spread)"],
-                [["1", *rate_cells(one), ""],
-                 [f"{number}", *rate_cells(together), ratio_of_pairs(together, one)],
-                 [f"{number} runs of 1 at once", *rate_cells(apart), ratio_of_pairs(apart, one)]])
+    print_table(
+        ["processes", "median tokens/s", "slowest", "fastest", "/ 1 (spread)"],
+        [
+            ["1", *rate_cells(one), ""],
+            [f"{number}", *rate_cells(together), ratio_of_pairs(together, one)],
+            [f"{number} runs of 1 at once", *rate_cells(apart), ratio_of_pairs(apart, one)],
+        ],
+    )
     print(f"ratio {ratio_of_pairs(together, one)}; of what the cores reach: {ratio_of_pairs(together, apart)}")
 
 
@@ -96,8 +100,10 @@ def main() -> None:
             Path(model_file).write_bytes(train_sentencepiece(text.splitlines()[:TRAINING_LINES], VOCAB_SIZE, 0.98))
         number, one, apart, together = arguments.num_process, [], [], []
         for _ in range(arguments.runs):
-            alone, *others = (PreprocessArguments(input_glob, model_file, num_process=1,
-                                                  output_file=f"{folder}/{run}.mindrecord") for run in range(number))
+            alone, *others = (
+                PreprocessArguments(input_glob, model_file, num_process=1, output_file=f"{folder}/{run}.mindrecord")
+                for run in range(number)
+            )
             one.append(rate_of([alone]))
             together.append(rate_of([replace(alone, num_process=number)]))
             apart.append(rate_of([alone, *others]))

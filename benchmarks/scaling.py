@@ -33,7 +33,7 @@ from src.parallel.plan.costs import communication
 ALONE, BOTH_CORES = "1 process", "1 process, 2 cores"
 PLANS = {"dp2": {"data": 2}, "dp2, optimizer_shard": {"data": 2, "optimizer_shard": True}, "tp2": {"tensor": 2}}
 SPECIAL_IDS = 10  # below them are <pad> and its like, which carry no loss
-MIB = 2 ** 20
+MIB = 2**20
 
 
 @dataclass
@@ -70,11 +70,13 @@ class BenchmarkArguments:
 
     def config(self, plan: dict) -> TrainConfig:
         """A run under a plan, without dropout and loss scale."""
-        model = PanguAlphaConfig(self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length,
-                                 dropout_rate=0.0)
+        model = PanguAlphaConfig(
+            self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length, dropout_rate=0.0
+        )
         training = TrainingConfig(batch_size=self.batch_size, loss_scale=1.0, dynamic_loss_scale=False)
-        return TrainConfig(model, DataConfig(), training, ParallelConfig(cpu_kernels=self.cpu_kernels, **plan),
-                           GenerationConfig())
+        return TrainConfig(
+            model, DataConfig(), training, ParallelConfig(cpu_kernels=self.cpu_kernels, **plan), GenerationConfig()
+        )
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,9 @@ class Rank:
         self.mesh = connect(Plan.of(self.config.parallel, self.config.model))
         self.peak_before = peak_memory()
         draw = np.random.default_rng(self.mesh.plan.data_rank(self.mesh.rank))
-        ids = draw.integers(SPECIAL_IDS, arguments.vocab_size, (arguments.batch_size, arguments.seq_length + 1),
-                            dtype=np.int32)
+        ids = draw.integers(
+            SPECIAL_IDS, arguments.vocab_size, (arguments.batch_size, arguments.seq_length + 1), dtype=np.int32
+        )
         self.batch = (*map(Tensor, (ids, *causal(ids))), None, None)
         self.stepper, self.optimizer = self._build()
         self.silent = None
@@ -171,8 +174,10 @@ class Rank:
 
         shards = isinstance(self.optimizer, ShardedOptimizer)
         slices = [part for parts in self.optimizer.parts for part in parts] if shards else []
-        weights, moments, slices = (sum(parameter.asnumpy().nbytes for parameter in parameters) for parameters in
-                                    (self.stepper.network.model.get_parameters(), self.optimizer.state, slices))
+        weights, moments, slices = (
+            sum(parameter.asnumpy().nbytes for parameter in parameters)
+            for parameters in (self.stepper.network.model.get_parameters(), self.optimizer.state, slices)
+        )
         return Memory(weights, moments, slices, peak_memory() - self.peak_before)
 
 
@@ -193,8 +198,9 @@ class Team:
             meeting = {"MS_WORKER_NUM": str(ranks), "MS_SCHED_HOST": LOCALHOST, "MS_SCHED_PORT": str(free_port())}
             places = [meeting | {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank)} for rank in range(ranks)]
             self._scheduler = _start_scheduler(meeting)
-        self._ranks = [Contestant(threads, Rank, arguments, plan, place, first_core=rank)
-                       for rank, place in enumerate(places)]
+        self._ranks = [
+            Contestant(threads, Rank, arguments, plan, place, first_core=rank) for rank, place in enumerate(places)
+        ]
 
     @property
     def tokens(self) -> int:
@@ -223,9 +229,12 @@ class Team:
 def _start_scheduler(meeting: dict[str, str]) -> subprocess.Popen:
     """The process at which ranks meet; it ends with this one."""
     benchmark = os.getpid()
-    return subprocess.Popen([sys.executable, "-m", "src.parallel.launch.scheduler"], stdout=subprocess.DEVNULL,
-                            env=os.environ | meeting | {"MS_ROLE": "MS_SCHED"},
-                            preexec_fn=lambda: die_with(benchmark))
+    return subprocess.Popen(
+        [sys.executable, "-m", "src.parallel.launch.scheduler"],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | meeting | {"MS_ROLE": "MS_SCHED"},
+        preexec_fn=lambda: die_with(benchmark),
+    )
 
 
 @dataclass
@@ -277,22 +286,52 @@ def race(arguments: BenchmarkArguments) -> dict[str, Result]:
 def report(results: dict[str, Result]) -> None:
     """Print what the processes reach together, the share of the messages, and what each process holds."""
     alone = results[ALONE]
-    print_table(["training step", "tokens", "median tokens/s", "slowest", "fastest", f"/ {ALONE} (spread)"],
-                [[name, f"{result.tokens:,}", *rate_cells(result.rates),
-                  "" if result is alone else ratio_of_pairs(result.rates, alone.rates)]
-                 for name, result in results.items()])
+    print_table(
+        ["training step", "tokens", "median tokens/s", "slowest", "fastest", f"/ {ALONE} (spread)"],
+        [
+            [
+                name,
+                f"{result.tokens:,}",
+                *rate_cells(result.rates),
+                "" if result is alone else ratio_of_pairs(result.rates, alone.rates),
+            ]
+            for name, result in results.items()
+        ],
+    )
     print()
-    print_table(["messages", "MiB a step", "ms a step", "without messages", "share (spread)"],
-                [[name, f"{result.payload / MIB:.1f}", *(f"{1000 * median(times):.0f}" for times in
-                                                         (result.seconds, result.silent)),
-                  _share(result.seconds, result.silent)] for name, result in results.items() if result.silent])
+    print_table(
+        ["messages", "MiB a step", "ms a step", "without messages", "share (spread)"],
+        [
+            [
+                name,
+                f"{result.payload / MIB:.1f}",
+                *(f"{1000 * median(times):.0f}" for times in (result.seconds, result.silent)),
+                _share(result.seconds, result.silent),
+            ]
+            for name, result in results.items()
+            if result.silent
+        ],
+    )
     print()
-    print_table(["a process holds, MiB", "weights", "moments", "updated slices", f"together / {ALONE}",
-                 "peak with compilation"],
-                [[name, *(f"{size / MIB:.2f}" for size in (result.memory.weights, result.memory.moments,
-                                                           result.memory.slices)),
-                  f"{result.memory.held / alone.memory.held:.3f}", f"{result.memory.peak / MIB:.0f}"]
-                 for name, result in results.items()])
+    print_table(
+        [
+            "a process holds, MiB",
+            "weights",
+            "moments",
+            "updated slices",
+            f"together / {ALONE}",
+            "peak with compilation",
+        ],
+        [
+            [
+                name,
+                *(f"{size / MIB:.2f}" for size in (result.memory.weights, result.memory.moments, result.memory.slices)),
+                f"{result.memory.held / alone.memory.held:.3f}",
+                f"{result.memory.peak / MIB:.0f}",
+            ]
+            for name, result in results.items()
+        ],
+    )
 
 
 def _share(with_messages: Sequence[float], without: Sequence[float]) -> str:
@@ -307,8 +346,11 @@ def main() -> None:
     if len(cores()) < 2:
         raise InputError("two processes need two processor cores; this one may use one alone")
     model = arguments.config({}).model
-    print(f"{model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} tokens a step"
-          " and data-parallel rank, float32, one core a process", flush=True)
+    print(
+        f"{model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} tokens a step"
+        " and data-parallel rank, float32, one core a process",
+        flush=True,
+    )
     report(race(arguments))
 
 

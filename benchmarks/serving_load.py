@@ -80,8 +80,19 @@ def server(arguments: LoadArguments, rows: int) -> Iterator[tuple[int, psutil.Pr
     port, model = free_port(), arguments.model
     if rows == 1 and arguments.one_at_a_time:
         model = arguments.one_at_a_time
-    command = [sys.executable, "-m", "serving_increment.flask.server", "--model", model, "--port", str(port),
-               "--rows", str(rows), "--tokenizer", arguments.tokenizer]
+    command = [
+        sys.executable,
+        "-m",
+        "serving_increment.flask.server",
+        "--model",
+        model,
+        "--port",
+        str(port),
+        "--rows",
+        str(rows),
+        "--tokenizer",
+        arguments.tokenizer,
+    ]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -101,8 +112,14 @@ def server(arguments: LoadArguments, rows: int) -> Iterator[tuple[int, psutil.Pr
 
 def ask(port: int, number: int, prompt: Sequence[int], new_tokens: int) -> Result:
     """Stream a greedy completion."""
-    body = {"model": "pangu-alpha", "prompt": list(prompt), "max_tokens": new_tokens, "temperature": 0, "stream": True,
-            "stream_options": {"include_usage": True}}
+    body = {
+        "model": "pangu-alpha",
+        "prompt": list(prompt),
+        "max_tokens": new_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     begin = time.perf_counter()
     connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
@@ -170,8 +187,9 @@ def percentiles(values: Sequence[float]) -> str:
     return " / ".join(f"{1000 * value:.1f}" for value in np.percentile(values or [0], [50, 95]))
 
 
-def measure(port: int, prompts: Sequence[Sequence[int]], alone: Sequence[str], arguments: LoadArguments,
-            clients: int) -> tuple[float, list[str]]:
+def measure(
+    port: int, prompts: Sequence[Sequence[int]], alone: Sequence[str], arguments: LoadArguments, clients: int
+) -> tuple[float, list[str]]:
     """Tokens a second, and a row of the table."""
     load = Load(port, prompts, arguments.new_tokens)
     seconds = load.run(clients, arguments.seconds)
@@ -179,17 +197,30 @@ def measure(port: int, prompts: Sequence[Sequence[int]], alone: Sequence[str], a
     lost = f"{len(load.errors)}, {load.wrong(alone)}"
     if load.errors:
         print(f"first error: {load.errors[0]}")
-    return load.rate(seconds), [str(clients), f"{len(load.results):,}", f"{load.rate(seconds):,.0f}", percentiles(
-        [result.first for result in load.results]), percentiles(between), lost]
+    return load.rate(seconds), [
+        str(clients),
+        f"{len(load.results):,}",
+        f"{load.rate(seconds):,.0f}",
+        percentiles([result.first for result in load.results]),
+        percentiles(between),
+        lost,
+    ]
 
 
 def run(arguments: LoadArguments) -> None:
     """All measurements, each printed when it is made."""
     draw = random.Random(0)
-    header = ["rows", "clients", "requests", "tokens/s", "first token p50 / p95, ms", "each token p50 / p95, ms",
-              "lost, other than alone"]
+    header = [
+        "rows",
+        "clients",
+        "requests",
+        "tokens/s",
+        "first token p50 / p95, ms",
+        "each token p50 / p95, ms",
+        "lost, other than alone",
+    ]
     table, rates = [], {}
-    for rows in ([8, 1] if arguments.compared_clients else [8]):
+    for rows in [8, 1] if arguments.compared_clients else [8]:
         with server(arguments, rows) as (port, process):
             prompts = [[draw.randrange(20, 2000) for _ in range(arguments.prompt_tokens)] for _ in range(16)]
             alone = [ask(port, number, prompt, arguments.new_tokens).text for number, prompt in enumerate(prompts)]
@@ -207,8 +238,9 @@ def run(arguments: LoadArguments) -> None:
         print(f"{arguments.compared_clients} clients: 8 rows give {many / one:.2f} times the tokens/s of one at a time")
 
 
-def watch_memory(port: int, process: psutil.Process, prompts: Sequence[Sequence[int]], alone: Sequence[str],
-                 arguments: LoadArguments) -> None:
+def watch_memory(
+    port: int, process: psutil.Process, prompts: Sequence[Sequence[int]], alone: Sequence[str], arguments: LoadArguments
+) -> None:
     """The server's memory at each fifth of memory_requests."""
     sizes = [process.memory_info().rss >> 20]
     for _ in range(5):

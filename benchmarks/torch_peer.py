@@ -12,8 +12,14 @@ from torch.nn import functional
 
 from src.pangu_alpha_config import PanguAlphaConfig
 
-LINEARS = {"query": "attention.dense1", "key": "attention.dense2", "value": "attention.dense3",
-           "attention_output": "attention.projection", "mapping": "output.mapping", "projection": "output.projection"}
+LINEARS = {
+    "query": "attention.dense1",
+    "key": "attention.dense2",
+    "value": "attention.dense3",
+    "attention_output": "attention.projection",
+    "mapping": "output.mapping",
+    "projection": "output.projection",
+}
 STORED_OUT_IN = ("query", "key", "value")
 
 
@@ -46,8 +52,14 @@ class Block(nn.Module):
         self.mapping = nn.Linear(hidden, ffn)
         self.projection = nn.Linear(ffn, hidden)
 
-    def forward(self, x: Tensor, bias: Tensor | None, query: Tensor | None = None, cache: LayerCache | None = None,
-                position: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        query: Tensor | None = None,
+        cache: LayerCache | None = None,
+        position: int = 0,
+    ) -> Tensor:
         normed = self.layernorm1(x)
         q = self._heads(self.query(normed if query is None else query))
         k, v = self._heads(self.key(normed)), self._heads(self.value(normed))
@@ -59,7 +71,7 @@ class Block(nn.Module):
         return x + self.projection(inner * torch.sigmoid(1.702 * inner))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)                        # (B, A, S, d)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, A, S, d)
 
 
 class PanguAlphaPeer(nn.Module):
@@ -78,8 +90,14 @@ class PanguAlphaPeer(nn.Module):
             if "layernorm" not in name:
                 nn.init.normal_(parameter, 0.0, 0.0 if name.endswith("bias") else config.initializer_range)
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, bias: Tensor | None,
-               caches: list[LayerCache] | None = None, position: int = 0) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        bias: Tensor | None,
+        caches: list[LayerCache] | None = None,
+        position: int = 0,
+    ) -> Tensor:
         """(B, S) ids and positions, what is added to the scores (B, 1, S, S) -> (B, S, H) for the head."""
         caches = caches or [None] * self.config.num_layers
         x = self.word_embedding(input_ids) + self.position_embedding(position_ids)
@@ -103,8 +121,9 @@ class PanguAlphaPeer(nn.Module):
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take over weights with the official checkpoint's names and layouts."""
         for name in ("embedding.word_embedding", "embedding.position_embedding", "top_query_embedding"):
-            _copy(self.get_submodule(name.removeprefix("embedding.")).weight,
-                  weights[f"backbone.{name}.embedding_table"])
+            _copy(
+                self.get_submodule(name.removeprefix("embedding.")).weight, weights[f"backbone.{name}.embedding_table"]
+            )
         _load_layernorm(self.layernorm, weights, "backbone.layernorm")
         layers = {f"backbone.blocks.{number}": block for number, block in enumerate(self.blocks)}
         for prefix, block in (layers | {"backbone.top_query_layer": self.top_query_layer}).items():

@@ -64,8 +64,9 @@ class BenchmarkArguments:
     @property
     def model(self) -> PanguAlphaConfig:
         """The shapes."""
-        return PanguAlphaConfig(self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length,
-                                dropout_rate=0.0)
+        return PanguAlphaConfig(
+            self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length, dropout_rate=0.0
+        )
 
     @property
     def training(self) -> TrainingConfig:
@@ -121,9 +122,13 @@ def make_peer(arguments: BenchmarkArguments, compiled: bool) -> Callable[[], tup
     training, model = arguments.training, PanguAlphaPeer(arguments.model)
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": training.weight_decay},
-                                   {"params": others, "weight_decay": 0.0}], lr=learning_rate(training, 0),
-                                  betas=(training.beta1, training.beta2), eps=training.epsilon, foreach=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=learning_rate(training, 0),
+        betas=(training.beta1, training.beta2),
+        eps=training.epsilon,
+        foreach=True,
+    )
     ids = torch.from_numpy(arguments.batch()).long()
     position_ids = torch.arange(arguments.seq_length).expand(arguments.batch_size, -1)
     bias = causal_bias(arguments.seq_length)
@@ -143,8 +148,10 @@ def make_peer(arguments: BenchmarkArguments, compiled: bool) -> Callable[[], tup
 
 def race(arguments: BenchmarkArguments) -> dict[str, list[tuple[float, float, int]]]:
     """What the steps of each contestant gave, turn by turn. One that cannot take its first steps is left out, aloud."""
-    contestants = {OURS: Contestant(arguments.threads, make_ours, arguments),
-                   EAGER: Contestant(arguments.threads, make_peer, arguments, False)}
+    contestants = {
+        OURS: Contestant(arguments.threads, make_ours, arguments),
+        EAGER: Contestant(arguments.threads, make_peer, arguments, False),
+    }
     if arguments.compile:
         contestants[COMPILED] = Contestant(arguments.threads, make_peer, arguments, True)
     try:
@@ -166,18 +173,29 @@ def race(arguments: BenchmarkArguments) -> dict[str, list[tuple[float, float, in
 def report(results: dict[str, list[tuple[float, float, int]]], tokens: int) -> None:
     """Print a row for each contestant; `tokens` is what a step reads."""
     rates = {name: [tokens / seconds for seconds, _, _ in steps] for name, steps in results.items()}
-    print_table(["training step", "median tokens/s", "slowest", "fastest", "peak GiB", "ours / this (spread)"],
-                [[name, *rate_cells(rates[name]), f"{steps[-1][2] / 2 ** 30:.2f}",
-                  "" if name == OURS else ratio_of_pairs(rates[OURS], rates[name])]
-                 for name, steps in results.items()])
+    print_table(
+        ["training step", "median tokens/s", "slowest", "fastest", "peak GiB", "ours / this (spread)"],
+        [
+            [
+                name,
+                *rate_cells(rates[name]),
+                f"{steps[-1][2] / 2**30:.2f}",
+                "" if name == OURS else ratio_of_pairs(rates[OURS], rates[name]),
+            ]
+            for name, steps in results.items()
+        ],
+    )
 
 
 def main() -> None:
     """The command line."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.train_step")
     require_torch()
-    print(f"{arguments.model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} "
-          f"tokens a step, float32, {arguments.threads} threads", flush=True)
+    print(
+        f"{arguments.model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} "
+        f"tokens a step, float32, {arguments.threads} threads",
+        flush=True,
+    )
     report(race(arguments), arguments.batch_size * arguments.seq_length)
 
 

@@ -196,13 +196,21 @@ def serve(start_servables: Callable[[], None]) -> None:
     grpc_server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
     ms_service_pb2_grpc.add_MSServiceServicer_to_server(GrpcFront(OWN_GRPC), grpc_server)
     try:  # before the model is loaded, which takes long
-        rest_server = waitress.create_server(rest_app(f"http://{own_rest}"), host=host, port=rest_port, ident=None,
-                                             threads=THREADS, max_request_body_size=LARGEST_READ)
+        rest_server = waitress.create_server(
+            rest_app(f"http://{own_rest}"),
+            host=host,
+            port=rest_port,
+            ident=None,
+            threads=THREADS,
+            max_request_body_size=LARGEST_READ,
+        )
         if not grpc_server.add_insecure_port(grpc_address):
             raise OSError("taken")
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{host}:{rest_port} (REST_PORT) or {grpc_address} (GRPC_PORT) can't be listened on: another "
-                         "server may be there (stop_pangu.sh ends one of ours); or choose other ports") from error
+        raise InputError(
+            f"{host}:{rest_port} (REST_PORT) or {grpc_address} (GRPC_PORT) can't be listened on: another "
+            "server may be there (stop_pangu.sh ends one of ours); or choose other ports"
+        ) from error
     start_servables()
     server.start_grpc_server(OWN_GRPC)
     server.start_restful_server(own_rest)

@@ -22,8 +22,9 @@ def score_stage(input_ids, start):
 @register.register_method(output_names=OUTPUTS)
 def predict(input_sentence, options):
     """Continue a text; as many requests as the model has rows are answered together."""
-    sentence, reason, ids, log_probs = register.add_stage(predict_stage, input_sentence, options, outputs_count=4,
-                                                          batch_size=rows)
+    sentence, reason, ids, log_probs = register.add_stage(
+        predict_stage, input_sentence, options, outputs_count=4, batch_size=rows
+    )
     return sentence, reason, ids, log_probs
 
 

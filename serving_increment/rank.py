@@ -34,8 +34,10 @@ def open_slice(folder: Path, mesh: Mesh) -> MindirRuntime:
     runtime = MindirRuntime(folder)
     manifest, size = runtime.manifest, mesh.plan.world_size
     if (manifest.rank, manifest.world_size) != (mesh.rank, size):
-        raise InputError(f"{folder} holds slice {manifest.rank} of {manifest.world_size}, but this is rank {mesh.rank} "
-                         f"of {size}; move what run_distribute_export.sh wrote to models/ as it is")
+        raise InputError(
+            f"{folder} holds slice {manifest.rank} of {manifest.world_size}, but this is rank {mesh.rank} "
+            f"of {size}; move what run_distribute_export.sh wrote to models/ as it is"
+        )
     mesh.group("tensor")  # which the graphs name
     for kind, shapes in manifest.graphs.items():
         runtime.call(kind, *(np.zeros(shape, np.int32) for shape in shapes))
@@ -61,8 +63,10 @@ def meet(runtime: MindirRuntime, calls: int) -> Connection:
             raise InputError(f"the servable at {address[0]}:{address[1]} has another DISTRIBUTED_KEY") from error
         except (OSError, EOFError) as error:
             if time.monotonic() > deadline:
-                raise InputError(f"no servable at DISTRIBUTED_ADDRESS {address[0]}:{address[1]} within "
-                                 f"{CONNECT_SECONDS:g} seconds ({error})") from error
+                raise InputError(
+                    f"no servable at DISTRIBUTED_ADDRESS {address[0]}:{address[1]} within "
+                    f"{CONNECT_SECONDS:g} seconds ({error})"
+                ) from error
             time.sleep(RETRY_SECONDS)
 
 

@@ -32,8 +32,9 @@ class RanksError(Exception):
     """The ranks are not all there, or one was lost."""
 
     def __init__(self) -> None:
-        super().__init__("the model's ranks are not all there just now, they may be starting anew; try again in some "
-                         "seconds")
+        super().__init__(
+            "the model's ranks are not all there just now, they may be starting anew; try again in some seconds"
+        )
 
 
 def distributed_address() -> tuple[str, int]:
@@ -57,8 +58,10 @@ def distributed_key() -> bytes:
     """
     key = os.environ.get("DISTRIBUTED_KEY", "")
     if not key:
-        raise InputError("DISTRIBUTED_KEY is not given: any secret of your own, the same on all machines (the start "
-                         "script makes one where DISTRIBUTED_ADDRESS is of this machine alone)")
+        raise InputError(
+            "DISTRIBUTED_KEY is not given: any secret of your own, the same on all machines (the start "
+            "script makes one where DISTRIBUTED_ADDRESS is of this machine alone)"
+        )
     return key.encode()
 
 
@@ -83,8 +86,9 @@ def receive(connection: Connection) -> tuple[Any, list[np.ndarray]]:
         EOFError, OSError: The connection has ended.
     """
     head, shapes = json.loads(connection.recv_bytes(LONGEST_MESSAGE))
-    return head, [np.frombuffer(connection.recv_bytes(LONGEST_MESSAGE), dtype).reshape(shape)
-                  for dtype, shape in shapes]
+    return head, [
+        np.frombuffer(connection.recv_bytes(LONGEST_MESSAGE), dtype).reshape(shape) for dtype, shape in shapes
+    ]
 
 
 class Ranks:
@@ -107,8 +111,10 @@ class Ranks:
         try:
             self._listener = Listener(address, authkey=distributed_key())
         except OSError as error:
-            raise InputError(f"DISTRIBUTED_ADDRESS {address[0]}:{address[1]} can't be listened on ({error.strerror}); "
-                             "another server may be there, or it is no address of this machine") from error
+            raise InputError(
+                f"DISTRIBUTED_ADDRESS {address[0]}:{address[1]} can't be listened on ({error.strerror}); "
+                "another server may be there, or it is no address of this machine"
+            ) from error
         self._ranks: list[Connection] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, name="ranks", daemon=True).start()

@@ -25,10 +25,25 @@ from src.pangu_alpha_config import GenerationConfig
 from src.serving.service import TextService, open_exported
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
-SETTINGS = {"method": str, "temperature": float, "top_k": int, "top_p": float, "repetition_penalty": float,
-            "frequency_penalty": float, "presence_penalty": float, "end_token": int, "seed": int}
-OPTIONS = {**SETTINGS, "max_generate_length": int, "input_ids": list, "number": int, "stop": list,
-           "return_scores": bool}
+SETTINGS = {
+    "method": str,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "repetition_penalty": float,
+    "frequency_penalty": float,
+    "presence_penalty": float,
+    "end_token": int,
+    "seed": int,
+}
+OPTIONS = {
+    **SETTINGS,
+    "max_generate_length": int,
+    "input_ids": list,
+    "number": int,
+    "stop": list,
+    "return_scores": bool,
+}
 OUTPUTS = ["output_sentence", "finish_reason", "output_ids", "log_probs"]
 Answer = tuple[str, str, np.ndarray, np.ndarray]
 
@@ -71,8 +86,11 @@ def load() -> Future[TextService]:
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(1)  # without it, Serving's master ends too
 
-    print(f"pangu: {folder} runs " + (f"in {world_size} ranks" if world_size > 1 else
-                                      "by GraphCells in Python, on a CPU"), flush=True)
+    print(
+        f"pangu: {folder} runs "
+        + (f"in {world_size} ranks" if world_size > 1 else "by GraphCells in Python, on a CPU"),
+        flush=True,
+    )
     threading.Thread(target=work, name="loading", daemon=True).start()
     return loading
 
@@ -93,8 +111,9 @@ def declared(folder: Path) -> MindirRuntime:
 
     runtime = MindirRuntime(folder)
     kinds = list(runtime.manifest.graphs)
-    model = register.declare_model(model_file=[graph_name(kind) for kind in kinds], model_format="MindIR",
-                                   with_batch_dim=False)
+    model = register.declare_model(
+        model_file=[graph_name(kind) for kind in kinds], model_format="MindIR", with_batch_dim=False
+    )
     runtime.call = lambda kind, *inputs: model.call(*inputs, subgraph=kinds.index(kind))
     return runtime
 
@@ -202,16 +221,18 @@ def parsed(options: str) -> dict[str, Any]:
         if kind is float and type(value) is int:
             value = given[name] = float(value)
         if type(value) is not kind:
-            raise InputError(f"{name} is {json.dumps(value, ensure_ascii=False)[:50]}; it must be of type "
-                             f"{kind.__name__}")
+            raise InputError(
+                f"{name} is {json.dumps(value, ensure_ascii=False)[:50]}; it must be of type {kind.__name__}"
+            )
     for name, kind in (("stop", str), ("input_ids", int)):
         if not all(type(item) is kind for item in given.get(name, [])):
             raise InputError(f"{name} must hold {'texts' if kind is str else 'whole numbers'} alone")
     return given
 
 
-def request(input_sentence: str, given: dict[str, Any],
-            end_token: int) -> tuple[str | list[int], int, GenerationConfig]:
+def request(
+    input_sentence: str, given: dict[str, Any], end_token: int
+) -> tuple[str | list[int], int, GenerationConfig]:
     """What `src.serving.service` is asked: the prompt, its number, the settings.
 
     Raises:

@@ -81,8 +81,18 @@ class TokenBatches:
             one batch needs; while iterating, an id outside the vocabulary.
     """
 
-    def __init__(self, path: str | Path, column: str, batch_size: int, seq_length: int, vocab_size: int,
-                 seed: int = 0, shuffle: bool = True, rank: int = 0, rank_size: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        column: str,
+        batch_size: int,
+        seq_length: int,
+        vocab_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        rank_size: int = 1,
+    ) -> None:
         self._files = record_files(path)
         self._width, self._vocab_size = seq_length + 1, vocab_size
         self._batch_size, self._rank, self._rank_size = batch_size, rank, rank_size
@@ -90,8 +100,10 @@ class TokenBatches:
         counts, self._columns = _check_files(self._files, column)
         self._ends = np.cumsum(counts)
         if not self.batches_per_epoch:
-            raise InputError(f"{path} holds {self.num_records} records, fewer than one batch of "
-                             f"{batch_size * rank_size} (batch size {batch_size}, {rank_size} data-parallel ranks)")
+            raise InputError(
+                f"{path} holds {self.num_records} records, fewer than one batch of "
+                f"{batch_size * rank_size} (batch size {batch_size}, {rank_size} data-parallel ranks)"
+            )
         self._check_outermost_records()
 
     @property
@@ -126,7 +138,7 @@ class TokenBatches:
 
     def _read(self, order: np.ndarray, first: int, last: int) -> Iterator[Batch]:
         """This rank's part of batches first to last - 1 of an order of the records."""
-        grid = order[:self.batches_per_epoch * self._rank_size * self._batch_size]
+        grid = order[: self.batches_per_epoch * self._rank_size * self._batch_size]
         mine = grid.reshape(-1, self._rank_size, self._batch_size)[first:last, self._rank]
         rows = _rows(self._files, self._columns, mine.ravel())
         for records in mine:
@@ -141,8 +153,10 @@ class TokenBatches:
             if row.shape != (self._width,):
                 problem = f"has {row.size} ids; seq_length {self._width - 1} needs {self._width}"
             elif row.min() < 0 or row.max() >= self._vocab_size:
-                problem = f"holds ids from {row.min()} to {row.max()}; vocab_size {self._vocab_size} has 0 to " \
-                          f"{self._vocab_size - 1}"
+                problem = (
+                    f"holds ids from {row.min()} to {row.max()}; vocab_size {self._vocab_size} has 0 to "
+                    f"{self._vocab_size - 1}"
+                )
             if problem:
                 file = int(np.searchsorted(self._ends, record, side="right"))
                 number = int(record - (self._ends[file - 1] if file else 0))
@@ -186,8 +200,10 @@ def _index_of(file: Path) -> Path:
 
 
 def _not_whole(file: Path) -> InputError:
-    return InputError(f"{file} and its index {_index_of(file).name} are not a whole MindRecord (cut off, renamed or "
-                      "something else); make them anew with `python -m src.preprocess`")
+    return InputError(
+        f"{file} and its index {_index_of(file).name} are not a whole MindRecord (cut off, renamed or "
+        "something else); make them anew with `python -m src.preprocess`"
+    )
 
 
 def _check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[str]]:
@@ -195,8 +211,10 @@ def _check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[st
     counts, have_mask = [], []
     for file in files:
         if not _index_of(file).is_file():
-            raise InputError(f"{file} has no index {_index_of(file).name} beside it; copy both, or make them anew "
-                             "with `python -m src.preprocess`")
+            raise InputError(
+                f"{file} has no index {_index_of(file).name} beside it; copy both, or make them anew "
+                "with `python -m src.preprocess`"
+            )
         try:
             dataset = ds.MindDataset([str(file)])
             names = dataset.get_col_names()
@@ -207,15 +225,21 @@ def _check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[st
             raise InputError(f"{file} has no column '{column}'; it has {', '.join(names)}")
         have_mask.append(LOSS_MASK_COLUMN in names)
     if len(set(have_mask)) > 1:
-        raise InputError(f"only some of the files in {files[0].parent} have a column {LOSS_MASK_COLUMN}; keep "
-                         "pre-training and fine-tuning records in folders of their own")
+        raise InputError(
+            f"only some of the files in {files[0].parent} have a column {LOSS_MASK_COLUMN}; keep "
+            "pre-training and fine-tuning records in folders of their own"
+        )
     return counts, [column, LOSS_MASK_COLUMN] if have_mask[0] else [column]
 
 
 def _rows(files: Sequence[Path], columns: Sequence[str], records: np.ndarray) -> Iterator[list[np.ndarray]]:
     """The columns of each of `records`, which are numbered through `files`."""
-    dataset = ds.MindDataset([str(file) for file in files], list(columns), num_parallel_workers=READER_THREADS,
-                             sampler=ds.SubsetSampler(records.tolist()))
+    dataset = ds.MindDataset(
+        [str(file) for file in files],
+        list(columns),
+        num_parallel_workers=READER_THREADS,
+        sampler=ds.SubsetSampler(records.tolist()),
+    )
     return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
 
 

@@ -19,5 +19,7 @@ def prepare_device(config: ParallelConfig) -> None:
         if config.device_target != "CPU":
             ms.set_device(config.device_target, config.device_id)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(f"parallel.device_target {config.device_target} (device {config.device_id}) is not available "
-                         f"to the MindSpore that is installed: {str(error).splitlines()[0]}; CPU always is") from error
+        raise InputError(
+            f"parallel.device_target {config.device_target} (device {config.device_id}) is not available "
+            f"to the MindSpore that is installed: {str(error).splitlines()[0]}; CPU always is"
+        ) from error

@@ -15,8 +15,18 @@ from src.pangu_alpha_config import GenerationConfig
 
 SECONDS = 3600  # for one answer: a server on a CPU may read a long text for minutes, after those of others
 # What the servable's `predict` takes, of the settings of an answer.
-SENT = ("method", "temperature", "top_k", "top_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
-        "end_token", "stop", "seed")
+SENT = (
+    "method",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "end_token",
+    "stop",
+    "seed",
+)
 
 
 class Servable:
@@ -37,16 +47,21 @@ class Servable:
         Raises:
             InputError: It does not answer, or with an error.
         """
-        request = urllib.request.Request(f"{self.address}/model/pangu:{method}", json.dumps(
-            {"instances": list(instances)}).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{self.address}/model/pangu:{method}",
+            json.dumps({"instances": list(instances)}).encode(),
+            {"Content-Type": "application/json"},
+        )
         try:
             with urllib.request.urlopen(request, timeout=SECONDS) as reply:
                 answer = reply.read()
         except urllib.error.HTTPError as error:
             answer = error.read() or str(error).encode()
         except OSError as error:
-            raise InputError(f"--server {self.address} does not answer ({getattr(error, 'reason', error)}); start it: "
-                             "bash serving_increment/start_pangu_standalone.sh") from error
+            raise InputError(
+                f"--server {self.address} does not answer ({getattr(error, 'reason', error)}); start it: "
+                "bash serving_increment/start_pangu_standalone.sh"
+            ) from error
         return self._checked(method, answer, len(instances))
 
     def _checked(self, method: str, answer: bytes, number: int) -> list[dict[str, Any]]:
@@ -74,15 +89,18 @@ class ServerScorer:
     def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
         """See `src.inference.mindspore.scoring.TokenScorer`."""
         for number, group in enumerate(groups):
-            answers = self._servable.call("score", [{"input_ids": list(map(int, request.tokens)),
-                                                     "start": request.start} for request in group])
+            answers = self._servable.call(
+                "score", [{"input_ids": list(map(int, request.tokens)), "start": request.start} for request in group]
+            )
             yield number, [self._log_probs(request, answer) for request, answer in zip(group, answers, strict=True)]
 
     def _log_probs(self, request: Request, answer: dict[str, Any]) -> np.ndarray:
         found = np.asarray(answer.get("log_probs", ()), np.float32).reshape(-1)
         if len(found) != len(request.tokens) - request.start:
-            raise InputError(f"--server {self._servable.address} answers to score: {len(found)} log_probs for "
-                             f"{len(request.tokens) - request.start} tokens; is it another version's servable?")
+            raise InputError(
+                f"--server {self._servable.address} answers to score: {len(found)} log_probs for "
+                f"{len(request.tokens) - request.start} tokens; is it another version's servable?"
+            )
         return found
 
 
@@ -96,6 +114,8 @@ class ServerAnswerer:
         """See `src.evaluation.evaluate.Answerer`."""
         settings = {name: getattr(config, name) for name in SENT}
         for number, tokens in prompts:
-            [answer] = self._servable.call("predict", [
-                {"input_ids": tokens, "max_generate_length": config.max_new_tokens, "number": number, **settings}])
+            [answer] = self._servable.call(
+                "predict",
+                [{"input_ids": tokens, "max_generate_length": config.max_new_tokens, "number": number, **settings}],
+            )
             yield number, answer["output_sentence"]

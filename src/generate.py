@@ -29,9 +29,15 @@ class TextCompletion(Completion):
     text: str = ""
 
 
-def stream_tokens(runtime: Runtime, prompts: list[list[int]], config: GenerationConfig, pad_token: int,
-                  vocab_size: int | None = None, is_stop: Callable[[list[int]], bool] | None = None,
-                  numbers: Sequence[int] | None = None) -> Iterator[list[list[Completion]]]:
+def stream_tokens(
+    runtime: Runtime,
+    prompts: list[list[int]],
+    config: GenerationConfig,
+    pad_token: int,
+    vocab_size: int | None = None,
+    is_stop: Callable[[list[int]], bool] | None = None,
+    numbers: Sequence[int] | None = None,
+) -> Iterator[list[list[Completion]]]:
     """Answer prompts, showing the answers after every step.
 
     Args:
@@ -63,9 +69,15 @@ def run_alone(job: Job) -> Iterator[list[list[Completion]]]:
     return search_beams(job) if job.config.method == "beam" else _sample(job)
 
 
-def generate_tokens(runtime: Runtime, prompts: list[list[int]], config: GenerationConfig, pad_token: int,
-                    vocab_size: int | None = None, is_stop: Callable[[list[int]], bool] | None = None,
-                    numbers: Sequence[int] | None = None) -> list[list[Completion]]:
+def generate_tokens(
+    runtime: Runtime,
+    prompts: list[list[int]],
+    config: GenerationConfig,
+    pad_token: int,
+    vocab_size: int | None = None,
+    is_stop: Callable[[list[int]], bool] | None = None,
+    numbers: Sequence[int] | None = None,
+) -> list[list[Completion]]:
     """The finished answers of `stream_tokens`, which explains the arguments: num_samples for each prompt."""
     *_, answers = stream_tokens(runtime, prompts, config, pad_token, vocab_size, is_stop, numbers)
     return answers
@@ -99,8 +111,11 @@ class Sampling:
         """
         job, live = self.job, self.live
         normalizers = log_normalizer(logits)
-        tokens = choose_tokens(self._penalties.apply(logits[:, :job.vocab_size], live), job.config,
-                               [self._generators[row] for row in live])
+        tokens = choose_tokens(
+            self._penalties.apply(logits[:, : job.vocab_size], live),
+            job.config,
+            [self._generators[row] for row in live],
+        )
         log_probs = logits[np.arange(len(live)), tokens] - normalizers
         growing = []
         for place, row in enumerate(live):
@@ -108,8 +123,12 @@ class Sampling:
             known = len(answer.tokens)
             job.extend(answer, int(tokens[place]), float(log_probs[place]), job.limit(self.prompts[row]))
             if job.likeliest and len(answer.tokens) > known:
-                answer.likeliest.append([(token, float(logits[place, token] - normalizers[place])) for _, token in
-                                         largest_entries(logits[place:place + 1, :job.vocab_size], job.likeliest)])
+                answer.likeliest.append(
+                    [
+                        (token, float(logits[place, token] - normalizers[place]))
+                        for _, token in largest_entries(logits[place : place + 1, : job.vocab_size], job.likeliest)
+                    ]
+                )
             growing.append(answer.finish_reason is None)
         self._penalties.count(tokens, live)
         self.live = live[growing]
@@ -143,11 +162,19 @@ class TextGenerator:
         InputError: The tokenizer has more pieces than the model has ids.
     """
 
-    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, config: GenerationConfig, pad_token: int,
-                 run: Callable[[Job], Iterator[list[list[Completion]]]] = run_alone) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        config: GenerationConfig,
+        pad_token: int,
+        run: Callable[[Job], Iterator[list[list[Completion]]]] = run_alone,
+    ) -> None:
         if tokenizer.vocab_size > runtime.vocab_size:
-            raise InputError(f"the tokenizer has {tokenizer.vocab_size} pieces but the model a vocabulary of only "
-                             f"{runtime.vocab_size} ids; take the tokenizer that the model was trained with")
+            raise InputError(
+                f"the tokenizer has {tokenizer.vocab_size} pieces but the model a vocabulary of only "
+                f"{runtime.vocab_size} ids; take the tokenizer that the model was trained with"
+            )
         self.runtime, self.tokenizer, self.config, self.pad_token = runtime, tokenizer, config, pad_token
         self.run = run
 
@@ -169,8 +196,9 @@ class TextGenerator:
         one = TextGenerator(self.runtime, self.tokenizer, replace(self.config, num_samples=1), self.pad_token, self.run)
         return _pieces(one.completions([text]))
 
-    def completions(self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None,
-                    likeliest: int = 0) -> Iterator[list[list[TextCompletion]]]:
+    def completions(
+        self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None, likeliest: int = 0
+    ) -> Iterator[list[list[TextCompletion]]]:
         """Answer texts, or their ids, showing after every step the answers as far as their text is settled.
 
         Args:
@@ -184,16 +212,25 @@ class TextGenerator:
         steps = self.run(self._job(prompts, numbers, likeliest))
         return ([[self._shown(answer) for answer in group] for group in step] for step in steps)
 
-    def _job(self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None,
-             likeliest: int = 0) -> Job:
+    def _job(
+        self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None, likeliest: int = 0
+    ) -> Job:
         ids = [self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-        return Job(self.runtime, ids, self.config, self.pad_token, self.tokenizer.vocab_size,
-                   self._has_stop if self.config.stop else None, numbers, likeliest)
+        return Job(
+            self.runtime,
+            ids,
+            self.config,
+            self.pad_token,
+            self.tokenizer.vocab_size,
+            self._has_stop if self.config.stop else None,
+            numbers,
+            likeliest,
+        )
 
     def _shown(self, answer: Completion) -> TextCompletion:
         text = self._text(answer.tokens)
         if not answer.finish_reason:
-            text = text[:self._settled_length(text)]
+            text = text[: self._settled_length(text)]
         return TextCompletion(**vars(answer.copy()), text=text)
 
     def _has_stop(self, tokens: list[int]) -> bool:
@@ -203,14 +240,20 @@ class TextGenerator:
     def _text(self, tokens: list[int]) -> str:
         """The text up to the first stop text."""
         text = self.tokenizer.decode(tokens)
-        return text[:min((text.find(stop) for stop in self.config.stop if stop in text), default=len(text))]
+        return text[: min((text.find(stop) for stop in self.config.stop if stop in text), default=len(text))]
 
     def _settled_length(self, text: str) -> int:
         """How much of a growing answer can be shown: not what may become another character, or a stop text."""
         text = text.rstrip(INCOMPLETE_CHARACTER)
         longest_stop = max(map(len, self.config.stop), default=0)
-        return next((start for start in range(max(0, len(text) - longest_stop), len(text))
-                     if any(stop.startswith(text[start:]) for stop in self.config.stop)), len(text))
+        return next(
+            (
+                start
+                for start in range(max(0, len(text) - longest_stop), len(text))
+                if any(stop.startswith(text[start:]) for stop in self.config.stop)
+            ),
+            len(text),
+        )
 
 
 def _pieces(steps: Iterator[list[list[TextCompletion]]]) -> Iterator[str]:

@@ -34,7 +34,8 @@ class EmbeddingTable(nn.Cell):
     def __init__(self, rows: int, config: PanguAlphaConfig):
         super().__init__()
         self.embedding_table = Parameter(
-            initializer(Normal(config.initializer_range), (rows, config.hidden_size), ms.float32))
+            initializer(Normal(config.initializer_range), (rows, config.hidden_size), ms.float32)
+        )
         self.gather = ops.Gather()
         self.reshape = ops.Reshape()
 
@@ -75,8 +76,14 @@ class LayerNorm(nn.Cell):
 class Linear(nn.Cell):
     """x @ weight + bias in the compute dtype; the weight is (in, out), or (out, in) where `weight_transposed`."""
 
-    def __init__(self, in_size: int, out_size: int, config: PanguAlphaConfig, weight_transposed: bool = False,
-                 std: float | None = None):
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        config: PanguAlphaConfig,
+        weight_transposed: bool = False,
+        std: float | None = None,
+    ):
         super().__init__()
         shape = (out_size, in_size) if weight_transposed else (in_size, out_size)
         dtype = getattr(ms, config.param_init_dtype)
@@ -120,7 +127,7 @@ class Attention(nn.Cell):
         self.head_size = config.head_size
         self.softmax_dtype = getattr(ms, config.softmax_compute_dtype)
         self.reshape = ops.Reshape()
-        self.swap_scaled = SwapAxes(config.head_size ** -0.25)
+        self.swap_scaled = SwapAxes(config.head_size**-0.25)
         self.swap = SwapAxes()
         self.swap_back = SwapAxes()
         self.scores = ops.BatchMatMul(transpose_b=True)
@@ -130,20 +137,21 @@ class Attention(nn.Cell):
         self.attention_dropout = Dropout(config.dropout_rate)
         self.output_dropout = Dropout(config.dropout_rate)
 
-    def construct(self, query: Tensor, x: Tensor, bias: Tensor, dropout_key: Tensor | None = None,
-                  cache: Callable | None = None) -> Tensor:
+    def construct(
+        self, query: Tensor, x: Tensor, bias: Tensor, dropout_key: Tensor | None = None, cache: Callable | None = None
+    ) -> Tensor:
         batch = bias.shape[0]
-        q = self.swap_scaled(self._heads(self.dense1(query), batch))                        # (B, A, S, d)
-        k = self.swap_scaled(self._heads(self.dense2(x), batch))                            # (B, A, S, d)
-        v = self.swap(self._heads(self.dense3(x), batch))                                   # (B, A, S, d)
+        q = self.swap_scaled(self._heads(self.dense1(query), batch))  # (B, A, S, d)
+        k = self.swap_scaled(self._heads(self.dense2(x), batch))  # (B, A, S, d)
+        v = self.swap(self._heads(self.dense3(x), batch))  # (B, A, S, d)
         if cache is not None:
             k, v = cache(k, v)
-        scores = self.cast(self.scores(q, k), self.softmax_dtype)                           # (B, A, S, S)
+        scores = self.cast(self.scores(q, k), self.softmax_dtype)  # (B, A, S, S)
         weights = self.cast(self.softmax(scores, bias), v.dtype)
         weights = self.attention_dropout(weights, dropout_key)
-        mixed = self.swap_back(self.weighted_sum(weights, v))                               # (B, S, A, d)
+        mixed = self.swap_back(self.weighted_sum(weights, v))  # (B, S, A, d)
         output = self.projection(self.reshape(mixed, (-1, self.num_heads * self.head_size)))
-        return self.output_dropout(output, dropout_key)                                     # (B * S, H)
+        return self.output_dropout(output, dropout_key)  # (B * S, H)
 
     def _heads(self, x: Tensor, batch: int) -> Tensor:
         return self.reshape(x, (batch, -1, self.num_heads, self.head_size))
@@ -168,7 +176,7 @@ class FeedForward(nn.Cell):
         if x.shape[0] < FEW_ROWS:
             output = self.projection(self.activation(self.mapping(x)))
         else:
-            hidden = self.biased_activation(*self.mapping.to_transposed(x))                 # (4H, N)
+            hidden = self.biased_activation(*self.mapping.to_transposed(x))  # (4H, N)
             output = self.projection.of_transposed(hidden)
         return self.dropout(output, dropout_key)
 
@@ -192,8 +200,15 @@ class Block(nn.Cell):
         self.output = (MixtureOfExperts if self.has_experts else FeedForward)(config, residual_std)
         self.add = ops.Add()
 
-    def construct(self, x: Tensor, bias: Tensor, query: Tensor | None = None, dropout_key: Tensor | None = None,
-                  cache: Callable | None = None, drop_tokens: bool = True) -> tuple[Tensor, Tensor | float]:
+    def construct(
+        self,
+        x: Tensor,
+        bias: Tensor,
+        query: Tensor | None = None,
+        dropout_key: Tensor | None = None,
+        cache: Callable | None = None,
+        drop_tokens: bool = True,
+    ) -> tuple[Tensor, Tensor | float]:
         normed = self.layernorm1(x)
         x = self.add(x, self.attention(normed if query is None else query, normed, bias, dropout_key, cache))
         normed = self.layernorm2(x)
@@ -230,20 +245,27 @@ class Backbone(nn.Cell):
         self.mul = ops.Mul()
         self.cast = ops.Cast()
 
-    def construct(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor,
-                  dropout_key: Tensor | None = None, caches: Sequence[Callable] | None = None,
-                  drop_tokens: bool = True) -> tuple[Tensor, Tensor | float]:
-        allowed = self.expand_dims(self.cast(attention_mask, self.softmax_dtype), 1)        # (B, 1, S, S)
+    def construct(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        dropout_key: Tensor | None = None,
+        caches: Sequence[Callable] | None = None,
+        drop_tokens: bool = True,
+    ) -> tuple[Tensor, Tensor | float]:
+        allowed = self.expand_dims(self.cast(attention_mask, self.softmax_dtype), 1)  # (B, 1, S, S)
         bias = self.mul(self.sub(1.0, allowed), MASKED_SCORE)
-        x = self.embedding(input_ids, position_ids, dropout_key)                            # (B * S, H)
+        x = self.embedding(input_ids, position_ids, dropout_key)  # (B * S, H)
         balance = 0.0
         for i, block in enumerate(self.blocks):
             x, of_layer = block(x, bias, None, dropout_key, caches[i] if caches is not None else None, drop_tokens)
             balance = balance + of_layer
         x = self.layernorm(x)
         query = self.cast(self.top_query_embedding(position_ids), x.dtype)
-        x, of_layer = self.top_query_layer(x, bias, query, dropout_key, caches[-1] if caches is not None else None,
-                                           drop_tokens)
+        x, of_layer = self.top_query_layer(
+            x, bias, query, dropout_key, caches[-1] if caches is not None else None, drop_tokens
+        )
         return x, balance + of_layer
 
 
@@ -287,8 +309,9 @@ class PanguAlphaModel(nn.Cell):
         """The blocks and the query layer, or those of them that are here."""
         return [layer for layer in (*self.backbone.blocks, self.backbone.top_query_layer) if isinstance(layer, Block)]
 
-    def construct(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor,
-                  dropout_key: Tensor | None = None) -> Tensor:
+    def construct(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, dropout_key: Tensor | None = None
+    ) -> Tensor:
         x, _ = self.backbone(input_ids, position_ids, attention_mask, dropout_key)
         logits = self.head(x, self.backbone.embedding.word_embedding.embedding_table)
         return self.reshape(logits, input_ids.shape + (-1,))
@@ -322,13 +345,25 @@ class PanguAlphaWithLoss(nn.Cell):
         self.reshape = ops.Reshape()
         self.slice = ops.Slice()
 
-    def construct(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
-                  dropout_key: Tensor | None = None) -> Tensor:
+    def construct(
+        self,
+        ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        loss_mask: Tensor | None = None,
+        dropout_key: Tensor | None = None,
+    ) -> Tensor:
         x, _ = self.model.backbone(self._from(ids, 0), position_ids, attention_mask, dropout_key)
         return self.of_hidden(x, ids, loss_mask)
 
-    def with_balance(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
-                     dropout_key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def with_balance(
+        self,
+        ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        loss_mask: Tensor | None = None,
+        dropout_key: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """What training minimises, the loss plus that of unbalanced experts; and the loss."""
         x, balance = self.model.backbone(self._from(ids, 0), position_ids, attention_mask, dropout_key)
         loss = self.of_hidden(x, ids, loss_mask)
@@ -336,8 +371,10 @@ class PanguAlphaWithLoss(nn.Cell):
 
     def of_hidden(self, x: Tensor, ids: Tensor, loss_mask: Tensor | None) -> Tensor:
         """The loss of the backbone's hidden states."""
-        losses = self.cross_entropy(self.model.head(x, self.model.backbone.embedding.word_embedding.embedding_table),
-                                    self.reshape(self._from(ids, 1), (-1,)))
+        losses = self.cross_entropy(
+            self.model.head(x, self.model.backbone.embedding.word_embedding.embedding_table),
+            self.reshape(self._from(ids, 1), (-1,)),
+        )
         counted = self.cast(self.not_equal(self._from(ids, 0), self.pad_token), ms.float32)
         if loss_mask is not None:
             counted = self.mul(counted, self.cast(loss_mask, ms.float32))

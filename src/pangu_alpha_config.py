@@ -85,33 +85,43 @@ class PanguAlphaConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_heads", "seq_length"):
             _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        _require(self.num_layers >= 2, f"model.num_layers is {self.num_layers}; it must be at least 2 "
-                                       "(one block and the query layer)")
+        _require(
+            self.num_layers >= 2,
+            f"model.num_layers is {self.num_layers}; it must be at least 2 (one block and the query layer)",
+        )
         if self.hidden_size % self.num_heads:
             fitting = [heads for heads in range(1, self.hidden_size + 1) if self.hidden_size % heads == 0]
             best = min(fitting, key=lambda heads: abs(heads - self.num_heads))
-            raise InputError(f"model.num_heads {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
-                             f"{best} would")
+            raise InputError(
+                f"model.num_heads {self.num_heads} does not divide model.hidden_size {self.hidden_size}; {best} would"
+            )
         if self.ffn_hidden_size is None:
             self.ffn_hidden_size = 4 * self.hidden_size
         _require(self.ffn_hidden_size >= 1, f"model.ffn_hidden_size is {self.ffn_hidden_size}; it must be at least 1")
         _require(0 <= self.dropout_rate < 1, f"model.dropout_rate is {self.dropout_rate}; it must lie in [0, 1)")
-        _require(self.hidden_act in ("fast_gelu", "gelu"),
-                 f"model.hidden_act '{self.hidden_act}' is none of fast_gelu, gelu")
+        _require(
+            self.hidden_act in ("fast_gelu", "gelu"), f"model.hidden_act '{self.hidden_act}' is none of fast_gelu, gelu"
+        )
         for name in ("eod_token", "pad_token"):
-            _require(0 <= getattr(self, name) < self.vocab_size,
-                     f"model.{name} {getattr(self, name)} is outside the vocabulary of {self.vocab_size} ids")
+            _require(
+                0 <= getattr(self, name) < self.vocab_size,
+                f"model.{name} {getattr(self, name)} is outside the vocabulary of {self.vocab_size} ids",
+            )
         for name in ("compute_dtype", "softmax_compute_dtype", "param_init_dtype"):
             setattr(self, name, _dtype_name(getattr(self, name)))
         for name in ("num_experts", "balance_loss_factor"):
             _require(getattr(self, name) >= 0, f"model.{name} is {getattr(self, name)}; it must not be negative")
-        _require(1 <= self.expert_interval <= self.num_layers, f"model.expert_interval is {self.expert_interval}; it "
-                                                               f"must lie in 1 to {self.num_layers}, the layers")
+        _require(
+            1 <= self.expert_interval <= self.num_layers,
+            f"model.expert_interval is {self.expert_interval}; it must lie in 1 to {self.num_layers}, the layers",
+        )
         _require(self.capacity_factor > 0, f"model.capacity_factor is {self.capacity_factor}; it must be positive")
         _require(self.expert_top_k in (1, 2), f"model.expert_top_k is {self.expert_top_k}; it must be 1 or 2")
         if self.num_experts:
-            _require(self.expert_top_k <= self.num_experts, f"model.expert_top_k {self.expert_top_k} is more than "
-                                                            f"model.num_experts {self.num_experts}")
+            _require(
+                self.expert_top_k <= self.num_experts,
+                f"model.expert_top_k {self.expert_top_k} is more than model.num_experts {self.num_experts}",
+            )
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer, from 0, the query layer being the last, has experts."""
@@ -128,8 +138,10 @@ class PanguAlphaConfig:
         hidden, ffn = self.hidden_size, self.ffn_hidden_size
         attention_and_norms = 4 * (hidden * hidden + hidden) + 4 * hidden
         expert = 2 * hidden * ffn + ffn + hidden
-        feed_forward = sum(self.num_experts * (expert + hidden) if self.has_experts(layer) else expert
-                           for layer in range(self.num_layers))
+        feed_forward = sum(
+            self.num_experts * (expert + hidden) if self.has_experts(layer) else expert
+            for layer in range(self.num_layers)
+        )
         tables = (self.vocab_size + 2 * self.seq_length) * hidden
         return self.num_layers * attention_and_norms + feed_forward + 2 * hidden + tables
 
@@ -200,7 +212,7 @@ class TrainingConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0
-    loss_scale: float = 2.0 ** 32
+    loss_scale: float = 2.0**32
     dynamic_loss_scale: bool = True
     loss_scale_window: int = 1000
     seed: int = 0
@@ -214,11 +226,25 @@ class TrainingConfig:
     init_checkpoint: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation_steps", "steps", "loss_scale_window", "log_interval",
-                     "keep_checkpoints"):
+        for name in (
+            "batch_size",
+            "accumulation_steps",
+            "steps",
+            "loss_scale_window",
+            "log_interval",
+            "keep_checkpoints",
+        ):
             _require(getattr(self, name) >= 1, f"training.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("warmup_steps", "eval_interval", "eval_batches", "save_interval", "clip_norm", "weight_decay",
-                     "end_learning_rate", "seed"):
+        for name in (
+            "warmup_steps",
+            "eval_interval",
+            "eval_batches",
+            "save_interval",
+            "clip_norm",
+            "weight_decay",
+            "end_learning_rate",
+            "seed",
+        ):
             _require(getattr(self, name) >= 0, f"training.{name} is {getattr(self, name)}; it must not be negative")
         for name in ("learning_rate", "epsilon", "loss_scale"):
             _require(getattr(self, name) > 0, f"training.{name} is {getattr(self, name)}; it must be positive")
@@ -226,11 +252,14 @@ class TrainingConfig:
             _require(0 <= getattr(self, name) < 1, f"training.{name} is {getattr(self, name)}; it must lie in [0, 1)")
         if self.decay_steps is None:
             self.decay_steps = max(self.steps, self.warmup_steps + 1)
-        _require(self.decay_steps > self.warmup_steps, f"training.decay_steps {self.decay_steps} must be more than "
-                                                       f"training.warmup_steps {self.warmup_steps}")
-        _require(self.end_learning_rate <= self.learning_rate,
-                 f"training.end_learning_rate {self.end_learning_rate} is above training.learning_rate "
-                 f"{self.learning_rate}")
+        _require(
+            self.decay_steps > self.warmup_steps,
+            f"training.decay_steps {self.decay_steps} must be more than training.warmup_steps {self.warmup_steps}",
+        )
+        _require(
+            self.end_learning_rate <= self.learning_rate,
+            f"training.end_learning_rate {self.end_learning_rate} is above training.learning_rate {self.learning_rate}",
+        )
 
 
 @dataclass
@@ -283,8 +312,16 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         _require(self.device_id >= 0, f"parallel.device_id is {self.device_id}; it must not be negative")
-        for name in ("world_size", "data", "tensor", "pipeline", "expert", "micro_batch_num", "fusion_groups",
-                     "micro_batch_interleaved"):
+        for name in (
+            "world_size",
+            "data",
+            "tensor",
+            "pipeline",
+            "expert",
+            "micro_batch_num",
+            "fusion_groups",
+            "micro_batch_interleaved",
+        ):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"parallel.{name} is {value}; it must be at least 1")
         others = self.tensor * self.pipeline * self.expert
@@ -292,17 +329,22 @@ class ParallelConfig:
             self.world_size = (self.data or 1) * others
         if self.data is None:
             self.data = max(1, self.world_size // others)
-        _require(self.world_size == self.data * others,
-                 f"parallel.data {self.data} x tensor {self.tensor} x pipeline {self.pipeline} x expert {self.expert} "
-                 f"makes {self.data * others} ranks, but parallel.world_size is {self.world_size}; "
-                 f"{_next_multiple(self.world_size, others)} ranks would fit the last three")
-        _require(not self.sequence_parallel or self.tensor > 1,
-                 "parallel.sequence_parallel needs parallel.tensor of 2 or more: it spreads tokens over its parts")
+        _require(
+            self.world_size == self.data * others,
+            f"parallel.data {self.data} x tensor {self.tensor} x pipeline {self.pipeline} x expert {self.expert} "
+            f"makes {self.data * others} ranks, but parallel.world_size is {self.world_size}; "
+            f"{_next_multiple(self.world_size, others)} ranks would fit the last three",
+        )
+        _require(
+            not self.sequence_parallel or self.tensor > 1,
+            "parallel.sequence_parallel needs parallel.tensor of 2 or more: it spreads tokens over its parts",
+        )
 
-        _require(not self.recompute_slice_activation or (self.recompute and self.tensor > 1 and
-                                                         not self.sequence_parallel),
-                 "parallel.recompute_slice_activation needs parallel.recompute, and parallel.tensor of 2 or more "
-                 "without parallel.sequence_parallel, which shares activations out by itself")
+        _require(
+            not self.recompute_slice_activation or (self.recompute and self.tensor > 1 and not self.sequence_parallel),
+            "parallel.recompute_slice_activation needs parallel.recompute, and parallel.tensor of 2 or more "
+            "without parallel.sequence_parallel, which shares activations out by itself",
+        )
 
     @property
     def uses_cpu_kernels(self) -> bool:
@@ -354,14 +396,20 @@ class GenerationConfig:
         for name in ("temperature", "top_k", "seed", "end_token"):
             _require(getattr(self, name) >= 0, f"generation.{name} is {getattr(self, name)}; it must not be negative")
         _require(0 < self.top_p <= 1, f"generation.top_p is {self.top_p}; it must lie in (0, 1]")
-        _require(self.repetition_penalty > 0,
-                 f"generation.repetition_penalty is {self.repetition_penalty}; it must be positive")
-        _require(self.method in ("sample", "greedy", "beam"),
-                 f"generation.method '{self.method}' is none of sample, greedy, beam")
+        _require(
+            self.repetition_penalty > 0,
+            f"generation.repetition_penalty is {self.repetition_penalty}; it must be positive",
+        )
+        _require(
+            self.method in ("sample", "greedy", "beam"),
+            f"generation.method '{self.method}' is none of sample, greedy, beam",
+        )
         _require(all(self.stop), "generation.stop holds an empty text, which would end every answer at once")
         if self.method == "beam":
-            _require(self.num_samples <= self.num_beams,
-                     f"generation.num_samples {self.num_samples} is more than generation.num_beams {self.num_beams}")
+            _require(
+                self.num_samples <= self.num_beams,
+                f"generation.num_samples {self.num_samples} is more than generation.num_beams {self.num_beams}",
+            )
 
 
 @dataclass
@@ -390,36 +438,53 @@ class RunConfig:
         for name in ["num_heads", "ffn_hidden_size", *vocabulary, *sequence]:
             size = getattr(model, name)
             fitting = max(part for part in range(1, tensor + 1) if size % part == 0)
-            _require(size % tensor == 0,
-                     f"parallel.tensor {tensor} does not divide model.{name} {size}; {fitting} does")
-        _require(stages <= model.num_layers,
-                 f"parallel.pipeline {stages} is more than the model's {model.num_layers} layers (the "
-                 "query layer counted); at most that many fit")
+            _require(
+                size % tensor == 0, f"parallel.tensor {tensor} does not divide model.{name} {size}; {fitting} does"
+            )
+        _require(
+            stages <= model.num_layers,
+            f"parallel.pipeline {stages} is more than the model's {model.num_layers} layers (the "
+            "query layer counted); at most that many fit",
+        )
         most = min(parallel.expert, max(1, model.num_experts))
         fitting = max(part for part in range(1, most + 1) if model.num_experts % part == 0)
-        _require(fitting == parallel.expert, f"parallel.expert {parallel.expert} does not divide model.num_experts "
-                                             f"{model.num_experts}; {fitting} does")
+        _require(
+            fitting == parallel.expert,
+            f"parallel.expert {parallel.expert} does not divide model.num_experts {model.num_experts}; {fitting} does",
+        )
         compiled = parallel.backend == "semi_auto" or parallel.strategy_search or getattr(self, "dry_run", False)
         obstacle = self._obstacle_to_semi_auto()
         _require(not (compiled and obstacle), obstacle)
-        chosen = (tensor * stages * parallel.expert > 1 or parallel.optimizer_shard or parallel.sequence_parallel
-                  or not parallel.vocab_parallel)
-        _require(not parallel.strategy_search or not (chosen or model.num_experts),
-                 "parallel.strategy_search leaves everything to MindSpore's compiler, of a model without experts: give "
-                 "parallel.world_size alone")
+        chosen = (
+            tensor * stages * parallel.expert > 1
+            or parallel.optimizer_shard
+            or parallel.sequence_parallel
+            or not parallel.vocab_parallel
+        )
+        _require(
+            not parallel.strategy_search or not (chosen or model.num_experts),
+            "parallel.strategy_search leaves everything to MindSpore's compiler, of a model without experts: give "
+            "parallel.world_size alone",
+        )
 
     def _obstacle_to_semi_auto(self) -> str:
         """What MindSpore's semi-automatic parallel can't do of this run, and what could; empty where nothing."""
         parallel = self.parallel
         if parallel.world_size not in (1, 2, 4) and parallel.world_size % 8:
-            return ("parallel.backend semi_auto works on 1, 2, 4 or a multiple of 8 ranks, as MindSpore has it; "
-                    f"parallel.world_size is {parallel.world_size}: take one of these, or parallel.backend explicit")
+            return (
+                "parallel.backend semi_auto works on 1, 2, 4 or a multiple of 8 ranks, as MindSpore has it; "
+                f"parallel.world_size is {parallel.world_size}: take one of these, or parallel.backend explicit"
+            )
         if self.model.num_experts and parallel.pipeline > 1:
-            return ("parallel.backend semi_auto has no pipeline for a model with experts: MindSpore can't hand their "
-                    "load-balancing loss from stage to stage; give parallel.pipeline 1, or parallel.backend explicit")
+            return (
+                "parallel.backend semi_auto has no pipeline for a model with experts: MindSpore can't hand their "
+                "load-balancing loss from stage to stage; give parallel.pipeline 1, or parallel.backend explicit"
+            )
         if self.training.eval_interval and parallel.pipeline > 1:
-            return ("training.eval_interval needs parallel.backend explicit where there are stages (parallel.pipeline "
-                    f"{parallel.pipeline})")
+            return (
+                "training.eval_interval needs parallel.backend explicit where there are stages (parallel.pipeline "
+                f"{parallel.pipeline})"
+            )
         return ""
 
     @property
@@ -448,9 +513,11 @@ def require_tensor_parallel_alone(config: RunConfig) -> None:
         InputError: There are such ranks.
     """
     parallel = config.parallel
-    _require(parallel.world_size == parallel.tensor,
-             f"this spreads a model by parallel.tensor alone; parallel.world_size {parallel.world_size} must be "
-             f"parallel.tensor {parallel.tensor}")
+    _require(
+        parallel.world_size == parallel.tensor,
+        f"this spreads a model by parallel.tensor alone; parallel.world_size {parallel.world_size} must be "
+        f"parallel.tensor {parallel.tensor}",
+    )
 
 
 @dataclass
@@ -470,33 +537,48 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         training, parallel, stages = self.training, self.parallel, self.parallel.pipeline
-        _require(self.micro_steps >= stages,
-                 f"parallel.micro_batch_num {parallel.micro_batch_num} x training.accumulation_steps "
-                 f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
-                 f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
-                 "would fit")
-        _require(training.batch_size % parallel.micro_batch_interleaved == 0,
-                 f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
-                 f"training.batch_size {training.batch_size}")
+        _require(
+            self.micro_steps >= stages,
+            f"parallel.micro_batch_num {parallel.micro_batch_num} x training.accumulation_steps "
+            f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
+            f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
+            "would fit",
+        )
+        _require(
+            training.batch_size % parallel.micro_batch_interleaved == 0,
+            f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
+            f"training.batch_size {training.batch_size}",
+        )
         of_semi_auto = parallel.micro_batch_interleaved * parallel.fusion_groups > 1 or (
-            parallel.recompute_slice_activation)
-        _require(self.is_semi_auto or self.dry_run or not of_semi_auto,
-                 "parallel.micro_batch_interleaved, parallel.fusion_groups and parallel.recompute_slice_activation are "
-                 "parallel.backend semi_auto's, which this run is not")
+            parallel.recompute_slice_activation
+        )
+        _require(
+            self.is_semi_auto or self.dry_run or not of_semi_auto,
+            "parallel.micro_batch_interleaved, parallel.fusion_groups and parallel.recompute_slice_activation are "
+            "parallel.backend semi_auto's, which this run is not",
+        )
         both = parallel.recompute_slice_activation and parallel.micro_batch_interleaved > 1
-        _require(not both or self.micro_steps == 1,
-                 "parallel.recompute_slice_activation goes with parallel.micro_batch_interleaved in steps of one "
-                 f"micro-batch alone, as MindSpore has it; this run's have {self.micro_steps}: give up one of the two")
-        _require(not self.is_semi_auto or parallel.device_target != "CPU" or self.dry_run,
-                 "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
-                 "--dry_run compiles it, parallel.backend explicit runs")
+        _require(
+            not both or self.micro_steps == 1,
+            "parallel.recompute_slice_activation goes with parallel.micro_batch_interleaved in steps of one "
+            f"micro-batch alone, as MindSpore has it; this run's have {self.micro_steps}: give up one of the two",
+        )
+        _require(
+            not self.is_semi_auto or parallel.device_target != "CPU" or self.dry_run,
+            "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
+            "--dry_run compiles it, parallel.backend explicit runs",
+        )
         sliced = parallel.tensor > 1 or parallel.expert > 1 or parallel.optimizer_shard
-        _require(training.optimizer != "lamb" or not sliced,
-                 "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor, "
-                 "parallel.expert or parallel.optimizer_shard")
-        _require(not parallel.optimizer_offload or (training.optimizer != "lamb" and
-                                                    self.model.param_init_dtype == "float32"),
-                 "parallel.optimizer_offload works with Adam and model.param_init_dtype float32")
+        _require(
+            training.optimizer != "lamb" or not sliced,
+            "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor, "
+            "parallel.expert or parallel.optimizer_shard",
+        )
+        _require(
+            not parallel.optimizer_offload
+            or (training.optimizer != "lamb" and self.model.param_init_dtype == "float32"),
+            "parallel.optimizer_offload works with Adam and model.param_init_dtype float32",
+        )
 
 
 def load_config(path: Union[str, Path]) -> RunConfig:

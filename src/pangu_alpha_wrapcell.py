@@ -25,8 +25,12 @@ class Objective(nn.Cell):
 
 def zero_sums(parameters: Sequence[Parameter]) -> ParameterTuple:
     """Float32 parameters for sums of gradients."""
-    return ParameterTuple([Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"accumulated.{p.name}",
-                                     requires_grad=False) for p in parameters])
+    return ParameterTuple(
+        [
+            Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"accumulated.{p.name}", requires_grad=False)
+            for p in parameters
+        ]
+    )
 
 
 def add_to(sums: ParameterTuple, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -100,8 +104,9 @@ class ApplyGradients(nn.Cell):
         self.micro_batches = micro_batches
         self.clip_norm = clip_norm
 
-    def construct(self, gradients: tuple[Tensor, ...], loss_scale: Tensor, lr: Tensor, beta1_power: Tensor,
-                  beta2_power: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(
+        self, gradients: tuple[Tensor, ...], loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
+    ) -> tuple[Tensor, Tensor]:
         gradients = self.reduce_gradients(gradients)
         unscale = 1.0 / (loss_scale * self.micro_batches)
         norm = self.global_norm(gradients) * unscale
@@ -125,15 +130,21 @@ class TrainStep(nn.Cell):
         The loss, and what ApplyGradients returns. All unscaled.
     """
 
-    def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], apply_gradients: ApplyGradients,
-                 accumulator: Accumulator | None = None):
+    def __init__(
+        self,
+        network: PanguAlphaWithLoss,
+        parameters: list[Parameter],
+        apply_gradients: ApplyGradients,
+        accumulator: Accumulator | None = None,
+    ):
         super().__init__(auto_prefix=False)
         self.value_and_gradients = ms.value_and_grad(Objective(network), None, ParameterTuple(parameters), has_aux=True)
         self.apply_gradients = apply_gradients
         self.sums = accumulator.sums if accumulator else None
 
-    def construct(self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor,
-                  *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def construct(
+        self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor, *batch: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         (_, loss), gradients = self.value_and_gradients(loss_scale, *batch)
         if self.sums is not None:
             gradients = take(self.sums, gradients)
@@ -171,8 +182,9 @@ class Stepper:
         for batch in first:
             losses.append(self.accumulator(scale, *batch))
         loss, norm, finite = self.train_step(scale, *scalars.tensors(), *last)
-        return StepResult(float(np.mean([x.asnumpy() for x in [*losses, loss]])), float(norm.asnumpy()),
-                          bool(finite.asnumpy()))
+        return StepResult(
+            float(np.mean([x.asnumpy() for x in [*losses, loss]])), float(norm.asnumpy()), bool(finite.asnumpy())
+        )
 
     def evaluate(self, batch: Sequence[Tensor]) -> float:
         """This rank's share of the loss of a batch."""

@@ -65,12 +65,15 @@ class PreprocessArguments:
         if self.num_process < 0:
             raise InputError(f"--num_process is {self.num_process}; it must not be negative")
         if not re.fullmatch(r"\w+", self.data_column_name, re.ASCII) or self.data_column_name == LOSS_MASK_COLUMN:
-            raise InputError(f"--data_column_name '{self.data_column_name}' must be of letters, digits and _ "
-                             f"(and not {LOSS_MASK_COLUMN})")
+            raise InputError(
+                f"--data_column_name '{self.data_column_name}' must be of letters, digits and _ "
+                f"(and not {LOSS_MASK_COLUMN})"
+            )
         name = os.path.basename(self.output_file)
         if not name or set(FORBIDDEN_IN_NAMES) & set(name) or os.path.isdir(self.output_file):
-            raise InputError(f"--output_file '{self.output_file}' must be a file with none of {FORBIDDEN_IN_NAMES} "
-                             "in its name")
+            raise InputError(
+                f"--output_file '{self.output_file}' must be a file with none of {FORBIDDEN_IN_NAMES} in its name"
+            )
         self.num_process = self.num_process or len(os.sched_getaffinity(0))
 
 
@@ -170,8 +173,12 @@ class ExampleEncoder:
             labels = np.arange(1, self._seq_length)
             rows.append(ids + [self._pad] * padding)
             masks.append((labels >= len(prompt_ids)) & (labels < len(ids)))
-        return Records(len(chunk.items), tokens, np.array(rows, np.int32).reshape(-1, self._seq_length),
-                       np.array(masks, np.int32).reshape(-1, self._seq_length - 1))
+        return Records(
+            len(chunk.items),
+            tokens,
+            np.array(rows, np.int32).reshape(-1, self._seq_length),
+            np.array(masks, np.int32).reshape(-1, self._seq_length - 1),
+        )
 
 
 class Packer:
@@ -216,19 +223,24 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
         packer = Packer(width)
 
     documents = tokens = 0
-    with (Workers(encoder, arguments.num_process, CHARS_A_WORKER) as workers,
-          RecordWriter(Path(arguments.output_file), widths) as writer,
-          tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, disable=None) as bar):
+    with (
+        Workers(encoder, arguments.num_process, CHARS_A_WORKER) as workers,
+        RecordWriter(Path(arguments.output_file), widths) as writer,
+        tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, disable=None) as bar,
+    ):
         for chunk, encoded in workers.map(_chunks(corpus)):
             writer.write(*([packer.add(encoded.ids)] if packer else [encoded.ids, encoded.loss_mask]))
             documents += encoded.documents
             tokens += encoded.tokens
             bar.update(chunk.position - bar.n)
         if not writer.num_records:
-            problem = (f"{tokens} tokens in {documents} documents do not fill one record of {width}; give more text "
-                       "or a smaller --seq_length" if packer else
-                       f"none of {documents} examples fits in a record of {width} tokens; give shorter ones or a "
-                       "larger --seq_length")
+            problem = (
+                f"{tokens} tokens in {documents} documents do not fill one record of {width}; give more text "
+                "or a smaller --seq_length"
+                if packer
+                else f"none of {documents} examples fits in a record of {width} tokens; give shorter ones or a "
+                "larger --seq_length"
+            )
             raise InputError(f"--input_glob '{arguments.input_glob}': {problem}")
         writer.finish()
     dropped = len(packer.rest) if packer else documents - writer.num_records
@@ -242,8 +254,9 @@ def _end_of_text(arguments: PreprocessArguments, tokenizer: Tokenizer) -> int:
     if eot is None:
         raise InputError(f"{arguments.model_file} has no piece of its own for the end of a text; name one with --eot")
     if not 0 <= eot < tokenizer.vocab_size:
-        raise InputError(f"--eot {eot} is outside the vocabulary of {arguments.model_file}, 0 to "
-                         f"{tokenizer.vocab_size - 1}")
+        raise InputError(
+            f"--eot {eot} is outside the vocabulary of {arguments.model_file}, 0 to {tokenizer.vocab_size - 1}"
+        )
     return eot
 
 
@@ -252,11 +265,16 @@ def main() -> None:
     arguments = parse(PreprocessArguments, "python -m src.preprocess")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_STATUS))
     done = preprocess(arguments)
-    kind, dropped = (("examples", "examples too long for a record")
-                     if arguments.dataset_type == "finetune" else ("documents", "tokens after the last whole record"))
-    print(f"{arguments.output_file}: {done.documents:,} {kind}, {done.tokens:,} tokens -> {done.records:,} records of "
-          f"{arguments.seq_length}; dropped {done.dropped:,} {dropped}; {done.seconds:.1f} s, "
-          f"{done.tokens / done.seconds:,.0f} tokens/s")
+    kind, dropped = (
+        ("examples", "examples too long for a record")
+        if arguments.dataset_type == "finetune"
+        else ("documents", "tokens after the last whole record")
+    )
+    print(
+        f"{arguments.output_file}: {done.documents:,} {kind}, {done.tokens:,} tokens -> {done.records:,} records of "
+        f"{arguments.seq_length}; dropped {done.dropped:,} {dropped}; {done.seconds:.1f} s, "
+        f"{done.tokens / done.seconds:,.0f} tokens/s"
+    )
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ MODEL_NAME = "vocab.model"
 
 _TO_SYMBOLS = str.maketrans(" \n", SPACE_SYMBOL + NEWLINE_SYMBOL)
 _FROM_SYMBOLS = str.maketrans({" ": "", SPACE_SYMBOL: " ", NEWLINE_SYMBOL: "\n"})
-_REMEDY = ("`bash scripts/get_tokenizer.sh DIR` fetches the official vocab.model, "
-           "`python -m src.train_tokenizer` trains one")
+_REMEDY = (
+    "`bash scripts/get_tokenizer.sh DIR` fetches the official vocab.model, `python -m src.train_tokenizer` trains one"
+)
 
 jieba.setLogLevel(logging.WARNING)  # its first cut would report the loading of its dictionary
 

@@ -24,13 +24,7 @@ from tqdm import tqdm
 
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
-from src.tokenization_jieba import (
-    MODEL_NAME,
-    NEWLINE_SYMBOL,
-    SPACE_SYMBOL,
-    JiebaTokenizer,
-    words_for_sentencepiece,
-)
+from src.tokenization_jieba import MODEL_NAME, NEWLINE_SYMBOL, SPACE_SYMBOL, JiebaTokenizer, words_for_sentencepiece
 
 UNKNOWN_ID = 0
 # SentencePiece gives them the ids 3, 4, ... after its own <unk>, <s> and </s>.
@@ -67,8 +61,10 @@ class TrainTokenizerArguments:
 
     def __post_init__(self) -> None:
         if self.vocab_size <= NUM_SPECIAL:
-            raise InputError(f"vocab_size {self.vocab_size} leaves no room beside the {NUM_SPECIAL} special pieces; "
-                             "1000 or more is usual")
+            raise InputError(
+                f"vocab_size {self.vocab_size} leaves no room beside the {NUM_SPECIAL} special pieces; "
+                "1000 or more is usual"
+            )
         if not 0.98 <= self.character_coverage <= 1:
             raise InputError(f"character_coverage is {self.character_coverage}; it must lie in [0.98, 1]")
         if self.input_sentence_size < 0:
@@ -117,8 +113,9 @@ def draw(lines: Iterable[str], size: int, seed: int) -> list[str]:
     return kept
 
 
-def train_sentencepiece(lines: Iterable[str], vocab_size: int, character_coverage: float,
-                        model_type: str = "unigram") -> bytes:
+def train_sentencepiece(
+    lines: Iterable[str], vocab_size: int, character_coverage: float, model_type: str = "unigram"
+) -> bytes:
     """A serialized SentencePiece model with the official layout, trained on lines as `JiebaTokenizer` will see them.
 
     nmt_nfkc, no byte fallback, pieces of at most 16 characters: SentencePiece's defaults, which (with unigram) are what
@@ -136,10 +133,16 @@ def train_sentencepiece(lines: Iterable[str], vocab_size: int, character_coverag
     model = io.BytesIO()
     words = (words_for_sentencepiece(line).replace(RESERVED_SYMBOL, "") for line in lines)
     try:
-        SentencePieceTrainer.train(sentence_iterator=words, model_writer=model, model_type=model_type,
-                                   normalization_rule_name="nmt_nfkc", vocab_size=vocab_size,
-                                   character_coverage=character_coverage, user_defined_symbols=USER_SYMBOLS,
-                                   minloglevel=2)
+        SentencePieceTrainer.train(
+            sentence_iterator=words,
+            model_writer=model,
+            model_type=model_type,
+            normalization_rule_name="nmt_nfkc",
+            vocab_size=vocab_size,
+            character_coverage=character_coverage,
+            user_defined_symbols=USER_SYMBOLS,
+            minloglevel=2,
+        )
     except RuntimeError as error:
         raise _training_error(str(error), vocab_size) from error
     return model.getvalue()
@@ -150,8 +153,10 @@ def _training_error(message: str, vocab_size: int) -> InputError:
     if largest := re.search(r"too high .*<= (\d+)", message):
         return InputError(f"vocab_size {vocab_size} is too large for this text; {largest[1]} would fit, or more text")
     if smallest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return InputError(f"vocab_size {vocab_size} is too small for this text's characters; {smallest[1]} would fit, "
-                          "or a lower character_coverage")
+        return InputError(
+            f"vocab_size {vocab_size} is too small for this text's characters; {smallest[1]} would fit, "
+            "or a lower character_coverage"
+        )
     return InputError(f"SentencePiece cannot train on this text: {message}")
 
 
@@ -184,8 +189,9 @@ def train_tokenizer(arguments: TrainTokenizerArguments) -> None:
     if not lines:
         raise InputError(f"the {len(files)} files of --input_glob '{arguments.input_glob}' hold no text")
     print(f"training on {len(lines)} of {corpus.num_lines} lines from {len(files)} files", flush=True)
-    model = train_sentencepiece(_progress(lines, "segmenting"), arguments.vocab_size, arguments.character_coverage,
-                                arguments.model_type)
+    model = train_sentencepiece(
+        _progress(lines, "segmenting"), arguments.vocab_size, arguments.character_coverage, arguments.model_type
+    )
     partial = output / f"{MODEL_NAME}.{os.getpid()}.partial"
     try:
         partial.write_bytes(model)
@@ -195,8 +201,10 @@ def train_tokenizer(arguments: TrainTokenizerArguments) -> None:
         raise InputError(f"{output / MODEL_NAME} cannot be written: {error.strerror}") from error
     tokenizer = JiebaTokenizer(output)
     share = covered_share(tokenizer, corpus.characters)
-    print(f"{output / MODEL_NAME}: {tokenizer.vocab_size} pieces cover {share:.4%} of {corpus.characters.total()} "
-          f"characters ({len(corpus.characters)} different)")
+    print(
+        f"{output / MODEL_NAME}: {tokenizer.vocab_size} pieces cover {share:.4%} of {corpus.characters.total()} "
+        f"characters ({len(corpus.characters)} different)"
+    )
 
 
 def main() -> None:

@@ -12,10 +12,27 @@ from src.tokenization_jieba import words_for_sentencepiece
 from tests.support.programs import ROOT
 
 SPECIAL_PIECES = ["\u2583", "\u2582", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]
-PHRASES = ["春风又绿江南岸", "明月何时照我还", "今天是一个好天气", "小明背起书包去上学", "突然刮起了狂风暴雨",
-           "床前明月光", "疑是地上霜", "举头望明月", "低头思故乡", "the quick brown fox", "jumps over 13 lazy dogs"]
-LABELS = {"news_story": "故事", "news_culture": "文化", "news_sports": "体育", "news_tech": "科技",
-          "news_house": "房产", "news_game": "游戏"}
+PHRASES = [
+    "春风又绿江南岸",
+    "明月何时照我还",
+    "今天是一个好天气",
+    "小明背起书包去上学",
+    "突然刮起了狂风暴雨",
+    "床前明月光",
+    "疑是地上霜",
+    "举头望明月",
+    "低头思故乡",
+    "the quick brown fox",
+    "jumps over 13 lazy dogs",
+]
+LABELS = {
+    "news_story": "故事",
+    "news_culture": "文化",
+    "news_sports": "体育",
+    "news_tech": "科技",
+    "news_house": "房产",
+    "news_game": "游戏",
+}
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +55,10 @@ def chinese_text():
 
     def make(seed: int, num_lines: int) -> str:
         draw = random.Random(seed)
-        return "".join("\n" if draw.random() < 0.2 else "，".join(draw.choices(PHRASES, k=draw.randint(1, 6))) + "。\n"
-                       for _ in range(num_lines))
+        return "".join(
+            "\n" if draw.random() < 0.2 else "，".join(draw.choices(PHRASES, k=draw.randint(1, 6))) + "。\n"
+            for _ in range(num_lines)
+        )
 
     return make
 
@@ -51,8 +70,14 @@ def tiny_vocab(tmp_path_factory, chinese_text):
     corpus = folder / "corpus.txt"
     corpus.write_text(chinese_text(0, 500), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / "vocab"), vocab_size=160, hard_vocab_limit=False,
-        character_coverage=1.0, user_defined_symbols=SPECIAL_PIECES, minloglevel=2)
+        input=str(corpus),
+        model_prefix=str(folder / "vocab"),
+        vocab_size=160,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        user_defined_symbols=SPECIAL_PIECES,
+        minloglevel=2,
+    )
     return folder / "vocab.model"
 
 
@@ -64,8 +89,14 @@ def eval_vocab(tmp_path_factory):
     lines += [f"这是关于{label}的文章：" for label in LABELS.values()]
     (folder / "corpus.txt").write_text("\n".join(words_for_sentencepiece(line) for line in lines * 20))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"), model_prefix=str(folder / "vocab"), vocab_size=160, hard_vocab_limit=False,
-        character_coverage=1.0, user_defined_symbols=SPECIAL_PIECES, minloglevel=2)
+        input=str(folder / "corpus.txt"),
+        model_prefix=str(folder / "vocab"),
+        vocab_size=160,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        user_defined_symbols=SPECIAL_PIECES,
+        minloglevel=2,
+    )
     return folder / "vocab.model"
 
 
@@ -78,13 +109,15 @@ def c3_folder(tmp_path_factory):
         questions = []
         for _ in range(1 + number % 2):
             choices = draw.choice(PHRASES, 2 + number % 3, replace=False).tolist()
-            questions.append({"question": phrase(draw) + "?", "choice": choices,
-                              "answer": choices[number % 2]})
+            questions.append({"question": phrase(draw) + "?", "choice": choices, "answer": choices[number % 2]})
         sentences = [f"男：{phrase(draw)}。", f"女：{phrase(draw, 1 + 3 * (number % 4))}。"]
         instances.append([sentences, questions, f"{number}-1"])
     folder = tmp_path_factory.mktemp("c3")
-    for name, some in (("c3-d-dev.json", instances[:8]), ("c3-m-dev.json", instances[8:]),
-                       ("c3-d-train.json", instances[:3])):
+    for name, some in (
+        ("c3-d-dev.json", instances[:8]),
+        ("c3-m-dev.json", instances[8:]),
+        ("c3-d-train.json", instances[:3]),
+    ):
         (folder / name).write_text(json.dumps(some, ensure_ascii=False), encoding="utf-8")
     return folder
 
@@ -93,8 +126,10 @@ def c3_folder(tmp_path_factory):
 def tnews_folder(tmp_path_factory):
     draw = np.random.default_rng(1)
     labels = list(LABELS)
-    lines = [json.dumps({"label": "100", "label_desc": labels[number % 6], "sentence": phrase(draw, 2), "keywords": ""})
-             for number in range(20)]
+    lines = [
+        json.dumps({"label": "100", "label_desc": labels[number % 6], "sentence": phrase(draw, 2), "keywords": ""})
+        for number in range(20)
+    ]
     folder = tmp_path_factory.mktemp("tnews")
     for name in ("dev.json", "train.json"):
         (folder / name).write_text("\n".join(lines) + "\n")
@@ -104,9 +139,25 @@ def tnews_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cmrc_folder(tmp_path_factory):
     draw = np.random.default_rng(2)
-    articles = [{"paragraphs": [{"context": phrase(draw, 3), "id": str(number), "qas": [
-        {"question": phrase(draw) + "?", "id": f"{number}-{i}", "answers": [{"text": phrase(draw), "answer_start": 0}]}
-        for i in range(2)]}]} for number in range(3)]
+    articles = [
+        {
+            "paragraphs": [
+                {
+                    "context": phrase(draw, 3),
+                    "id": str(number),
+                    "qas": [
+                        {
+                            "question": phrase(draw) + "?",
+                            "id": f"{number}-{i}",
+                            "answers": [{"text": phrase(draw), "answer_start": 0}],
+                        }
+                        for i in range(2)
+                    ],
+                }
+            ]
+        }
+        for number in range(3)
+    ]
     folder = tmp_path_factory.mktemp("cmrc")
     (folder / "dev.json").write_text(json.dumps({"version": "v1.0", "data": articles}))
     return folder

@@ -19,8 +19,10 @@ TRAIN = {
     "no configuration file": (["--config=nowhere.yaml"], ["nowhere.yaml"]),
     "configuration that is no YAML": (["--config={broken_yaml}"], ["broken.yaml", "line 1, column"]),
     "configuration of random bytes": (["--config={random_bytes}"], ["{random_bytes}", "can't be read as YAML"]),
-    "misspelt setting in a file": (["--config={misspelt_yaml}"],
-                                  ["model.num_layer", "did you mean 'model.num_layers'"]),
+    "misspelt setting in a file": (
+        ["--config={misspelt_yaml}"],
+        ["model.num_layer", "did you mean 'model.num_layers'"],
+    ),
     "no data": (["--data.train="], ["data.train", "src.preprocess"]),
     "data that is not there": (["--data.train=nowhere"], ["'nowhere'", "src.preprocess"]),
     "truncated data": (["--data.train={cut}"], ["{cut}", "not a whole MindRecord"]),
@@ -32,37 +34,55 @@ TRAIN = {
     "output that is a file": (["--training.output={text}"], ["training.output", "{text}"]),
     "validation without data": (["--training.eval_interval=5"], ["training.eval_interval", "data.validation"]),
     "weights that are not there": (["--training.init_checkpoint=nowhere"], ["no checkpoint at nowhere"]),
-    "weights of another size": (["--training.init_checkpoint={weights}", "--model.hidden_size=64"],
-                                ["{weights}", "(50, 32)", "(50, 64)"]),
+    "weights of another size": (
+        ["--training.init_checkpoint={weights}", "--model.hidden_size=64"],
+        ["{weights}", "(50, 32)", "(50, 64)"],
+    ),
     "truncated weights": (["--training.init_checkpoint={cut_weights}"], ["{cut_weights}", "not a whole"]),
     "no such device": (["--parallel.device_target=Ascend"], ["parallel.device_target Ascend", "CPU always is"]),
 }
-PREDICT_MODEL = ["--model.vocab_size=400", "--model.hidden_size=32", "--model.num_heads=4", "--model.num_layers=2",
-                 "--model.seq_length=16", "--data.tokenizer_path={vocab}"]
+PREDICT_MODEL = [
+    "--model.vocab_size=400",
+    "--model.hidden_size=32",
+    "--model.num_heads=4",
+    "--model.num_layers=2",
+    "--model.seq_length=16",
+    "--data.tokenizer_path={vocab}",
+]
 RANDOM = ["--random_weights=true", *PREDICT_MODEL]
 PREDICT = {
     "no checkpoint": (["--data.tokenizer_path={vocab}"], ["--checkpoint"]),
     "a checkpoint that is not there": (["--checkpoint=nowhere", *PREDICT_MODEL], ["no checkpoint at nowhere"]),
     "several checkpoints": (["--checkpoint={weights_folder}", *PREDICT_MODEL], ["{weights_folder}", "should hold one"]),
-    "a truncated checkpoint": (["--checkpoint={cut_weights}", *PREDICT_MODEL, "--prompt=明月"],
-                               ["{cut_weights}", "not a whole"]),
+    "a truncated checkpoint": (
+        ["--checkpoint={cut_weights}", *PREDICT_MODEL, "--prompt=明月"],
+        ["{cut_weights}", "not a whole"],
+    ),
     "two kinds of prompts": ([*RANDOM, "--prompt=明月", "--prompt_file={text}"], ["--prompt or --prompt_file"]),
     "a prompt file that is not there": ([*RANDOM, "--prompt_file=nowhere"], ["--prompt_file nowhere"]),
     "an empty prompt file": ([*RANDOM, "--prompt_file={empty}"], ["{empty}", "is empty"]),
     "an empty line among prompts": ([*RANDOM, "--prompt_file={blank_line}"], ["prompt 2 of 3", "length 0"]),
-    "a prompt that is too long": ([*RANDOM, "--prompt=" + "床前明月光疑是地上霜" * 20],
-                               ["prompt 1 of 1", "at most 15"]),
+    "a prompt that is too long": (
+        [*RANDOM, "--prompt=" + "床前明月光疑是地上霜" * 20],
+        ["prompt 1 of 1", "at most 15"],
+    ),
     "no tokenizer": (["--random_weights=true"], ["data.tokenizer_path"]),
     "a tokenizer that is not there": ([*RANDOM, "--data.tokenizer_path=nowhere", "--prompt=明月"], ["nowhere"]),
-    "a tokenizer larger than the model": ([*RANDOM, "--model.vocab_size=20",
-                                           "--generation.end_token=9", "--prompt=明月"],
-                                          ["the tokenizer has", "20"]),
+    "a tokenizer larger than the model": (
+        [*RANDOM, "--model.vocab_size=20", "--generation.end_token=9", "--prompt=明月"],
+        ["the tokenizer has", "20"],
+    ),
     "impossible sampling": ([*RANDOM, "--generation.top_p=0"], ["generation.top_p is 0"]),
     "a method that does not exist": ([*RANDOM, "--generation.method=nucleus"], ["generation.method", "nucleus"]),
     "streaming of several samples": ([*RANDOM, "--stream=true", "--generation.num_samples=2"], ["--stream", "2"]),
 }
-PREPROCESS_USUAL = ["--input_glob={text}", "--model_file={vocab}", "--output_file=out/a.mindrecord", "--seq_length=9",
-                    "--num_process=1"]
+PREPROCESS_USUAL = [
+    "--input_glob={text}",
+    "--model_file={vocab}",
+    "--output_file=out/a.mindrecord",
+    "--seq_length=9",
+    "--num_process=1",
+]
 PREPROCESS = {
     "no files": (["--input_glob=nowhere/*.txt"], ["nowhere/*.txt", "matches no file"]),
     "text that is not UTF-8": (["--input_glob={latin}"], ["{latin}", "byte 4 is not UTF-8"]),
@@ -102,13 +122,22 @@ def files(tmp_path_factory, tiny_vocab, chinese_text):
     ms.save_checkpoint(model, str(weights))
     shutil.copy(weights, weights.with_name("b.ckpt"))
     return dict(
-        data=data, cut=cut, no_index=no_index, weights=weights, weights_folder=weights.parent, vocab=tiny_vocab,
-        cut_weights=write("cut.ckpt", weights.read_bytes()[:5000]), text=write("text", chinese_text(1, 40)),
-        empty=write("empty", ""), blank_line=write("blank_line", "明月\n\n春风\n"),
+        data=data,
+        cut=cut,
+        no_index=no_index,
+        weights=weights,
+        weights_folder=weights.parent,
+        vocab=tiny_vocab,
+        cut_weights=write("cut.ckpt", weights.read_bytes()[:5000]),
+        text=write("text", chinese_text(1, 40)),
+        empty=write("empty", ""),
+        blank_line=write("blank_line", "明月\n\n春风\n"),
         latin=write("latin", "Caf\u00e9 au lait".encode("latin-1").replace(b"\xe9", b"e\xe9", 1)),
-        lines=write("lines", '{"text": "春风"}\n春风\n'), broken_yaml=write("broken.yaml", "model: {num_layers: ["),
+        lines=write("lines", '{"text": "春风"}\n春风\n'),
+        broken_yaml=write("broken.yaml", "model: {num_layers: ["),
         misspelt_yaml=write("misspelt.yaml", "model: {num_layer: 3}"),
-        random_bytes=write("random.yaml", b"\xc2\x00\xff"))
+        random_bytes=write("random.yaml", b"\xc2\x00\xff"),
+    )
 
 
 def command(name, files):
@@ -129,8 +158,11 @@ def command(name, files):
 @pytest.fixture(scope="module")
 def outcomes(files, tmp_path_factory, request):
     """What each selected case came to, a few at a time, each in an empty folder of its own."""
-    chosen = [item.callspec.params["name"] for item in request.session.items
-              if item.module is request.module and hasattr(item, "callspec")]
+    chosen = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.module is request.module and hasattr(item, "callspec")
+    ]
 
     def outcome(number_and_name):
         number, name = number_and_name
@@ -154,8 +186,11 @@ def test_one_line_tells_it(name, outcomes, files):
 
 def test_the_usual_flags_are_good(files, tmp_path):
     """Or the table would prove nothing."""
-    for name, wanted in (("misspelt flag", "metrics.jsonl"),
-                         ("no files", "a.mindrecord"), ("no text files", "vocab.model")):
+    for name, wanted in (
+        ("misspelt flag", "metrics.jsonl"),
+        ("no files", "a.mindrecord"),
+        ("no text files", "vocab.model"),
+    ):
         *flags, _ = command(name, files)
         status, _, errors = run(*flags, cwd=tmp_path)
         assert status == 0, errors

@@ -35,8 +35,9 @@ def folder(tmp_path_factory):
 
 
 def batches(path, batch_size=2, **settings):
-    return TokenBatches(path, **dict(column="input_ids", batch_size=batch_size, seq_length=LENGTH,
-                                     vocab_size=VOCAB, seed=3) | settings)
+    return TokenBatches(
+        path, **dict(column="input_ids", batch_size=batch_size, seq_length=LENGTH, vocab_size=VOCAB, seed=3) | settings
+    )
 
 
 def take(iterator, count):
@@ -51,8 +52,8 @@ def naive_eod_reset(ids, eod):
     for sample in range(size):
         for end in range(length):
             if ids[sample, end] == eod:
-                mask[sample, end + 1:, :end + 1] = 0
-                positions[sample, end + 1:] = np.arange(length - end - 1)
+                mask[sample, end + 1 :, : end + 1] = 0
+                positions[sample, end + 1 :] = np.arange(length - end - 1)
     return positions, mask
 
 

@@ -103,8 +103,9 @@ def test_ids_that_only_the_model_has_never_come():
 def test_a_row_does_not_depend_on_its_neighbours():
     runtime = ToyRuntime(30, spread=1.0)
     prompts = random_prompts(30, [3, 8, 1, 5])
-    config = GenerationConfig(method="sample", max_new_tokens=15, top_k=20, top_p=0.9, presence_penalty=0.3, seed=7,
-                              num_samples=3)
+    config = GenerationConfig(
+        method="sample", max_new_tokens=15, top_k=20, top_p=0.9, presence_penalty=0.3, seed=7, num_samples=3
+    )
     whole = generate_tokens(runtime, prompts, config, PAD)
     assert len({tuple(answer.tokens) for answer in whole[0]}) == 3
     assert generate_tokens(runtime, prompts[:2], config, PAD) == whole[:2]
@@ -144,6 +145,7 @@ def test_steps_grow_the_answers_token_by_token():
 
 # Beam search
 
+
 def all_answers(runtime, prompt, end_token, limit):
     """Every possible answer: those that end within `limit` tokens, and those cut off there."""
     for length in range(1, limit + 1):
@@ -152,7 +154,7 @@ def all_answers(runtime, prompt, end_token, limit):
                 continue
             total = sum(runtime.log_probs(prompt + list(tokens[:i]))[token] for i, token in enumerate(tokens))
             ended = tokens[-1] == end_token
-            yield list(tokens[:len(tokens) - ended]), total, "end" if ended else "length"
+            yield list(tokens[: len(tokens) - ended]), total, "end" if ended else "length"
 
 
 def value(answer, length_penalty):
@@ -165,8 +167,14 @@ def value(answer, length_penalty):
 def test_a_wide_beam_finds_the_best_of_all_answers(length_penalty, num_samples):
     runtime = ToyRuntime(4, seed=3)
     prompts = [[1], [2, 0, 3], [0, 1]]
-    config = GenerationConfig(method="beam", num_beams=256, num_samples=num_samples, max_new_tokens=4, end_token=2,
-                              length_penalty=length_penalty)
+    config = GenerationConfig(
+        method="beam",
+        num_beams=256,
+        num_samples=num_samples,
+        max_new_tokens=4,
+        end_token=2,
+        length_penalty=length_penalty,
+    )
     for prompt, completions in zip(prompts, generate_tokens(runtime, prompts, config, PAD), strict=True):
         best = sorted(all_answers(runtime, prompt, 2, 4), key=lambda answer: -value(answer, length_penalty))
         for completion, expected in zip(completions, best[:num_samples], strict=True):
@@ -177,9 +185,14 @@ def beam_answers(runtime, prompt, config, limit):
     """A beam search of a few lines: no cache, no rows, no early end."""
     beams, ended = [([], 0.0)], []
     while beams:
-        children = sorted(((tokens + [token], total + log_prob) for tokens, total in beams
-                           for token, log_prob in enumerate(runtime.log_probs(prompt + tokens))),
-                          key=lambda child: -child[1])
+        children = sorted(
+            (
+                (tokens + [token], total + log_prob)
+                for tokens, total in beams
+                for token, log_prob in enumerate(runtime.log_probs(prompt + tokens))
+            ),
+            key=lambda child: -child[1],
+        )
         beams = []
         for tokens, total in children:
             if len(beams) == config.num_beams:
@@ -190,7 +203,7 @@ def beam_answers(runtime, prompt, config, limit):
                 ended.append((tokens, total, "length"))
             else:
                 beams.append((tokens, total))
-    return sorted(ended, key=lambda answer: -value(answer, config.length_penalty))[:config.num_samples]
+    return sorted(ended, key=lambda answer: -value(answer, config.length_penalty))[: config.num_samples]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -199,8 +212,9 @@ def beam_answers(runtime, prompt, config, limit):
 def test_a_narrow_beam_equals_the_plain_search(seed, num_beams, length_penalty):
     runtime = ToyRuntime(8, seq_length=16, seed=seed)
     prompts = random_prompts(8, [1, 4, 2, 10], seed)
-    config = GenerationConfig(method="beam", num_beams=num_beams, num_samples=2, max_new_tokens=9, end_token=5,
-                              length_penalty=length_penalty)
+    config = GenerationConfig(
+        method="beam", num_beams=num_beams, num_samples=2, max_new_tokens=9, end_token=5, length_penalty=length_penalty
+    )
     answers = generate_tokens(runtime, prompts, config, PAD)
     assert runtime.reorders > 0
     for prompt, completions in zip(prompts, answers, strict=True):
@@ -215,15 +229,17 @@ def test_one_beam_is_greedy(seed):
     prompts = random_prompts(12, [1, 6, 3], seed)
     greedy = GenerationConfig(max_new_tokens=10, end_token=3, repetition_penalty=1.3, frequency_penalty=0.2)
     beam = replace(greedy, method="beam", num_beams=1, length_penalty=0.0)
-    for [expected], [completion] in zip(generate_tokens(runtime, prompts, greedy, PAD),
-                                        generate_tokens(runtime, prompts, beam, PAD), strict=True):
+    for [expected], [completion] in zip(
+        generate_tokens(runtime, prompts, greedy, PAD), generate_tokens(runtime, prompts, beam, PAD), strict=True
+    ):
         assert_same(completion, (expected.tokens, expected.log_prob, expected.finish_reason))
 
 
 def test_penalties_follow_the_beams():
     """A presence penalty beyond all logits: no token may come twice, whatever beam it came from."""
-    config = GenerationConfig(method="beam", num_beams=4, num_samples=4, max_new_tokens=9, presence_penalty=1000.0,
-                              end_token=9)
+    config = GenerationConfig(
+        method="beam", num_beams=4, num_samples=4, max_new_tokens=9, presence_penalty=1000.0, end_token=9
+    )
     runtime = ToyRuntime(10)
     runtime.table[..., 9] = -10000
     [answers] = generate_tokens(runtime, [[1, 2]], config, PAD)
@@ -247,6 +263,7 @@ def test_fewer_answers_than_beams():
 
 
 # Text
+
 
 class PieceTokenizer:
     """Ids of byte strings, as in a byte-level vocabulary; encodes nothing but single pieces."""
@@ -295,24 +312,27 @@ def said(pieces, **settings):
     return completion, list(generator.stream("b"))
 
 
-@pytest.mark.parametrize("pieces, stop, text, reason, streamed", [
-    (["a", "b", "c"], [], "abc", "length", ["a", "b", "c"]),
-    (["a", "b", "<end>", "c"], [], "ab", "end", ["a", "b"]),
-    (["a", "b", "<end>", "c"], ["bx"], "ab", "end", ["a", "b"]),
-    (["<end>"], ["a"], "", "end", []),
-    (["c", "a", "\n", "问：", "b"], ["\n问"], "ca", "stop", ["c", "a"]),  # over a border, and within a token
-    (["c", "bca", "c"], ["bc"], "c", "stop", ["c"]),
-    (["c", "bca", "c"], ["ca", "bcac"], "cb", "stop", ["cb"]),
-    (["a", "bca", "c"], ["ca", "bc"], "a", "stop", ["a"]),  # both come with one token: the earlier place counts
-    (["a", "a", "b", "a", "c"], ["aabb", "bac"], "aa", "stop", ["aa"]),  # the one that did not come held text back
-    (["a", "a", "a", "b", "c"], ["aab"], "a", "stop", ["a"]),
-    (["a", "a", "a", "c"], ["aab"], "aaac", "length", ["a", "aac"]),
-    (["c", "a", "b"], ["abc"], "cab", "length", ["c", "ab"]),  # the beginning of a stop text, shown after all
-    (["a", PIECES[10], PIECES[11], "b"], [], "a中b", "length", ["a", "中", "b"]),
-    (["a", PIECES[10], "b"], [], "a\ufffdb", "length", ["a", "\ufffdb"]),
-    (["a", b"\xff", PIECES[10]], [], "a\ufffd\ufffd", "length", ["a", "\ufffd\ufffd"]),
-    (["a", "b", PIECES[10], PIECES[11], "c"], ["b中"], "a", "stop", ["a"]),
-])
+@pytest.mark.parametrize(
+    "pieces, stop, text, reason, streamed",
+    [
+        (["a", "b", "c"], [], "abc", "length", ["a", "b", "c"]),
+        (["a", "b", "<end>", "c"], [], "ab", "end", ["a", "b"]),
+        (["a", "b", "<end>", "c"], ["bx"], "ab", "end", ["a", "b"]),
+        (["<end>"], ["a"], "", "end", []),
+        (["c", "a", "\n", "问：", "b"], ["\n问"], "ca", "stop", ["c", "a"]),  # over a border, and within a token
+        (["c", "bca", "c"], ["bc"], "c", "stop", ["c"]),
+        (["c", "bca", "c"], ["ca", "bcac"], "cb", "stop", ["cb"]),
+        (["a", "bca", "c"], ["ca", "bc"], "a", "stop", ["a"]),  # both come with one token: the earlier place counts
+        (["a", "a", "b", "a", "c"], ["aabb", "bac"], "aa", "stop", ["aa"]),  # the one that did not come held text back
+        (["a", "a", "a", "b", "c"], ["aab"], "a", "stop", ["a"]),
+        (["a", "a", "a", "c"], ["aab"], "aaac", "length", ["a", "aac"]),
+        (["c", "a", "b"], ["abc"], "cab", "length", ["c", "ab"]),  # the beginning of a stop text, shown after all
+        (["a", PIECES[10], PIECES[11], "b"], [], "a中b", "length", ["a", "中", "b"]),
+        (["a", PIECES[10], "b"], [], "a\ufffdb", "length", ["a", "\ufffdb"]),
+        (["a", b"\xff", PIECES[10]], [], "a\ufffd\ufffd", "length", ["a", "\ufffd\ufffd"]),
+        (["a", "b", PIECES[10], PIECES[11], "c"], ["b中"], "a", "stop", ["a"]),
+    ],
+)
 def test_stop_texts_and_streams(pieces, stop, text, reason, streamed):
     completion, shown = said(pieces, stop=stop)
     assert (completion.text, completion.finish_reason) == (text, reason)
@@ -324,8 +344,15 @@ def test_streamed_pieces_add_up_to_the_answer(method):
     tokenizer = PieceTokenizer(PIECES)
     reasons = set()
     for seed in range(60):
-        config = GenerationConfig(method=method, max_new_tokens=12, end_token=0, seed=seed, num_samples=2,
-                                  stop=["abab", "问：a", "cc", "中b"][seed % 3:], num_beams=3)
+        config = GenerationConfig(
+            method=method,
+            max_new_tokens=12,
+            end_token=0,
+            seed=seed,
+            num_samples=2,
+            stop=["abab", "问：a", "cc", "中b"][seed % 3 :],
+            num_beams=3,
+        )
         generator = TextGenerator(ToyRuntime(len(PIECES) + 3, seed=seed), tokenizer, config, PAD)
         [answers] = generator.generate(["a"])
         assert "".join(generator.stream("a")) == answers[0].text
@@ -350,14 +377,18 @@ def test_texts_of_different_lengths():
 
 # Bad input
 
-@pytest.mark.parametrize("prompts, settings, message", [
-    ([], {}, "no prompt"),
-    ([[1], []], {}, "prompt 2 of 2 has no tokens"),
-    ([[1] * 16], {}, "prompt 1 of 1 has 16 tokens.*seq_length of 16.*at most 15"),
-    ([[1, 12]], {}, "the id 12, outside the vocabulary of 12"),
-    ([[-1, 3]], {}, "the id -1"),
-    ([[1]], {"end_token": 12}, "end_token 12 is outside the vocabulary of 12"),
-])
+
+@pytest.mark.parametrize(
+    "prompts, settings, message",
+    [
+        ([], {}, "no prompt"),
+        ([[1], []], {}, "prompt 2 of 2 has no tokens"),
+        ([[1] * 16], {}, "prompt 1 of 1 has 16 tokens.*seq_length of 16.*at most 15"),
+        ([[1, 12]], {}, "the id 12, outside the vocabulary of 12"),
+        ([[-1, 3]], {}, "the id -1"),
+        ([[1]], {"end_token": 12}, "end_token 12 is outside the vocabulary of 12"),
+    ],
+)
 @pytest.mark.parametrize("method", ["greedy", "beam"])
 def test_bad_prompts_are_refused_at_once(prompts, settings, message, method):
     config = GenerationConfig(method=method, **settings)

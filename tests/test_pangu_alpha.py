@@ -20,8 +20,9 @@ from tests.support.programs import TINY, random_ids, random_model
 
 GOLDEN = {path.stem: dict(np.load(path)) for path in (Path(__file__).parent / "golden").glob("*.npz")}
 PEER = GOLDEN["peer"]
-CONFIG = PanguAlphaConfig(vocab_size=160, hidden_size=32, num_layers=3, num_heads=4, seq_length=48, dropout_rate=0.0,
-                          eod_token=8)
+CONFIG = PanguAlphaConfig(
+    vocab_size=160, hidden_size=32, num_layers=3, num_heads=4, seq_length=48, dropout_rate=0.0, eod_token=8
+)
 
 
 @pytest.fixture

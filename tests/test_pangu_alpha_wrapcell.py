@@ -22,8 +22,11 @@ class Steps:
         self.model, _ = random_model(seed=1, num_layers=2)
         parameters = self.model.trainable_params()
         self.optimizer = Optimizer(TRAINING, parameters)
-        self.stepper = Stepper(PanguAlphaWithLoss(self.model.config, self.model), parameters,
-                               ApplyGradients(self.optimizer, clip_norm, micro_batches))
+        self.stepper = Stepper(
+            PanguAlphaWithLoss(self.model.config, self.model),
+            parameters,
+            ApplyGradients(self.optimizer, clip_norm, micro_batches),
+        )
         self.first_state = self.state()
 
     def state(self):
@@ -51,7 +54,7 @@ def test_global_norm():
 def test_the_loss_scale_changes_nothing_else():
     """A power of two only moves exponents: the results are equal bit for bit."""
     ids, results = random_ids(2), []
-    for scale in (1.0, 2.0 ** 20):
+    for scale in (1.0, 2.0**20):
         some = Steps()
         results.append(([some.take(ids, scale=scale, number=number) for number in range(2)], some.state()))
     (told, state), (other_told, other_state) = results
@@ -84,7 +87,7 @@ def test_clipping():
         some = Steps(clip_norm)
         _, norm, _ = some.take(ids)
         moments = [moment.asnumpy().astype(np.float64) for moment in some.optimizer.first_moments]
-        norms.append(np.sqrt(sum((moment ** 2).sum() for moment in moments)) / (1 - TRAINING.beta1))
+        norms.append(np.sqrt(sum((moment**2).sum() for moment in moments)) / (1 - TRAINING.beta1))
     assert norm > 2
     assert norms == pytest.approx([norm, 1.0], rel=1e-5)
 

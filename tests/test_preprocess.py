@@ -39,8 +39,16 @@ def run(tmp_path, tiny_vocab):
     def run(text, **flags):
         source = tmp_path / "text.txt"
         source.write_bytes(text if isinstance(text, bytes) else text.encode())
-        settings = dict(input_glob=str(source), model_file=str(tiny_vocab), num_process=1, seq_length=33,
-                        output_file=str(tmp_path / "output" / "ids.mindrecord")) | flags
+        settings = (
+            dict(
+                input_glob=str(source),
+                model_file=str(tiny_vocab),
+                num_process=1,
+                seq_length=33,
+                output_file=str(tmp_path / "output" / "ids.mindrecord"),
+            )
+            | flags
+        )
         return preprocess(PreprocessArguments(**settings)), Path(settings["output_file"])
 
     return run
@@ -50,7 +58,7 @@ def packed(documents, tokenizer, seq_length):
     """The whole specification of packing."""
     ids = [token for document in documents for token in [*tokenizer.encode(document), EOT]]
     count = len(ids) // seq_length
-    return np.array(ids[:count * seq_length]).reshape(count, seq_length), len(ids)
+    return np.array(ids[: count * seq_length]).reshape(count, seq_length), len(ids)
 
 
 def paragraphs(text):
@@ -115,14 +123,20 @@ LINES = "\n".join(["春风", "明月光", "今天是"] * 9)
 TEXTS = ["春风", "明月光", "今天是"] * 9
 
 
-@pytest.mark.parametrize("form, text, documents", [
-    ("openwebtext", LINES.replace("\n", "\n\n"), TEXTS),
-    ("lambada", LINES, TEXTS),
-    ("lambada", "\n".join(json.dumps({"text": text}) for text in TEXTS), TEXTS),
-    ("jsonl", "\n".join(json.dumps({"id": 1, "text": text}) for text in TEXTS + [""]) + "\n\n", TEXTS),
-    ("wikitext", " \n = Fox = \n \n the fox , quick \n \n = = Life = = \n\n 13 dogs .\n = Dog = \n over \n" * 5,
-     ["= Fox =\nthe fox, quick\n== Life ==\n13 dogs.", "= Dog =\nover"] * 5),
-])
+@pytest.mark.parametrize(
+    "form, text, documents",
+    [
+        ("openwebtext", LINES.replace("\n", "\n\n"), TEXTS),
+        ("lambada", LINES, TEXTS),
+        ("lambada", "\n".join(json.dumps({"text": text}) for text in TEXTS), TEXTS),
+        ("jsonl", "\n".join(json.dumps({"id": 1, "text": text}) for text in TEXTS + [""]) + "\n\n", TEXTS),
+        (
+            "wikitext",
+            " \n = Fox = \n \n the fox , quick \n \n = = Life = = \n\n 13 dogs .\n = Dog = \n over \n" * 5,
+            ["= Fox =\nthe fox, quick\n== Life ==\n13 dogs.", "= Dog =\nover"] * 5,
+        ),
+    ],
+)
 def test_forms(run, tiny_vocab, form, text, documents):
     summary, output = run(text, dataset_type=form, seq_length=5)
     rows, tokens = packed(documents, load_tokenizer("jieba", tiny_vocab), 5)
@@ -131,8 +145,8 @@ def test_forms(run, tiny_vocab, form, text, documents):
 
 
 def test_wikitext_is_detokenized():
-    raw = ' The " quick " <unk> , ( 1 @,@ 000 @.@ 5 fox @-@ like ) did n\'t : it \'s ; done ! \n = = = Life = = = \n'
-    assert clean_wikitext(raw) == 'The "quick" <unk>, (1,000.5 fox-like) didn\'t: it\'s; done!\n=== Life ===\n'
+    raw = " The \" quick \" <unk> , ( 1 @,@ 000 @.@ 5 fox @-@ like ) did n't : it 's ; done ! \n = = = Life = = = \n"
+    assert clean_wikitext(raw) == "The \"quick\" <unk>, (1,000.5 fox-like) didn't: it's; done!\n=== Life ===\n"
 
 
 def test_finetune_mask_covers_completion_and_eot(run, tiny_vocab):
@@ -152,27 +166,30 @@ def test_finetune_mask_covers_completion_and_eot(run, tiny_vocab):
         assert set(mask.tolist()) <= {0, 1}
 
 
-@pytest.mark.parametrize("text, flags, told", [
-    ("春风" * 99, dict(input_glob="/nowhere/*.txt"), "'/nowhere/*.txt' matches no file"),
-    ("春风" * 99, dict(model_file="/nowhere/vocab.model"), "/nowhere/vocab.model"),
-    ("春风" * 99, dict(eot=10_000), "--eot 10000 is outside"),
-    ("春风" * 99, dict(eot=-1), "--eot -1 is outside"),
-    ("春风" * 99, dict(seq_length=1), "--seq_length is 1"),
-    ("春风" * 99, dict(num_process=-1), "--num_process is -1"),
-    ("春风" * 99, dict(data_column_name="a-b"), "'a-b'"),
-    ("春风" * 99, dict(output_file="/proc/nowhere/x.mindrecord"), "cannot write in /proc/nowhere"),
-    ("春风" * 99, dict(output_file="a:b"), "'a:b'"),
-    ("春", dict(seq_length=50), "do not fill one record of 50"),
-    ("", {}, "0 tokens in 0 documents do not fill"),
-    ("春风".encode() + b"\n\xff\n" + b"a" * 99, {}, "text.txt: byte 7 is not UTF-8"),
-    ("一".encode() * 700_000 + b"\xe4\xb8", {}, "text.txt: byte 2100000 is not UTF-8"),
-    ('{"text": "a"}\nnot json', dict(dataset_type="jsonl"), "text.txt:2: not a JSON object"),
-    ('\n{"txt": "a"}', dict(dataset_type="jsonl"), 'text.txt:2: no text under "text"; the object has txt'),
-    ('["a"]', dict(dataset_type="jsonl"), "text.txt:1: a JSON list"),
-    ('{"text": "\\ud800"}', dict(dataset_type="jsonl"), "text.txt:1: the text holds half a surrogate pair"),
-    ('{"prompt": "a"}', dict(dataset_type="finetune"), 'text.txt:1: no text under "completion"'),
-    ('{"prompt": "a", "completion": "%s"}' % ("春" * 99), dict(dataset_type="finetune"), "none of 1 examples fits"),
-])
+@pytest.mark.parametrize(
+    "text, flags, told",
+    [
+        ("春风" * 99, dict(input_glob="/nowhere/*.txt"), "'/nowhere/*.txt' matches no file"),
+        ("春风" * 99, dict(model_file="/nowhere/vocab.model"), "/nowhere/vocab.model"),
+        ("春风" * 99, dict(eot=10_000), "--eot 10000 is outside"),
+        ("春风" * 99, dict(eot=-1), "--eot -1 is outside"),
+        ("春风" * 99, dict(seq_length=1), "--seq_length is 1"),
+        ("春风" * 99, dict(num_process=-1), "--num_process is -1"),
+        ("春风" * 99, dict(data_column_name="a-b"), "'a-b'"),
+        ("春风" * 99, dict(output_file="/proc/nowhere/x.mindrecord"), "cannot write in /proc/nowhere"),
+        ("春风" * 99, dict(output_file="a:b"), "'a:b'"),
+        ("春", dict(seq_length=50), "do not fill one record of 50"),
+        ("", {}, "0 tokens in 0 documents do not fill"),
+        ("春风".encode() + b"\n\xff\n" + b"a" * 99, {}, "text.txt: byte 7 is not UTF-8"),
+        ("一".encode() * 700_000 + b"\xe4\xb8", {}, "text.txt: byte 2100000 is not UTF-8"),
+        ('{"text": "a"}\nnot json', dict(dataset_type="jsonl"), "text.txt:2: not a JSON object"),
+        ('\n{"txt": "a"}', dict(dataset_type="jsonl"), 'text.txt:2: no text under "text"; the object has txt'),
+        ('["a"]', dict(dataset_type="jsonl"), "text.txt:1: a JSON list"),
+        ('{"text": "\\ud800"}', dict(dataset_type="jsonl"), "text.txt:1: the text holds half a surrogate pair"),
+        ('{"prompt": "a"}', dict(dataset_type="finetune"), 'text.txt:1: no text under "completion"'),
+        ('{"prompt": "a", "completion": "%s"}' % ("春" * 99), dict(dataset_type="finetune"), "none of 1 examples fits"),
+    ],
+)
 @pytest.mark.parametrize("num_process", [1, 2])
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(run, tmp_path, text, flags, told, num_process):
     with pytest.raises(InputError, match=re.escape(told)) as error:
@@ -198,9 +215,23 @@ def started(tmp_path, tiny_vocab, chinese_text):
     (tmp_path / "long.txt").write_text(chinese_text(5, 2000) * 60)
     output = tmp_path / "output" / "ids.mindrecord"
     process = subprocess.Popen(
-        [sys.executable, "-m", "src.preprocess", "--input_glob", str(tmp_path / "long.txt"), "--model_file",
-         str(tiny_vocab), "--output_file", str(output), "--num_process", "2"],
-        cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "src.preprocess",
+            "--input_glob",
+            str(tmp_path / "long.txt"),
+            "--model_file",
+            str(tiny_vocab),
+            "--output_file",
+            str(output),
+            "--num_process",
+            "2",
+        ],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("output/.ids.mindrecord.partial-*/ids.mindrecord")):
         assert process.poll() is None and time.monotonic() < deadline, "the run never began to write"
@@ -250,9 +281,24 @@ def test_a_killed_worker_ends_the_run(started):
 def test_a_full_disk_is_told(tmp_path, tiny_vocab, chinese_text):
     (tmp_path / "a.txt").write_text(chinese_text(7, 400))
     done = subprocess.run(
-        [sys.executable, "-m", "src.preprocess", "--input_glob", str(tmp_path / "a.txt"), "--model_file",
-         str(tiny_vocab), "--output_file", str(tmp_path / "output" / "x"), "--seq_length", "99"], cwd=REPOSITORY,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000,) * 2), capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "src.preprocess",
+            "--input_glob",
+            str(tmp_path / "a.txt"),
+            "--model_file",
+            str(tiny_vocab),
+            "--output_file",
+            str(tmp_path / "output" / "x"),
+            "--seq_length",
+            "99",
+        ],
+        cwd=REPOSITORY,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000,) * 2),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*no space left\?\n", done.stderr)
     assert left_in(tmp_path / "output") == []
@@ -262,9 +308,28 @@ def test_command_line_as_modelzoo_users_type_it(tmp_path, tiny_vocab, chinese_te
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text(chinese_text(7, 400))
     done = subprocess.run(
-        [sys.executable, "-m", "src.preprocess", "--input_glob", str(tmp_path / "data/*.txt"), "--tokenizer", "jieba",
-         "--model_file", str(tiny_vocab), "--eot", "6", "--data_column_name", "input_ids", "--seq_length", "129"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "src.preprocess",
+            "--input_glob",
+            str(tmp_path / "data/*.txt"),
+            "--tokenizer",
+            "jieba",
+            "--model_file",
+            str(tiny_vocab),
+            "--eot",
+            "6",
+            "--data_column_name",
+            "input_ids",
+            "--seq_length",
+            "129",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path / "output" / "pangu.mindrecord")
     assert rows.shape[1] == 129

@@ -44,7 +44,7 @@ class PublishedBPE:
 
     def split(self, text):
         classes = "".join(map(self.character_class, text))
-        return [text[match.start():match.end()] for match in self.SPLIT.finditer(classes)]
+        return [text[match.start() : match.end()] for match in self.SPLIT.finditer(classes)]
 
     def encode(self, text):
         ids = []
@@ -61,8 +61,15 @@ class PublishedBPE:
         return bytes(bytes_of[c] for token in ids for c in pieces[token]).decode(errors="replace")
 
 
-ALPHABET = [*"abestrvmdlSTRE' ''\n\t  09²Ⅷ_-,.。，月亮é́🌕\u3000\u00a0ß", "   ", "'ll", "'re", "n't", " the",
-            "<|endoftext|>"]
+ALPHABET = [
+    *"abestrvmdlSTRE' ''\n\t  09²Ⅷ_-,.。，月亮é́🌕\u3000\u00a0ß",
+    "   ",
+    "'ll",
+    "'re",
+    "n't",
+    " the",
+    "<|endoftext|>",
+]
 
 
 def random_texts(seed, count):
@@ -131,11 +138,14 @@ def number_from_one(vocab):
     return {piece: number + 1 for piece, number in vocab.items()}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda vocab: [], "no BPE vocabulary"),
-    (lambda vocab: {}, "no BPE vocabulary"),
-    (number_from_one, "does not number"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda vocab: [], "no BPE vocabulary"),
+        (lambda vocab: {}, "no BPE vocabulary"),
+        (number_from_one, "does not number"),
+    ],
+)
 def test_unfit_vocabulary(tmp_path, folder, change, message):
     vocab = json.loads((folder / "vocab.json").read_text())
     (tmp_path / "vocab.json").write_text(json.dumps(change(vocab)))

@@ -55,14 +55,17 @@ def test_round_trip_keeps_every_space_and_newline(tokenizer):
         assert tokenizer.decode(tokenizer.encode(text)) == unicodedata.normalize("NFKC", text)
 
 
-@pytest.mark.parametrize(("text", "decoded"), [
-    ("  \n\n 月亮 \n", "  \n\n 月亮 \n"),
-    ("问：答？", "问:答?"),
-    ("月\t亮\r\n星\u3000星", "月亮\n星星"),
-    ("月▂亮▃星▁星", "月 亮\n星星"),
-    ("月龘亮", "月⁇亮"),
-    ("", ""),
-])
+@pytest.mark.parametrize(
+    ("text", "decoded"),
+    [
+        ("  \n\n 月亮 \n", "  \n\n 月亮 \n"),
+        ("问：答？", "问:答?"),
+        ("月\t亮\r\n星\u3000星", "月亮\n星星"),
+        ("月▂亮▃星▁星", "月 亮\n星星"),
+        ("月龘亮", "月⁇亮"),
+        ("", ""),
+    ],
+)
 def test_what_comes_back(tokenizer, text, decoded):
     assert tokenizer.decode(tokenizer.encode(text)) == decoded
 
@@ -81,7 +84,7 @@ def test_array_ids(tokenizer):
     assert tokenizer.decode(ids) == tokenizer.decode(ids.tolist())
 
 
-@pytest.mark.parametrize("bad", [-1, 210, 2 ** 40])
+@pytest.mark.parametrize("bad", [-1, 210, 2**40])
 def test_id_outside_the_vocabulary(tokenizer, bad):
     with pytest.raises(InputError, match=f"id {bad} at position 1 .* 210 ids"):
         tokenizer.decode([5, bad])
@@ -125,15 +128,21 @@ def test_model_cut_short(tmp_path, model_file):
 
 
 def test_model_without_the_space_symbol(tmp_path):
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["a b"] * 3), model_prefix=str(tmp_path / "vocab"),
-                                             vocab_size=6, minloglevel=2)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b"] * 3), model_prefix=str(tmp_path / "vocab"), vocab_size=6, minloglevel=2
+    )
     with pytest.raises(InputError, match=r"no piece U\+2582, which stands for the space"):
         JiebaTokenizer(tmp_path)
 
 
 def test_model_without_special_pieces(tmp_path):
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["a b"] * 3), model_prefix=str(tmp_path / "vocab"),
-                                             vocab_size=8, user_defined_symbols=["▃", "▂"], minloglevel=2)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b"] * 3),
+        model_prefix=str(tmp_path / "vocab"),
+        vocab_size=8,
+        user_defined_symbols=["▃", "▂"],
+        minloglevel=2,
+    )
     tokenizer = JiebaTokenizer(tmp_path)
     assert tokenizer.pad_id is tokenizer.eod_id is tokenizer.eot_id is None
     assert tokenizer.decode(tokenizer.encode("a  b\na")) == "a  b\na"

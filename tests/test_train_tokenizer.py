@@ -30,19 +30,45 @@ def corpus_glob(tmp_path):
 
 
 def train(corpus_glob, output, **flags):
-    train_tokenizer(TrainTokenizerArguments(input_glob=corpus_glob, output=str(output),
-                                            **{"vocab_size": 210, "character_coverage": 1.0} | flags))
+    train_tokenizer(
+        TrainTokenizerArguments(
+            input_glob=corpus_glob, output=str(output), **{"vocab_size": 210, "character_coverage": 1.0} | flags
+        )
+    )
 
 
 def test_command_writes_the_official_layout(corpus_glob, tmp_path):
     output = tmp_path / "deep" / "folder"
-    done = subprocess.run([sys.executable, "-m", "src.train_tokenizer", "--input_glob", corpus_glob, "--vocab_size=210",
-                           "--character_coverage=1", f"--output={output}"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "src.train_tokenizer",
+            "--input_glob",
+            corpus_glob,
+            "--vocab_size=210",
+            "--character_coverage=1",
+            f"--output={output}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in output.iterdir()] == ["vocab.model"]
     model = SentencePieceProcessor(model_file=str(output / "vocab.model"))
     assert [model.id_to_piece(token) for token in range(10)] == [
-        "<unk>", "<s>", "</s>", "▃", "▂", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]
+        "<unk>",
+        "<s>",
+        "</s>",
+        "▃",
+        "▂",
+        "<sep>",
+        "<pad>",
+        "<mask>",
+        "<eod>",
+        "<eot>",
+    ]
     assert model.vocab_size() == 210
     text = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("*.txt"))
     assert "training on 36 of 36 lines from 2 files" in done.stdout
@@ -105,14 +131,21 @@ def test_draw_is_uniform_repeatable_and_bounded():
 def test_bad_inputs(tmp_path, corpus_glob):
     (tmp_path / "binary.bin").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "blank.txt2").write_text(" \n\n", encoding="utf-8")
-    for pattern, message in ((tmp_path / "*.nothing", "no file matches"), (tmp_path / "*.bin", "is not UTF-8 text"),
-                             (tmp_path / "*.txt2", "hold no text"), (tmp_path, "no file matches")):
+    for pattern, message in (
+        (tmp_path / "*.nothing", "no file matches"),
+        (tmp_path / "*.bin", "is not UTF-8 text"),
+        (tmp_path / "*.txt2", "hold no text"),
+        (tmp_path, "no file matches"),
+    ):
         with pytest.raises(InputError, match=message):
             train(str(pattern), tmp_path / "output")
     with pytest.raises(InputError, match="cannot be made a folder"):
         train(corpus_glob, tmp_path / "binary.bin")
-    for flags, message in (({"vocab_size": 10}, "leaves no room"), ({"character_coverage": 0.5}, "must lie in"),
-                           ({"input_sentence_size": -1}, "must not be negative")):
+    for flags, message in (
+        ({"vocab_size": 10}, "leaves no room"),
+        ({"character_coverage": 0.5}, "must lie in"),
+        ({"input_sentence_size": -1}, "must not be negative"),
+    ):
         with pytest.raises(InputError, match=message):
             train(corpus_glob, tmp_path, **flags)
     assert not list(tmp_path.rglob("vocab.model*"))

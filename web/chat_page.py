@@ -25,23 +25,31 @@ def build(engine: Engine) -> gr.Blocks:
         frame = Frame(engine, "chat_tagline")
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                chat = gr.Chatbot(height="55vh", min_height=240, buttons=["copy", "copy_all"], elem_id="chat",
-                                  render_markdown=engine.writes_markdown, feedback_options=None,
-                                  examples=[{"text": example} for example in EXAMPLES])
+                chat = gr.Chatbot(
+                    height="55vh",
+                    min_height=240,
+                    buttons=["copy", "copy_all"],
+                    elem_id="chat",
+                    render_markdown=engine.writes_markdown,
+                    feedback_options=None,
+                    examples=[{"text": example} for example in EXAMPLES],
+                )
                 frame.words.on(chat, label="chat", placeholder="chat_empty")
                 message = gr.Textbox(lines=1, max_lines=8, elem_id="message", show_label=False)
                 frame.words.on(message, label="message", placeholder="message_hint")
                 frame.buttons("send")
             with gr.Column(scale=1, min_width=260):
-                system = frame.words.on(gr.Textbox(lines=2, max_lines=8, elem_id="system"), label="system",
-                                        info="system_hint")
+                system = frame.words.on(
+                    gr.Textbox(lines=2, max_lines=8, elem_id="system"), label="system", info="system_hint"
+                )
                 memory = gr.Slider(0, 20, min(8, engine.longest // TURN_TOKENS), step=1, elem_id="memory")
                 frame.words.on(memory, label="memory", info="memory_hint")
                 frame.settings()
         frame.words.on(gr.HTML(elem_id="warning", padding=False), value="warning")
 
-        async def reply(said: list[Message], background: str, remembered: int,
-                        *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
+        async def reply(
+            said: list[Message], background: str, remembered: int, *inputs: Any
+        ) -> AsyncIterator[dict[Any, Any]]:
             turns = [Turn(message["role"], read(_text(message))) for message in said]
             turns = latest(turns, lambda some: sum(turn.role == "user" for turn in some) <= remembered + 1)
             turns = [Turn("system", background)] * bool(background) + turns
@@ -79,8 +87,10 @@ def build(engine: Engine) -> gr.Blocks:
 
         changed = [chat, message, *frame.outputs]
         asked = [system, memory, *frame.inputs]
-        answers = [gr.on([frame.send.click, message.submit], send, [message, chat, *asked], changed, **PRIVATE),
-                   frame.retry.click(retry, [chat, *asked], changed, **PRIVATE)]
+        answers = [
+            gr.on([frame.send.click, message.submit], send, [message, chat, *asked], changed, **PRIVATE),
+            frame.retry.click(retry, [chat, *asked], changed, **PRIVATE),
+        ]
         frame.undo.click(undo, [chat, frame.language], changed, **PRIVATE)
         frame.clear.click(lambda: {chat: [], frame.status: ""}, None, changed, **PRIVATE)
         chat.example_select(take, None, message, **PRIVATE)
@@ -107,4 +117,4 @@ def _text(message: Message) -> str:
 def _without_last_answer(said: list[Message]) -> list[Message]:
     """Up to the last question, or nothing where there is none."""
     questions = [place for place, message in enumerate(said) if message["role"] == "user"]
-    return said[:questions[-1] + 1] if questions else []
+    return said[: questions[-1] + 1] if questions else []

@@ -99,8 +99,9 @@ class RemoteEngine(OnlineModels):
         if not names:
             raise InputError(f"{api_base} has no models")
         if first_model and first_model not in names:
-            raise InputError(f"{api_base} has no model '{first_model}'{nearest(first_model, names)}; it has "
-                             f"{', '.join(names)}")
+            raise InputError(
+                f"{api_base} has no model '{first_model}'{nearest(first_model, names)}; it has {', '.join(names)}"
+            )
         self.first_model = first_model or names[0]
 
 

@@ -55,8 +55,10 @@ class PageConfig:
         if self.api_key and not self.api_base:
             raise InputError("--api_key is for a server; its address, --api_base, is missing")
         if not (self.api_base or self.model or os.path.exists(QUICKSTART)):
-            raise InputError(f"no model: there is no {QUICKSTART} (bash scripts/run_quickstart.sh makes it); give "
-                             "--model FOLDER, or --api_base ADDRESS of a server")
+            raise InputError(
+                f"no model: there is no {QUICKSTART} (bash scripts/run_quickstart.sh makes it); give "
+                "--model FOLDER, or --api_base ADDRESS of a server"
+            )
 
 
 def open_page(page: str, program: str) -> None:
@@ -80,8 +82,9 @@ def _bound(host: str, port: int) -> socket.socket:
         place.bind((host, port))
     except OSError as error:
         place.close()
-        raise InputError(f"{host}:{port} can't be listened on ({error.strerror}); another server may be there: --port "
-                         "takes another") from error
+        raise InputError(
+            f"{host}:{port} can't be listened on ({error.strerror}); another server may be there: --port takes another"
+        ) from error
     return place
 
 

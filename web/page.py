@@ -20,8 +20,9 @@ from web.words import LANGUAGES, explain, say
 SEED_BITS = 31
 FIRST_LANGUAGE = "中文"
 FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
-THEME = gr.themes.Base(primary_hue="red", neutral_hue="stone", radius_size="lg", font=FONTS,
-                       font_mono=("ui-monospace", "monospace"))
+THEME = gr.themes.Base(
+    primary_hue="red", neutral_hue="stone", radius_size="lg", font=FONTS, font_mono=("ui-monospace", "monospace")
+)
 STYLE = """
 .gradio-container { width: 100%; max-width: 68rem !important; margin: 0 auto !important; }
 #heading { align-items: center; flex-wrap: nowrap; }
@@ -79,8 +80,14 @@ class Frame:
         with gr.Row(elem_id="heading"):
             gr.HTML("<h1>盘古<b>α</b></h1>", padding=False)
             self.words.on(gr.HTML(elem_id="tagline", padding=False), value=tagline)
-            self.language = gr.Radio(list(LANGUAGES), value=FIRST_LANGUAGE, show_label=False, container=False,
-                                     elem_id="language", interactive=True)
+            self.language = gr.Radio(
+                list(LANGUAGES),
+                value=FIRST_LANGUAGE,
+                show_label=False,
+                container=False,
+                elem_id="language",
+                interactive=True,
+            )
         self.remembered = gr.BrowserState("", storage_key="pangu_language", secret="no secret: outlives this process")
 
     def buttons(self, send: str) -> None:
@@ -98,20 +105,30 @@ class Frame:
         """What a reader may choose."""
         on, longest, names = self.words.on, self.engine.longest, self.engine.model_list()
         self.model = on(gr.Dropdown(names, value=self.engine.first_model, elem_id="model"), label="model")
-        self.temperature = on(gr.Slider(0, 2, 0.7, step=0.05, elem_id="temperature"), label="temperature",
-                              info="temperature_hint")
+        self.temperature = on(
+            gr.Slider(0, 2, 0.7, step=0.05, elem_id="temperature"), label="temperature", info="temperature_hint"
+        )
         self.top_p = on(gr.Slider(0.05, 1, 0.9, step=0.05, elem_id="top_p"), label="top_p", info="top_p_hint")
         self.top_k = on(gr.Slider(0, 200, 0, step=1, elem_id="top_k"), label="top_k", info="top_k_hint")
         self.length = on(gr.Slider(1, longest, min(64, longest), step=1, elem_id="length"), label="length")
-        self.repetition = on(gr.Slider(1, 2, 1, step=0.05, elem_id="repetition"), label="repetition",
-                             info="repetition_hint")
+        self.repetition = on(
+            gr.Slider(1, 2, 1, step=0.05, elem_id="repetition"), label="repetition", info="repetition_hint"
+        )
         self.seed = on(gr.Textbox(max_lines=1, elem_id="seed"), label="seed", placeholder="seed_hint")
 
     @property
     def inputs(self) -> list[Any]:
         """What `answer` must be told of, in this order."""
-        return [self.language, self.model, self.temperature, self.top_p, self.top_k, self.length, self.repetition,
-                self.seed]
+        return [
+            self.language,
+            self.model,
+            self.temperature,
+            self.top_p,
+            self.top_k,
+            self.length,
+            self.repetition,
+            self.seed,
+        ]
 
     @property
     def outputs(self) -> list[Any]:
@@ -122,10 +139,19 @@ class Frame:
         """Let the languages be changed, and the stop button end the events that answer."""
         words = self.words.components
         blocks.load(self._open, self.remembered, [self.language, self.status, self.model, *words], **PRIVATE)
-        self.language.input(lambda name: [name, *self.words.changes(LANGUAGES[name])], self.language,
-                            [self.remembered, *words], **PRIVATE)
-        self.stop.click(lambda name: [say(LANGUAGES[name], "stopped"), *_buttons(running=False)], self.language,
-                        self.outputs, cancels=list(answers), **PRIVATE)
+        self.language.input(
+            lambda name: [name, *self.words.changes(LANGUAGES[name])],
+            self.language,
+            [self.remembered, *words],
+            **PRIVATE,
+        )
+        self.stop.click(
+            lambda name: [say(LANGUAGES[name], "stopped"), *_buttons(running=False)],
+            self.language,
+            self.outputs,
+            cancels=list(answers),
+            **PRIVATE,
+        )
 
     def _open(self, remembered: str, request: gr.Request) -> list[Any]:
         """A reader's language: the one chosen before, or the browser's; and the models that there are now."""
@@ -139,8 +165,12 @@ class Frame:
             status = _alert(explain(LANGUAGES[name], error))
         return [name, status, model, *self.words.changes(LANGUAGES[name])]
 
-    async def answer(self, ask: Callable[[str, GenerationConfig], Iterator[Answer]],
-                     show: Callable[[str], dict[Any, Any]], inputs: Sequence[Any]) -> AsyncIterator[dict[Any, Any]]:
+    async def answer(
+        self,
+        ask: Callable[[str, GenerationConfig], Iterator[Answer]],
+        show: Callable[[str], dict[Any, Any]],
+        inputs: Sequence[Any],
+    ) -> AsyncIterator[dict[Any, Any]]:
         """Show an answer as it is made, and how it stands.
 
         Args:
@@ -153,8 +183,15 @@ class Frame:
         yield dict(zip(self.outputs, [say(language, "waiting"), *_buttons(running=True)], strict=True)) | show("")
         try:
             seed = _seed(seed)
-            config = GenerationConfig(max_new_tokens=length, method="sample", temperature=temperature, top_p=top_p,
-                                      top_k=top_k, repetition_penalty=repetition, seed=seed)
+            config = GenerationConfig(
+                max_new_tokens=length,
+                method="sample",
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                repetition_penalty=repetition,
+                seed=seed,
+            )
             async with aclosing(follow(lambda: ask(model, config))) as steps:
                 async for answer in steps:
                     yield {self.status: say(language, "writing", count=len(answer.text))} | show(answer.text)

@@ -13,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from web.page import STYLE, THEME
 
 # The browser itself refuses what would come from elsewhere, whatever a version of Gradio asks for.
-POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
-          "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:")
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:"
+)
 
 
 class PageServer(uvicorn.Server):
@@ -27,8 +29,19 @@ class PageServer(uvicorn.Server):
     def __init__(self, blocks: gr.Blocks) -> None:
         blocks.queue(default_concurrency_limit=None, api_open=False)  # the engine itself lets callers wait
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        gr.mount_gradio_app(app, blocks, "/", footer_links=[], run_history=False, max_file_size=1, ssr_mode=False,
-                            enable_monitoring=False, mcp_server=False, theme=THEME, css=STYLE)
+        gr.mount_gradio_app(
+            app,
+            blocks,
+            "/",
+            footer_links=[],
+            run_history=False,
+            max_file_size=1,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            theme=THEME,
+            css=STYLE,
+        )
         app.add_middleware(_Guard)
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 

@@ -34,8 +34,9 @@ def build(engine: Engine) -> gr.Blocks:
                 yield frame.remark(inputs[0], "no_text")
                 return
             yield {before: [*earlier, given]}
-            async for change in frame.answer(lambda model, config: engine.write(model, given, config),
-                                             lambda made: {text: given + made}, inputs):
+            async for change in frame.answer(
+                lambda model, config: engine.write(model, given, config), lambda made: {text: given + made}, inputs
+            ):
                 yield change
 
         async def retry(earlier: list[str], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
@@ -49,8 +50,10 @@ def build(engine: Engine) -> gr.Blocks:
             return {text: earlier[-1], before: earlier[:-1]} if earlier else frame.remark(language, "nothing_to_undo")
 
         changed = [text, before, *frame.outputs]
-        answers = [frame.send.click(write, [text, before, *frame.inputs], changed, **PRIVATE),
-                   frame.retry.click(retry, [before, *frame.inputs], changed, **PRIVATE)]
+        answers = [
+            frame.send.click(write, [text, before, *frame.inputs], changed, **PRIVATE),
+            frame.retry.click(retry, [before, *frame.inputs], changed, **PRIVATE),
+        ]
         frame.undo.click(undo, [before, frame.language], changed, **PRIVATE)
         frame.clear.click(lambda: {text: "", before: [], frame.status: ""}, None, changed, **PRIVATE)
         frame.connect(blocks, answers)

@@ -15,8 +15,10 @@ _WORDS = {  # what: (Chinese, English)
     "chat_tagline": ("和它对话", "Talk with it"),
     "model": ("模型", "Model"),
     "text": ("文本", "Text"),
-    "text_hint": ("在此写下开头，模型接着往下写；写出的部分可以修改，再接着写。",
-                  "Write a beginning; the model goes on. Change what it wrote as you like, and let it go on again."),
+    "text_hint": (
+        "在此写下开头，模型接着往下写；写出的部分可以修改，再接着写。",
+        "Write a beginning; the model goes on. Change what it wrote as you like, and let it go on again.",
+    ),
     "message": ("消息", "Message"),
     "message_hint": ("在此输入，Enter 发送，Shift+Enter 换行", "Type here; Enter sends, Shift+Enter begins a line"),
     "chat": ("对话", "Chat"),
@@ -48,15 +50,19 @@ _WORDS = {  # what: (Chinese, English)
     "writing": ("生成中… {count} 字", "Writing… characters: {count}"),
     "done": ("{count} 字，{seconds:.1f} 秒，种子 {seed}", "characters: {count}, {seconds:.1f} s, seed {seed}"),
     "cut": ("；到达长度上限", "; the length limit was reached"),
-    "forgotten": ("；最早的 {forgotten} 条消息放不下，模型没有读到",
-                  "; the {forgotten} oldest messages had no room, the model did not read them"),
+    "forgotten": (
+        "；最早的 {forgotten} 条消息放不下，模型没有读到",
+        "; the {forgotten} oldest messages had no room, the model did not read them",
+    ),
     "stopped": ("已停止", "Stopped"),
     "no_text": ("请先写一点文字", "Write something first"),
     "nothing_to_retry": ("还没有可以重试的回答", "There is no answer yet to try again"),
     "nothing_to_undo": ("没有可以撤销的", "There is nothing to undo"),
     "too_long": ("文本太长，请缩短后再试", "The text is too long; shorten it"),
-    "key_refused": ("API 密钥不对：请用正确的 --api_key 重新启动本页",
-                    "The API key is wrong: start this page anew with the right --api_key"),
+    "key_refused": (
+        "API 密钥不对：请用正确的 --api_key 重新启动本页",
+        "The API key is wrong: start this page anew with the right --api_key",
+    ),
     "unknown_model": ("服务器上没有这个模型，请换一个", "The server doesn't have this model; choose another"),
     "busy": ("模型正忙，请过一会儿再试", "The model is busy; try again in a moment"),
     "slow": ("模型回答超时，请减少词元数后再试", "The model took too long; ask for fewer tokens"),
@@ -64,8 +70,15 @@ _WORDS = {  # what: (Chinese, English)
     "invalid": ("请求有误", "The request is not possible"),
     "internal": ("内部出错，请看它的日志", "Something went wrong inside; the log tells what"),
 }
-_ERRORS = ((TooLongError, "too_long"), (KeyRefusedError, "key_refused"), (UnknownModelError, "unknown_model"),
-           (BusyError, "busy"), (TimeLimitError, "slow"), (BackendError, "down"), (InputError, "invalid"))
+_ERRORS = (
+    (TooLongError, "too_long"),
+    (KeyRefusedError, "key_refused"),
+    (UnknownModelError, "unknown_model"),
+    (BusyError, "busy"),
+    (TimeLimitError, "slow"),
+    (BackendError, "down"),
+    (InputError, "invalid"),
+)
 
 
 def say(language: str, what: str, **values: object) -> str:

@@ -93,8 +93,11 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
     """Generate, and write it whole or as a stream."""
     backend, metrics = current_app.config["BACKEND"], current_app.config["METRICS"]
     g.user = asked.user
-    prompts = [backend.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts
-               for _ in range(asked.n)]
+    prompts = [
+        backend.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        for prompt in asked.prompts
+        for _ in range(asked.n)
+    ]
     numbers = [number for _ in asked.prompts for number in range(asked.n)]
     config = asked.generation(backend.end_token)
     steps = metrics.observed(backend.complete(prompts, numbers, config, asked.likeliest))
@@ -124,8 +127,12 @@ def _last(first: list[TextCompletion], steps: Iterator[list[TextCompletion]]) ->
     return last
 
 
-def _events(writer: Writer, first: list[TextCompletion], steps: Iterator[list[TextCompletion]],
-            asked: CompletionRequest | ChatRequest) -> Iterator[str]:
+def _events(
+    writer: Writer,
+    first: list[TextCompletion],
+    steps: Iterator[list[TextCompletion]],
+    asked: CompletionRequest | ChatRequest,
+) -> Iterator[str]:
     """Server-sent events. The web server closes this iterator when the caller hangs up, and that ends the making."""
     answers = first
     try:

@@ -32,8 +32,12 @@ class AppSettings:
 def create_app(backend: Backend, settings: AppSettings) -> Flask:
     """The WSGI application over a model."""
     app = Flask("pangu", root_path=page.FOLDER)
-    app.config.update(BACKEND=backend, MODEL_NAME=settings.model_name, METRICS=Metrics(backend),
-                      MAX_CONTENT_LENGTH=settings.max_body_bytes)
+    app.config.update(
+        BACKEND=backend,
+        MODEL_NAME=settings.model_name,
+        METRICS=Metrics(backend),
+        MAX_CONTENT_LENGTH=settings.max_body_bytes,
+    )
     app.json.ensure_ascii = False
     app.register_blueprint(api.routes)
     app.register_blueprint(page.routes)

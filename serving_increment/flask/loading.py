@@ -22,6 +22,5 @@ def open_backend(config: ServerConfig) -> Backend:
         manifest = Manifest.read_settings(config.model)
         manifest.require_graphs(config.model)
         tokenizer = manifest.load_tokenizer(config.tokenizer)
-        return ServingBackend(config.serving_address, tokenizer, manifest.end_token, manifest.rows,
-                              config.time_limit)
+        return ServingBackend(config.serving_address, tokenizer, manifest.end_token, manifest.rows, config.time_limit)
     return open_model(config.model, config.tokenizer, config.rows, config.waiting_limit, config.time_limit)

@@ -22,20 +22,34 @@ class Metrics:
     def __init__(self, backend: Backend) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("pangu_requests", "Answered requests", ["path", "status"], registry=self.registry)
-        self.seconds = Histogram("pangu_request_seconds", "From a request to the end of its answer", ["path"],
-                                 registry=self.registry, buckets=_SECONDS)
+        self.seconds = Histogram(
+            "pangu_request_seconds",
+            "From a request to the end of its answer",
+            ["path"],
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
         self.prompt_tokens = Counter("pangu_prompt_tokens", "Tokens of prompts", registry=self.registry)
         self.generated_tokens = Counter("pangu_generated_tokens", "Tokens of answers", registry=self.registry)
-        self.first_token = Histogram("pangu_time_to_first_token_seconds", "From a request to its first token",
-                                     registry=self.registry, buckets=_SECONDS)
-        self.each_token = Histogram("pangu_time_per_token_seconds", "Mean time of a token after the first, by request",
-                                    registry=self.registry, buckets=_TOKEN_SECONDS)
+        self.first_token = Histogram(
+            "pangu_time_to_first_token_seconds",
+            "From a request to its first token",
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self.each_token = Histogram(
+            "pangu_time_per_token_seconds",
+            "Mean time of a token after the first, by request",
+            registry=self.registry,
+            buckets=_TOKEN_SECONDS,
+        )
         batch = getattr(backend, "batch", None)
         if batch:
             for name, help_text, value in (
-                    ("pangu_waiting_requests", "Requests that wait for rows", lambda: batch.waiting_calls),
-                    ("pangu_busy_rows", "Answers that are being made", lambda: batch.busy_rows),
-                    ("pangu_rows", "Answers that can be made at once", lambda: batch.rows)):
+                ("pangu_waiting_requests", "Requests that wait for rows", lambda: batch.waiting_calls),
+                ("pangu_busy_rows", "Answers that are being made", lambda: batch.busy_rows),
+                ("pangu_rows", "Answers that can be made at once", lambda: batch.rows),
+            ):
                 Gauge(name, help_text, registry=self.registry).set_function(value)
 
     def observed(self, steps: Iterator[list[TextCompletion]]) -> Iterator[list[TextCompletion]]:

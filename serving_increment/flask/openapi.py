@@ -8,20 +8,38 @@ from pydantic.json_schema import models_json_schema
 from serving_increment.flask.schemas import ChatRequest, CompletionRequest
 
 _REFERENCE = "#/components/schemas/{model}"
-_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {
-    "type": "object", "required": ["message", "type", "code"],
-    "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "code": {"type": "integer"}}}}}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "code"],
+            "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "code": {"type": "integer"}},
+        }
+    },
+}
 _OBJECT = {"type": "object"}
-_MEANINGS = {400: "not JSON", 401: "a wrong or missing API key", 404: "no such model", 405: "another method",
-             413: "too large", 415: "not sent as JSON", 422: "a field of another type, out of range, or impossible",
-             429: "too many wait already", 503: "what answers is not there", 504: "it took too long"}
+_MEANINGS = {
+    400: "not JSON",
+    401: "a wrong or missing API key",
+    404: "no such model",
+    405: "another method",
+    413: "too large",
+    415: "not sent as JSON",
+    422: "a field of another type, out of range, or impossible",
+    429: "too many wait already",
+    503: "what answers is not there",
+    504: "it took too long",
+}
 
 
 @cache
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
-    _, definitions = models_json_schema([(CompletionRequest, "validation"), (ChatRequest, "validation")],
-                                        ref_template=_REFERENCE)
+    _, definitions = models_json_schema(
+        [(CompletionRequest, "validation"), (ChatRequest, "validation")], ref_template=_REFERENCE
+    )
     schemas = definitions["$defs"] | {"Error": _ERROR}
     streams = {"application/json": {"schema": _OBJECT}, "text/event-stream": {"schema": {"type": "string"}}}
     json = {"application/json": {"schema": _OBJECT}}
@@ -36,18 +54,26 @@ def document() -> dict[str, Any]:
         "/health": {"get": _operation("Whether it would answer", json)},
         "/metrics": {"get": _operation("For Prometheus", {"text/plain": {"schema": {"type": "string"}}})},
     }
-    return {"openapi": "3.1.0", "info": {"title": "PanGu-α", "version": "1"}, "paths": paths,
-            "components": {"schemas": schemas,
-                           "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "PanGu-α", "version": "1"},
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    }
 
 
-def _operation(summary: str, content: dict[str, Any], body: type | None = None,
-               parameters: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+def _operation(
+    summary: str, content: dict[str, Any], body: type | None = None, parameters: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     error = {"application/json": {"schema": {"$ref": _REFERENCE.format(model="Error")}}}
-    operation: dict[str, Any] = {"summary": summary, "security": [{}, {"key": []}],
-                                 "responses": {"200": {"description": "the answer", "content": content}}}
-    operation["responses"] |= {str(status): {"description": meaning, "content": error}
-                               for status, meaning in _MEANINGS.items()}
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "security": [{}, {"key": []}],
+        "responses": {"200": {"description": "the answer", "content": content}},
+    }
+    operation["responses"] |= {
+        str(status): {"description": meaning, "content": error} for status, meaning in _MEANINGS.items()
+    }
     if body:
         schema = {"$ref": _REFERENCE.format(model=body.__name__)}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

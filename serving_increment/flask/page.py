@@ -15,8 +15,9 @@ routes = Blueprint("page", __name__)
 @routes.get("/")
 def index() -> str:
     """The page."""
-    return render_template("index.html", model=current_app.config["MODEL_NAME"],
-                           streams=current_app.config["BACKEND"].streams)
+    return render_template(
+        "index.html", model=current_app.config["MODEL_NAME"], streams=current_app.config["BACKEND"].streams
+    )
 
 
 @routes.get("/query")

@@ -35,7 +35,7 @@ class _Generation(_Strict):
     stream: bool = Field(False, description="Send the answers as they are made, as server-sent events.")
     stream_options: StreamOptions | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
-    seed: int | None = Field(None, ge=0, lt=2 ** 63, description="Random when not given.")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Random when not given.")
     temperature: float = Field(1.0, ge=0, le=100, description="0 takes the likeliest token each time.")
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="Sample among the k likeliest tokens; 0 for all. Not in OpenAI's API.")
@@ -54,16 +54,29 @@ class _Generation(_Strict):
         stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
         seed = secrets.randbits(MOST_SEED_BITS) if self.seed is None else self.seed
         return GenerationConfig(
-            max_new_tokens=self.most_tokens, method="sample", temperature=self.temperature, top_k=self.top_k,
-            top_p=self.top_p, repetition_penalty=self.repetition_penalty, frequency_penalty=self.frequency_penalty,
-            presence_penalty=self.presence_penalty, end_token=end_token, stop=stop, seed=seed)
+            max_new_tokens=self.most_tokens,
+            method="sample",
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            end_token=end_token,
+            stop=stop,
+            seed=seed,
+        )
 
 
 class CompletionRequest(_Generation):
     """POST /v1/completions."""
 
-    prompt: (str | Annotated[list[str], Field(min_length=1)] | Annotated[list[Token], Field(min_length=1)]
-             | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)])
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[Token], Field(min_length=1)]
+        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)]
+    )
     max_tokens: int = Field(64, ge=1)
     logprobs: int | None = Field(None, ge=0, le=20, description="How many of the likeliest tokens to tell.")
     echo: bool = Field(False, description="The answer begins with the prompt.")

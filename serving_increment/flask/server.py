@@ -82,11 +82,20 @@ def main() -> None:
     # A thread for every request that runs or waits, and some for /health, /metrics and those who get a 429.
     threads = config.waiting_limit + backend.rows + 8
     try:
-        server = waitress.create_server(app, host=config.host, port=config.port, ident=None, threads=threads,
-                                        channel_request_lookahead=1, max_request_body_size=LARGEST_READ)
+        server = waitress.create_server(
+            app,
+            host=config.host,
+            port=config.port,
+            ident=None,
+            threads=threads,
+            channel_request_lookahead=1,
+            max_request_body_size=LARGEST_READ,
+        )
     except OSError as error:
-        raise InputError(f"{config.host}:{config.port} can't be listened on ({error.strerror}); another server may be "
-                         "there: --port takes another") from error
+        raise InputError(
+            f"{config.host}:{config.port} can't be listened on ({error.strerror}); another server may be "
+            "there: --port takes another"
+        ) from error
     print(f"the page: http://{config.host}:{config.port}    the API: http://{config.host}:{config.port}/v1", flush=True)
     server.run()
 

@@ -23,8 +23,14 @@ class Writer:
         scores: For `echo` with `logprobs`, log-probabilities of each prompt's tokens but the first.
     """
 
-    def __init__(self, request: CompletionRequest | ChatRequest, identity: str, tokenizer: Tokenizer,
-                 prompts: Sequence[Sequence[int]], scores: Sequence[Sequence[float]] | None = None) -> None:
+    def __init__(
+        self,
+        request: CompletionRequest | ChatRequest,
+        identity: str,
+        tokenizer: Tokenizer,
+        prompts: Sequence[Sequence[int]],
+        scores: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         self.request, self.tokenizer, self.prompts, self.scores = request, tokenizer, prompts, scores
         self.is_chat = isinstance(request, ChatRequest)
         self.wants_log_probs = request.logprobs is not None and request.logprobs is not False
@@ -34,8 +40,10 @@ class Writer:
 
     def whole(self, answers: Sequence[TextCompletion]) -> Json:
         """The whole answer."""
-        return self._head | {"choices": [self._choice(index, answer, 0, 0) for index, answer in enumerate(answers)],
-                             "usage": self.usage(answers)}
+        return self._head | {
+            "choices": [self._choice(index, answer, 0, 0) for index, answer in enumerate(answers)],
+            "usage": self.usage(answers),
+        }
 
     def pieces(self, answers: Sequence[TextCompletion]) -> list[Json]:
         """A chunk for each answer that has grown or ended since the last step."""
@@ -56,7 +64,7 @@ class Writer:
 
     def usage(self, answers: Sequence[TextCompletion]) -> Json:
         """Numbers of tokens; n answers share a prompt."""
-        prompt = sum(len(ids) for ids in self.prompts[::self.request.n])
+        prompt = sum(len(ids) for ids in self.prompts[:: self.request.n])
         completion = sum(len(answer.tokens) for answer in answers)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
@@ -89,9 +97,12 @@ class Writer:
             return {"token": piece, "logprob": log_prob, "bytes": list(piece.encode())}
 
         likeliest = answer.likeliest or [[]] * len(answer.tokens)
-        return [entry(token, log_prob) | {"top_logprobs": [entry(*other) for other in others]}
-                for token, log_prob, others in zip(answer.tokens[first:], answer.log_probs[first:], likeliest[first:],
-                                                   strict=True)]
+        return [
+            entry(token, log_prob) | {"top_logprobs": [entry(*other) for other in others]}
+            for token, log_prob, others in zip(
+                answer.tokens[first:], answer.log_probs[first:], likeliest[first:], strict=True
+            )
+        ]
 
     def _log_probs(self, index: int, answer: TextCompletion, first: int, echo: bool) -> Json:
         prompt = list(self.prompts[index])
@@ -110,5 +121,9 @@ class Writer:
         for piece in pieces:
             starts.append(place)
             place += len(piece)
-        return {"tokens": pieces, "token_logprobs": log_probs, "top_logprobs": top if self.request.logprobs else None,
-                "text_offset": starts}
+        return {
+            "tokens": pieces,
+            "token_logprobs": log_probs,
+            "top_logprobs": top if self.request.logprobs else None,
+            "text_offset": starts,
+        }

@@ -51,8 +51,10 @@ def world_size(models: Path) -> int:
     """
     slices = sorted(models.glob("device*/model.json"))
     if not slices:
-        raise InputError(f"{models} holds no exported slices (device0/model.json): bash "
-                         "scripts/run_distribute_export.sh, then move device* there")
+        raise InputError(
+            f"{models} holds no exported slices (device0/model.json): bash "
+            "scripts/run_distribute_export.sh, then move device* there"
+        )
     return Manifest.read_settings(slices[0].parent).world_size
 
 
@@ -61,8 +63,16 @@ def main() -> None:
     config = parse(AgentConfig, "serving_agent.py")
     distributed_address(), distributed_key()  # what is wrong with them is told before anything starts
     size = world_size(Path(config.models))
-    arguments = LaunchArguments(size, config.rank_table, config.rank_start, config.local_device_num,
-                                config.device_target, config.scheduler_address, config.scheduler_port, config.log_dir)
+    arguments = LaunchArguments(
+        size,
+        config.rank_table,
+        config.rank_start,
+        config.local_device_num,
+        config.device_target,
+        config.scheduler_address,
+        config.scheduler_port,
+        config.log_dir,
+    )
     program = ["-m", "serving_increment.rank", str(Path(config.models).resolve()), config.device_target, str(size)]
     stopped = {0, USAGE_STATUS, *(SIGNAL_STATUS + number for number in STOP_SIGNALS)}
     while (status := supervisor(arguments, program).run()) not in stopped:

@@ -17,8 +17,23 @@ from mindspore.common import np_dtype
 from src.common.errors import InputError
 from src.parallel.plan.sharding import Box
 
-DTYPES = {name: np.dtype(name.lower()) for name in (
-    "Float32", "Float16", "Float64", "Int64", "Int32", "Int16", "Int8", "UInt64", "UInt32", "UInt16", "UInt8", "Bool")}
+DTYPES = {
+    name: np.dtype(name.lower())
+    for name in (
+        "Float32",
+        "Float16",
+        "Float64",
+        "Int64",
+        "Int32",
+        "Int16",
+        "Int8",
+        "UInt64",
+        "UInt32",
+        "UInt16",
+        "UInt8",
+        "Bool",
+    )
+}
 DTYPES["BFloat16"] = np.dtype(np_dtype.bfloat16)  # MindSpore's names of types, and numpy's types
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PIECE_BYTES = 1 << 29  # as in MindSpore's own files; protobuf allows a message less than 2 GiB
@@ -59,8 +74,9 @@ def index(path: Path) -> dict[str, Stored]:
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # what other bytes than protobuf end in
-        raise InputError(f"{path} is not a whole MindSpore checkpoint ({path.stat().st_size} bytes): fetch or copy it "
-                         "again") from error
+        raise InputError(
+            f"{path} is not a whole MindSpore checkpoint ({path.stat().st_size} bytes): fetch or copy it again"
+        ) from error
 
 
 def _index(data: mmap.mmap) -> dict[str, Stored]:
@@ -85,7 +101,7 @@ def _index(data: mmap.mmap) -> dict[str, Stored]:
 
 
 def _text(data: mmap.mmap, span: range) -> str:
-    return data[span.start:span.stop].decode()
+    return data[span.start : span.stop].decode()
 
 
 def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, int | range]]:
@@ -138,7 +154,7 @@ def write(path: Path, parameters: Iterable[tuple[str, np.ndarray]], append: bool
             first = 0
             for head, size in _pieces(name, values.shape, values.dtype):
                 file.write(head)
-                file.write(content[first:first + size])
+                file.write(content[first : first + size])
                 first += size
 
 

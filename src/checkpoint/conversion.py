@@ -25,8 +25,14 @@ from src.pangu_alpha_config import DataConfig, GenerationConfig, PanguAlphaConfi
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import parameter_shapes
 
-FORMATS = {"mindspore": mindspore, "official": official, "mindformers": mindformers, "safetensors": safetensors,
-           "megatron": megatron, "hf": hf}
+FORMATS = {
+    "mindspore": mindspore,
+    "official": official,
+    "mindformers": mindformers,
+    "safetensors": safetensors,
+    "megatron": megatron,
+    "hf": hf,
+}
 RESUMED = "source.json"  # in an unfinished folder: what is being converted, and how
 _CHUNK = 1 << 22  # elements that are cast at once
 
@@ -58,8 +64,10 @@ class Summary:
     went_on: int = 0
 
     def __str__(self) -> str:
-        told = [f"{self.parameters} parameters, {self.values:,} values in {self.files} file{'s'[:self.files != 1]}, "
-                f"{self.bytes:,} bytes"]
+        told = [
+            f"{self.parameters} parameters, {self.values:,} values in {self.files} file{'s'[: self.files != 1]}, "
+            f"{self.bytes:,} bytes"
+        ]
         if self.went_on:
             told.append(f"{self.went_on:,} bytes were there already")
         for dtype, number in self.cast.items():
@@ -67,8 +75,9 @@ class Summary:
         if self.cast:
             told.append(f"{sum(self.rounded.values()):,} values rounded")
         if self.left_out:
-            told.append(f"left out {len(self.left_out)}: {', '.join(self.left_out[:2])}"
-                        + ", ..." * (len(self.left_out) > 2))
+            told.append(
+                f"left out {len(self.left_out)}: {', '.join(self.left_out[:2])}" + ", ..." * (len(self.left_out) > 2)
+            )
         return "; ".join(told)
 
 
@@ -81,11 +90,18 @@ def convert(arguments: ConvertArguments) -> Summary:
     path, output = Path(arguments.checkpoint), Path(arguments.output)
     if arguments.md5:
         check_md5(Path(arguments.md5), path)
-    options = Options(arguments.checkpoint_name, arguments.strategy, arguments.vocab_size, arguments.parts,
-                      arguments.shard_mb << 20, arguments.bin_files)
+    options = Options(
+        arguments.checkpoint_name,
+        arguments.strategy,
+        arguments.vocab_size,
+        arguments.parts,
+        arguments.shard_mb << 20,
+        arguments.bin_files,
+    )
     source = FORMATS[arguments.from_].open_source(path, options)
-    model = network_of(source, arguments.num_heads, arguments.size, arguments.vocab_size,
-                       heads_needed=not arguments.is_one_file)
+    model = network_of(
+        source, arguments.num_heads, arguments.size, arguments.vocab_size, heads_needed=not arguments.is_one_file
+    )
     kinds = {name: source.kinds[name] for name in parameter_shapes(model)}
     cast = next((dtype for dtype in FLOATS if dtype.name == arguments.dtype), None)
     written = {name: replace(kind, dtype=cast or kind.dtype) for name, kind in kinds.items()}
@@ -113,8 +129,13 @@ def convert(arguments: ConvertArguments) -> Summary:
     return summary
 
 
-def network_of(source: Source, num_heads: int | None = None, size: str = "", vocab_size: int | None = None,
-               heads_needed: bool = True) -> PanguAlphaConfig:
+def network_of(
+    source: Source,
+    num_heads: int | None = None,
+    size: str = "",
+    vocab_size: int | None = None,
+    heads_needed: bool = True,
+) -> PanguAlphaConfig:
     """The network of a checkpoint, which must be what a command line says of it.
 
     Args:
@@ -165,8 +186,9 @@ def check_md5(listed: Path, folder: Path) -> None:
     for name, file in files.items():
         if file is None:
             raise InputError(f"{name}, which --md5 {listed} lists, is not in {places[1]}")
-    with tqdm(total=sum(file.stat().st_size for file in files.values()), unit="B", unit_scale=True, disable=None,
-              desc="md5") as bar:
+    with tqdm(
+        total=sum(file.stat().st_size for file in files.values()), unit="B", unit_scale=True, disable=None, desc="md5"
+    ) as bar:
         for name, file in files.items():
             digest = hashlib.md5(usedforsecurity=False)
             with file.open("rb") as content:
@@ -174,8 +196,9 @@ def check_md5(listed: Path, folder: Path) -> None:
                     digest.update(chunk)
                     bar.update(len(chunk))
             if digest.hexdigest() != sums[name]:
-                raise InputError(f"{file} has the MD5 sum {digest.hexdigest()}, but {listed} says {sums[name]}: fetch "
-                                 "it again")
+                raise InputError(
+                    f"{file} has the MD5 sum {digest.hexdigest()}, but {listed} says {sums[name]}: fetch it again"
+                )
 
 
 def _begin(folder: Path, arguments: ConvertArguments, source: Source) -> None:
@@ -199,13 +222,15 @@ def _read(source: Source, cast: np.dtype | None, summary: Summary, name: str) ->
     rows = max(1, _CHUNK * len(values) // max(1, values.size))
     summary.rounded[name] = 0
     for first in range(0, len(values), rows):
-        given = values[first:first + rows].astype(np.float32)
+        given = values[first : first + rows].astype(np.float32)
         with np.errstate(over="ignore"):
-            result[first:first + rows] = given.astype(cast)
-        back = result[first:first + rows].astype(np.float32)
+            result[first : first + rows] = given.astype(cast)
+        back = result[first : first + rows].astype(np.float32)
         if not np.array_equal(np.isfinite(back), np.isfinite(given)):
-            raise InputError(f"'{name}' has values up to {np.abs(given[np.isfinite(given)]).max():g}, which {cast.name}"
-                             " can't hold: choose another --dtype")
+            raise InputError(
+                f"'{name}' has values up to {np.abs(given[np.isfinite(given)]).max():g}, which {cast.name}"
+                " can't hold: choose another --dtype"
+            )
         summary.rounded[name] += int(np.count_nonzero((back != given) & ~np.isnan(given)))
     return result
 
@@ -253,8 +278,13 @@ def _values(pieces: list[Piece], read: Callable[[str], np.ndarray], bar: tqdm) -
         bar.update(piece.kind.nbytes)
 
 
-def _write_checkpoint(folder: Path, model: PanguAlphaConfig, arguments: ConvertArguments,
-                      read: Callable[[str], np.ndarray], summary: Summary) -> None:
+def _write_checkpoint(
+    folder: Path,
+    model: PanguAlphaConfig,
+    arguments: ConvertArguments,
+    read: Callable[[str], np.ndarray],
+    summary: Summary,
+) -> None:
     """Write a checkpoint folder of this project's, with the network's settings and the slices of a plan's ranks."""
     config = RunConfig(model, DataConfig(), TrainingConfig(), arguments.parallel, GenerationConfig())
     plan, shapes = Plan.of(config.parallel, model), parameter_shapes(model)

@@ -38,9 +38,11 @@ class Summary:
     bytes: int
 
     def __str__(self) -> str:
-        files = f"{self.files} file{'s'[:self.files != 1]} of {self.ranks} rank{'s'[:self.ranks != 1]}"
-        return f"step {self.step}, {self.parameters} parameters and {self.moments} moments in {files}, " \
-               f"{self.bytes:,} bytes"
+        files = f"{self.files} file{'s'[: self.files != 1]} of {self.ranks} rank{'s'[: self.ranks != 1]}"
+        return (
+            f"step {self.step}, {self.parameters} parameters and {self.moments} moments in {files}, "
+            f"{self.bytes:,} bytes"
+        )
 
 
 def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -> Summary:
@@ -56,8 +58,9 @@ def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -
     """
     checkpoint = store.find_folder(source)
     if checkpoint is None:
-        raise InputError(f"--checkpoint {source} is no checkpoint: give a run's output folder or one of its step_* "
-                         "folders")
+        raise InputError(
+            f"--checkpoint {source} is no checkpoint: give a run's output folder or one of its step_* folders"
+        )
     if output.exists():
         raise InputError(f"--output {output} is there already; name a new folder")
     config = _with_plan(load_config(checkpoint / store.CONFIG_FILE), parallel)
@@ -71,8 +74,10 @@ def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -
     temporary.mkdir(parents=True)
     try:
         with tqdm(total=_bytes(saved, [*shapes, *moments]), unit="B", unit_scale=True, disable=None) as bar:
-            reports = [_write_rank(temporary, saved, Holder(plan, rank, shapes), moments, bar)
-                       for rank in range(plan.world_size)]
+            reports = [
+                _write_rank(temporary, saved, Holder(plan, rank, shapes), moments, bar)
+                for rank in range(plan.world_size)
+            ]
         store.complete(temporary, reports, state, config.save)
         temporary.rename(output)
     except BaseException:
@@ -84,8 +89,16 @@ def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -
 
 def _with_plan(config: RunConfig, parallel: ParallelConfig | None) -> RunConfig:
     if parallel is None:
-        parallel = replace(config.parallel, world_size=1, data=1, tensor=1, pipeline=1, expert=1,
-                           optimizer_shard=False, sequence_parallel=False)
+        parallel = replace(
+            config.parallel,
+            world_size=1,
+            data=1,
+            tensor=1,
+            pipeline=1,
+            expert=1,
+            optimizer_shard=False,
+            sequence_parallel=False,
+        )
     return replace(config, parallel=parallel)
 
 
@@ -99,8 +112,10 @@ def _check(saved: SavedSlices, shapes: dict[str, tuple[int, ...]], names: Iterab
         saved.check(name, Box.whole(shape))
     unknown = set(saved.names).difference(names)
     if unknown:
-        raise InputError(f"{saved.source} has {len(unknown)} parameters that the model of its config.yaml has not, "
-                         f"such as '{min(unknown)}'")
+        raise InputError(
+            f"{saved.source} has {len(unknown)} parameters that the model of its config.yaml has not, "
+            f"such as '{min(unknown)}'"
+        )
 
 
 def _bytes(saved: SavedSlices, names: Iterable[str]) -> int:
@@ -110,11 +125,13 @@ def _bytes(saved: SavedSlices, names: Iterable[str]) -> int:
 
 def _write_rank(folder: Path, saved: SavedSlices, holder: Holder, moments: list[str], bar: tqdm) -> dict:
     """Write a rank's files; what `store.complete` needs to know of them."""
+
     def read(name: str) -> np.ndarray:
         values = saved.read(name, holder.box(name))
         bar.update(values.nbytes)
         return values
 
     kinds = {store.MODEL: holder.shapes, store.OPTIMIZER: moments}
-    return store.write_slices(folder, holder, {kind: {name: partial(read, name) for name in names}
-                                               for kind, names in kinds.items()})
+    return store.write_slices(
+        folder, holder, {kind: {name: partial(read, name) for name in names} for kind, names in kinds.items()}
+    )

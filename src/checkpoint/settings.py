@@ -11,8 +11,9 @@ from src.pangu_alpha_config import RunConfig
 Arguments = TypeVar("Arguments", bound=RunConfig)
 
 
-def parse_with_checkpoint(arguments_class: type[Arguments], prog: str,
-                          arguments: Sequence[str]) -> tuple[Arguments, Path | None]:
+def parse_with_checkpoint(
+    arguments_class: type[Arguments], prog: str, arguments: Sequence[str]
+) -> tuple[Arguments, Path | None]:
     """A command line with `--checkpoint`, over the settings that lie beside the checkpoint; and its weights, if any.
 
     Raises:

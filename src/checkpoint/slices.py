@@ -119,13 +119,17 @@ class SavedSlices:
                 files = self._files.setdefault(name, [])
                 if files and (files[0][1].shape, files[0][1].dtype) != (part.shape, part.dtype):
                     other_file, other = files[0]
-                    raise InputError(f"{source}: '{name}' is {part.shape} {part.dtype} in {file.name}, but "
-                                     f"{other.shape} {other.dtype} in {other_file.name}: they are of different runs")
+                    raise InputError(
+                        f"{source}: '{name}' is {part.shape} {part.dtype} in {file.name}, but "
+                        f"{other.shape} {other.dtype} in {other_file.name}: they are of different runs"
+                    )
                 files.append((file, part))
 
     def _wholes(self, file: Path) -> dict[str, Slice]:
-        return {name: Slice(stored.shape, stored.dtype, Box.whole(stored.shape))
-                for name, stored in self._index(file).items()}
+        return {
+            name: Slice(stored.shape, stored.dtype, Box.whole(stored.shape))
+            for name, stored in self._index(file).items()
+        }
 
     @property
     def names(self) -> Collection[str]:
@@ -176,8 +180,10 @@ class SavedSlices:
         expected = (part.box.shape, part.dtype)
         if stored is None or (stored.shape, stored.dtype) != expected or stored.dtype not in ckpt_file.DTYPES:
             found = f"{stored.shape} {stored.dtype}" if stored else "none"
-            raise InputError(f"{file} should have {_range(part.box)} of '{name}', {part.box.shape} {part.dtype}, but "
-                             f"has {found}: is it another rank's or another run's file?")
+            raise InputError(
+                f"{file} should have {_range(part.box)} of '{name}', {part.box.shape} {part.dtype}, but "
+                f"has {found}: is it another rank's or another run's file?"
+            )
         return stored
 
     def _index(self, file: Path) -> dict[str, ckpt_file.Stored]:
@@ -207,7 +213,7 @@ def _without(box: Box, hole: Box) -> list[Box]:
 
 
 def _with_axis(box: Box, axis: int, begin: int, end: int) -> Box:
-    return Box((*box.begin[:axis], begin, *box.begin[axis + 1:]), (*box.end[:axis], end, *box.end[axis + 1:]))
+    return Box((*box.begin[:axis], begin, *box.begin[axis + 1 :]), (*box.end[:axis], end, *box.end[axis + 1 :]))
 
 
 def _range(box: Box) -> str:

@@ -31,8 +31,16 @@ _NOT_THE_MODELS = (*MOMENTS, "accumulated.")
 ALONE = Holder()
 
 
-def save(folder: Path, step: int, model: Iterable[Parameter], optimizer: Iterable[Parameter], state: dict,
-         write_config: Callable[[Path], None], keep: int, holder: Holder = ALONE) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    model: Iterable[Parameter],
+    optimizer: Iterable[Parameter],
+    state: dict,
+    write_config: Callable[[Path], None],
+    keep: int,
+    holder: Holder = ALONE,
+) -> Path:
     """Write checkpoint `step` into `folder` and remove all but the newest `keep`. All ranks call it together.
 
     Args:
@@ -53,8 +61,11 @@ def save(folder: Path, step: int, model: Iterable[Parameter], optimizer: Iterabl
             shutil.rmtree(leftover)
         temporary.mkdir()
     holder.barrier()
-    report = write_slices(temporary, holder, {MODEL: {p.name: p.asnumpy for p in model},
-                                              OPTIMIZER: {p.name: p.asnumpy for p in optimizer}})
+    report = write_slices(
+        temporary,
+        holder,
+        {MODEL: {p.name: p.asnumpy for p in model}, OPTIMIZER: {p.name: p.asnumpy for p in optimizer}},
+    )
     if holder.rank:
         _write_json(temporary / _report_name(holder.rank), report)
     holder.barrier()
@@ -69,8 +80,7 @@ def save(folder: Path, step: int, model: Iterable[Parameter], optimizer: Iterabl
     return final
 
 
-def write_slices(folder: Path, holder: Holder,
-                 contents: Mapping[str, Mapping[str, Callable[[], np.ndarray]]]) -> dict:
+def write_slices(folder: Path, holder: Holder, contents: Mapping[str, Mapping[str, Callable[[], np.ndarray]]]) -> dict:
     """Write what a rank has to write of each kind of content (MODEL, OPTIMIZER), each array taken when its turn comes.
 
     Returns:
@@ -105,8 +115,9 @@ def _taken_report(folder: Path, rank: int) -> dict:
     """What a rank has written, as it told rank 0."""
     path = folder / _report_name(rank)
     if not path.is_file():
-        raise InputError(f"rank {rank} has written nothing into {folder}: training.output must be a folder that all "
-                         "ranks share")
+        raise InputError(
+            f"rank {rank} has written nothing into {folder}: training.output must be a folder that all ranks share"
+        )
     report = json.loads(path.read_text())
     path.unlink()
     return report
@@ -169,8 +180,10 @@ def _flush(path: Path) -> None:
 
 def _steps(folder: Path) -> list[Path]:
     """Checkpoints of a folder, oldest first; one that was being replaced comes before what replaces it."""
-    return sorted((path for path in folder.glob(_STEP_PREFIX + "*") if path.is_dir()),
-                  key=lambda path: (path.name.removesuffix(_REPLACED), not path.name.endswith(_REPLACED)))
+    return sorted(
+        (path for path in folder.glob(_STEP_PREFIX + "*") if path.is_dir()),
+        key=lambda path: (path.name.removesuffix(_REPLACED), not path.name.endswith(_REPLACED)),
+    )
 
 
 def _recorded_files(checkpoint: Path) -> dict[str, dict[str, int]] | None:
@@ -185,14 +198,16 @@ def _damage(checkpoint: Path, holder: Holder) -> str | None:
     files = _recorded_files(checkpoint)
     if files is None:
         return f"{STATE_FILE} is missing or unreadable"
-    for name, recorded in list(files.items())[holder.rank::holder.plan.world_size]:
+    for name, recorded in list(files.items())[holder.rank :: holder.plan.world_size]:
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
         found = fingerprint(path)
         if found != recorded:
-            return f"{name} {_mix_up(checkpoint, found) or 'was changed after it was written'} " \
-                   f"({found['bytes']} bytes, {recorded['bytes']} expected)"
+            return (
+                f"{name} {_mix_up(checkpoint, found) or 'was changed after it was written'} "
+                f"({found['bytes']} bytes, {recorded['bytes']} expected)"
+            )
     return None
 
 
@@ -214,8 +229,10 @@ def newest(folder: Path, holder: Holder = ALONE) -> Path | None:
         damage = _damage(checkpoint, holder)
         if holder.all_true(damage is None):
             return checkpoint
-        print(f"warning: checkpoint {checkpoint} is damaged: {damage or 'another rank says how'}; using the one before",
-              file=sys.stderr)
+        print(
+            f"warning: checkpoint {checkpoint} is damaged: {damage or 'another rank says how'}; using the one before",
+            file=sys.stderr,
+        )
     return None
 
 
@@ -291,11 +308,14 @@ def open_slices(source: Path) -> SavedSlices:
         return SavedSlices(source, {source: None})
     layout_file = source / LAYOUT_FILE
     if layout_file.is_file():
-        layout = {source / file: {name: Slice.from_json(value) for name, value in slices.items()}
-                  for file, slices in json.loads(layout_file.read_text()).items()}
+        layout = {
+            source / file: {name: Slice.from_json(value) for name, value in slices.items()}
+            for file, slices in json.loads(layout_file.read_text()).items()
+        }
         return SavedSlices(source, layout)
-    return SavedSlices(source, {file: None for file in (source / MODEL_FILE, source / OPTIMIZER_FILE)
-                                if file.is_file()})
+    return SavedSlices(
+        source, {file: None for file in (source / MODEL_FILE, source / OPTIMIZER_FILE) if file.is_file()}
+    )
 
 
 def load(source: Path, parameters: Iterable[Parameter], holder: Holder = ALONE) -> None:
@@ -321,16 +341,22 @@ def load(source: Path, parameters: Iterable[Parameter], holder: Holder = ALONE) 
         name = parameter.name
         shape, boxes[name] = holder.place(name, tuple(parameter.shape))
         if name not in slices.names:
-            raise InputError(f"{source} has no parameter '{name}'; it holds {len(stored)}, "
-                             f"the model {len(known)}: is it of another size (--mode, --model.num_layers)?")
+            raise InputError(
+                f"{source} has no parameter '{name}'; it holds {len(stored)}, "
+                f"the model {len(known)}: is it of another size (--mode, --model.num_layers)?"
+            )
         if slices.whole(name).shape != shape:
-            raise InputError(f"{source}: '{name}' is {slices.whole(name).shape}, the model's is {shape}: "
-                             "the checkpoint is of another configuration (--mode, --model.*)")
+            raise InputError(
+                f"{source}: '{name}' is {slices.whole(name).shape}, the model's is {shape}: "
+                "the checkpoint is of another configuration (--mode, --model.*)"
+            )
         slices.check(name, boxes[name])
     for parameter in parameters:
         value = slices.read(parameter.name, boxes[parameter.name])
         parameter.set_data(Tensor(value.astype(ckpt_file.DTYPES[str(parameter.dtype)], copy=False)))
     unused = [name for name in stored if name not in known]
     if unused:
-        print(f"warning: {source} holds {len(unused)} parameters that the model has not, such as '{unused[0]}'",
-              file=sys.stderr)
+        print(
+            f"warning: {source} holds {len(unused)} parameters that the model has not, such as '{unused[0]}'",
+            file=sys.stderr,
+        )

@@ -29,8 +29,9 @@ def check_ids(ids: Sequence[int], vocab_size: int) -> None:
     """Raise InputError for the first id outside [0, vocab_size)."""
     for position, token in enumerate(ids):
         if not 0 <= token < vocab_size:
-            raise InputError(f"id {token} at position {position} is outside the tokenizer's vocabulary "
-                             f"of {vocab_size} ids")
+            raise InputError(
+                f"id {token} at position {position} is outside the tokenizer's vocabulary of {vocab_size} ids"
+            )
 
 
 def check_text(text: str) -> None:
@@ -38,5 +39,7 @@ def check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"the text holds half a surrogate pair, U+{ord(text[error.start]):04X}, at character "
-                         f"{error.start}; mend or remove it") from error
+        raise InputError(
+            f"the text holds half a surrogate pair, U+{ord(text[error.start]):04X}, at character "
+            f"{error.start}; mend or remove it"
+        ) from error

@@ -48,8 +48,10 @@ def check_mode(mode: str, config: PanguAlphaConfig, beside: Path) -> None:
     named = yaml.safe_load(mode_file(mode).read_text())["model"]
     for name in ("hidden_size", "num_layers", "num_heads"):
         if getattr(config, name) != named[name]:
-            raise InputError(f"--mode {mode} has {name} {named[name]}, but {beside.parent} was trained with "
-                             f"{getattr(config, name)}; leave --mode out")
+            raise InputError(
+                f"--mode {mode} has {name} {named[name]}, but {beside.parent} was trained with "
+                f"{getattr(config, name)}; leave --mode out"
+            )
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -59,8 +61,11 @@ class _Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         unknown_flag = re.match(r"unrecognized arguments: (--)?([^\s=]+)", message, re.IGNORECASE)
-        unknown_key = re.search(r"(?:Group '([^']*)' does not accept (?:option|nested key) '([^']+)'"
-                                r"|Option '([^']+)' is not accepted)", message)
+        unknown_key = re.search(
+            r"(?:Group '([^']*)' does not accept (?:option|nested key) '([^']+)'"
+            r"|Option '([^']+)' is not accepted)",
+            message,
+        )
         if unknown_flag and unknown_flag[1]:
             message = f"no option --{unknown_flag[2]}" + self._nearest_key(unknown_flag[2]).replace("'", "'--", 1)
         elif unknown_flag:
@@ -97,7 +102,7 @@ def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
         if argument == flag and position + 1 < len(arguments):
             return arguments[position + 1]
         if argument.startswith(flag + "="):
-            return argument[len(flag) + 1:]
+            return argument[len(flag) + 1 :]
     return None
 
 
@@ -155,8 +160,9 @@ def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParse
     return parser
 
 
-def parse(arguments_class: type[Arguments], prog: str, arguments: Sequence[str] | None = None,
-          base_config: Path | None = None) -> Arguments:
+def parse(
+    arguments_class: type[Arguments], prog: str, arguments: Sequence[str] | None = None, base_config: Path | None = None
+) -> Arguments:
     """Build a dataclass from a command line.
 
     Later wins: the class's defaults, `--mode`, `base_config`, `--config`, single flags.
@@ -181,8 +187,9 @@ def parse(arguments_class: type[Arguments], prog: str, arguments: Sequence[str] 
             settings.append(_without_machines(base_config))
         if flag_value("--config", arguments):
             _check_settings_file(flag_value("--config", arguments))
-        namespace = parser.parse_args([part for given in settings for part in ("--config", given)]
-                                      + _switched_on(arguments, switches))
+        namespace = parser.parse_args(
+            [part for given in settings for part in ("--config", given)] + _switched_on(arguments, switches)
+        )
         namespace = parser.instantiate(namespace).as_dict()
     except InputError as error:
         fail(str(error))

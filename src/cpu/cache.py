@@ -27,7 +27,7 @@ class Cache:
 
     def of_row(self, row: int) -> dict[str, np.ndarray]:
         """One row, the very same memory."""
-        return {name: values[row:row + 1] for name, values in self.values.items()}
+        return {name: values[row : row + 1] for name, values in self.values.items()}
 
     def reorder(self, rows: np.ndarray) -> None:
         """Row i becomes what row rows[i] was."""

@@ -18,23 +18,33 @@ _MOST_TOKENS = 256  # read in one call, which bounds the memory
 
 
 class _Matrix(ctypes.Structure):
-    _fields_ = [*((name, c_int64) for name in ("rows", "columns", "bits")),
-                *((name, c_void_p) for name in ("codes", "scales", "bias"))]
+    _fields_ = [
+        *((name, c_int64) for name in ("rows", "columns", "bits")),
+        *((name, c_void_p) for name in ("codes", "scales", "bias")),
+    ]
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [*((name, c_void_p) for name in ("gamma1", "beta1", "gamma2", "beta2")),
-                *((name, _Matrix) for name in ("queries", "keys_values", "projection", "mapping", "output"))]
+    _fields_ = [
+        *((name, c_void_p) for name in ("gamma1", "beta1", "gamma2", "beta2")),
+        *((name, _Matrix) for name in ("queries", "keys_values", "projection", "mapping", "output")),
+    ]
 
 
 class _Network(ctypes.Structure):
-    _fields_ = [*((name, c_int64) for name in ("hidden", "inner", "heads", "block_size", "layers", "is_fast_gelu")),
-                ("epsilon", c_float), *((name, c_void_p) for name in ("gamma", "beta", "layer")), ("words", _Matrix)]
+    _fields_ = [
+        *((name, c_int64) for name in ("hidden", "inner", "heads", "block_size", "layers", "is_fast_gelu")),
+        ("epsilon", c_float),
+        *((name, c_void_p) for name in ("gamma", "beta", "layer")),
+        ("words", _Matrix),
+    ]
 
 
 class _Tokens(ctypes.Structure):
-    _fields_ = [*((name, c_int64) for name in ("count", "wanted", "capacity", "threads")),
-                *((name, c_void_p) for name in ("embedded", "queries", "rows", "places", "which", "caches", "logits"))]
+    _fields_ = [
+        *((name, c_int64) for name in ("count", "wanted", "capacity", "threads")),
+        *((name, c_void_p) for name in ("embedded", "queries", "rows", "places", "which", "caches", "logits")),
+    ]
 
 
 class KernelNetwork:
@@ -49,18 +59,35 @@ class KernelNetwork:
         threads: Processor cores to compute on.
     """
 
-    def __init__(self, library: Path, data: np.ndarray, stored: dict[str, Stored], config: PanguAlphaConfig,
-                 format: Format, threads: int) -> None:
+    def __init__(
+        self,
+        library: Path,
+        data: np.ndarray,
+        stored: dict[str, Stored],
+        config: PanguAlphaConfig,
+        format: Format,
+        threads: int,
+    ) -> None:
         self._tensors = tensors(data, stored)
         self._config, self._format, self._threads = config, format, threads
         self._matrices = matrices(config, format)
         last = config.num_layers - 1
-        self._layers = (_Layer * config.num_layers)(*(self._layer(number, number == last)
-                                                      for number in range(config.num_layers)))
+        self._layers = (_Layer * config.num_layers)(
+            *(self._layer(number, number == last) for number in range(config.num_layers))
+        )
         self._network = _Network(
-            config.hidden_size, config.ffn_hidden_size, config.num_heads, format.block_size, config.num_layers,
-            config.hidden_act == "fast_gelu", config.layernorm_epsilon, self._address("gamma"), self._address("beta"),
-            ctypes.addressof(self._layers), self._matrix(TABLE))
+            config.hidden_size,
+            config.ffn_hidden_size,
+            config.num_heads,
+            format.block_size,
+            config.num_layers,
+            config.hidden_act == "fast_gelu",
+            config.layernorm_epsilon,
+            self._address("gamma"),
+            self._address("beta"),
+            ctypes.addressof(self._layers),
+            self._matrix(TABLE),
+        )
         self._kernel = ctypes.CDLL(str(library)).pangu_read_tokens
 
     @staticmethod
@@ -82,14 +109,25 @@ class KernelNetwork:
         rows = np.arange(len(words), dtype=np.int32)
         return self._run(words, rows, positions.astype(np.int32), cache, rows)
 
-    def _run(self, words: np.ndarray, rows: np.ndarray, places: np.ndarray, cache: Cache,
-             wanted: np.ndarray) -> np.ndarray:
+    def _run(
+        self, words: np.ndarray, rows: np.ndarray, places: np.ndarray, cache: Cache, wanted: np.ndarray
+    ) -> np.ndarray:
         embedded, queries = words + self._tensors["positions"][places], self._tensors["queries"][places]
         wanted, logits = wanted.astype(np.int32), np.empty((len(wanted), self._config.vocab_size), np.float32)
         caches = (c_void_p * len(cache.values))(*(values.ctypes.data for values in cache.values.values()))
-        tokens = _Tokens(len(words), len(wanted), cache.capacity, self._threads, embedded.ctypes.data,
-                         queries.ctypes.data, rows.ctypes.data, places.ctypes.data, wanted.ctypes.data,
-                         ctypes.addressof(caches), logits.ctypes.data)
+        tokens = _Tokens(
+            len(words),
+            len(wanted),
+            cache.capacity,
+            self._threads,
+            embedded.ctypes.data,
+            queries.ctypes.data,
+            rows.ctypes.data,
+            places.ctypes.data,
+            wanted.ctypes.data,
+            ctypes.addressof(caches),
+            logits.ctypes.data,
+        )
         if self._kernel(ctypes.byref(self._network), ctypes.byref(tokens)):
             raise MemoryError("the kernel found no memory or thread for its work")
         return logits
@@ -100,9 +138,14 @@ class KernelNetwork:
     def _matrix(self, name: str, first: int = 0, count: int | None = None) -> _Matrix:
         """`count` rows of a matrix, from the first on."""
         matrix = self._matrices[name]
-        return _Matrix(count or matrix.rows, matrix.columns, matrix.bits, self._address(f"{name}.weights", first),
-                       self._address(f"{name}.scales", first),
-                       None if name == TABLE else self._address(f"{name}.bias", first))
+        return _Matrix(
+            count or matrix.rows,
+            matrix.columns,
+            matrix.bits,
+            self._address(f"{name}.weights", first),
+            self._address(f"{name}.scales", first),
+            None if name == TABLE else self._address(f"{name}.bias", first),
+        )
 
     def _layer(self, number: int, is_query_layer: bool) -> _Layer:
         norms = [self._address(f"{number}.{name}") for name in ("gamma1", "beta1", "gamma2", "beta2")]
@@ -111,5 +154,6 @@ class KernelNetwork:
             attention = [self._matrix(f"{number}.q"), self._matrix(f"{number}.kv")]
         else:
             attention = [self._matrix(f"{number}.qkv", 0, hidden), self._matrix(f"{number}.qkv", hidden, 2 * hidden)]
-        return _Layer(*norms, *attention, *(self._matrix(f"{number}.{name}")
-                                            for name in ("projection", "mapping", "output")))
+        return _Layer(
+            *norms, *attention, *(self._matrix(f"{number}.{name}") for name in ("projection", "mapping", "output"))
+        )

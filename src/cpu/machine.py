@@ -24,8 +24,10 @@ def require_avx2(bits: int) -> None:
     still run, a hundred times slower."""
     flags = _flags()
     if flags is not None and "avx2" not in flags:
-        raise InputError(f"this processor has no AVX2, which products with weights of {bits} bits need; quantise with "
-                         "--bits 32, which needs none")
+        raise InputError(
+            f"this processor has no AVX2, which products with weights of {bits} bits need; quantise with "
+            "--bits 32, which needs none"
+        )
 
 
 def has_vnni() -> bool:
@@ -52,5 +54,7 @@ def require_memory(what: str, needed: int, remedy: str) -> None:
     """Raises InputError where there is too little memory for something."""
     available = available_memory()
     if needed > available:
-        raise InputError(f"{what}: this needs {needed / 2 ** 30:.1f} GiB of memory, and {available / 2 ** 30:.1f} GiB "
-                         f"are available; {remedy}")
+        raise InputError(
+            f"{what}: this needs {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB "
+            f"are available; {remedy}"
+        )

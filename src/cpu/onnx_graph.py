@@ -28,8 +28,15 @@ class _Graph:
         self.matrices = matrices(config, format)
         self.nodes: list[NodeProto] = []
 
-    def add(self, operator: str, inputs: list[str], output: str, domain: str = "", extra: tuple[str, ...] = (),
-            **attributes: object) -> str:
+    def add(
+        self,
+        operator: str,
+        inputs: list[str],
+        output: str,
+        domain: str = "",
+        extra: tuple[str, ...] = (),
+        **attributes: object,
+    ) -> str:
         self.nodes.append(helper.make_node(operator, inputs, [output, *extra], output, domain=domain, **attributes))
         return output
 
@@ -52,12 +59,20 @@ class _Graph:
         inputs = [x, f"{name}.weights", f"{name}.scales", zeros, "", bias]
         while not inputs[-1]:
             inputs.pop()
-        return self.add("MatMulNBits", inputs, output, _CONTRIB, K=matrix.columns, N=matrix.rows, bits=matrix.bits,
-                        block_size=self.format.block_size, accuracy_level=_INT8_ACTIVATIONS)
+        return self.add(
+            "MatMulNBits",
+            inputs,
+            output,
+            _CONTRIB,
+            K=matrix.columns,
+            N=matrix.rows,
+            bits=matrix.bits,
+            block_size=self.format.block_size,
+            accuracy_level=_INT8_ACTIVATIONS,
+        )
 
     def normalize(self, x: str, gamma: str, beta: str, output: str) -> str:
-        return self.add("LayerNormalization", [x, gamma, beta], output, axis=-1,
-                        epsilon=self.config.layernorm_epsilon)
+        return self.add("LayerNormalization", [x, gamma, beta], output, axis=-1, epsilon=self.config.layernorm_epsilon)
 
     def layer(self, number: int, x: str, query: str | None) -> str:
         """A block over x (B, T, H); the query layer is the one whose `query` (B, T, H) is given."""
@@ -66,12 +81,24 @@ class _Graph:
             projected = [self.linear(normed, f"{number}.qkv"), "", ""]
         else:
             projected = [self.linear(query, f"{number}.q"), f"{number}.k", f"{number}.v"]
-            self.add("Split", [self.linear(normed, f"{number}.kv")], projected[1], extra=(projected[2],), axis=-1,
-                     num_outputs=2)
+            self.add(
+                "Split",
+                [self.linear(normed, f"{number}.kv")],
+                projected[1],
+                extra=(projected[2],),
+                axis=-1,
+                num_outputs=2,
+            )
         caches = [f"{number}.keys", f"{number}.values"]
-        mixed = self.add("GroupQueryAttention", [*projected, *caches, "last", "total"], f"{number}.mixed", _CONTRIB,
-                         tuple(f"new_{name}" for name in caches), num_heads=self.config.num_heads,
-                         kv_num_heads=self.config.num_heads)
+        mixed = self.add(
+            "GroupQueryAttention",
+            [*projected, *caches, "last", "total"],
+            f"{number}.mixed",
+            _CONTRIB,
+            tuple(f"new_{name}" for name in caches),
+            num_heads=self.config.num_heads,
+            kv_num_heads=self.config.num_heads,
+        )
         x = self.add("Add", [x, self.linear(mixed, f"{number}.projection")], f"{number}.attended")
         normed = self.normalize(x, f"{number}.gamma2", f"{number}.beta2", f"{number}.normed2")
         inner = self.linear(normed, f"{number}.mapping")
@@ -110,25 +137,38 @@ def build_graph(config: PanguAlphaConfig, format: Format) -> ModelProto:
     graph = _Graph(config, format)
     graph.build()
     cache = ["B", config.num_heads, "C", config.head_size]
-    values = {"words_read": (TensorProto.FLOAT, ["B", "T", config.hidden_size]),
-              "places": (TensorProto.INT64, ["B", "T"]), "last": (TensorProto.INT32, ["B"]),
-              "total": (TensorProto.INT32, []), "wanted": (TensorProto.INT64, ["N"])}
+    values = {
+        "words_read": (TensorProto.FLOAT, ["B", "T", config.hidden_size]),
+        "places": (TensorProto.INT64, ["B", "T"]),
+        "last": (TensorProto.INT32, ["B"]),
+        "total": (TensorProto.INT32, []),
+        "wanted": (TensorProto.INT64, ["N"]),
+    }
     values |= {name: (TensorProto.FLOAT, cache) for name in cache_names(config)}
     results = {"logits": (TensorProto.FLOAT, ["N", config.vocab_size])}
     results |= {f"new_{name}": (TensorProto.FLOAT, cache) for name in cache_names(config)}
     flat_shape = helper.make_tensor("flat_shape", TensorProto.INT64, [2], [-1, config.hidden_size])
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "pangu_alpha",
-                          [helper.make_tensor_value_info(name, *value) for name, value in values.items()],
-                          [helper.make_tensor_value_info(name, *value) for name, value in results.items()],
-                          [flat_shape, *(_external(name, stored) for name, stored in graph.stored.items())]),
-        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, 1)], ir_version=_IR_VERSION)
+        helper.make_graph(
+            graph.nodes,
+            "pangu_alpha",
+            [helper.make_tensor_value_info(name, *value) for name, value in values.items()],
+            [helper.make_tensor_value_info(name, *value) for name, value in results.items()],
+            [flat_shape, *(_external(name, stored) for name, stored in graph.stored.items())],
+        ),
+        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, 1)],
+        ir_version=_IR_VERSION,
+    )
     return model
 
 
 def _external(name: str, stored: Stored) -> TensorProto:
-    tensor = TensorProto(name=name, dims=stored.shape, data_location=TensorProto.EXTERNAL,
-                         data_type=helper.np_dtype_to_tensor_dtype(np.dtype(stored.dtype)))
+    tensor = TensorProto(
+        name=name,
+        dims=stored.shape,
+        data_location=TensorProto.EXTERNAL,
+        data_type=helper.np_dtype_to_tensor_dtype(np.dtype(stored.dtype)),
+    )
     for key, value in (("location", WEIGHTS_FILE), ("offset", stored.offset), ("length", stored.nbytes)):
         tensor.external_data.add(key=key, value=str(value))
     return tensor

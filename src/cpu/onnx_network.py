@@ -30,16 +30,21 @@ class OnnxNetwork:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         self._config = config
-        self._session = ort.InferenceSession(build_graph(config, format).SerializeToString(), options,
-                                             ["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            build_graph(config, format).SerializeToString(), options, ["CPUExecutionProvider"]
+        )
         self._decoding: _Decoding | None = None
 
     def read(self, words: np.ndarray, cache: Cache, row: int, wanted: Sequence[int]) -> np.ndarray:
         """See `src.cpu.runtime.Network`."""
         length = len(words)
-        inputs = {"words_read": words[None], "places": np.arange(length, dtype=np.int64)[None],
-                  "last": np.array([length - 1], np.int32), "total": np.array(length, np.int32),
-                  "wanted": np.array(wanted, np.int64)}
+        inputs = {
+            "words_read": words[None],
+            "places": np.arange(length, dtype=np.int64)[None],
+            "last": np.array([length - 1], np.int32),
+            "total": np.array(length, np.int32),
+            "wanted": np.array(wanted, np.int64),
+        }
         logits = np.empty((len(inputs["wanted"]), self._config.vocab_size), np.float32)
         self._session.run_with_iobinding(_bind(self._session, inputs | cache.of_row(row), logits))
         return logits
@@ -58,9 +63,13 @@ class _Decoding:
         rows = cache.rows
         self.cache = weakref.ref(cache)  # not to keep its memory
         self._session = session
-        self._inputs = {"words_read": np.zeros((rows, 1, config.hidden_size), np.float32),
-                        "places": np.zeros((rows, 1), np.int64), "last": np.zeros(rows, np.int32),
-                        "total": np.zeros((), np.int32), "wanted": np.arange(rows, dtype=np.int64)}
+        self._inputs = {
+            "words_read": np.zeros((rows, 1, config.hidden_size), np.float32),
+            "places": np.zeros((rows, 1), np.int64),
+            "last": np.zeros(rows, np.int32),
+            "total": np.zeros((), np.int32),
+            "wanted": np.arange(rows, dtype=np.int64),
+        }
         self._logits = np.empty((rows, config.vocab_size), np.float32)
         self._binding = _bind(session, self._inputs | cache.values, self._logits)
 

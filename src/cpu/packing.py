@@ -25,8 +25,10 @@ def quantize(matrix: np.ndarray, bits: int, format: Format) -> dict[str, np.ndar
         `weights` uint8 (rows, blocks, block_size * bits / 8), `scales` float32 (rows, blocks), and where
         format.asymmetric `zeros` uint8 (rows, blocks * bits / 8, rounded up).
     """
-    parts = [_quantize_rows(matrix[first:first + _ROWS].astype(np.float32), bits, format)
-             for first in range(0, len(matrix), _ROWS)]
+    parts = [
+        _quantize_rows(matrix[first : first + _ROWS].astype(np.float32), bits, format)
+        for first in range(0, len(matrix), _ROWS)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -61,8 +63,9 @@ def _best_scales(values: np.ndarray, bits: int, asymmetric: bool) -> tuple[np.nd
         difference = values - _decoded(_codes(values, scales, zeros, bits), scales, zeros)
         error = np.einsum("rbi,rbi->rb", difference, difference)
         better = error < best_error
-        best_error, best_scales, best_zeros = (np.where(better, new, old) for new, old in (
-            (error, best_error), (scales, best_scales), (zeros, best_zeros)))
+        best_error, best_scales, best_zeros = (
+            np.where(better, new, old) for new, old in ((error, best_error), (scales, best_scales), (zeros, best_zeros))
+        )
     return best_scales, best_zeros
 
 
@@ -91,10 +94,11 @@ def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
     return packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
 
 
-def dequantize(weights: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None, *, bits: int,
-               columns: int) -> np.ndarray:
+def dequantize(
+    weights: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None, *, bits: int, columns: int
+) -> np.ndarray:
     """float32 (rows, columns) of what `quantize` made."""
     middles = np.full(scales.shape, 1 << (bits - 1), np.float32)
     if zeros is not None:
-        middles = _unpacked(zeros, bits)[:, :scales.shape[1]].astype(np.float32)
+        middles = _unpacked(zeros, bits)[:, : scales.shape[1]].astype(np.float32)
     return _decoded(_unpacked(weights, bits), scales, middles).reshape(len(weights), -1)[:, :columns]

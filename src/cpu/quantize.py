@@ -97,8 +97,9 @@ def write_weights(path: Path, model: PanguAlphaConfig, format: Format, read: Cal
         os.fsync(file.fileno())
 
 
-def _tensors(model: PanguAlphaConfig, format: Format,
-             read: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(
+    model: PanguAlphaConfig, format: Format, read: Callable[[str], np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
     for name, matrix in matrices(model, format).items():
         values = [read(parameter) for parameter in matrix.parameters]
         values = np.concatenate(values) if len(values) > 1 else values[0].T if matrix.transposed else values[0]
@@ -123,16 +124,24 @@ def quantize(arguments: QuantizeArguments) -> Manifest:
     from src.pangu_alpha_config import DataConfig, GenerationConfig, load_config
 
     source = FORMATS[arguments.from_].open_source(
-        Path(arguments.checkpoint), Options(arguments.checkpoint_name, arguments.strategy))
+        Path(arguments.checkpoint), Options(arguments.checkpoint_name, arguments.strategy)
+    )
     model = network_of(source, arguments.num_heads, arguments.size)
     beside = store.config_beside(source.path) if arguments.from_ == "mindspore" else None
     run = load_config(beside) if beside else None
     data, generation = (run.data, run.generation) if run else (DataConfig(), GenerationConfig())
     tokenizer = arguments.tokenizer or (data.tokenizer_path if Path(data.tokenizer_path).exists() else "")
     end_token = generation.end_token if arguments.end_token is None else arguments.end_token
-    manifest = Manifest(model, arguments.tokenizer_type or data.tokenizer,
-                        vocabulary_md5(tokenizer) if tokenizer else None, end_token, 0, [], [],
-                        quantization=asdict(arguments.format))
+    manifest = Manifest(
+        model,
+        arguments.tokenizer_type or data.tokenizer,
+        vocabulary_md5(tokenizer) if tokenizer else None,
+        end_token,
+        0,
+        [],
+        [],
+        quantization=asdict(arguments.format),
+    )
     output = Path(arguments.output)
     temporary = output.with_name(TEMPORARY_PREFIX + output.name)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -151,8 +160,11 @@ def quantize(arguments: QuantizeArguments) -> Manifest:
 
 def _copy_vocabulary(tokenizer: Path, folder: Path) -> None:
     folder.mkdir()
-    files = [tokenizer] if tokenizer.is_file() else [tokenizer / name for name in ("vocab.model", "vocab.json",
-                                                                                  "merges.txt")]
+    files = (
+        [tokenizer]
+        if tokenizer.is_file()
+        else [tokenizer / name for name in ("vocab.model", "vocab.json", "merges.txt")]
+    )
     for file in files:
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
@@ -163,9 +175,15 @@ def main() -> None:
     arguments = parse(QuantizeArguments, "python -m src.cpu.quantize")
     manifest = quantize(arguments)
     size = manifest.files[WEIGHTS_FILE]["bytes"]
-    print(f"{arguments.output}: {manifest.model.num_parameters:,} weights, {arguments.bits} bits each in "
-          f"{size / 1e6:,.1f} MB" + ("" if (Path(arguments.output) / VOCABULARY_FOLDER).is_dir() else
-                                         "; without a vocabulary: give --tokenizer where it is used"))
+    print(
+        f"{arguments.output}: {manifest.model.num_parameters:,} weights, {arguments.bits} bits each in "
+        f"{size / 1e6:,.1f} MB"
+        + (
+            ""
+            if (Path(arguments.output) / VOCABULARY_FOLDER).is_dir()
+            else "; without a vocabulary: give --tokenizer where it is used"
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -69,14 +69,18 @@ class CpuRuntime:
         self.folder = Path(folder)
         self.manifest = Manifest.read_settings(self.folder)
         if self.manifest.quantization is None:
-            raise InputError(f"{folder} holds MindIR graphs, not a model of `python -m src.cpu.quantize`; "
-                             "serving_increment.flask.server runs those, with MindSpore")
+            raise InputError(
+                f"{folder} holds MindIR graphs, not a model of `python -m src.cpu.quantize`; "
+                "serving_increment.flask.server runs those, with MindSpore"
+            )
         self.config, self.format = self.manifest.model, _format(self.manifest, self.folder)
         self.seq_length, self.vocab_size = self.config.seq_length, self.config.vocab_size
         stored = layout(self.config, self.format)
         if self.manifest.files.get(WEIGHTS_FILE, {}).get("bytes") != total_bytes(stored):
-            raise InputError(f"{folder}: model.json tells of another network than its {WEIGHTS_FILE} holds; copy the "
-                             "whole folder again")
+            raise InputError(
+                f"{folder}: model.json tells of another network than its {WEIGHTS_FILE} holds; copy the "
+                "whole folder again"
+            )
         if self.format.bits != 32:
             require_avx2(self.format.bits)
         needed = total_bytes(stored) + cache_bytes(self.config, 1, self.seq_length) + _SCRATCH_BYTES
@@ -104,8 +108,10 @@ class CpuRuntime:
         """
         own = self.folder / VOCABULARY_FOLDER
         if not path and not own.is_dir():
-            raise InputError(f"{self.folder} has no vocabulary of its own: give --tokenizer, the folder of vocab.model "
-                             "(bash scripts/get_tokenizer.sh DIR)")
+            raise InputError(
+                f"{self.folder} has no vocabulary of its own: give --tokenizer, the folder of vocab.model "
+                "(bash scripts/get_tokenizer.sh DIR)"
+            )
         return self.manifest.load_tokenizer(path or own)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
@@ -117,14 +123,21 @@ class CpuRuntime:
         """See `src.inference.job.RowRuntime`."""
         if self._cache is None or (self._cache.rows, self._cache.capacity) != (rows, capacity):
             self._cache = None  # the old one's memory first
-            require_memory(f"{rows} texts of {capacity} tokens at once", cache_bytes(self.config, rows, capacity),
-                           "ask for fewer at once (--rows)")
+            require_memory(
+                f"{rows} texts of {capacity} tokens at once",
+                cache_bytes(self.config, rows, capacity),
+                "ask for fewer at once (--rows)",
+            )
             self._cache = Cache(self.config, rows, capacity)
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """See `src.inference.job.RowRuntime`."""
-        return np.concatenate([self.network.read(self._words[prompt[:length]], self._cache, row, [length - 1])
-                               for prompt, length, row in zip(ids, lengths, rows, strict=True)])
+        return np.concatenate(
+            [
+                self.network.read(self._words[prompt[:length]], self._cache, row, [length - 1])
+                for prompt, length, row in zip(ids, lengths, rows, strict=True)
+            ]
+        )
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `src.inference.job.Runtime`."""
@@ -168,5 +181,6 @@ def _format(manifest: Manifest, folder: Path) -> Format:
     try:
         return Format(**manifest.quantization)
     except TypeError as error:
-        raise InputError(f"{folder / MANIFEST_FILE} is of another version of this program; quantise the checkpoint "
-                         "again") from error
+        raise InputError(
+            f"{folder / MANIFEST_FILE} is of another version of this program; quantise the checkpoint again"
+        ) from error

@@ -100,23 +100,33 @@ def _linear_maps(config: PanguAlphaConfig) -> dict[str, tuple[int, int, list[str
 
 def matrices(config: PanguAlphaConfig, format: Format) -> dict[str, Matrix]:
     """All matrices by the engine's names."""
-    found = {TABLE: Matrix(config.vocab_size, config.hidden_size, (WORD_TABLE,), False,
-                           32 if format.bits == 32 else format.table_bits)}
+    found = {
+        TABLE: Matrix(
+            config.vocab_size, config.hidden_size, (WORD_TABLE,), False, 32 if format.bits == 32 else format.table_bits
+        )
+    }
     for name, (rows, columns, parameters, transposed) in _linear_maps(config).items():
-        found[name] = Matrix(rows, columns, tuple(f"{parameter}weight" for parameter in parameters), transposed,
-                             format.bits)
+        found[name] = Matrix(
+            rows, columns, tuple(f"{parameter}weight" for parameter in parameters), transposed, format.bits
+        )
     return found
 
 
 def vectors(config: PanguAlphaConfig) -> dict[str, tuple[tuple[int, ...], list[str]]]:
     """All that stays float32, by the engine's names: the shape, and the official names of what it is made of."""
     hidden, table = config.hidden_size, (config.seq_length, config.hidden_size)
-    found = {"positions": (table, ["backbone.embedding.position_embedding.embedding_table"]),
-             "queries": (table, ["backbone.top_query_embedding.embedding_table"]),
-             "gamma": ((hidden,), ["backbone.layernorm.gamma"]), "beta": ((hidden,), ["backbone.layernorm.beta"])}
+    found = {
+        "positions": (table, ["backbone.embedding.position_embedding.embedding_table"]),
+        "queries": (table, ["backbone.top_query_embedding.embedding_table"]),
+        "gamma": ((hidden,), ["backbone.layernorm.gamma"]),
+        "beta": ((hidden,), ["backbone.layernorm.beta"]),
+    }
     for number, prefix in enumerate(layer_prefixes(config)):
-        found |= {f"{number}.{kind}{norm}": ((hidden,), [f"{prefix}layernorm{norm}.{kind}"])
-                  for norm in (1, 2) for kind in ("gamma", "beta")}
+        found |= {
+            f"{number}.{kind}{norm}": ((hidden,), [f"{prefix}layernorm{norm}.{kind}"])
+            for norm in (1, 2)
+            for kind in ("gamma", "beta")
+        }
     for name, (rows, _, parameters, _) in _linear_maps(config).items():
         found[f"{name}.bias"] = ((rows,), [f"{parameter}bias" for parameter in parameters])
     return found
@@ -128,8 +138,10 @@ def parts_of(name: str, matrix: Matrix, format: Format) -> dict[str, tuple[np.dt
         shape = (matrix.rows, matrix.columns) if name == TABLE else (matrix.columns, matrix.rows)
         return {name: (np.dtype(np.float32), shape)}
     blocks = -(-matrix.columns // format.block_size)
-    parts = {f"{name}.weights": (np.dtype(np.uint8), (matrix.rows, blocks, format.block_size * matrix.bits // 8)),
-             f"{name}.scales": (np.dtype(np.float32), (matrix.rows, blocks))}
+    parts = {
+        f"{name}.weights": (np.dtype(np.uint8), (matrix.rows, blocks, format.block_size * matrix.bits // 8)),
+        f"{name}.scales": (np.dtype(np.float32), (matrix.rows, blocks)),
+    }
     if format.asymmetric:
         parts[f"{name}.zeros"] = (np.dtype(np.uint8), (matrix.rows, -(-blocks * matrix.bits // 8)))
     return parts
@@ -144,10 +156,15 @@ def layout(config: PanguAlphaConfig, format: Format) -> dict[str, Stored]:
     if config.num_experts:
         raise InputError("a model with experts (model.num_experts) can't be run by the engine for CPUs; predict.py can")
     if config.head_size % 8:
-        raise InputError(f"heads of {config.head_size} numbers can't be run by the engine for CPUs, whose attention "
-                         "takes multiples of 8; predict.py can")
-    parts = {name: part for key, matrix in matrices(config, format).items()
-               for name, part in parts_of(key, matrix, format).items()}
+        raise InputError(
+            f"heads of {config.head_size} numbers can't be run by the engine for CPUs, whose attention "
+            "takes multiples of 8; predict.py can"
+        )
+    parts = {
+        name: part
+        for key, matrix in matrices(config, format).items()
+        for name, part in parts_of(key, matrix, format).items()
+    }
     parts |= {name: (np.dtype(np.float32), shape) for name, (shape, _) in vectors(config).items()}
     found, offset = {}, 0
     for name, (dtype, shape) in parts.items():
@@ -158,8 +175,10 @@ def layout(config: PanguAlphaConfig, format: Format) -> dict[str, Stored]:
 
 def tensors(data: np.ndarray, stored: dict[str, Stored]) -> dict[str, np.ndarray]:
     """The tensors of a file's bytes, in their place."""
-    return {name: data[tensor.offset:tensor.offset + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
-            for name, tensor in stored.items()}
+    return {
+        name: data[tensor.offset : tensor.offset + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+        for name, tensor in stored.items()
+    }
 
 
 def total_bytes(stored: dict[str, Stored]) -> int:

@@ -12,8 +12,18 @@ from pathlib import Path
 SOURCES = [Path(__file__).with_name(name) for name in ("training.cpp", "decoding.cpp", "quantized.cpp")]
 HEADERS = [Path(__file__).with_name(name) for name in ("common.h", "quantized_products.h")]
 COMPILER = "g++"
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi",
-         "-shared", "-fPIC", "-pthread"]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+]
 if platform.machine() == "x86_64":
     FLAGS.append("-mprefer-vector-width=512")  # where there is AVX-512, GCC would use half of it
 TIME_LIMIT = 120  # seconds
@@ -34,8 +44,11 @@ def library(instead: str = "MindSpore's plain operators", off: str = "--parallel
         return _compiled(_cache() / f"kernels-{_fingerprint()}.so")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = " ".join((getattr(error, "stderr", None) or str(error)).split())[:200]
-        print(f"warning: no compiled kernels, so {instead}, which are slower: {reason}; install "
-              f"{COMPILER}, or say {off}", file=sys.stderr, flush=True)
+        print(
+            f"warning: no compiled kernels, so {instead}, which are slower: {reason}; install {COMPILER}, or say {off}",
+            file=sys.stderr,
+            flush=True,
+        )
         return None
 
 
@@ -46,8 +59,13 @@ def _compiled(path: Path) -> Path:
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 finished = Path(folder) / path.name
-                subprocess.run([COMPILER, *FLAGS, *map(str, SOURCES), "-o", str(finished)], check=True,
-                               capture_output=True, text=True, timeout=TIME_LIMIT)
+                subprocess.run(
+                    [COMPILER, *FLAGS, *map(str, SOURCES), "-o", str(finished)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    timeout=TIME_LIMIT,
+                )
                 os.replace(finished, path)
     return path
 
@@ -59,6 +77,11 @@ def _cache() -> Path:
 def _fingerprint() -> str:
     """Of all that the machine code depends on; a home may be shared between machines."""
     cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    parts = [*(path.read_text(encoding="utf-8") for path in [*HEADERS, *SOURCES]), COMPILER, *FLAGS, platform.machine(),
-             *(line for line in cpu if line.startswith(CPU_LINES))]
+    parts = [
+        *(path.read_text(encoding="utf-8") for path in [*HEADERS, *SOURCES]),
+        COMPILER,
+        *FLAGS,
+        platform.machine(),
+        *(line for line in cpu if line.startswith(CPU_LINES)),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -11,8 +11,9 @@ from mindspore import Parameter, Tensor, nn, ops
 Shape = Sequence[int]
 
 
-def _kernel(library: Path, name: str, out_shapes: Callable[..., Shape | tuple[Shape, ...]],
-            outputs: int = 1) -> ops.Custom:
+def _kernel(
+    library: Path, name: str, out_shapes: Callable[..., Shape | tuple[Shape, ...]], outputs: int = 1
+) -> ops.Custom:
     """A function of the library as an operator with float32 outputs, their shapes given by those of the inputs."""
     dtypes = ms.float32 if outputs == 1 else (ms.float32,) * outputs
 
@@ -58,8 +59,7 @@ class Normalize(nn.Cell):
     def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return self.forward(x, gamma, beta, self.epsilon)
 
-    def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor,
-              dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, gamma and beta."""
         return self.backward(x, gamma, self.epsilon, dout)
 
@@ -150,7 +150,18 @@ class AdamUpdate(nn.Cell):
         self.update = _kernel(library, "adam_update", _one)
         self.update.add_prim_attr("side_effect_mem", True)  # whoever reads the parameter later reads the new values
 
-    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor,
-                  factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
-        return self.update(parameter, m, v, gradient, factor, lr, beta1_power, beta2_power,
-                           Tensor(decay, ms.float32), self.constants)
+    def construct(
+        self,
+        decay: float,
+        parameter: Parameter,
+        m: Parameter,
+        v: Parameter,
+        gradient: Tensor,
+        factor: Tensor,
+        lr: Tensor,
+        beta1_power: Tensor,
+        beta2_power: Tensor,
+    ) -> Tensor:
+        return self.update(
+            parameter, m, v, gradient, factor, lr, beta1_power, beta2_power, Tensor(decay, ms.float32), self.constants
+        )

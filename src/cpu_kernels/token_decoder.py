@@ -22,9 +22,13 @@ class TokenDecoder:
     def __init__(self, library: Path, model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]):
         backbone = model.backbone
         embedding = backbone.embedding
-        self._parameters = [embedding.word_embedding.embedding_table, embedding.position_embedding.embedding_table,
-                            backbone.top_query_embedding.embedding_table,
-                            backbone.layernorm.gamma, backbone.layernorm.beta]
+        self._parameters = [
+            embedding.word_embedding.embedding_table,
+            embedding.position_embedding.embedding_table,
+            backbone.top_query_embedding.embedding_table,
+            backbone.layernorm.gamma,
+            backbone.layernorm.beta,
+        ]
         for layer, cache in zip([*backbone.blocks, backbone.top_query_layer], caches, strict=True):
             attention, feed = layer.attention, layer.output
             self._parameters += [layer.layernorm1.gamma, layer.layernorm1.beta]
@@ -39,19 +43,24 @@ class TokenDecoder:
         self._epsilon = np.array(model.config.layernorm_epsilon, np.float32)
         self._logits = np.zeros((batch, model.config.vocab_size), np.float32)
         self._kernel = ctypes.CDLL(str(library)).pangu_decode_token
-        shapes = [self._ids.shape, self._positions.shape, self._epsilon.shape,
-                  *(parameter.shape for parameter in self._parameters), self._logits.shape]
+        shapes = [
+            self._ids.shape,
+            self._positions.shape,
+            self._epsilon.shape,
+            *(parameter.shape for parameter in self._parameters),
+            self._logits.shape,
+        ]
         self._count = len(shapes)
         self._shapes = (ctypes.POINTER(ctypes.c_int64) * self._count)(
-            *((ctypes.c_int64 * len(shape))(*shape) for shape in shapes))
+            *((ctypes.c_int64 * len(shape))(*shape) for shape in shapes)
+        )
         self._ranks = (ctypes.c_int * self._count)(*map(len, shapes))
         self._addresses = (ctypes.c_void_p * self._count)()
 
     def locate(self) -> None:
         """Take note of where the parameters are; to be called whenever MindSpore has written to them."""
         own = [array.ctypes.data for array in (self._ids, self._positions, self._epsilon)]
-        self._addresses[:] = [*own, *(parameter.data_ptr() for parameter in self._parameters),
-                              self._logits.ctypes.data]
+        self._addresses[:] = [*own, *(parameter.data_ptr() for parameter in self._parameters), self._logits.ctypes.data]
 
     def __call__(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The logits (B, V) after tokens ids (B,) at positions (B,)."""

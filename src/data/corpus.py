@@ -112,11 +112,12 @@ def _json_fields(line: Line, *names: str) -> list[str]:
     except ValueError as error:
         raise InputError(f"{line.place}: not a JSON object ({error}); each line must be one") from None
     if not isinstance(record, dict):
-        raise InputError(f"{line.place}: a JSON {type(record).__name__} where an object with "
-                         f"{' and '.join(names)} should be")
+        raise InputError(
+            f"{line.place}: a JSON {type(record).__name__} where an object with {' and '.join(names)} should be"
+        )
     for name in names:
         if not isinstance(record.get(name), str):
-            raise InputError(f"{line.place}: no text under \"{name}\"; the object has {', '.join(record) or 'nothing'}")
+            raise InputError(f'{line.place}: no text under "{name}"; the object has {", ".join(record) or "nothing"}')
         try:
             check_text(record[name])
         except InputError as error:
@@ -209,8 +210,10 @@ class Corpus:
                     if not line.text:
                         break
                     if self._form.whole_lines and len(line.text) == limit:
-                        raise InputError(f"{line.place}: a line of {limit} characters or more; "
-                                         "put one document or JSON object on each line")
+                        raise InputError(
+                            f"{line.place}: a line of {limit} characters or more; "
+                            "put one document or JSON object on each line"
+                        )
                     yield line
                 self._bytes_before, self._file = self.bytes_read, None
         except UnicodeDecodeError:

@@ -48,8 +48,9 @@ class RecordWriter:
                     shutil.rmtree(other)
             folder.mkdir()
         except OSError as error:
-            raise InputError(f"{self._output}: cannot write in {self._output.parent} ({error.strerror}); "
-                             "choose another folder") from None
+            raise InputError(
+                f"{self._output}: cannot write in {self._output.parent} ({error.strerror}); choose another folder"
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,8 +79,9 @@ class RecordWriter:
         try:
             yield
         except RuntimeError:
-            raise InputError(f"{self._output}: MindSpore cannot write it; has the disk of {self._output.parent} no "
-                             "space left?") from None
+            raise InputError(
+                f"{self._output}: MindSpore cannot write it; has the disk of {self._output.parent} no space left?"
+            ) from None
 
     def finish(self) -> None:
         """Index the file, which must hold a record, and move it to its place.

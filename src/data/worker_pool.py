@@ -54,8 +54,9 @@ class Workers(Generic[Task, Result]):
         for _ in range(num_process if num_process > 1 else 0):
             ours, theirs = context.Pipe()
             self._connections.append(ours)
-            self._processes.append(context.Process(target=_work, args=(function, theirs, self._connections),
-                                                   daemon=True))
+            self._processes.append(
+                context.Process(target=_work, args=(function, theirs, self._connections), daemon=True)
+            )
             self._processes[-1].start()
             theirs.close()
 
@@ -80,8 +81,10 @@ class Workers(Generic[Task, Result]):
         try:
             yield from self._map_in_workers(iter(tasks))
         except (EOFError, ConnectionError):
-            raise InputError("a worker process ended early; if it says nothing above it was killed, perhaps for want "
-                             "of memory: try a smaller --num_process") from None
+            raise InputError(
+                "a worker process ended early; if it says nothing above it was killed, perhaps for want "
+                "of memory: try a smaller --num_process"
+            ) from None
 
     def _map_in_workers(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Result]]:
         in_order: deque[_Job] = deque()

@@ -19,8 +19,10 @@ def model_here(config: EvalConfig, weights: Path | None, mesh: Mesh, tokenizer: 
     """
     model, kernels = load_model(config.model, weights, mesh), config.parallel.uses_cpu_kernels
     runtime = build_runtime(model, cpu_kernels=kernels, mesh=mesh)
-    return (TokenScorer(model, config.batch_size, kernels),
-            ModelAnswerer(runtime, tokenizer, config.model.pad_token, config.batch_size))
+    return (
+        TokenScorer(model, config.batch_size, kernels),
+        ModelAnswerer(runtime, tokenizer, config.model.pad_token, config.batch_size),
+    )
 
 
 def model_of_server(address: str) -> tuple[Scorer, Answerer]:

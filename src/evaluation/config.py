@@ -55,8 +55,10 @@ class EvalConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.checkpoint) + self.random_weights + bool(self.server) != 1:
-            raise InputError("give --checkpoint: a .ckpt file or a training run's output folder "
-                             "(or --random_weights true, or --server)")
+            raise InputError(
+                "give --checkpoint: a .ckpt file or a training run's output folder "
+                "(or --random_weights true, or --server)"
+            )
         for name in ("task", "task_path"):
             if not getattr(self, name):
                 raise InputError(f"give --{name}" + ("" if name == "task" else ": the folder of the benchmark's files"))
@@ -66,11 +68,14 @@ class EvalConfig(RunConfig):
         if self.score == "modelzoo" and self.task.lower() != "c3":
             raise InputError(f"--score modelzoo is how the ModelZoo scores c3, not {self.task}; take --score mean")
         if self.parallel.data > 1 or self.parallel.pipeline > 1:
-            raise InputError("eval.py spreads a model by parallel.tensor or parallel.expert, not by parallel.data "
-                             f"({self.parallel.data}) or parallel.pipeline ({self.parallel.pipeline})")
+            raise InputError(
+                "eval.py spreads a model by parallel.tensor or parallel.expert, not by parallel.data "
+                f"({self.parallel.data}) or parallel.pipeline ({self.parallel.pipeline})"
+            )
         if not self.data.tokenizer_path:
-            raise InputError("data.tokenizer_path is not given: the folder of vocab.model "
-                             "(bash scripts/get_tokenizer.sh DIR)")
+            raise InputError(
+                "data.tokenizer_path is not given: the folder of vocab.model (bash scripts/get_tokenizer.sh DIR)"
+            )
 
     @property
     def output_folder(self) -> Path:
@@ -80,9 +85,16 @@ class EvalConfig(RunConfig):
 
 def settings_of(config: EvalConfig, files: list[Path]) -> dict[str, Any]:
     """What predictions depend on."""
-    return {"checkpoint": config.checkpoint or config.server or "random weights", "task": config.task.lower(),
-            "variant": config.variant, "split": config.split, "shots": config.shots,
-            "seed": config.seed, "score": config.score, "files": {file.name: file.stat().st_size for file in files}}
+    return {
+        "checkpoint": config.checkpoint or config.server or "random weights",
+        "task": config.task.lower(),
+        "variant": config.variant,
+        "split": config.split,
+        "shots": config.shots,
+        "seed": config.seed,
+        "score": config.score,
+        "files": {file.name: file.stat().st_size for file in files},
+    }
 
 
 def flags_of_client(arguments: Sequence[str]) -> list[str]:

@@ -76,15 +76,24 @@ class ModelAnswerer:
         waiting = sorted(prompts, key=lambda prompt: len(prompt[1]))
         while waiting:
             # Rows as the longest of the batch allows, so that as many fit as were counted on.
-            rows = next(rows for rows in range(len(waiting), 0, -1)
-                        if rows == 1 or rows <= self._rows(len(waiting[rows - 1][1]) + config.max_new_tokens))
+            rows = next(
+                rows
+                for rows in range(len(waiting), 0, -1)
+                if rows == 1 or rows <= self._rows(len(waiting[rows - 1][1]) + config.max_new_tokens)
+            )
             batch, waiting = waiting[:rows], waiting[rows:]
-            answers = generate_tokens(self.runtime, [tokens for _, tokens in batch], config, self.pad_token,
-                                      self.tokenizer.vocab_size, self._stopper(config.stop),
-                                      [number for number, _ in batch])
+            answers = generate_tokens(
+                self.runtime,
+                [tokens for _, tokens in batch],
+                config,
+                self.pad_token,
+                self.tokenizer.vocab_size,
+                self._stopper(config.stop),
+                [number for number, _ in batch],
+            )
             for (number, _), [answer] in zip(batch, answers, strict=True):
                 text = self.tokenizer.decode(answer.tokens)
-                yield number, text[:min((text.find(stop) for stop in config.stop if stop in text), default=len(text))]
+                yield number, text[: min((text.find(stop) for stop in config.stop if stop in text), default=len(text))]
 
     def _rows(self, tokens: int) -> int:
         seq_length = self.runtime.seq_length
@@ -154,8 +163,10 @@ class Predictions:
             raise InputError(f"{file} can't be read ({error}); give another --output") from error
         if different:
             name = different[0]
-            raise InputError(f"{self.folder} holds predictions with {name} {others.get(name)}, not "
-                             f"{settings.get(name)}; give another --output or remove it")
+            raise InputError(
+                f"{self.folder} holds predictions with {name} {others.get(name)}, not "
+                f"{settings.get(name)}; give another --output or remove it"
+            )
 
     def _read(self) -> dict[int, dict[str, Any]]:
         """The whole lines by number; a killed run may have left half a line at the end."""
@@ -165,8 +176,9 @@ class Predictions:
             try:
                 record = json.loads(line) if line.endswith(b"\n") else None
             except ValueError as error:
-                raise InputError(f"{file} holds a damaged line ({error}); remove that line or give another "
-                                 "--output") from error
+                raise InputError(
+                    f"{file} holds a damaged line ({error}); remove that line or give another --output"
+                ) from error
             if record:
                 records[record["number"]] = record
         return records
@@ -195,8 +207,15 @@ def _write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def predict_all(items: Sequence[Item], prompting: Prompting, predictions: Predictions, scorer: Scorer,
-                answerer: Answerer | None, generation: GenerationConfig, shown: bool = True) -> None:
+def predict_all(
+    items: Sequence[Item],
+    prompting: Prompting,
+    predictions: Predictions,
+    scorer: Scorer,
+    answerer: Answerer | None,
+    generation: GenerationConfig,
+    shown: bool = True,
+) -> None:
     """Predict what is not predicted yet.
 
     Args:
@@ -209,8 +228,11 @@ def predict_all(items: Sequence[Item], prompting: Prompting, predictions: Predic
         shown: Whether this process shows its progress.
     """
     left = [item for item in items if item.number not in predictions.records]
-    results = (_answered(left, prompting, answerer, generation) if prompting.task.kind == "generation" else
-               _scored(left, prompting, scorer))
+    results = (
+        _answered(left, prompting, answerer, generation)
+        if prompting.task.kind == "generation"
+        else _scored(left, prompting, scorer)
+    )
     with tqdm(total=len(items), initial=len(items) - len(left), unit="example", disable=not shown) as progress:
         for item, values in results:
             predictions.add({"number": item.number, "file": item.file} | values)
@@ -231,15 +253,23 @@ def _scored(items: Sequence[Item], prompting: Prompting, scorer: Scorer) -> Iter
 
 def _chosen(example: Choice, values: Sequence[float]) -> dict[str, Any]:
     prediction = example.labels[int(np.argmin(values))]
-    return {"labels": list(example.labels), "scores": list(values), "prediction": prediction,
-            "answer": example.answer, "top1_acc": float(prediction == example.answer)}
+    return {
+        "labels": list(example.labels),
+        "scores": list(values),
+        "prediction": prediction,
+        "answer": example.answer,
+        "top1_acc": float(prediction == example.answer),
+    }
 
 
-def _answered(items: Sequence[Item], prompting: Prompting, answerer: Answerer,
-              generation: GenerationConfig) -> Iterator[tuple[Item, dict[str, Any]]]:
+def _answered(
+    items: Sequence[Item], prompting: Prompting, answerer: Answerer, generation: GenerationConfig
+) -> Iterator[tuple[Item, dict[str, Any]]]:
     by_number = {item.number: item for item in items}
     prompts = [(item.number, prompting.prompt(item.number, item.example)) for item in items]
     for number, text in answerer.answer(prompts, generation):
         example: Prompt = by_number[number].example
-        yield by_number[number], {"prediction": text, "answers": list(example.answers),
-                                  **prompting.task.judge(text, example.answers)}
+        yield (
+            by_number[number],
+            {"prediction": text, "answers": list(example.answers), **prompting.task.judge(text, example.answers)},
+        )

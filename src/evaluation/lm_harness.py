@@ -51,12 +51,23 @@ class PanguAlphaLM(TemplateLM):
         settings: Of `RunConfig`, by their whole names; and `mode`.
     """
 
-    def __init__(self, checkpoint: str = "", checkpoint_name: str = "", batch_size: int | str | None = None,
-                 max_batch_size: int | None = None, device: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        checkpoint: str = "",
+        checkpoint_name: str = "",
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__()
         weights = store.find(checkpoint, checkpoint_name) if checkpoint else None
-        config = parse(RunConfig, "lm_harness", [f"--{name}={value}" for name, value in settings.items()],
-                       store.config_beside(weights) if weights else None)
+        config = parse(
+            RunConfig,
+            "lm_harness",
+            [f"--{name}={value}" for name, value in settings.items()],
+            store.config_beside(weights) if weights else None,
+        )
         prepare_device(config.parallel)
         self._config, kernels = config, config.parallel.uses_cpu_kernels
         self._text = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
@@ -86,23 +97,29 @@ class PanguAlphaLM(TemplateLM):
 
     def _loglikelihood_tokens(self, requests: list[Pair], **settings: Any) -> list[tuple[float, bool]]:
         """Of each continuation its log-probability, and whether it is the model's own greedy one."""
-        groups = [[self._request(context, scored) for _, context, scored in group]
-                  for _, group in groupby(requests, key=lambda request: request[1])]
+        groups = [
+            [self._request(context, scored) for _, context, scored in group]
+            for _, group in groupby(requests, key=lambda request: request[1])
+        ]
         found = dict(self._scorer.score(groups))
-        return [(float(values[0].sum(dtype=np.float64)), not values[1].any())
-                for number in range(len(groups)) for values in found[number]]
+        return [
+            (float(values[0].sum(dtype=np.float64)), not values[1].any())
+            for number in range(len(groups))
+            for values in found[number]
+        ]
 
     def _request(self, context: Sequence[int], scored: Sequence[int]) -> Request:
         """The end of what is too long."""
-        tokens = [*context, *scored][-(self._config.model.seq_length + 1):]
+        tokens = [*context, *scored][-(self._config.model.seq_length + 1) :]
         return Request(tokens, max(1, len(tokens) - len(scored)))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-probabilities of whole texts, in windows that score every token once."""
         totals = []
         for (text,) in (request.args for request in requests):
-            windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id,
-                                                self._config.model.seq_length, context_len=1)
+            windows = get_rolling_token_windows(
+                self.tok_encode(text), self.prefix_token_id, self._config.model.seq_length, context_len=1
+            )
             pairs = [(("", text), *make_disjoint_window(window)) for window in windows]
             totals.append(sum(log_prob for log_prob, _ in self._loglikelihood_tokens(pairs)))
         return totals
@@ -120,13 +137,19 @@ class PanguAlphaLM(TemplateLM):
         until = wanted.get("until") or []
         most = min(int(wanted.get("max_gen_toks", LONGEST_ANSWER)), self._config.model.seq_length - 1)
         sampling = bool(wanted.get("do_sample")) and float(wanted.get("temperature", 1.0)) > 0
-        config = replace(self._config.generation, method="sample" if sampling else "greedy", max_new_tokens=most,
-                         temperature=float(wanted.get("temperature", 1.0)) if sampling else 1.0,
-                         top_k=int(wanted.get("top_k", 0)), top_p=float(wanted.get("top_p", 1.0)),
-                         stop=[until] if isinstance(until, str) else [stop for stop in until if stop])
+        config = replace(
+            self._config.generation,
+            method="sample" if sampling else "greedy",
+            max_new_tokens=most,
+            temperature=float(wanted.get("temperature", 1.0)) if sampling else 1.0,
+            top_k=int(wanted.get("top_k", 0)),
+            top_p=float(wanted.get("top_p", 1.0)),
+            stop=[until] if isinstance(until, str) else [stop for stop in until if stop],
+        )
         room = self._config.model.seq_length - most
-        prompts = [(number, self.tok_encode(context)[-room:] or [self.prefix_token_id])
-                   for number, (context, _) in numbered]
+        prompts = [
+            (number, self.tok_encode(context)[-room:] or [self.prefix_token_id]) for number, (context, _) in numbered
+        ]
         return self._answerer.answer(prompts, config)
 
 

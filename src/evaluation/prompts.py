@@ -47,8 +47,15 @@ class Prompting:
         demonstrations: What is shown before each question.
     """
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, seq_length: int, pad_token: int, score: Score,
-                 demonstrations: Demonstrations):
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: Tokenizer,
+        seq_length: int,
+        pad_token: int,
+        score: Score,
+        demonstrations: Demonstrations,
+    ):
         self.task, self.tokenizer, self.seq_length, self.pad_token = task, tokenizer, seq_length, pad_token
         self.score, self.demonstrations = score, demonstrations
         self.cut_texts = self.dropped_shots = 0
@@ -67,8 +74,10 @@ class Prompting:
         """Ids to continue; what is too long loses its beginning."""
         room = self.seq_length - self.task.generation["max_new_tokens"]
         if room < 1:
-            raise InputError(f"{self.task.title}'s answers have up to {self.task.generation['max_new_tokens']} tokens, "
-                             f"but the model's seq_length is {self.seq_length}")
+            raise InputError(
+                f"{self.task.title}'s answers have up to {self.task.generation['max_new_tokens']} tokens, "
+                f"but the model's seq_length is {self.seq_length}"
+            )
         shots = self._shots(number, room - len(self.tokenizer.encode(example.text)))
         tokens = self.tokenizer.encode(shots + example.text)
         if not tokens:
@@ -76,7 +85,7 @@ class Prompting:
         limit, kept = self.task.prompt_limit or (room, room)
         if len(tokens) > min(limit, self.seq_length - 1):
             self.cut_texts += 1
-            tokens = tokens[-min(kept, room):]
+            tokens = tokens[-min(kept, room) :]
         return tokens
 
     def remarks(self) -> list[str]:
@@ -84,8 +93,9 @@ class Prompting:
         found = []
         if self.cut_texts:
             side = "beginning" if self.task.kind == "generation" or self.task.cut == "front" else "end"
-            found.append(f"{self.cut_texts} texts are longer than the model's {self.seq_length} tokens and lost their "
-                         f"{side}")
+            found.append(
+                f"{self.cut_texts} texts are longer than the model's {self.seq_length} tokens and lost their {side}"
+            )
         if self.dropped_shots:
             found.append(f"{self.dropped_shots} demonstrations did not fit before their questions and were left out")
         return found
@@ -110,19 +120,23 @@ class Prompting:
         excess = max(0, len(tokens) - self.seq_length)
         self.cut_texts += excess > 0
         if self.score == "modelzoo":
-            start, tokens = len(before) + 1, [*tokens[:self.seq_length], self.pad_token]
+            start, tokens = len(before) + 1, [*tokens[: self.seq_length], self.pad_token]
         elif self.task.cut == "front":
             start, tokens = max(1, _common(before, tokens) - excess), tokens[excess:]
         else:
-            start, tokens = max(1, _common(before, tokens)), tokens[:self.seq_length]
+            start, tokens = max(1, _common(before, tokens)), tokens[: self.seq_length]
         if start >= len(tokens):
-            raise InputError(f"example {number} of {self.task.title} leaves nothing to score: its context has "
-                             f"{len(before)} tokens, the model reads {self.seq_length}; the scored text is "
-                             f"'{scored[:20]}'")
+            raise InputError(
+                f"example {number} of {self.task.title} leaves nothing to score: its context has "
+                f"{len(before)} tokens, the model reads {self.seq_length}; the scored text is "
+                f"'{scored[:20]}'"
+            )
         return Request(tokens, start)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens both begin with. A context's last token may merge with what follows it; then that is scored."""
-    return next((place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
-                min(len(first), len(second)))
+    return next(
+        (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
+        min(len(first), len(second)),
+    )

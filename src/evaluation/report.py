@@ -49,8 +49,9 @@ def figure(metric: str, records: Sequence[dict[str, Any]], reported: float | Non
     if metric == "perplexity":
         losses, tokens = (np.array([record[name] for record in records], float) for name in ("loss", "tokens"))
         low, high = bootstrap(losses, tokens)
-        return Figure(metric, math.exp(np.average(losses, weights=tokens)), math.exp(low), math.exp(high), "bootstrap",
-                      reported)
+        return Figure(
+            metric, math.exp(np.average(losses, weights=tokens)), math.exp(low), math.exp(high), "bootstrap", reported
+        )
     values = np.array([record[metric] for record in records], float)
     if metric in COUNTED:
         return Figure(metric, float(values.mean()), *wilson(float(values.sum()), len(values)), "Wilson", reported)
@@ -70,12 +71,16 @@ class Report:
     def __init__(self, task: Task, name: str, shots: int, records: Sequence[dict[str, Any]]):
         self.name, self.title, self.setting, self.records = name, task.title, min(shots, 2), records
         self.source = task.reported_by
-        self.figures = [figure(metric, records, task.reported.get(metric, (None,) * 3)[self.setting])
-                        for metric in task.metrics]
-        files = {file: [one for one in records if one["file"] == file] for file in dict.fromkeys(
-            record["file"] for record in records)}
-        self.of_files = {file: [figure(metric, own) for metric in task.metrics] for file, own in files.items()
-                         if len(files) > 1}
+        self.figures = [
+            figure(metric, records, task.reported.get(metric, (None,) * 3)[self.setting]) for metric in task.metrics
+        ]
+        files = {
+            file: [one for one in records if one["file"] == file]
+            for file in dict.fromkeys(record["file"] for record in records)
+        }
+        self.of_files = {
+            file: [figure(metric, own) for metric in task.metrics] for file, own in files.items() if len(files) > 1
+        }
 
     def table(self) -> str:
         """Markdown: a line a metric, and where there are several files a line each of them."""
@@ -83,12 +88,20 @@ class Report:
         for file, figures in self.of_files.items():
             count = sum(record["file"] == file for record in self.records)
             rows += [[file, *_cells(one), str(count)] for one in figures]
-        header = ["", "metric", "this model", "95% interval", f"{self.source}, 2.6B {SETTINGS[self.setting]}",
-                  "examples"]
+        header = [
+            "",
+            "metric",
+            "this model",
+            "95% interval",
+            f"{self.source}, 2.6B {SETTINGS[self.setting]}",
+            "examples",
+        ]
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         rule = ["-" * (width - 1) + ":" for width in widths]
-        return "\n".join("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-                         for row in (header, rule, *rows))
+        return "\n".join(
+            "| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+            for row in (header, rule, *rows)
+        )
 
     def closing_line(self) -> str:
         """As the ModelZoo's script ends."""
@@ -96,14 +109,22 @@ class Report:
 
     def save(self, folder: Path, seconds: float) -> None:
         """Write result.json."""
-        result = {"task": self.name, "examples": len(self.records), "seconds": round(seconds, 1),
-                  "figures": [vars(one) for one in self.figures],
-                  "files": {file: [vars(one) for one in figures] for file, figures in self.of_files.items()}}
+        result = {
+            "task": self.name,
+            "examples": len(self.records),
+            "seconds": round(seconds, 1),
+            "figures": [vars(one) for one in self.figures],
+            "files": {file: [vars(one) for one in figures] for file, figures in self.of_files.items()},
+        }
         (folder / RESULT_FILE).write_text(json.dumps(result, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def _cells(one: Figure) -> list[str]:
     scale = 1 if one.metric == "perplexity" else 100
     reported = "-" if one.reported is None else f"{one.reported * scale:.2f}"
-    return [one.metric, f"{one.value * scale:.2f}", f"{one.low * scale:.2f} to {one.high * scale:.2f} ({one.interval})",
-            reported]
+    return [
+        one.metric,
+        f"{one.value * scale:.2f}",
+        f"{one.low * scale:.2f} to {one.high * scale:.2f} ({one.interval})",
+        reported,
+    ]

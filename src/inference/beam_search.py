@@ -46,8 +46,13 @@ class _Beams:
         self.parents = np.arange(num_beams)
         # The end token ends one child of a parent, so of twice num_beams children enough go on (stop texts apart).
         for parent, token in largest_entries(scores, 2 * num_beams):
-            child = _Hypothesis(parents[parent].tokens.copy(), parents[parent].log_prob, None,
-                                parents[parent].log_probs.copy(), score=float(scores[parent, token]))
+            child = _Hypothesis(
+                parents[parent].tokens.copy(),
+                parents[parent].log_prob,
+                None,
+                parents[parent].log_probs.copy(),
+                score=float(scores[parent, token]),
+            )
             self.job.extend(child, token, float(logits[parent, token] - normalizers[parent]), self.limit)
             if child.finish_reason:
                 self.ended.append(child)
@@ -56,14 +61,14 @@ class _Beams:
                 self.growing.append(child)
             if len(self.growing) == num_beams:
                 break
-        self.ended = sorted(self.ended, key=self._value, reverse=True)[:self.job.config.num_samples]
+        self.ended = sorted(self.ended, key=self._value, reverse=True)[: self.job.config.num_samples]
         if self._is_settled():
             self.growing = []
 
     def _value(self, hypothesis: _Hypothesis) -> float:
         """The score by which ended hypotheses compete; the end token counts as part of the length."""
         length = len(hypothesis.tokens) + (hypothesis.finish_reason == "end")
-        return hypothesis.score / length ** self.job.config.length_penalty
+        return hypothesis.score / length**self.job.config.length_penalty
 
     def _is_settled(self) -> bool:
         """Whether nothing that still grows can come to surpass what has ended.
@@ -76,7 +81,7 @@ class _Beams:
         penalty = self.job.config.length_penalty
         length = self.limit if penalty > 0 else len(self.growing[0].tokens) + 1
         best_score = max(hypothesis.score for hypothesis in self.growing)
-        return best_score / length ** penalty <= self._value(self.ended[-1])
+        return best_score / length**penalty <= self._value(self.ended[-1])
 
 
 def search_beams(job: Job) -> Iterator[list[list[Completion]]]:
@@ -91,9 +96,10 @@ def search_beams(job: Job) -> Iterator[list[list[Completion]]]:
             if search.growing:
                 rows = np.arange(first_row, first_row + len(search.growing))
                 own = logits[rows]
-                search.advance(own, penalties.apply(own[:, :job.vocab_size], rows))
-        live = np.array([number * num_beams + beam for number, search in enumerate(searches)
-                         for beam in range(len(search.growing))])
+                search.advance(own, penalties.apply(own[:, : job.vocab_size], rows))
+        live = np.array(
+            [number * num_beams + beam for number, search in enumerate(searches) for beam in range(len(search.growing))]
+        )
         if not len(live):
             break
         parents = np.concatenate([number * num_beams + search.parents for number, search in enumerate(searches)])
@@ -103,5 +109,7 @@ def search_beams(job: Job) -> Iterator[list[list[Completion]]]:
         tokens = np.array([hypothesis.tokens[-1] for search in searches for hypothesis in search.growing])
         penalties.count(tokens, live)
         logits = batch.decode(tokens, live)
-    yield [[Completion(best.tokens, best.log_prob, best.finish_reason, best.log_probs) for best in search.ended]
-           for search in searches]
+    yield [
+        [Completion(best.tokens, best.log_prob, best.finish_reason, best.log_probs) for best in search.ended]
+        for search in searches
+    ]

@@ -37,7 +37,7 @@ class _Call:
 
     def __init__(self, job: Job) -> None:
         self.sampling = Sampling(job)
-        self.rows = np.zeros(0, np.int64)    # of the runtime, one for each answer
+        self.rows = np.zeros(0, np.int64)  # of the runtime, one for each answer
         self.tokens = np.zeros(0, np.int64)  # which the live ones are to read next
         self.positions = np.array([len(prompt) for prompt in self.sampling.prompts])  # where they stand
         self.steps: queue.SimpleQueue[Answers | Exception] = queue.SimpleQueue()
@@ -178,8 +178,10 @@ class ContinuousBatch:
         call.rows, self._free = np.array(self._free[:count]), self._free[count:]
         self._running.append(call)
         prompts = call.sampling.prompts
-        logits = [self.runtime.join(np.array([prompt], np.int32), np.array([len(prompt)], np.int32), call.rows[i:i + 1])
-                  for i, prompt in enumerate(prompts)]
+        logits = [
+            self.runtime.join(np.array([prompt], np.int32), np.array([len(prompt)], np.int32), call.rows[i : i + 1])
+            for i, prompt in enumerate(prompts)
+        ]
         self._advance(call, np.concatenate(logits))
 
     def _decode(self) -> None:

@@ -108,8 +108,9 @@ class Completion:
 
     def copy(self) -> Completion:
         """The answer as it stands now."""
-        return replace(self, tokens=self.tokens.copy(), log_probs=self.log_probs.copy(),
-                       likeliest=self.likeliest.copy())
+        return replace(
+            self, tokens=self.tokens.copy(), log_probs=self.log_probs.copy(), likeliest=self.likeliest.copy()
+        )
 
 
 @dataclass
@@ -133,15 +134,18 @@ class Job:
         if not self.prompts:
             raise InputError("there is no prompt; at least one is needed")
         if self.config.end_token >= self.vocab_size:
-            raise InputError(f"generation.end_token {self.config.end_token} is outside the vocabulary of "
-                             f"{self.vocab_size} ids")
+            raise InputError(
+                f"generation.end_token {self.config.end_token} is outside the vocabulary of {self.vocab_size} ids"
+            )
         for number, prompt in enumerate(self.prompts, 1):
             name = f"prompt {number} of {len(self.prompts)}"
             if not prompt:
                 raise InputError(f"{name} has no tokens (length 0); its length must be at least 1")
             if len(prompt) >= self.runtime.seq_length:
-                raise TooLongError(f"{name} has {len(prompt)} tokens; with the model's seq_length of "
-                                 f"{self.runtime.seq_length} it may have at most {self.runtime.seq_length - 1}")
+                raise TooLongError(
+                    f"{name} has {len(prompt)} tokens; with the model's seq_length of "
+                    f"{self.runtime.seq_length} it may have at most {self.runtime.seq_length - 1}"
+                )
             unknown = [token for token in prompt if not 0 <= token < self.vocab_size]
             if unknown:
                 raise InputError(f"{name} holds the id {unknown[0]}, outside the vocabulary of {self.vocab_size} ids")
@@ -178,7 +182,7 @@ class Batch:
         """Read the prompts; float32 (B, V) logits."""
         ids = np.full((len(self.prompts), self.lengths.max()), self.pad_token, np.int32)
         for row, prompt in zip(ids, self.prompts):
-            row[:len(prompt)] = prompt
+            row[: len(prompt)] = prompt
         return self.runtime.prefill(ids, self.lengths, self.capacity)
 
     def decode(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:

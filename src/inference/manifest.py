@@ -65,14 +65,20 @@ class Manifest:
         """Each graph, and the shapes of its int32 inputs. It is called by the tokens that it reads (1: decoding), or
         `reorder`, or `score_` and a number."""
         rows = self.rows
-        return {**{str(length): [(1, length), (1,), (1,), (1,)] for length in self.prefill_lengths},
-                "1": [(rows, 1), (rows,), (rows,), (rows,)], "reorder": [(rows,)],
-                **{f"score_{length}": [(1, length), (length,)] for length in self.score_lengths}}
+        return {
+            **{str(length): [(1, length), (1,), (1,), (1,)] for length in self.prefill_lengths},
+            "1": [(rows, 1), (rows,), (rows,), (rows,)],
+            "reorder": [(rows,)],
+            **{f"score_{length}": [(1, length), (length,)] for length in self.score_lengths},
+        }
 
     def write(self, folder: Path) -> None:
         """Write model.json, with the fingerprints of all other files."""
-        self.files = {str(path.relative_to(folder)): fingerprint(path)
-                      for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST_FILE}
+        self.files = {
+            str(path.relative_to(folder)): fingerprint(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != MANIFEST_FILE
+        }
         content = {"format_version": FORMAT_VERSION, **asdict(self)}
         (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -114,16 +120,20 @@ class Manifest:
                 raise InputError(f"{file} is missing; copy the whole folder, or {_AGAIN}")
             found = file.stat().st_size
             if found != recorded["bytes"]:
-                raise InputError(f"{file} has {found} bytes, {recorded['bytes']} were written: it is truncated or of "
-                                 f"another model; copy it again, or {_AGAIN}")
+                raise InputError(
+                    f"{file} has {found} bytes, {recorded['bytes']} were written: it is truncated or of "
+                    f"another model; copy it again, or {_AGAIN}"
+                )
             if fingerprint(file) != recorded:
                 raise InputError(f"{file} was changed after it was written; copy it again, or {_AGAIN}")
 
     def require_graphs(self, folder: str | Path) -> None:
         """Raises InputError where these are no MindIR graphs."""
         if self.quantization is not None:
-            raise InputError(f"{folder} holds a model for the CPU engine, not MindIR graphs; export.py writes those. "
-                             "pangu_inference.py and serving_increment.flask.server run this one")
+            raise InputError(
+                f"{folder} holds a model for the CPU engine, not MindIR graphs; export.py writes those. "
+                "pangu_inference.py and serving_increment.flask.server run this one"
+            )
 
     def load_tokenizer(self, path: str | Path) -> Tokenizer:
         """The tokenizer of a vocabulary, which must be the model's.
@@ -138,8 +148,12 @@ class Manifest:
     def check_vocabulary(self, path: str | Path, vocab_size: int) -> None:
         """Raises InputError where this is not the vocabulary that the model was trained with."""
         if self.vocabulary_md5 and vocabulary_md5(path) != self.vocabulary_md5:
-            raise InputError(f"the vocabulary at {path} is not the one that the model was exported with (another md5 "
-                             "than in model.json); take that one")
+            raise InputError(
+                f"the vocabulary at {path} is not the one that the model was exported with (another md5 "
+                "than in model.json); take that one"
+            )
         if vocab_size > self.model.vocab_size:
-            raise InputError(f"the vocabulary at {path} has {vocab_size} pieces but the model only "
-                             f"{self.model.vocab_size} ids; take the one that the model was trained with")
+            raise InputError(
+                f"the vocabulary at {path} has {vocab_size} pieces but the model only "
+                f"{self.model.vocab_size} ids; take the one that the model was trained with"
+            )

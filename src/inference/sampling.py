@@ -66,8 +66,9 @@ def penalise(logits: np.ndarray, in_prompt: np.ndarray, counts: np.ndarray, conf
     return logits - (config.frequency_penalty * counts + config.presence_penalty * (counts > 0))
 
 
-def choose_tokens(logits: np.ndarray, config: GenerationConfig,
-                  generators: Sequence[np.random.Generator]) -> np.ndarray:
+def choose_tokens(
+    logits: np.ndarray, config: GenerationConfig, generators: Sequence[np.random.Generator]
+) -> np.ndarray:
     """The next token of each row, int64 (B,).
 
     Args:
@@ -145,8 +146,9 @@ def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """
     weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     cumulated = weights.cumsum(axis=-1)
-    return np.array([np.searchsorted(row, uniform * row[-1], side="right")
-                     for row, uniform in zip(cumulated, uniforms)])
+    return np.array(
+        [np.searchsorted(row, uniform * row[-1], side="right") for row, uniform in zip(cumulated, uniforms)]
+    )
 
 
 def log_normalizer(logits: np.ndarray) -> np.ndarray:
@@ -157,8 +159,10 @@ def log_normalizer(logits: np.ndarray) -> np.ndarray:
     """
     highest = logits.max(axis=-1)
     if not np.isfinite(highest).all():
-        raise InputError("the model's logits are not finite: its weights are damaged, or overflow in "
-                         "model.compute_dtype; try float32")
+        raise InputError(
+            "the model's logits are not finite: its weights are damaged, or overflow in "
+            "model.compute_dtype; try float32"
+        )
     return highest + np.log(np.exp(logits - highest[:, None]).sum(axis=-1, dtype=np.float64))
 
 

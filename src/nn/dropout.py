@@ -22,7 +22,7 @@ _LOW_31_BITS = 0x7FFFFFFF
 
 def dropout_keys(seed: int, step: int, micro_step: int, rows: int) -> np.ndarray:
     """The keys (rows,) int32 of a micro-batch's rows, for the run's seed and the optimizer step."""
-    return np.random.default_rng([seed, step, micro_step]).integers(-2 ** 31, 2 ** 31, rows, dtype=np.int32)
+    return np.random.default_rng([seed, step, micro_step]).integers(-(2**31), 2**31, rows, dtype=np.int32)
 
 
 class Dropout(nn.Cell):
@@ -41,7 +41,7 @@ class Dropout(nn.Cell):
         self.rate = rate
         self.site = 0
         self.part = 0
-        self.threshold = int(rate * 2 ** 31)
+        self.threshold = int(rate * 2**31)
         self.range = ops.Range()
         self.reshape = ops.Reshape()
         self.add = ops.Add()

@@ -20,8 +20,9 @@ class Dense(nn.Cell):
 
     def __init__(self, in_size: int, out_size: int, config: PanguAlphaConfig):
         super().__init__()
-        self.weight = Parameter(initializer(Normal(config.initializer_range), (in_size, out_size),
-                                            getattr(ms, config.param_init_dtype)))
+        self.weight = Parameter(
+            initializer(Normal(config.initializer_range), (in_size, out_size), getattr(ms, config.param_init_dtype))
+        )
         self.matmul = ops.MatMul()
         self.cast = ops.Cast()
 
@@ -71,19 +72,20 @@ class Router(nn.Cell):
     def construct(self, x: Tensor, batch: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
         probabilities = self.softmax(self.reshape(self.dense(x), (batch, -1, self.num_experts)))  # (B, S, E)
         first = self._choose(probabilities)
-        shares = self.mul(self.mean(first, 1), self.mean(probabilities, 1))                 # (B, E)
+        shares = self.mul(self.mean(first, 1), self.mean(probabilities, 1))  # (B, E)
         balance = self.mul(self.mean(self.sum(shares, -1)), float(self.num_experts))
-        gate = self.sum(self.mul(probabilities, first), -1)                                 # (B, S)
+        gate = self.sum(self.mul(probabilities, first), -1)  # (B, S)
         dispatch = self._places(first, self.count_before(first, 1), capacity)
         if self.top_k == 1:
             return dispatch, self._weighted(dispatch, gate), balance
         second = self._choose(self.sub(probabilities, self.mul(first, 2.0)))
         second_gate = self.sum(self.mul(probabilities, second), -1)
-        of_first = self.expand_dims(self.sum(first, 1), 1)                                  # (B, 1, E)
+        of_first = self.expand_dims(self.sum(first, 1), 1)  # (B, 1, E)
         second_dispatch = self._places(second, self.add(self.count_before(second, 1), of_first), capacity)
         both = self.add(gate, second_gate)
-        combine = self.add(self._weighted(dispatch, self.div(gate, both)),
-                           self._weighted(second_dispatch, self.div(second_gate, both)))
+        combine = self.add(
+            self._weighted(dispatch, self.div(gate, both)), self._weighted(second_dispatch, self.div(second_gate, both))
+        )
         return self.add(dispatch, second_dispatch), combine, balance
 
     def _choose(self, scores: Tensor) -> Tensor:
@@ -91,9 +93,9 @@ class Router(nn.Cell):
 
     def _places(self, choice: Tensor, taken: Tensor, capacity: int) -> Tensor:
         """Which place each token takes, where `taken` (B, S, E) are those that are gone when it comes."""
-        place = self.expand_dims(self.sum(self.mul(choice, taken), -1), -1)                 # (B, S, 1)
-        place = self.cast(self.equal(place, self.range(0, capacity, 1)), ms.float32)        # (B, S, C); 0 if too late
-        places = self.mul(self.expand_dims(choice, 3), self.expand_dims(place, 2))          # (B, S, E, C)
+        place = self.expand_dims(self.sum(self.mul(choice, taken), -1), -1)  # (B, S, 1)
+        place = self.cast(self.equal(place, self.range(0, capacity, 1)), ms.float32)  # (B, S, C); 0 if too late
+        places = self.mul(self.expand_dims(choice, 3), self.expand_dims(place, 2))  # (B, S, E, C)
         return self.reshape(places, (choice.shape[0], choice.shape[1], -1))
 
     def _weighted(self, places: Tensor, weights: Tensor) -> Tensor:
@@ -162,17 +164,18 @@ class MixtureOfExperts(nn.Cell):
         self.cast = ops.Cast()
         self.dropout = Dropout(config.dropout_rate)
 
-    def construct(self, x: Tensor, batch: int, dropout_key: Tensor | None = None,
-                  drop_tokens: bool = True) -> tuple[Tensor, Tensor]:
+    def construct(
+        self, x: Tensor, batch: int, dropout_key: Tensor | None = None, drop_tokens: bool = True
+    ) -> tuple[Tensor, Tensor]:
         hidden = x.shape[1]
         capacity = self._capacity(x.shape[0] // batch, drop_tokens)
         dispatch, combine, balance = self.router(x, batch, capacity)
         sent = self.dispatch(self.cast(dispatch, x.dtype), self.reshape(x, (batch, -1, hidden)))  # (B, E * C, H)
         sent = self.transpose(self.reshape(sent, (batch, -1, capacity, hidden)), (1, 0, 2, 3))
-        sent = self.exchange_in(self.reshape(sent, (-1, batch * capacity, hidden)))         # (E, B * C, H)
+        sent = self.exchange_in(self.reshape(sent, (-1, batch * capacity, hidden)))  # (E, B * C, H)
         back = self.exchange_out(self.ffn(sent))
         back = self.transpose_back(self.reshape(back, (-1, batch, capacity, hidden)), (1, 0, 2, 3))
-        back = self.reshape(back, (batch, -1, hidden))                                      # (B, E * C, H)
+        back = self.reshape(back, (batch, -1, hidden))  # (B, E * C, H)
         output = self.reshape(self.combine(self.cast(combine, x.dtype), back), (-1, hidden))
         return self.dropout(output, dropout_key), balance
 

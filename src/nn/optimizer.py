@@ -69,8 +69,9 @@ class Update(nn.Cell):
         self.sqrt = ops.Sqrt()
         self.cast = ops.Cast()
 
-    def direction(self, m: Parameter, v: Parameter, gradient: Tensor, beta1_power: Tensor,
-                  beta2_power: Tensor) -> Tensor:
+    def direction(
+        self, m: Parameter, v: Parameter, gradient: Tensor, beta1_power: Tensor, beta2_power: Tensor
+    ) -> Tensor:
         """Advance the moments; the bias-corrected m / (sqrt(v) + epsilon)."""
         m_next = self.assign(m, m * self.beta1 + gradient * (1.0 - self.beta1))
         v_next = self.assign(v, v * self.beta2 + gradient * gradient * (1.0 - self.beta2))
@@ -85,8 +86,18 @@ class AdamUpdate(Update):
         self.adam = ops.Adam()
         self.subtract_scaled = ops.ApplyGradientDescent()
 
-    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor,
-                  factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
+    def construct(
+        self,
+        decay: float,
+        parameter: Parameter,
+        m: Parameter,
+        v: Parameter,
+        gradient: Tensor,
+        factor: Tensor,
+        lr: Tensor,
+        beta1_power: Tensor,
+        beta2_power: Tensor,
+    ) -> Tensor:
         gradient = self.cast(gradient, ms.float32) * factor
         if parameter.dtype != ms.float32:
             value = self.cast(parameter, ms.float32)
@@ -102,15 +113,26 @@ class AdamUpdate(Update):
 class LambUpdate(Update):
     """LAMB (arXiv 1904.00962): AdamW's step, scaled to lr times the parameter's own norm."""
 
-    def construct(self, decay: float, parameter: Parameter, m: Parameter, v: Parameter, gradient: Tensor,
-                  factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor) -> Tensor:
+    def construct(
+        self,
+        decay: float,
+        parameter: Parameter,
+        m: Parameter,
+        v: Parameter,
+        gradient: Tensor,
+        factor: Tensor,
+        lr: Tensor,
+        beta1_power: Tensor,
+        beta2_power: Tensor,
+    ) -> Tensor:
         gradient = self.cast(gradient, ms.float32) * factor
         value = self.cast(parameter, ms.float32)
         change = self.direction(m, v, gradient, beta1_power, beta2_power) + decay * value
         value_norm, change_norm = self.sqrt(sum_of_squares(value)), self.sqrt(sum_of_squares(change))
         both = ops.logical_and(value_norm > 0, change_norm > 0)
-        trust = ops.select(both, value_norm / ops.select(both, change_norm, ops.ones_like(change_norm)),
-                           ops.ones_like(value_norm))
+        trust = ops.select(
+            both, value_norm / ops.select(both, change_norm, ops.ones_like(change_norm)), ops.ones_like(value_norm)
+        )
         return self.assign(parameter, self.cast(value - lr * trust * change, parameter.dtype))
 
 
@@ -146,20 +168,36 @@ class Optimizer(nn.Cell):
         self.update = LambUpdate(config) if config.optimizer == "lamb" else AdamUpdate(config)
 
     def _moments(self, prefix: str, names: list[str]) -> ParameterTuple:
-        return ParameterTuple([Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"{prefix}.{name}",
-                                         requires_grad=False) for p, name in zip(self.parameters, names, strict=True)])
+        return ParameterTuple(
+            [
+                Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"{prefix}.{name}", requires_grad=False)
+                for p, name in zip(self.parameters, names, strict=True)
+            ]
+        )
 
     @property
     def state(self) -> list[Parameter]:
         """All moments."""
         return [*self.first_moments, *self.second_moments]
 
-    def construct(self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor,
-                  beta2_power: Tensor) -> tuple[Tensor, ...]:
+    def construct(
+        self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
+    ) -> tuple[Tensor, ...]:
         done = ()
         for i in range(len(gradients)):
-            done += (self.update(self.decays[i], self.parameters[i], self.first_moments[i], self.second_moments[i],
-                                 gradients[i], factor, lr, beta1_power, beta2_power),)
+            done += (
+                self.update(
+                    self.decays[i],
+                    self.parameters[i],
+                    self.first_moments[i],
+                    self.second_moments[i],
+                    gradients[i],
+                    factor,
+                    lr,
+                    beta1_power,
+                    beta2_power,
+                ),
+            )
         return done
 
 

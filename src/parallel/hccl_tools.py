@@ -53,17 +53,21 @@ def devices_of(device_num: str, visible: int) -> range:
     """
     numbers = re.fullmatch(r"\[\s*(\d+)\s*,\s*(\d+)\s*([)\]])", device_num.strip())
     if not numbers:
-        raise InputError(f"--device_num '{device_num}' is not of the form \"[0,8)\": quoted, first number counted, "
-                         "second not")
+        raise InputError(
+            f"--device_num '{device_num}' is not of the form \"[0,8)\": quoted, first number counted, second not"
+        )
     first, end = int(numbers[1]), int(numbers[2])
     if numbers[3] == "]":
-        raise InputError(f"--device_num '{device_num}': the end is not counted, so close it with ')': "
-                         f"\"[{first},{end})\" for devices {first} to {end - 1}")
+        raise InputError(
+            f"--device_num '{device_num}': the end is not counted, so close it with ')': "
+            f'"[{first},{end})" for devices {first} to {end - 1}'
+        )
     if not first < end <= visible:
         raise InputError(f"--device_num '{device_num}' must go up, and end at {visible}, the visible devices, at most")
     if first // GROUP != (end - 1) // GROUP and (first % GROUP or end % GROUP):
-        raise InputError(f"--device_num '{device_num}' cuts through groups of {GROUP} devices; take whole groups, or "
-                         "devices of one")
+        raise InputError(
+            f"--device_num '{device_num}' cuts through groups of {GROUP} devices; take whole groups, or devices of one"
+        )
     return range(first, end)
 
 
@@ -76,8 +80,10 @@ def read_hccn_conf(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}): is this a machine with Ascend devices, whose "
-                         "addresses hccn_tool has set? Elsewhere, --dry_run writes a table to try") from error
+        raise InputError(
+            f"{path} can't be read ({error.strerror}): is this a machine with Ascend devices, whose "
+            "addresses hccn_tool has set? Elsewhere, --dry_run writes a table to try"
+        ) from error
     return dict(re.findall(r"^\s*address_(\d+)\s*=\s*(\S+)", text, re.MULTILINE))
 
 
@@ -85,8 +91,11 @@ def device_ips(arguments: HcclArguments, visible: list[str]) -> dict[str, str]:
     """The address of each device id."""
     if not arguments.dry_run:
         return read_hccn_conf(HCCN_CONF)
-    given = arguments.device_ips.split(",") if arguments.device_ips else [
-        f"192.168.{100 + index % GROUP}.{101 + index // GROUP}" for index in range(len(visible))]
+    given = (
+        arguments.device_ips.split(",")
+        if arguments.device_ips
+        else [f"192.168.{100 + index % GROUP}.{101 + index // GROUP}" for index in range(len(visible))]
+    )
     if len(given) != len(visible):
         raise InputError(f"--device_ips has {len(given)} addresses for {len(visible)} visible devices")
     return dict(zip(visible, given, strict=True))
@@ -103,8 +112,10 @@ def this_machine() -> str:
     except OSError as error:
         raise InputError(f"this machine's name {socket.gethostname()} has no address; give --server_ip") from error
     if address.startswith("127."):
-        raise InputError(f"this machine's name {socket.gethostname()} stands for {address}, which elsewhere "
-                         "means another machine; give --server_ip")
+        raise InputError(
+            f"this machine's name {socket.gethostname()} stands for {address}, which elsewhere "
+            "means another machine; give --server_ip"
+        )
     return address
 
 
@@ -123,8 +134,10 @@ def rank_table(arguments: HcclArguments) -> tuple[RankTable, str]:
     devices = []
     for rank, number in enumerate(numbers):
         if visible[number] not in addresses:
-            raise InputError(f"{HCCN_CONF} has no line address_{visible[number]}=..., the address of device "
-                             f"{visible[number]}: set it with hccn_tool")
+            raise InputError(
+                f"{HCCN_CONF} has no line address_{visible[number]}=..., the address of device "
+                f"{visible[number]}: set it with hccn_tool"
+            )
         devices.append(Device(int(visible[number]), addresses[visible[number]], rank))
     name = f"hccl_{len(devices)}p_{''.join(map(str, numbers))}_{server}.json"
     return RankTable((Server(server, tuple(devices), {"host_nic_ip": "reserve"}),), name), name

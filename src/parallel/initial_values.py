@@ -10,8 +10,9 @@ from mindspore.common.initializer import Normal, One
 from src.parallel.plan.sharding import Box
 
 
-def allocate(parameters: Iterable[Parameter], box_of: Callable[[str], Box], seed: int | None,
-             shapes: Mapping[str, Sequence[int]]) -> None:
+def allocate(
+    parameters: Iterable[Parameter], box_of: Callable[[str], Box], seed: int | None, shapes: Mapping[str, Sequence[int]]
+) -> None:
     """Give each parameter that was built without data this rank's slice of its initial value.
 
     An initial value is drawn from the seed and the parameter's name alone, so that it is the same under every plan.
@@ -35,5 +36,3 @@ def _initial(parameter: Parameter, shapes: Mapping[str, Sequence[int]], seed: in
         return np.full(shape, float(isinstance(kind, One)), np.float32)
     draw = np.random.Generator(np.random.Philox(key=(seed, zlib.crc32(parameter.name.encode()))))
     return draw.standard_normal(shape, np.float32) * np.float32(kind.sigma)
-
-

@@ -90,12 +90,16 @@ def connect(plan: Plan) -> Mesh:
     if not is_launched():
         if plan.world_size == 1:
             return Mesh(plan)
-        raise InputError(f"the plan has {plan.world_size} ranks (parallel.data {plan.data} x tensor {plan.tensor} x "
-                         f"pipeline {plan.pipeline} x expert {plan.expert}), but this is one process; start all with "
-                         "scripts/run_distribute_train.sh or `python -m src.parallel.launch`")
+        raise InputError(
+            f"the plan has {plan.world_size} ranks (parallel.data {plan.data} x tensor {plan.tensor} x "
+            f"pipeline {plan.pipeline} x expert {plan.expert}), but this is one process; start all with "
+            "scripts/run_distribute_train.sh or `python -m src.parallel.launch`"
+        )
     init()
     if get_group_size() != plan.world_size:
-        raise InputError(f"{get_group_size()} ranks were started, but parallel.data {plan.data} x tensor {plan.tensor} "
-                         f"x pipeline {plan.pipeline} x expert {plan.expert} makes {plan.world_size}; say "
-                         "--parallel.data or --parallel.world_size")
+        raise InputError(
+            f"{get_group_size()} ranks were started, but parallel.data {plan.data} x tensor {plan.tensor} "
+            f"x pipeline {plan.pipeline} x expert {plan.expert} makes {plan.world_size}; say "
+            "--parallel.data or --parallel.world_size"
+        )
     return Mesh(plan, get_rank())

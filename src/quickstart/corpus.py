@@ -67,8 +67,11 @@ def build_corpus(seed: int = 0) -> Corpus:
             questions.sort(key=lambda question: question != README_QUESTION)  # first, so always held out
             answer = fields[relation.answer]
             held_out += [(question, answer) for question in questions[:HELD_OUT_PER_FACT]]
-            documents += [form.format(question=question, answer=answer)
-                          for question in questions[HELD_OUT_PER_FACT:] for form in ANSWER_FORMS]
+            documents += [
+                form.format(question=question, answer=answer)
+                for question in questions[HELD_OUT_PER_FACT:]
+                for form in ANSWER_FORMS
+            ]
             documents += [template.format(**fields) for template in relation.statements]
     rng.shuffle(documents)
     return Corpus(documents[VALIDATION_DOCUMENTS:], documents[:VALIDATION_DOCUMENTS], held_out)
@@ -87,8 +90,10 @@ def write_corpus(corpus: Corpus, output: str | Path) -> None:
     texts = {
         "train.txt": "\n\n".join(corpus.train) + "\n",
         "validation.txt": "\n\n".join(corpus.validation) + "\n",
-        "questions.jsonl": "".join(json.dumps({"question": question, "answer": answer}, ensure_ascii=False) + "\n"
-                                   for question, answer in corpus.questions),
+        "questions.jsonl": "".join(
+            json.dumps({"question": question, "answer": answer}, ensure_ascii=False) + "\n"
+            for question, answer in corpus.questions
+        ),
     }
     folder = Path(output)
     try:
@@ -106,8 +111,10 @@ def main() -> None:
     arguments = parse(CorpusArguments, "python -m src.quickstart.corpus")
     corpus = build_corpus(arguments.seed)
     write_corpus(corpus, arguments.output)
-    print(f"{arguments.output}: {len(corpus.train)} training documents, {len(corpus.validation)} validation documents, "
-          f"{len(corpus.questions)} held-out questions")
+    print(
+        f"{arguments.output}: {len(corpus.train)} training documents, {len(corpus.validation)} validation documents, "
+        f"{len(corpus.questions)} held-out questions"
+    )
 
 
 if __name__ == "__main__":

@@ -62,10 +62,10 @@ def main() -> None:
     generator = TextGenerator(runtime, tokenizer, settings, config.model.pad_token)
     answers = []
     for first in range(0, len(questions), BATCH_SIZE):
-        prompts = [question for question, _ in questions[first:first + BATCH_SIZE]]
+        prompts = [question for question, _ in questions[first : first + BATCH_SIZE]]
         answers += [completions[0].text for completions in generator.generate(prompts)]
     right = sum(answer == expected for answer, (_, expected) in zip(answers, questions, strict=True))
-    for (question, _), answer in list(zip(questions, answers, strict=True))[::max(1, len(questions) // SHOWN)]:
+    for (question, _), answer in list(zip(questions, answers, strict=True))[:: max(1, len(questions) // SHOWN)]:
         print(f"{question} -> {answer}")
     accuracy = right / len(questions)
     print(f"accuracy on facts in a phrasing not seen with them: {accuracy:.4f} ({right} of {len(questions)})")

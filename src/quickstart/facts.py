@@ -216,12 +216,21 @@ def _rows(table: str) -> list[list[str]]:
 
 
 PLACES: tuple[Place, ...] = (
-    *(Place(name, name + "省", "省", "省会", capital, abbreviation)
-      for name, capital, abbreviation in _rows(_PROVINCES)),
-    *(Place(name, full_name, "自治区", "首府", capital, abbreviation)
-      for name, full_name, capital, abbreviation in _rows(_AUTONOMOUS_REGIONS)),
-    *(Place(name, full_name, kind, "", abbreviation=abbreviation)
-      for name, full_name, kind, abbreviation in _rows(_CITIES)),
-    *(Place(name, name, "国家", "首都", capital, continent=continent)
-      for continent, table in _COUNTRIES.items() for name, capital in _rows(table)),
+    *(
+        Place(name, name + "省", "省", "省会", capital, abbreviation)
+        for name, capital, abbreviation in _rows(_PROVINCES)
+    ),
+    *(
+        Place(name, full_name, "自治区", "首府", capital, abbreviation)
+        for name, full_name, capital, abbreviation in _rows(_AUTONOMOUS_REGIONS)
+    ),
+    *(
+        Place(name, full_name, kind, "", abbreviation=abbreviation)
+        for name, full_name, kind, abbreviation in _rows(_CITIES)
+    ),
+    *(
+        Place(name, name, "国家", "首都", capital, continent=continent)
+        for continent, table in _COUNTRIES.items()
+        for name, capital in _rows(table)
+    ),
 )

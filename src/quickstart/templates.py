@@ -30,80 +30,89 @@ class Relation(NamedTuple):
         return [place for place in PLACES if getattr(place, self.subject) and getattr(place, self.answer)]
 
 
-CAPITAL_OF_PLACE = Relation("name", "capital", (
-    "{name}的{seat}是哪里?",
-    "{name}的{seat}是哪座城市?",
-    "{name}的{seat}是什么地方?",
-    "{name}的{seat}叫什么?",
-    "{name}的{seat}在哪里?",
-    "{name}的{seat}设在哪座城市?",
-    "{name}以哪座城市为{seat}?",
-    "{name}这个{kind}的{seat}是哪里?",
-    "请问{name}的{seat}是哪个城市?",
-    "哪座城市是{name}的{seat}?",
-    "什么城市是{name}的{seat}?",
-    "你知道{name}的{seat}是什么吗?",
-    "说到{name}的{seat},它叫什么名字?",
-    "想去{name}的{seat},该去哪座城市?",
-), (
-    "{full_name}的{seat}是{capital}。",
-    "{full_name}以{capital}为{seat}。",
-))
+CAPITAL_OF_PLACE = Relation(
+    "name",
+    "capital",
+    (
+        "{name}的{seat}是哪里?",
+        "{name}的{seat}是哪座城市?",
+        "{name}的{seat}是什么地方?",
+        "{name}的{seat}叫什么?",
+        "{name}的{seat}在哪里?",
+        "{name}的{seat}设在哪座城市?",
+        "{name}以哪座城市为{seat}?",
+        "{name}这个{kind}的{seat}是哪里?",
+        "请问{name}的{seat}是哪个城市?",
+        "哪座城市是{name}的{seat}?",
+        "什么城市是{name}的{seat}?",
+        "你知道{name}的{seat}是什么吗?",
+        "说到{name}的{seat},它叫什么名字?",
+        "想去{name}的{seat},该去哪座城市?",
+    ),
+    ("{full_name}的{seat}是{capital}。", "{full_name}以{capital}为{seat}。"),
+)
 
 # Each names the seat, for a city elsewhere may share the capital's name (圣何塞).
-PLACE_OF_CAPITAL = Relation("capital", "name", (
-    "{capital}是哪个{kind}的{seat}?",
-    "{capital}是什么{kind}的{seat}?",
-    "{capital}是哪里的{seat}?",
-    "{capital}这座城市是哪个{kind}的{seat}?",
-    "{capital}作为{seat},属于哪个{kind}?",
-    "哪个{kind}的{seat}是{capital}?",
-    "哪个{kind}把{seat}设在{capital}?",
-    "把{capital}作为{seat}的是哪个{kind}?",
-    "{seat}叫{capital}的是哪个{kind}?",
-    "{seat}是{capital}的{kind}叫什么名字?",
-    "{seat}位于{capital}的是哪个{kind}?",
-    "请问哪个{kind}的{seat}叫{capital}?",
-    "你知道{capital}是哪个{kind}的{seat}吗?",
-), (
-    "{capital}是{full_name}的{seat}。",
-))
+PLACE_OF_CAPITAL = Relation(
+    "capital",
+    "name",
+    (
+        "{capital}是哪个{kind}的{seat}?",
+        "{capital}是什么{kind}的{seat}?",
+        "{capital}是哪里的{seat}?",
+        "{capital}这座城市是哪个{kind}的{seat}?",
+        "{capital}作为{seat},属于哪个{kind}?",
+        "哪个{kind}的{seat}是{capital}?",
+        "哪个{kind}把{seat}设在{capital}?",
+        "把{capital}作为{seat}的是哪个{kind}?",
+        "{seat}叫{capital}的是哪个{kind}?",
+        "{seat}是{capital}的{kind}叫什么名字?",
+        "{seat}位于{capital}的是哪个{kind}?",
+        "请问哪个{kind}的{seat}叫{capital}?",
+        "你知道{capital}是哪个{kind}的{seat}吗?",
+    ),
+    ("{capital}是{full_name}的{seat}。",),
+)
 
-CONTINENT_OF_COUNTRY = Relation("name", "continent", (
-    "{name}在哪个洲?",
-    "{name}位于哪个大洲?",
-    "{name}属于哪个洲?",
-    "{name}地处哪一洲?",
-    "{name}是哪个洲的国家?",
-    "{name}在地图上的哪个洲?",
-    "{name}这个国家在什么洲?",
-    "请问{name}在哪个大洲?",
-    "哪个洲有{name}这个国家?",
-    "你知道{name}属于哪个大洲吗?",
-    "要找{name},该看哪个洲的地图?",
-    "从大洲来看,{name}是哪里的国家?",
-), (
-    "{name}位于{continent}。",
-    "{name}是{continent}的国家。",
-))
+CONTINENT_OF_COUNTRY = Relation(
+    "name",
+    "continent",
+    (
+        "{name}在哪个洲?",
+        "{name}位于哪个大洲?",
+        "{name}属于哪个洲?",
+        "{name}地处哪一洲?",
+        "{name}是哪个洲的国家?",
+        "{name}在地图上的哪个洲?",
+        "{name}这个国家在什么洲?",
+        "请问{name}在哪个大洲?",
+        "哪个洲有{name}这个国家?",
+        "你知道{name}属于哪个大洲吗?",
+        "要找{name},该看哪个洲的地图?",
+        "从大洲来看,{name}是哪里的国家?",
+    ),
+    ("{name}位于{continent}。", "{name}是{continent}的国家。"),
+)
 
-ABBREVIATION_OF_REGION = Relation("name", "abbreviation", (
-    "{name}的简称是什么?",
-    "{name}的简称是哪个字?",
-    "{name}简称什么?",
-    "{name}可以简称为什么?",
-    "{name}用一个字怎么称呼?",
-    "{name}缩写成一个字是什么?",
-    "{name}这个{kind}的简称叫什么?",
-    "请问{name}的简称用哪个字?",
-    "哪个字是{name}的简称?",
-    "你知道{name}的简称是什么吗?",
-    "说到{name}的简称,它是哪个字?",
-    "用一个字代表{name},该用哪个字?",
-), (
-    "{full_name}简称{abbreviation}。",
-    "{full_name}的简称是{abbreviation}。",
-))
+ABBREVIATION_OF_REGION = Relation(
+    "name",
+    "abbreviation",
+    (
+        "{name}的简称是什么?",
+        "{name}的简称是哪个字?",
+        "{name}简称什么?",
+        "{name}可以简称为什么?",
+        "{name}用一个字怎么称呼?",
+        "{name}缩写成一个字是什么?",
+        "{name}这个{kind}的简称叫什么?",
+        "请问{name}的简称用哪个字?",
+        "哪个字是{name}的简称?",
+        "你知道{name}的简称是什么吗?",
+        "说到{name}的简称,它是哪个字?",
+        "用一个字代表{name},该用哪个字?",
+    ),
+    ("{full_name}简称{abbreviation}。", "{full_name}的简称是{abbreviation}。"),
+)
 
 RELATIONS = (CAPITAL_OF_PLACE, PLACE_OF_CAPITAL, CONTINENT_OF_COUNTRY, ABBREVIATION_OF_REGION)
 

@@ -16,8 +16,18 @@ from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer
 
 Prompt = str | Sequence[int]
-_SETTINGS = ("method", "temperature", "top_k", "top_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
-             "end_token", "stop", "seed")
+_SETTINGS = (
+    "method",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "end_token",
+    "stop",
+    "seed",
+)
 
 
 class Backend(Protocol):
@@ -35,8 +45,9 @@ class Backend(Protocol):
     rows: int
     streams: bool
 
-    def complete(self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig,
-                 likeliest: int) -> Iterator[list[TextCompletion]]:
+    def complete(
+        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int
+    ) -> Iterator[list[TextCompletion]]:
         """See `src.serving.service.TextService.complete`; also raises BackendError."""
 
     def score(self, tokens: Sequence[int], start: int = 1) -> Sequence[float]:
@@ -58,24 +69,37 @@ class ServingBackend:
 
     streams = False
 
-    def __init__(self, address: str, tokenizer: Tokenizer, end_token: int, rows: int,
-                 time_limit: float = 120.0) -> None:
+    def __init__(
+        self, address: str, tokenizer: Tokenizer, end_token: int, rows: int, time_limit: float = 120.0
+    ) -> None:
         self.address, self.tokenizer, self.end_token, self.rows = address, tokenizer, end_token, rows
         self.time_limit = time_limit
 
-    def complete(self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig,
-                 likeliest: int) -> Iterator[list[TextCompletion]]:
+    def complete(
+        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int
+    ) -> Iterator[list[TextCompletion]]:
         """One step: the whole answers."""
         if likeliest:
-            raise InputError("the likeliest tokens are not told by MindSpore Serving; ask for logprobs 0, or start the "
-                             "page with --backend local")
+            raise InputError(
+                "the likeliest tokens are not told by MindSpore Serving; ask for logprobs 0, or start the "
+                "page with --backend local"
+            )
         settings = {name: value for name, value in asdict(config).items() if name in _SETTINGS}
         settings |= {"max_generate_length": config.max_new_tokens, "return_scores": True}
-        instances = [{"input_sentence" if isinstance(prompt, str) else "input_ids": prompt, "number": number} | settings
-                     for prompt, number in zip(prompts, numbers, strict=True)]
-        yield [TextCompletion(answer["output_ids"], sum(answer["log_probs"]), answer["finish_reason"],
-                              answer["log_probs"], text=answer["output_sentence"])
-               for answer in self._ask("predict", instances)]
+        instances = [
+            {"input_sentence" if isinstance(prompt, str) else "input_ids": prompt, "number": number} | settings
+            for prompt, number in zip(prompts, numbers, strict=True)
+        ]
+        yield [
+            TextCompletion(
+                answer["output_ids"],
+                sum(answer["log_probs"]),
+                answer["finish_reason"],
+                answer["log_probs"],
+                text=answer["output_sentence"],
+            )
+            for answer in self._ask("predict", instances)
+        ]
 
     def score(self, tokens: Sequence[int], start: int = 1) -> Sequence[float]:
         """Log-probabilities of tokens[start:]."""
@@ -87,8 +111,11 @@ class ServingBackend:
 
     def _ask(self, method: str, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
         body = json.dumps({"instances": instances}).encode()
-        return self._open(urllib.request.Request(f"{self.address}/model/pangu:{method}", data=body,
-                                                 headers={"Content-Type": "application/json"}))["instances"]
+        return self._open(
+            urllib.request.Request(
+                f"{self.address}/model/pangu:{method}", data=body, headers={"Content-Type": "application/json"}
+            )
+        )["instances"]
 
     def _open(self, request: urllib.request.Request | str) -> dict[str, Any]:
         """Raises InputError, BusyError, TimeLimitError or BackendError, by the status of Serving's answer."""
@@ -102,5 +129,6 @@ class ServingBackend:
         except TimeoutError as error:
             raise TimeLimitError(f"no answer within {self.time_limit:g} seconds") from error
         except (OSError, ValueError, KeyError) as error:
-            raise BackendError("MindSpore Serving does not answer; it may be starting anew: try again in some seconds"
-                               ) from error
+            raise BackendError(
+                "MindSpore Serving does not answer; it may be starting anew: try again in some seconds"
+            ) from error

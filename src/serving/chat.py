@@ -31,5 +31,5 @@ def latest(turns: Sequence[Turn], fits: Callable[[Sequence[Turn]], bool]) -> lis
         later = [place for place, turn in enumerate(rest) if turn.role == "user" and place]
         if not later:
             break
-        rest = rest[later[0]:]
+        rest = rest[later[0] :]
     return system + rest

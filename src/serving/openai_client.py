@@ -91,8 +91,9 @@ class OnlineModels:
                 return self._client.models.retrieve(model).to_dict()
         except UnknownModelError as error:
             names = self.model_list()
-            raise UnknownModelError(f"{self.api_base} has no model '{model}'{nearest(model, names)}; it has "
-                                    f"{', '.join(names)}") from error
+            raise UnknownModelError(
+                f"{self.api_base} has no model '{model}'{nearest(model, names)}; it has {', '.join(names)}"
+            ) from error
 
     def write(self, model: str, text: str, config: GenerationConfig) -> Iterator[Answer]:
         """Continue a text.
@@ -110,8 +111,9 @@ class OnlineModels:
 
     def reply(self, model: str, turns: Sequence[Turn], config: GenerationConfig) -> Iterator[Answer]:
         """Answer in a chat; the server brings the turns into the form that its model knows. Otherwise as `write`."""
-        return self._answers(self._client.chat.completions, config, model=model,
-                             messages=[turn._asdict() for turn in turns])
+        return self._answers(
+            self._client.chat.completions, config, model=model, messages=[turn._asdict() for turn in turns]
+        )
 
     def _answers(self, route: Any, config: GenerationConfig, **asked: Any) -> Iterator[Answer]:
         answer = Answer("")
@@ -178,10 +180,20 @@ def _settings(config: GenerationConfig) -> dict[str, Any]:
     if config.method == "beam" or config.num_samples > 1:
         raise InputError("beams and several samples can't be asked of a server; take method sample or greedy")
     neutral = GenerationConfig()
-    beyond = {name: getattr(config, name) for name in ("top_k", "repetition_penalty")
-              if getattr(config, name) != getattr(neutral, name)}
-    fields = {name: getattr(config, name) for name in ("top_p", "frequency_penalty", "presence_penalty", "stop")
-              if getattr(config, name) != getattr(neutral, name)}
+    beyond = {
+        name: getattr(config, name)
+        for name in ("top_k", "repetition_penalty")
+        if getattr(config, name) != getattr(neutral, name)
+    }
+    fields = {
+        name: getattr(config, name)
+        for name in ("top_p", "frequency_penalty", "presence_penalty", "stop")
+        if getattr(config, name) != getattr(neutral, name)
+    }
     temperature = 0.0 if config.method == "greedy" else config.temperature
-    return fields | {"temperature": temperature, "max_tokens": config.max_new_tokens, "seed": config.seed,
-                     "extra_body": beyond}
+    return fields | {
+        "temperature": temperature,
+        "max_tokens": config.max_new_tokens,
+        "seed": config.seed,
+        "extra_body": beyond,
+    }

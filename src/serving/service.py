@@ -37,14 +37,27 @@ class TextService:
 
     streams = True
 
-    def __init__(self, runtime: RowRuntime, score: Score, tokenizer: Tokenizer, end_token: int, rows: int,
-                 waiting_limit: int = 64, time_limit: float = 120.0) -> None:
+    def __init__(
+        self,
+        runtime: RowRuntime,
+        score: Score,
+        tokenizer: Tokenizer,
+        end_token: int,
+        rows: int,
+        waiting_limit: int = 64,
+        time_limit: float = 120.0,
+    ) -> None:
         self.tokenizer, self.end_token, self.rows = tokenizer, end_token, rows
         self._score = score
         self.batch = ContinuousBatch(runtime, rows, waiting_limit, time_limit)
 
-    def complete(self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int], config: GenerationConfig,
-                 likeliest: int = 0) -> Iterator[list[TextCompletion]]:
+    def complete(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        numbers: Sequence[int],
+        config: GenerationConfig,
+        likeliest: int = 0,
+    ) -> Iterator[list[TextCompletion]]:
         """Answer texts or ids; each step shows one answer a prompt, as far as its text is settled.
 
         Args:
@@ -94,8 +107,13 @@ def is_quantized(path: str | Path) -> bool:
     return (Path(path) / MANIFEST_FILE).is_file() and Manifest.read_settings(path).quantization is not None
 
 
-def open_exported(folder: str | Path, tokenizer_path: str | Path, waiting_limit: int = 64, time_limit: float = 120.0,
-                  runtime_of: Callable[[str | Path], RowRuntime] | None = None) -> TextService:
+def open_exported(
+    folder: str | Path,
+    tokenizer_path: str | Path,
+    waiting_limit: int = 64,
+    time_limit: float = 120.0,
+    runtime_of: Callable[[str | Path], RowRuntime] | None = None,
+) -> TextService:
     """The service of an exported model; runtime_of opens its folder, by default with MindSpore.
 
     Raises:
@@ -105,12 +123,19 @@ def open_exported(folder: str | Path, tokenizer_path: str | Path, waiting_limit:
         from src.inference.mindir.runtime import MindirRuntime as runtime_of
     runtime = runtime_of(folder)
     tokenizer = runtime.manifest.load_tokenizer(tokenizer_path)
-    return TextService(runtime, runtime.score, tokenizer, runtime.manifest.end_token, runtime.manifest.rows,
-                       waiting_limit, time_limit)
+    return TextService(
+        runtime, runtime.score, tokenizer, runtime.manifest.end_token, runtime.manifest.rows, waiting_limit, time_limit
+    )
 
 
-def open_quantized(folder: str | Path, tokenizer_path: str | Path, rows: int, waiting_limit: int = 64,
-                   time_limit: float = 120.0, threads: int = 0) -> TextService:
+def open_quantized(
+    folder: str | Path,
+    tokenizer_path: str | Path,
+    rows: int,
+    waiting_limit: int = 64,
+    time_limit: float = 120.0,
+    threads: int = 0,
+) -> TextService:
     """The service of a quantised model; tokenizer_path may be empty, then the vocabulary in the folder is taken.
 
     Args:
@@ -126,8 +151,9 @@ def open_quantized(folder: str | Path, tokenizer_path: str | Path, rows: int, wa
     return TextService(runtime, runtime.score, tokenizer, runtime.manifest.end_token, rows, waiting_limit, time_limit)
 
 
-def open_model(path: str | Path, tokenizer_path: str | Path = "", rows: int = 8, waiting_limit: int = 64,
-               time_limit: float = 120.0) -> TextService:
+def open_model(
+    path: str | Path, tokenizer_path: str | Path = "", rows: int = 8, waiting_limit: int = 64, time_limit: float = 120.0
+) -> TextService:
     """The service of a model on this machine: a quantised folder, one that export.py wrote, a run's or a checkpoint.
 
     Args:
@@ -149,8 +175,9 @@ def open_model(path: str | Path, tokenizer_path: str | Path = "", rows: int = 8,
         prepare_device(ParallelConfig())
         if is_exported(path):
             if not str(tokenizer_path):
-                raise InputError("--tokenizer is not given: the folder of the vocab.model that the model was trained "
-                                 "with")
+                raise InputError(
+                    "--tokenizer is not given: the folder of the vocab.model that the model was trained with"
+                )
             service = open_exported(path, tokenizer_path, *limits)
         else:
             service = open_checkpoint(path, tokenizer_path, rows, *limits)
@@ -158,8 +185,9 @@ def open_model(path: str | Path, tokenizer_path: str | Path = "", rows: int = 8,
     return service
 
 
-def open_checkpoint(path: str | Path, tokenizer_path: str | Path, rows: int, waiting_limit: int = 64,
-                    time_limit: float = 120.0) -> TextService:
+def open_checkpoint(
+    path: str | Path, tokenizer_path: str | Path, rows: int, waiting_limit: int = 64, time_limit: float = 120.0
+) -> TextService:
     """The service of a checkpoint that was trained here; tokenizer_path may be empty, then the run's is taken.
 
     Raises:
@@ -173,8 +201,10 @@ def open_checkpoint(path: str | Path, tokenizer_path: str | Path, rows: int, wai
     weights = store.find(path)
     beside = store.config_beside(weights)
     if beside is None:
-        raise InputError(f"{path} has no config.yaml beside it, as a run here leaves; export it (python export.py) and "
-                         "serve the exported folder")
+        raise InputError(
+            f"{path} has no config.yaml beside it, as a run here leaves; export it (python export.py) and "
+            "serve the exported folder"
+        )
     config = load_config(beside)
     tokenizer = load_tokenizer(config.data.tokenizer, tokenizer_path or config.data.tokenizer_path)
     model = load_model(config.model, weights)

@@ -34,19 +34,31 @@ class ProgressBar:
     """Loss, learning rate, tokens a second and the time left, on the terminal."""
 
     def __init__(self, first_step: int, steps: int):
-        self._bar = tqdm(initial=first_step, total=steps, unit="step", desc="training", dynamic_ncols=True,
-                         mininterval=0.5 if sys.stderr.isatty() else 10.0)
+        self._bar = tqdm(
+            initial=first_step,
+            total=steps,
+            unit="step",
+            desc="training",
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        )
 
     def on_step(self, metrics: Metrics) -> None:
         """Advance to the step."""
-        self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, lr {metrics['learning_rate']:.2e}, "
-                                  f"{metrics['tokens_per_second']:.0f} tokens/s", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {metrics['loss']:.4f}, lr {metrics['learning_rate']:.2e}, "
+            f"{metrics['tokens_per_second']:.0f} tokens/s",
+            refresh=False,
+        )
         self._bar.update(metrics["step"] - self._bar.n)
 
     def on_validation(self, metrics: Metrics) -> None:
         """Print a line above the bar."""
-        self._bar.write(f"step {metrics['step']}: validation loss {metrics['validation_loss']:.4f}, "
-                        f"perplexity {metrics['validation_perplexity']:.2f}", file=sys.stdout)
+        self._bar.write(
+            f"step {metrics['step']}: validation loss {metrics['validation_loss']:.4f}, "
+            f"perplexity {metrics['validation_perplexity']:.2f}",
+            file=sys.stdout,
+        )
 
     def close(self) -> None:
         """Leave the last state on the screen."""
@@ -80,8 +92,11 @@ class TensorBoard:
 
     def __init__(self, folder: Path, first_step: int):
         # The file's name has the time in whole seconds: the suffix keeps a run that goes on at once from overwriting.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None,
-                                     filename_suffix=f".{first_step}")
+        self._writer = SummaryWriter(
+            str(folder / "tensorboard"),
+            purge_step=first_step + 1 if first_step else None,
+            filename_suffix=f".{first_step}",
+        )
 
     def on_step(self, metrics: Metrics) -> None:
         """Add a scalar for each metric; none where it isn't finite, of which the writer would warn on the terminal."""

@@ -118,9 +118,17 @@ class Trainer:
 
     def _batches(self, path: str, shuffle: bool) -> TokenBatches:
         model, training, data = self.config.model, self.config.training, self.config.data
-        return TokenBatches(path, data.column, training.batch_size, model.seq_length, model.vocab_size,
-                            seed=training.seed, shuffle=shuffle, rank=self.mesh.plan.data_rank(self.mesh.rank),
-                            rank_size=self.mesh.plan.data_ranks)
+        return TokenBatches(
+            path,
+            data.column,
+            training.batch_size,
+            model.seq_length,
+            model.vocab_size,
+            seed=training.seed,
+            shuffle=shuffle,
+            rank=self.mesh.plan.data_rank(self.mesh.rank),
+            rank_size=self.mesh.plan.data_ranks,
+        )
 
     def _start(self) -> Progress:
         """Go on from the newest checkpoint, or begin: anew or from `init_checkpoint`."""
@@ -131,11 +139,16 @@ class Trainer:
                 self._load(store.find(training.init_checkpoint, holder=self.holder), self.parameters)
             return Progress(0, 0, LossScale(training.loss_scale))
         state = store.read_state(checkpoint)
-        changed = [f"{name} {state['order'][name]!r} -> {value!r}" for name, value in self._data_order().items()
-                   if state["order"].get(name) != value]
+        changed = [
+            f"{name} {state['order'][name]!r} -> {value!r}"
+            for name, value in self._data_order().items()
+            if state["order"].get(name) != value
+        ]
         if changed:
-            raise InputError(f"{checkpoint} can't go on with other data or settings ({', '.join(changed)}); take the "
-                             "old ones, or begin anew with --training.init_checkpoint and another --training.output")
+            raise InputError(
+                f"{checkpoint} can't go on with other data or settings ({', '.join(changed)}); take the "
+                "old ones, or begin anew with --training.init_checkpoint and another --training.output"
+            )
         self._load(checkpoint, [*self.parameters, *self.optimizer.state])
         self._tell(f"going on from {checkpoint}")
         return Progress(state["step"], state["applied_steps"], LossScale(**state["loss_scale"]))
@@ -149,9 +162,14 @@ class Trainer:
         """What must stay the same for the data, the masks and the moments to go on where they were."""
         training, data = self.config.training, self.config.data
         sequences = training.batch_size * self.mesh.plan.data_ranks
-        return {"training.seed": training.seed, "sequences a micro-batch": sequences,
-                "micro-batches": self.config.micro_steps, "training.optimizer": training.optimizer,
-                "data.shuffle": data.shuffle, "records of data.train": self.train_batches.num_records}
+        return {
+            "training.seed": training.seed,
+            "sequences a micro-batch": sequences,
+            "micro-batches": self.config.micro_steps,
+            "training.optimizer": training.optimizer,
+            "data.shuffle": data.shuffle,
+            "records of data.train": self.train_batches.num_records,
+        }
 
     def run(self) -> None:
         """Train to the last step.
@@ -164,8 +182,12 @@ class Trainer:
         self._tell(self._summary())
         callbacks = []
         if self.mesh.rank == 0:
-            callbacks = [MetricsFile(self.output, first), TensorBoard(self.output, first), LossCurve(self.output),
-                         ProgressBar(first, self.config.training.steps)]
+            callbacks = [
+                MetricsFile(self.output, first),
+                TensorBoard(self.output, first),
+                LossCurve(self.output),
+                ProgressBar(first, self.config.training.steps),
+            ]
         stop = StopSignal()
         try:
             self._loop(callbacks, stop)
@@ -176,11 +198,14 @@ class Trainer:
             for callback in callbacks:
                 callback.close()
         if self.stopped_by:
-            self._tell(f"stopped by {signal.Signals(self.stopped_by).name} after step {self.progress.step}; the same "
-                       "command goes on from there")
+            self._tell(
+                f"stopped by {signal.Signals(self.stopped_by).name} after step {self.progress.step}; the same "
+                "command goes on from there"
+            )
             sys.exit(SIGNAL_STATUS + self.stopped_by)
-        self._tell(f"finished step {self.progress.step}: checkpoint, metrics.jsonl and loss_curve.png are in "
-                   f"{self.output}")
+        self._tell(
+            f"finished step {self.progress.step}: checkpoint, metrics.jsonl and loss_curve.png are in {self.output}"
+        )
 
     def _tell(self, line: str) -> None:
         if self.mesh.rank == 0:
@@ -189,10 +214,12 @@ class Trainer:
     def _summary(self) -> str:
         batches, parallel = self.train_batches, self.config.parallel
         ranks = f" x {parallel.world_size} ranks" if parallel.world_size > 1 else ""
-        return (f"{self.config.model.num_parameters / 1e6:.1f}M parameters on {parallel.device_target}{ranks}; "
-                f"{batches.num_records} records, {batches.batches_per_epoch} batches an epoch "
-                f"({batches.dropped_per_epoch} records left over); {self.config.training.steps} steps of "
-                f"{self._tokens(1)} tokens")
+        return (
+            f"{self.config.model.num_parameters / 1e6:.1f}M parameters on {parallel.device_target}{ranks}; "
+            f"{batches.num_records} records, {batches.batches_per_epoch} batches an epoch "
+            f"({batches.dropped_per_epoch} records left over); {self.config.training.steps} steps of "
+            f"{self._tokens(1)} tokens"
+        )
 
     def _loop(self, callbacks: list[Callback], stop: StopSignal) -> None:
         training, progress = self.config.training, self.progress
@@ -227,9 +254,14 @@ class Trainer:
         result = self.stepper.train(progress.loss_scale.value, scalars, micro_batches)
         loss, stopping = self.mesh.total(np.array([result.loss / self.mesh.plan.tensor, signal_number]), *AXES)
         self.stopped_by = signal_number or (signal.SIGTERM if stopping else 0)
-        metrics = {"step": progress.step + 1, "loss": float(loss), "learning_rate": scalars.learning_rate,
-                   "grad_norm": result.gradient_norm, "loss_scale": progress.loss_scale.value,
-                   "overflow": not result.finite}
+        metrics = {
+            "step": progress.step + 1,
+            "loss": float(loss),
+            "learning_rate": scalars.learning_rate,
+            "grad_norm": result.gradient_norm,
+            "loss_scale": progress.loss_scale.value,
+            "overflow": not result.finite,
+        }
         progress.step += 1
         progress.applied_steps += result.finite
         progress.loss_scale.update(result.finite, training)
@@ -244,7 +276,7 @@ class Trainer:
         if micro_step is not None and model.dropout_rate > 0:
             mine = plan.data_rank(self.mesh.rank) * rows
             keys = dropout_keys(self.config.training.seed, self.progress.step, micro_step, rows * plan.data_ranks)
-            keys = Tensor(keys[mine:mine + rows])
+            keys = Tensor(keys[mine : mine + rows])
         return Tensor(batch.ids), Tensor(position_ids), Tensor(attention_mask), loss_mask, keys
 
     def validate(self) -> dict[str, float]:
@@ -262,7 +294,18 @@ class Trainer:
 
     def _save(self) -> None:
         progress = self.progress
-        state = {"applied_steps": progress.applied_steps, "loss_scale": asdict(progress.loss_scale),
-                 "order": self._data_order()}
-        store.save(self.checkpoints, progress.step, self.parameters, self.optimizer.state, state,
-                   self.config.save, self.config.training.keep_checkpoints, self.holder)
+        state = {
+            "applied_steps": progress.applied_steps,
+            "loss_scale": asdict(progress.loss_scale),
+            "order": self._data_order(),
+        }
+        store.save(
+            self.checkpoints,
+            progress.step,
+            self.parameters,
+            self.optimizer.state,
+            state,
+            self.config.save,
+            self.config.training.keep_checkpoints,
+            self.holder,
+        )

@@ -58,8 +58,9 @@ def test_the_peer_decodes_as_our_runtime(model_and_peer):
     ours, theirs = CachedRuntime(model), CachedPeer(peer)
     ids = random_ids(2)
     prompt = ids[:, :10]
-    np.testing.assert_allclose(theirs.prefill(prompt, 16), ours.prefill(prompt, np.full(2, 10, np.int32), 16),
-                               atol=1e-4)
+    np.testing.assert_allclose(
+        theirs.prefill(prompt, 16), ours.prefill(prompt, np.full(2, 10, np.int32), 16), atol=1e-4
+    )
     for position in range(10, 16):
         expected = ours.decode(ids[:, position], np.full(2, position, np.int32))
         np.testing.assert_allclose(theirs.decode(ids[:, position], position), expected, atol=1e-4)
@@ -72,8 +73,12 @@ def run(monkeypatch, capsys, benchmark, flags):
 
 
 def test_the_train_step_s_table(torch, monkeypatch, capsys):
-    header, _, ours, eager = run(monkeypatch, capsys, train_step,
-                                 [*TINY_FLAGS, "--seq_length=16", "--batch_size=2", "--steps=2", "--compile=false"])
+    header, _, ours, eager = run(
+        monkeypatch,
+        capsys,
+        train_step,
+        [*TINY_FLAGS, "--seq_length=16", "--batch_size=2", "--steps=2", "--compile=false"],
+    )
     assert [cell.strip() for cell in header[1:3]] == ["training step", "median tokens/s"]
     assert ours[1].strip() == train_step.OURS and eager[1].strip() == train_step.EAGER
     assert all(float(cell.replace(",", "")) > 0 for row in (ours, eager) for cell in row[2:6])
@@ -89,18 +94,28 @@ def test_both_sides_start_from_the_loss_of_a_uniform_guess(torch):
 
 
 def test_the_decoding_s_tables(torch, monkeypatch, capsys):
-    rows = run(monkeypatch, capsys, decode, [*TINY_FLAGS, "--prompts=[16]", "--contexts=[16,32]", "--turns=1",
-                                             "--tokens=2"])
+    rows = run(
+        monkeypatch, capsys, decode, [*TINY_FLAGS, "--prompts=[16]", "--contexts=[16,32]", "--turns=1", "--tokens=2"]
+    )
     assert [row[1].strip() for row in rows if row[1].strip().isdigit()] == ["16", "16", "32"]
     assert [row[1].split(",")[0].strip() for row in rows[::3][:2]] == ["prefill", "decoding"]
 
 
 def test_the_evaluation_s_tables(monkeypatch, capsys):
-    rows = run(monkeypatch, capsys, eval_speed, [*TINY_FLAGS, "--seq_length=128", "--questions=2", "--turns=1",
-                                                 "--shared_questions=2", "--shared_tokens=60"])
+    rows = run(
+        monkeypatch,
+        capsys,
+        eval_speed,
+        [*TINY_FLAGS, "--seq_length=128", "--questions=2", "--turns=1", "--shared_questions=2", "--shared_tokens=60"],
+    )
     assert [row[1].strip().split(":")[0] for row in rows if "---" not in row[1]] == [
-        "C3", "one by one, padded, as the originals", "batches by length", "a common beginning", "batches by length",
-        "the beginning computed once"]
+        "C3",
+        "one by one, padded, as the originals",
+        "batches by length",
+        "a common beginning",
+        "batches by length",
+        "the beginning computed once",
+    ]
     assert "8 texts" in rows[0][1] and " to " in rows[2][4] and not rows[3][4].strip()
 
 
@@ -120,8 +135,9 @@ needs_two_cores = pytest.mark.skipif(len(cores()) < 2, reason="a core a process"
 def test_the_scaling_s_tables(monkeypatch, capsys):
     rows = run(monkeypatch, capsys, scaling, [*TINY_FLAGS, "--seq_length=16", "--batch_size=2", "--steps=2"])
     names = ["1 process", "1 process, 2 cores", "dp2", "dp2, optimizer_shard", "tp2"]
-    rates, messages, memory = ([[cell.strip() for cell in row[1:-1]] for row in rows[begin:end]]
-                               for begin, end in ((2, 7), (9, 12), (14, 19)))
+    rates, messages, memory = (
+        [[cell.strip() for cell in row[1:-1]] for row in rows[begin:end]] for begin, end in ((2, 7), (9, 12), (14, 19))
+    )
     assert [row[0] for row in rates] == [row[0] for row in memory] == names
     assert [row[0] for row in messages] == names[2:]
     assert [row[1] for row in rates] == ["32", "32", "64", "64", "32"]
@@ -131,14 +147,16 @@ def test_the_scaling_s_tables(monkeypatch, capsys):
 
 def test_the_scaling_s_report(capsys):
     """Rates, ratios and shares are of turns; memory is that of the rows' ranks."""
-    alone = scaling.Result(100, 0, [1.0, 2.0], [], scaling.Memory(2 ** 20, 2 ** 21, 0, 2 ** 25))
-    two = scaling.Result(200, 3 * 2 ** 19, [1.0, 2.5], [0.9, 2.0], scaling.Memory(2 ** 20, 2 ** 20, 2 ** 19, 2 ** 26))
+    alone = scaling.Result(100, 0, [1.0, 2.0], [], scaling.Memory(2**20, 2**21, 0, 2**25))
+    two = scaling.Result(200, 3 * 2**19, [1.0, 2.5], [0.9, 2.0], scaling.Memory(2**20, 2**20, 2**19, 2**26))
     scaling.report({scaling.ALONE: alone, "dp2": two})
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert cells[3] == ["dp2", "200", "140", "80", "200", "1.80 (1.60 to 2.00)"]
     assert cells[7] == ["dp2", "1.5", "1750", "1450", "15% (10% to 20%)"]
-    assert cells[11:] == [["1 process", "1.00", "2.00", "0.00", "1.000", "32"],
-                          ["dp2", "1.00", "1.00", "0.50", "0.833", "64"]]
+    assert cells[11:] == [
+        ["1 process", "1.00", "2.00", "0.00", "1.000", "32"],
+        ["dp2", "1.00", "1.00", "0.50", "0.833", "64"],
+    ]
 
 
 def test_the_preprocessing_s_table(capsys):
@@ -199,17 +217,21 @@ def test_without_torch_the_remedy_is_named(monkeypatch, benchmark):
         benchmark.main()
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: train_step.BenchmarkArguments(steps=0), "must be at least 1"),
-    (lambda: train_step.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
-    (lambda: decode.BenchmarkArguments(tokens=0), "must be at least 1"),
-    (lambda: decode.BenchmarkArguments(contexts=[]), "at least one length"),
-    (lambda: eval_speed.BenchmarkArguments(questions=0), "must be at least 1"),
-    (lambda: eval_speed.BenchmarkArguments(c3="c3-d-dev.json"), "--c3 and --tokenizer_path go together"),
-    (lambda: preprocess.BenchmarkArguments(num_process=1), "--num_process must be at least 2"),
-    (lambda: scaling.BenchmarkArguments(steps=0), "must be at least 1"),
-    (lambda: scaling.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
-    (lambda: scaling.BenchmarkArguments(vocab_size=51), "parallel.tensor 2 does not divide model.vocab_size 51")])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: train_step.BenchmarkArguments(steps=0), "must be at least 1"),
+        (lambda: train_step.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
+        (lambda: decode.BenchmarkArguments(tokens=0), "must be at least 1"),
+        (lambda: decode.BenchmarkArguments(contexts=[]), "at least one length"),
+        (lambda: eval_speed.BenchmarkArguments(questions=0), "must be at least 1"),
+        (lambda: eval_speed.BenchmarkArguments(c3="c3-d-dev.json"), "--c3 and --tokenizer_path go together"),
+        (lambda: preprocess.BenchmarkArguments(num_process=1), "--num_process must be at least 2"),
+        (lambda: scaling.BenchmarkArguments(steps=0), "must be at least 1"),
+        (lambda: scaling.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
+        (lambda: scaling.BenchmarkArguments(vocab_size=51), "parallel.tensor 2 does not divide model.vocab_size 51"),
+    ],
+)
 def test_impossible_flags(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -25,8 +25,18 @@ def cells(table, name):
 
 
 def test_decoding_of_all_formats(monkeypatch, capsys, tmp_path):
-    table = printed(monkeypatch, capsys, cpu_decode, "--size=tiny", '--contestants=["int8","int8-onnx","int4","fp32"]',
-                    "--contexts=[16,64]", "--turns=1", "--tokens=2", "--threads=1", f"--folder={tmp_path / 'models'}")
+    table = printed(
+        monkeypatch,
+        capsys,
+        cpu_decode,
+        "--size=tiny",
+        '--contestants=["int8","int8-onnx","int4","fp32"]',
+        "--contexts=[16,64]",
+        "--turns=1",
+        "--tokens=2",
+        "--threads=1",
+        f"--folder={tmp_path / 'models'}",
+    )
     assert table.count("past tokens |") == 2 and "from 16 to 64 past tokens" in table
     assert not (tmp_path / "models").exists()
 
@@ -42,11 +52,19 @@ def test_accuracy_by_bits(monkeypatch, capsys, tmp_path, tiny_vocab, chinese_tex
     config = replace(TINY, vocab_size=160)
     _, weights = random_model(seed=3, std=0.1, vocab_size=160)
     ckpt_file.write(tmp_path / "model.ckpt", weights.items())
-    RunConfig(config, DataConfig(tokenizer_path=str(tiny_vocab)), TrainingConfig(), ParallelConfig(),
-              GenerationConfig()).save(tmp_path / "config.yaml")
+    RunConfig(
+        config, DataConfig(tokenizer_path=str(tiny_vocab)), TrainingConfig(), ParallelConfig(), GenerationConfig()
+    ).save(tmp_path / "config.yaml")
     (tmp_path / "text.txt").write_text("\n\n".join(chinese_text(number, 4) for number in range(5)), encoding="utf-8")
-    table = printed(monkeypatch, capsys, cpu_accuracy, f"--checkpoint={tmp_path / 'model.ckpt'}",
-                    f"--text={tmp_path / 'text.txt'}", '--formats=["8:32","4:32","4:32t"]', "--continued=2")
+    table = printed(
+        monkeypatch,
+        capsys,
+        cpu_accuracy,
+        f"--checkpoint={tmp_path / 'model.ckpt'}",
+        f"--text={tmp_path / 'text.txt'}",
+        '--formats=["8:32","4:32","4:32t"]',
+        "--continued=2",
+    )
     exact, eight, four, table_of_four = (cells(table, name) for name in ("float32", "8:32", "4:32", "4:32t"))
     assert exact[2:] == ["+0.00%", "0.00%", "100.00%", "100.0%"]
     errors = [float(row[3].rstrip("%")) for row in (eight, four, table_of_four)]

@@ -15,8 +15,11 @@ DTYPES = (np.float32, np.float16, np_dtype.bfloat16, np.float64, np.int64, np.in
 
 def arrays():
     draw = np.random.default_rng(0)
-    named = {f"{np.dtype(dtype)}.{i}": np.array(draw.normal(size=shape) * 50).astype(dtype)
-             for dtype in DTYPES for i, shape in enumerate(((), (3,), (4, 5), (2, 3, 2)))}
+    named = {
+        f"{np.dtype(dtype)}.{i}": np.array(draw.normal(size=shape) * 50).astype(dtype)
+        for dtype in DTYPES
+        for i, shape in enumerate(((), (3,), (4, 5), (2, 3, 2)))
+    }
     return named | {"a.long.name." * 20: draw.normal(size=(300, 70)).astype(np.float32), "名": np.ones(1, np.int32)}
 
 
@@ -25,8 +28,9 @@ def save_with_mindspore(file, named, **how):
 
 
 def read_all(file):
-    return {name: ckpt_file.read(file, stored, Box.whole(stored.shape))
-            for name, stored in ckpt_file.index(file).items()}
+    return {
+        name: ckpt_file.read(file, stored, Box.whole(stored.shape)) for name, stored in ckpt_file.index(file).items()
+    }
 
 
 def assert_same(found, expected):
@@ -80,11 +84,19 @@ def test_texts_among_the_numbers_are_passed_over(tmp_path):
     assert found["a"].dtype == "Float32" and {"note", "step"} <= set(found)
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda content: content[:-1], lambda content: content[:len(content) // 2], lambda content: content[1:],
-    lambda content: b"", lambda content: np.random.default_rng(0).bytes(5000), lambda content: b"\xff" * 100,
-    lambda content: b"PK\x03\x04" + content,
-    lambda content: content.replace(b"\x08\x04\x08\x05", b"\x08\x04\x08\x06")])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[1:],
+        lambda content: b"",
+        lambda content: np.random.default_rng(0).bytes(5000),
+        lambda content: b"\xff" * 100,
+        lambda content: b"PK\x03\x04" + content,
+        lambda content: content.replace(b"\x08\x04\x08\x05", b"\x08\x04\x08\x06"),
+    ],
+)
 def test_what_is_no_whole_checkpoint_is_told(tmp_path, spoil):
     file = tmp_path / "some.ckpt"
     save_with_mindspore(file, arrays())

@@ -25,8 +25,16 @@ from tests.support.conversion import (
 )
 from tests.support.programs import ROOT, run
 
-TARGETS = [("safetensors", {}), ("hf", {}), ("hf", {"bin_files": True}), ("megatron", {}), ("megatron", {"parts": 2}),
-           ("megatron", {"parts": 4}), ("mindformers", {}), ("mindformers", {"parts": 4})]
+TARGETS = [
+    ("safetensors", {}),
+    ("hf", {}),
+    ("hf", {"bin_files": True}),
+    ("megatron", {}),
+    ("megatron", {"parts": 2}),
+    ("megatron", {"parts": 4}),
+    ("mindformers", {}),
+    ("mindformers", {"parts": 4}),
+]
 LABELS = ["-".join([to, *map(str, others.values())]) for to, others in TARGETS]
 
 
@@ -72,14 +80,19 @@ def test_the_ports_names_and_orientation(source, tmp_path):
     converted("mindspore", "hf", source, tmp_path / "hf", bin_files=True)
     converted("mindspore", "megatron", source, tmp_path / "megatron", parts=2)
     hf = torch_file.tensors(tmp_path / "hf" / "pytorch_model.bin")
-    parts = [torch_file.tensors(tmp_path / f"megatron/iter_0001000/mp_rank_{part:02d}/model_optim_rng.pt", "model",
-                                "language_model") for part in range(2)]
+    parts = [
+        torch_file.tensors(
+            tmp_path / f"megatron/iter_0001000/mp_rank_{part:02d}/model_optim_rng.pt", "model", "language_model"
+        )
+        for part in range(2)
+    ]
     block, query = values["backbone.blocks.1.output.mapping.weight"], "backbone.top_query_layer.attention.dense1.weight"
     np.testing.assert_array_equal(hf["transformer.h.1.mlp.c_fc.weight"].read(), block.T)
     np.testing.assert_array_equal(hf["transformer.h.2.attn.q_proj.weight"].read(), values[query])
     np.testing.assert_array_equal(parts[1]["transformer.layers.1.mlp.dense_h_to_4h.weight"].read(), block.T[64:])
-    np.testing.assert_array_equal(parts[1]["transformer.topQueryLayer.attention.query.weight"].read(),
-                                  values[query][16:])
+    np.testing.assert_array_equal(
+        parts[1]["transformer.topQueryLayer.attention.query.weight"].read(), values[query][16:]
+    )
     rows = values["backbone.blocks.0.attention.projection.weight"]
     np.testing.assert_array_equal(parts[0]["transformer.layers.0.attention.dense.weight"].read(), rows.T[:, :16])
     tree = torch_file.load(tmp_path / "megatron/iter_0001000/mp_rank_00/model_optim_rng.pt")
@@ -96,9 +109,10 @@ def test_the_library_reads_our_safetensors_in_shards(tmp_path):
     converted("mindspore", "safetensors", source, tmp_path / "s", shard_mb=1)
     index = json.loads((tmp_path / "s" / "model.safetensors.index.json").read_text())
     files = sorted((tmp_path / "s").glob("*.safetensors"))
-    assert [file.name for file in files] == [f"model-{n:05d}-of-{len(files):05d}.safetensors"
-                                             for n in range(1, len(files) + 1)] and len(files) > 1
-    assert all(file.stat().st_size < 2 ** 20 + 10000 for file in files)
+    assert [file.name for file in files] == [
+        f"model-{n:05d}-of-{len(files):05d}.safetensors" for n in range(1, len(files) + 1)
+    ] and len(files) > 1
+    assert all(file.stat().st_size < 2**20 + 10000 for file in files)
     for file in files:
         for name, tensor in load_file(file).items():
             assert index["weight_map"][name] == file.name
@@ -113,8 +127,9 @@ def test_mindspore_itself_merges_our_rank_folders(source, tmp_path):
 
     converted("mindspore", "mindformers", source, tmp_path / "m", parts=4)
     files = {rank: str(tmp_path / f"m/rank_{rank}/pangualpha.ckpt") for rank in range(4)}
-    transform_checkpoint_by_rank(0, files, str(tmp_path / "merged.ckpt"),
-                                 str(tmp_path / "m/strategy/ckpt_strategy_rank_0.ckpt"))
+    transform_checkpoint_by_rank(
+        0, files, str(tmp_path / "merged.ckpt"), str(tmp_path / "m/strategy/ckpt_strategy_rank_0.ckpt")
+    )
     merged = read_checkpoint(tmp_path / "merged.ckpt")
     assert bits(merged) == bits(mixed_values())
 
@@ -163,7 +178,7 @@ def test_experts_travel_where_there_is_a_place_for_them(tmp_path):
 
 def test_a_cast_is_counted(tmp_path):
     values = {name: array.astype(np.float32) for name, array in mixed_values().items()}
-    values["backbone.layernorm.gamma"] = np.float32([1 + 2 ** -12, 0.5] * 16)
+    values["backbone.layernorm.gamma"] = np.float32([1 + 2**-12, 0.5] * 16)
     values["backbone.layernorm.beta"] = values["backbone.layernorm.beta"].astype(np.float16)
     values = {name: np.clip(array, -60000, 60000).astype(array.dtype) for name, array in values.items()}
     source = write_checkpoint(tmp_path / "a.ckpt", values)
@@ -176,8 +191,9 @@ def test_a_cast_is_counted(tmp_path):
     done = converted("mindspore", "mindspore", tmp_path / "half.ckpt", tmp_path / "full.ckpt", dtype="float32")
     assert "; 53 parameters cast from float16 to float32; 0 values rounded" in str(done)
     converted("mindspore", "mindspore", tmp_path / "half.ckpt", tmp_path / "brain.ckpt", dtype="bfloat16")
-    assert bits(read_checkpoint(tmp_path / "brain.ckpt")) == bits({name: array.astype(np.float32).astype(BFLOAT16)
-                                                                   for name, array in half.items()})
+    assert bits(read_checkpoint(tmp_path / "brain.ckpt")) == bits(
+        {name: array.astype(np.float32).astype(BFLOAT16) for name, array in half.items()}
+    )
 
 
 def test_a_cast_that_would_overflow_is_refused(tmp_path):
@@ -198,11 +214,19 @@ def test_our_torch_files_are_pytorchs(source, tmp_path):
         ours = torch_file.tensors(file, "model", "language_model")
         theirs = tree["model"]["language_model"]["transformer"]["layers.1.mlp.dense_4h_to_h.weight"]
         assert theirs.is_contiguous() and theirs.shape == (32, 64)
-        assert theirs.view(torch.uint8).numpy().tobytes() == ours["transformer.layers.1.mlp.dense_4h_to_h.weight"] \
-            .read().tobytes()
+        assert (
+            theirs.view(torch.uint8).numpy().tobytes()
+            == ours["transformer.layers.1.mlp.dense_4h_to_h.weight"].read().tobytes()
+        )
     weights = torch.arange(24, dtype=torch.float32).reshape(4, 6)
-    torch.save({"model": {"t": weights.t(), "p": torch.nn.Parameter(weights.bfloat16()), "part": weights[1:3, 2:5]},
-                "anything": pytest.approx(1), "numpy": np.random.get_state()}, tmp_path / "theirs.pt")
+    torch.save(
+        {
+            "model": {"t": weights.t(), "p": torch.nn.Parameter(weights.bfloat16()), "part": weights[1:3, 2:5]},
+            "anything": pytest.approx(1),
+            "numpy": np.random.get_state(),
+        },
+        tmp_path / "theirs.pt",
+    )
     read = {name: tensor.read() for name, tensor in torch_file.tensors(tmp_path / "theirs.pt", "model").items()}
     whole = np.arange(24, dtype=np.float32).reshape(4, 6)
     assert bits(read) == bits({"t": whole.T, "p": whole.astype(BFLOAT16), "part": whole[1:3, 2:5]})
@@ -222,16 +246,22 @@ def test_the_command_line(source, tmp_path):
     flags = ("--from", "mindspore", "--to", "megatron", "--checkpoint", source, "--parts", 2, "--num_heads", 4)
     status, output, _ = run("-m", "src.checkpoint.convert", *flags, "--output", tmp_path / "m", cwd=ROOT)
     files = list((tmp_path / "m").glob("*/*/*.pt"))
-    assert (status, output) == (0, f"{tmp_path / 'm'}: 53 parameters, 40,864 values in 2 files, "
-                                   f"{sum(file.stat().st_size for file in files):,} bytes\n")
-    for wrong, told in ((("--to", "onnx"), "onnx"), (("--parts", 3), "--parts 3 does not divide the network's num_heads"
-                                                                     " 4"), (("--frm", "hf"), "did you mean '--from'"),
-                        (("--size", "3B"), "--size '3B' is none of"),
-                        (("--output", tmp_path / "m"), "is there already"),
-                        (("--checkpoint", "nowhere.ckpt"), "--checkpoint nowhere.ckpt is not there"),
-                        (("--bin_files",), "--bin_files is for hf, not megatron"),
-                        (("--size", "2.6B"), "has hidden_size 32, but --size 2.6B 2560"),
-                        (("--vocab_size", 40000), "has a vocabulary of 52, not of 40000")):
+    assert (status, output) == (
+        0,
+        f"{tmp_path / 'm'}: 53 parameters, 40,864 values in 2 files, "
+        f"{sum(file.stat().st_size for file in files):,} bytes\n",
+    )
+    for wrong, told in (
+        (("--to", "onnx"), "onnx"),
+        (("--parts", 3), "--parts 3 does not divide the network's num_heads 4"),
+        (("--frm", "hf"), "did you mean '--from'"),
+        (("--size", "3B"), "--size '3B' is none of"),
+        (("--output", tmp_path / "m"), "is there already"),
+        (("--checkpoint", "nowhere.ckpt"), "--checkpoint nowhere.ckpt is not there"),
+        (("--bin_files",), "--bin_files is for hf, not megatron"),
+        (("--size", "2.6B"), "has hidden_size 32, but --size 2.6B 2560"),
+        (("--vocab_size", 40000), "has a vocabulary of 52, not of 40000"),
+    ):
         given = [*flags, "--output", tmp_path / "new", *wrong]
         status, output, errors = run("-m", "src.checkpoint.convert", *given, cwd=ROOT)
         assert (status, output, errors.count("\n")) == (2, "", 1) and told in errors, errors

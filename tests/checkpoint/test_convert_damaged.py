@@ -38,7 +38,7 @@ def place(whole, tmp_path):
 
 def cut(path, to=0.5):
     content = path.read_bytes()
-    path.write_bytes(content[:int(len(content) * to)])
+    path.write_bytes(content[: int(len(content) * to)])
 
 
 def change(path, values):
@@ -67,90 +67,201 @@ PORT_FILES = [f"megatron/iter_0001000/mp_rank_{part:02d}/model_optim_rng.pt" for
 INDEX = "safetensors/model.safetensors.index.json"
 DAMAGES = {
     "wrong vocabulary": (
-        "mindspore", lambda at: None, {"vocab_size": 40000}, r"mindspore has a vocabulary of 52, not of 40000"),
+        "mindspore",
+        lambda at: None,
+        {"vocab_size": 40000},
+        r"mindspore has a vocabulary of 52, not of 40000",
+    ),
     "cut in half": (
-        "mindspore", lambda at: cut(at / "mindspore"), {}, r"mindspore is not a whole MindSpore checkpoint \(\d+ byte"),
+        "mindspore",
+        lambda at: cut(at / "mindspore"),
+        {},
+        r"mindspore is not a whole MindSpore checkpoint \(\d+ byte",
+    ),
     "not a checkpoint": (
-        "mindspore", lambda at: (at / "mindspore").write_text("hello" * 99), {}, "is not a whole MindSpore checkpoint"),
+        "mindspore",
+        lambda at: (at / "mindspore").write_text("hello" * 99),
+        {},
+        "is not a whole MindSpore checkpoint",
+    ),
     "a parameter missing": (
-        "mindspore", lambda at: drop(at / "mindspore", MLP), {}, rf"has no parameter '{MLP}' \(1 of 53 are missing\)"),
+        "mindspore",
+        lambda at: drop(at / "mindspore", MLP),
+        {},
+        rf"has no parameter '{MLP}' \(1 of 53 are missing\)",
+    ),
     "mixed sizes": (
-        "mindspore", lambda at: change(at / "mindspore", {MLP: np.zeros((256, 512), np.float32)}), {},
-        rf"'{MLP}' is \(256, 512\), but by the other parameters' sizes \(256, 128\): files of different models"),
+        "mindspore",
+        lambda at: change(at / "mindspore", {MLP: np.zeros((256, 512), np.float32)}),
+        {},
+        rf"'{MLP}' is \(256, 512\), but by the other parameters' sizes \(256, 128\): files of different models",
+    ),
     "numbers that are no weights": (
-        "mindspore", lambda at: change(at / "mindspore", {GAMMA: np.zeros(256, np.int32)}), {},
-        rf"'{GAMMA}' is of type int32; weights are float32, float16, bfloat16"),
+        "mindspore",
+        lambda at: change(at / "mindspore", {GAMMA: np.zeros(256, np.int32)}),
+        {},
+        rf"'{GAMMA}' is of type int32; weights are float32, float16, bfloat16",
+    ),
     "another model's parameters": (
-        "mindspore", lambda at: change(at / "mindspore", {"backbone.extra.weight": np.zeros(3, np.float32)}), {},
-        "has 1 parameters that a PanGu-α of its size has not, such as 'backbone.extra.weight'"),
+        "mindspore",
+        lambda at: change(at / "mindspore", {"backbone.extra.weight": np.zeros(3, np.float32)}),
+        {},
+        "has 1 parameters that a PanGu-α of its size has not, such as 'backbone.extra.weight'",
+    ),
     "release: a file missing": (
-        "official", lambda at: (at / "official/filerted_2.ckpt").unlink(), {},
-        r"official has 3 files, but .*strategy.ckpt is of 4 ranks: that of rank 2 is missing"),
+        "official",
+        lambda at: (at / "official/filerted_2.ckpt").unlink(),
+        {},
+        r"official has 3 files, but .*strategy.ckpt is of 4 ranks: that of rank 2 is missing",
+    ),
     "release: a file cut in half": (
-        "official", lambda at: cut(at / "official/filerted_3.ckpt"), {}, r"filerted_3.ckpt is not a whole MindSpore "),
+        "official",
+        lambda at: cut(at / "official/filerted_3.ckpt"),
+        {},
+        r"filerted_3.ckpt is not a whole MindSpore ",
+    ),
     "release: files of two models": (
-        "official", lambda at: write_checkpoint(at / "official/filerted_1.ckpt", {
-            "backbone.blocks.0.attention.dense1.weight": np.zeros((9, 32), np.float16)}), {},
-        r"filerted_1.ckpt should have 'backbone.blocks.0.*files of different models are mixed"),
+        "official",
+        lambda at: write_checkpoint(
+            at / "official/filerted_1.ckpt",
+            {"backbone.blocks.0.attention.dense1.weight": np.zeros((9, 32), np.float16)},
+        ),
+        {},
+        r"filerted_1.ckpt should have 'backbone.blocks.0.*files of different models are mixed",
+    ),
     "release: another model's strategy": (
-        "official", lambda at: write_strategy(at / "official" / STRATEGY, {
-            "backbone.blocks.9.attention.dense1.weight": ([2, 1, 2], [0, 1], 2, 2)}), {},
-        "strategy.ckpt says nothing of 'backbone.blocks.0.*: it is another model's strategy"),
+        "official",
+        lambda at: write_strategy(
+            at / "official" / STRATEGY, {"backbone.blocks.9.attention.dense1.weight": ([2, 1, 2], [0, 1], 2, 2)}
+        ),
+        {},
+        "strategy.ckpt says nothing of 'backbone.blocks.0.*: it is another model's strategy",
+    ),
     "release: a strategy for other ranks": (
-        "official", lambda at: write_strategy(at / "official" / STRATEGY, {
-            "backbone.blocks.0.attention.dense1.weight": ([4, 1, 2], [0, 1], 2, 2)}), {},
-        "official has 4 files, but .* is of 8 ranks: that of rank 4 is missing"),
+        "official",
+        lambda at: write_strategy(
+            at / "official" / STRATEGY, {"backbone.blocks.0.attention.dense1.weight": ([4, 1, 2], [0, 1], 2, 2)}
+        ),
+        {},
+        "official has 4 files, but .* is of 8 ranks: that of rank 4 is missing",
+    ),
     "release: not a strategy": (
-        "official", lambda at: shutil.copy(at / "official/filerted_0.ckpt", at / "official" / STRATEGY), {},
-        "strategy.ckpt is no strategy file of MindSpore's"),
+        "official",
+        lambda at: shutil.copy(at / "official/filerted_0.ckpt", at / "official" / STRATEGY),
+        {},
+        "strategy.ckpt is no strategy file of MindSpore's",
+    ),
     "release: no table": (
-        "official", lambda at: (at / "official/word_embedding.npy").unlink(), {}, "has no word_embedding.npy, which"),
+        "official",
+        lambda at: (at / "official/word_embedding.npy").unlink(),
+        {},
+        "has no word_embedding.npy, which",
+    ),
     "release: a table of the wrong shape": (
-        "official", lambda at: np.save(at / "official/top_query_embedding.npy", np.zeros((16, 8), np.float32)), {},
-        r"'backbone.top_query_embedding.embedding_table' is \(16, 8\), but by the other parameters' sizes \(16, 32\)"),
+        "official",
+        lambda at: np.save(at / "official/top_query_embedding.npy", np.zeros((16, 8), np.float32)),
+        {},
+        r"'backbone.top_query_embedding.embedding_table' is \(16, 8\), but by the other parameters' sizes \(16, 32\)",
+    ),
     "release: a table cut in half": (
-        "official", lambda at: cut(at / "official/word_embedding.npy"), {}, r"word_embedding.npy is not a whole .npy"),
+        "official",
+        lambda at: cut(at / "official/word_embedding.npy"),
+        {},
+        r"word_embedding.npy is not a whole .npy",
+    ),
     "release: still packed": (
-        "official", lambda at: [file.unlink() for file in (at / "official").glob("fil*")] and
-        (at / "official/2.6B_part0.tar").write_bytes(b""), {}, "has 2.6B_part0.tar, which holds the .ckpt files: unp"),
+        "official",
+        lambda at: (
+            [file.unlink() for file in (at / "official").glob("fil*")]
+            and (at / "official/2.6B_part0.tar").write_bytes(b"")
+        ),
+        {},
+        "has 2.6B_part0.tar, which holds the .ckpt files: unp",
+    ),
     "release: two prefixes": (
-        "official", lambda at: shutil.copy(at / "official/filerted_0.ckpt", at / "official/other_0.ckpt"), {},
-        r"has files filerted_\*.ckpt and other_\*.ckpt: say which with --checkpoint_name"),
+        "official",
+        lambda at: shutil.copy(at / "official/filerted_0.ckpt", at / "official/other_0.ckpt"),
+        {},
+        r"has files filerted_\*.ckpt and other_\*.ckpt: say which with --checkpoint_name",
+    ),
     "release: a wrong sum": (
-        "official", lambda at: (at / "official/sums").write_text("0" * 32 + "  filerted_1.ckpt\n"), {"md5": "sums"},
-        "filerted_1.ckpt has the MD5 sum [0-9a-f]{32}, but .*sums says 0{32}: fetch it again"),
+        "official",
+        lambda at: (at / "official/sums").write_text("0" * 32 + "  filerted_1.ckpt\n"),
+        {"md5": "sums"},
+        "filerted_1.ckpt has the MD5 sum [0-9a-f]{32}, but .*sums says 0{32}: fetch it again",
+    ),
     "release: a listed file missing": (
-        "official", lambda at: (at / "official/sums").write_text("0" * 32 + " *part9.tar\n"), {"md5": "sums"},
-        "part9.tar, which --md5 .*sums lists, is not in"),
+        "official",
+        lambda at: (at / "official/sums").write_text("0" * 32 + " *part9.tar\n"),
+        {"md5": "sums"},
+        "part9.tar, which --md5 .*sums lists, is not in",
+    ),
     "safetensors: a shard missing": (
-        "safetensors", lambda at: next((at / "safetensors").glob("*-00002-*")).unlink(), {},
-        r"model-00002-of-\d+.safetensors is missing; model.safetensors.index.json names \d+ files"),
+        "safetensors",
+        lambda at: next((at / "safetensors").glob("*-00002-*")).unlink(),
+        {},
+        r"model-00002-of-\d+.safetensors is missing; model.safetensors.index.json names \d+ files",
+    ),
     "safetensors: a shard cut in half": (
-        "safetensors", lambda at: cut(next((at / "safetensors").glob("*-00002-*"))), {},
-        r"model-00002-of-\d+.safetensors is not a whole .safetensors file"),
+        "safetensors",
+        lambda at: cut(next((at / "safetensors").glob("*-00002-*"))),
+        {},
+        r"model-00002-of-\d+.safetensors is not a whole .safetensors file",
+    ),
     "safetensors: another index": (
-        "safetensors", lambda at: edit_index(at / INDEX, lambda weights: weights.update({
-            "backbone.more": weights[GAMMA]})), {}, "has no 'backbone.more', which the index says it has"),
+        "safetensors",
+        lambda at: edit_index(at / INDEX, lambda weights: weights.update({"backbone.more": weights[GAMMA]})),
+        {},
+        "has no 'backbone.more', which the index says it has",
+    ),
     "safetensors: no index": (
-        "safetensors", lambda at: (at / INDEX).unlink(), {}, r"has \d+ .safetensors files but no \*.safetensors.index"),
+        "safetensors",
+        lambda at: (at / INDEX).unlink(),
+        {},
+        r"has \d+ .safetensors files but no \*.safetensors.index",
+    ),
     "hf: another model": (
-        "hf", lambda at: (shutil.rmtree(at / "hf"), shutil.copytree(at / "safetensors", at / "hf")), {},
-        "has 53 tensors that a GPT-PanGu has not, such as 'backbone.blocks.0"),
+        "hf",
+        lambda at: (shutil.rmtree(at / "hf"), shutil.copytree(at / "safetensors", at / "hf")),
+        {},
+        "has 53 tensors that a GPT-PanGu has not, such as 'backbone.blocks.0",
+    ),
     "hf: a file cut in half": (
-        "hf", lambda at: cut(next((at / "hf").glob("*-00002-*"))), {}, r"bin is not a whole PyTorch file .*copy it"),
+        "hf",
+        lambda at: cut(next((at / "hf").glob("*-00002-*"))),
+        {},
+        r"bin is not a whole PyTorch file .*copy it",
+    ),
     "megatron: a part missing": (
-        "megatron", lambda at: (at / PORT_FILES[0]).unlink(), {},
-        "mp_rank_00/model_optim_rng.pt is missing, but there is one of part 1"),
+        "megatron",
+        lambda at: (at / PORT_FILES[0]).unlink(),
+        {},
+        "mp_rank_00/model_optim_rng.pt is missing, but there is one of part 1",
+    ),
     "megatron: a part cut in half": (
-        "megatron", lambda at: cut(at / PORT_FILES[1]), {}, "mp_rank_01/model_optim_rng.pt is not a whole"),
+        "megatron",
+        lambda at: cut(at / PORT_FILES[1]),
+        {},
+        "mp_rank_01/model_optim_rng.pt is not a whole",
+    ),
     "megatron: parts of two checkpoints": (
-        "megatron", lambda at: other_part(at), {}, "differs between the parts in .*: they are of two checkpoints"),
+        "megatron",
+        lambda at: other_part(at),
+        {},
+        "differs between the parts in .*: they are of two checkpoints",
+    ),
     "mindformers: no strategy": (
-        "mindformers", lambda at: shutil.rmtree(at / "mindformers/strategy"), {},
-        "has 2 rank folders: give --strategy"),
+        "mindformers",
+        lambda at: shutil.rmtree(at / "mindformers/strategy"),
+        {},
+        "has 2 rank folders: give --strategy",
+    ),
     "mindformers: a part missing": (
-        "mindformers", lambda at: (at / "mindformers/rank_1/pangualpha.ckpt").unlink(), {},
-        "rank_1 should have one file"),
+        "mindformers",
+        lambda at: (at / "mindformers/rank_1/pangualpha.ckpt").unlink(),
+        {},
+        "rank_1 should have one file",
+    ),
 }
 
 

@@ -13,9 +13,15 @@ from src.pangu_alpha_config import load_config
 from tests.support.checkpoints import CONFIG, SHAPES, bits, load_ranks, plan, run_config, save_ranks, whole_values
 from tests.support.programs import run
 
-PLANS = [plan(tensor=2), plan(pipeline=2, data=2, tensor=2, optimizer_shard=True), plan(pipeline=4), plan(data=3),
-         plan(data=2, expert=2, optimizer_shard=True), plan(pipeline=3, expert=4, tensor=2),
-         plan(pipeline=2, data=4, tensor=4, optimizer_shard=True)]
+PLANS = [
+    plan(tensor=2),
+    plan(pipeline=2, data=2, tensor=2, optimizer_shard=True),
+    plan(pipeline=4),
+    plan(data=3),
+    plan(data=2, expert=2, optimizer_shard=True),
+    plan(pipeline=3, expert=4, tensor=2),
+    plan(pipeline=2, data=4, tensor=4, optimizer_shard=True),
+]
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +105,14 @@ def other_model(checkpoint, **changes):
     (checkpoint / "state.json").write_text(store.json.dumps(state))
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"num_layers": 5}, "has no parameter 'backbone.blocks.3.layernorm1.gamma', which the model of its config"),
-    ({"num_layers": 2}, "parameters that the model of its config.yaml has not, such as"),
-    ({"seq_length": 16}, r"position_embedding.embedding_table' is \(12, 8\), but by its config.yaml \(16, 8\)")])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_layers": 5}, "has no parameter 'backbone.blocks.3.layernorm1.gamma', which the model of its config"),
+        ({"num_layers": 2}, "parameters that the model of its config.yaml has not, such as"),
+        ({"seq_length": 16}, r"position_embedding.embedding_table' is \(12, 8\), but by its config.yaml \(16, 8\)"),
+    ],
+)
 def test_a_configuration_of_another_model_is_told(tmp_path, changes, told):
     checkpoint = save_ranks(tmp_path, 4, whole_values(), plan(data=2))
     other_model(checkpoint, **changes)
@@ -151,19 +161,23 @@ def test_the_command_lines(single, tmp_path):
     there, sizes = tmp_path / "split", ("--parallel.tensor", 2, "--parallel.pipeline", 2)
     status, output, _ = call("split", "--checkpoint", single.parent, "--output", there, *sizes)
     written = sum(map(len, weights_of(there).values()))
-    assert (status, output) == (0, f"{there}: step 4, {len(SHAPES)} parameters and {2 * len(SHAPES)} moments in 8 "
-                                   f"files of 4 ranks, {written:,} bytes\n")
+    assert (status, output) == (
+        0,
+        f"{there}: step 4, {len(SHAPES)} parameters and {2 * len(SHAPES)} moments in 8 "
+        f"files of 4 ranks, {written:,} bytes\n",
+    )
     status, output, _ = call("merge", "--checkpoint", there, "--output", tmp_path / "merged")
     assert status == 0 and " moments in 2 files of 1 rank, " in output
     assert weights_of(tmp_path / "merged") == weights_of(single)
     (there / "model_rank0003.ckpt").unlink()
     for program, source, target, more, told in (
-            ("merge", there, "new", (), f"checkpoint {there} is damaged: model_rank0003.ckpt is missing"),
-            ("merge", tmp_path / "nowhere", "new", (), "nowhere is no checkpoint: give a run's output folder"),
-            ("merge", single, "merged", (), "merged is there already; name a new folder"),
-            ("split", single, "new", ("--parallel.tensor=3",), "parallel.tensor 3 does not divide model.num_heads 4"),
-            ("split", single, "new", ("--parallel.tenser=2",), "did you mean '--parallel.tensor'"),
-            ("split", single, "new", ("--mode=tiny",), "no option --mode")):
+        ("merge", there, "new", (), f"checkpoint {there} is damaged: model_rank0003.ckpt is missing"),
+        ("merge", tmp_path / "nowhere", "new", (), "nowhere is no checkpoint: give a run's output folder"),
+        ("merge", single, "merged", (), "merged is there already; name a new folder"),
+        ("split", single, "new", ("--parallel.tensor=3",), "parallel.tensor 3 does not divide model.num_heads 4"),
+        ("split", single, "new", ("--parallel.tenser=2",), "did you mean '--parallel.tensor'"),
+        ("split", single, "new", ("--mode=tiny",), "no option --mode"),
+    ):
         status, output, errors = call(program, "--checkpoint", source, "--output", tmp_path / target, *more)
         assert (status, output, errors.count("\n")) == (2, "", 1) and told in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "split"]

@@ -14,8 +14,14 @@ from mindspore import Tensor
 from tests.support.conversion import converted, write_checkpoint
 from tests.support.programs import ROOT, TIMEOUT, random_model
 
-SIZES = {"vocab_size": 160, "hidden_size": 64, "ffn_hidden_size": 256, "num_layers": 3, "num_heads": 4,
-         "seq_length": 32}
+SIZES = {
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "ffn_hidden_size": 256,
+    "num_layers": 3,
+    "num_heads": 4,
+    "seq_length": 32,
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +49,21 @@ def peer_logits(variable, program, checkpoint, folder, *changes):
     python = os.environ.get(variable)
     if not python:
         pytest.skip(f"{variable} is not set: the interpreter of an environment as in tests/peers/{program}")
-    subprocess.run([python, f"tests/peers/{program}", checkpoint, folder / "ids.npy", str(SIZES["num_heads"]),
-                    folder / "theirs.npy", *changes], check=True, timeout=TIMEOUT, cwd=ROOT,
-                   env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        [
+            python,
+            f"tests/peers/{program}",
+            checkpoint,
+            folder / "ids.npy",
+            str(SIZES["num_heads"]),
+            folder / "theirs.npy",
+            *changes,
+        ],
+        check=True,
+        timeout=TIMEOUT,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     return np.load(folder / "theirs.npy")
 
 

@@ -14,8 +14,10 @@ from src.parallel.plan.sharding import Box
 from tests.support.checkpoints import SHAPES, held_values, plan, whole_values
 
 NAMES = list(whole_values())
-PLANS = [plan(pipeline=pipeline, data=data, expert=expert, tensor=tensor, optimizer_shard=shard)
-         for pipeline, data, expert, tensor, shard in product((1, 2, 3), (1, 2, 3), (1, 2, 4), (1, 2), (False, True))]
+PLANS = [
+    plan(pipeline=pipeline, data=data, expert=expert, tensor=tensor, optimizer_shard=shard)
+    for pipeline, data, expert, tensor, shard in product((1, 2, 3), (1, 2, 3), (1, 2, 4), (1, 2), (False, True))
+]
 SOME_PLANS = random.Random(0).sample(PLANS, 30)
 
 
@@ -122,15 +124,22 @@ def test_a_gap_is_told_with_what_there_is(tmp_path):
     slices = SavedSlices(tmp_path, saved(tmp_path, left=Box((0, 0), (4, 2)), right=Box((0, 3), (4, 6))))
     with pytest.raises(InputError) as error:
         slices.check("w", Box.whole(WHOLE.shape))
-    assert str(error.value) == (f"{tmp_path}: no file has [0:4, 2:3] of 'w' (left.ckpt has [0:4, 0:2], right.ckpt has "
-                                "[0:4, 3:6])")
+    assert str(error.value) == (
+        f"{tmp_path}: no file has [0:4, 2:3] of 'w' (left.ckpt has [0:4, 0:2], right.ckpt has [0:4, 3:6])"
+    )
 
 
-@pytest.mark.parametrize(("other", "told"), [
-    (Slice((5, 6), "Float32", Box((0, 3), (4, 6))), r"'w' is \(5, 6\) Float32 in right.ckpt, but \(4, 6\) Float32 in "
-                                                    "left.ckpt: they are of different runs"),
-    (Slice((4, 6), "Float16", Box((0, 3), (4, 6))), "Float16 in right.ckpt"),
-])
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (
+            Slice((5, 6), "Float32", Box((0, 3), (4, 6))),
+            r"'w' is \(5, 6\) Float32 in right.ckpt, but \(4, 6\) Float32 in "
+            "left.ckpt: they are of different runs",
+        ),
+        (Slice((4, 6), "Float16", Box((0, 3), (4, 6))), "Float16 in right.ckpt"),
+    ],
+)
 def test_parts_of_different_wholes_are_told(tmp_path, other, told):
     layout = saved(tmp_path, left=Box((0, 0), (4, 3)), right=Box((0, 3), (4, 6)))
     layout[tmp_path / "right.ckpt"]["w"] = other
@@ -138,12 +147,21 @@ def test_parts_of_different_wholes_are_told(tmp_path, other, told):
         SavedSlices(tmp_path, layout)
 
 
-@pytest.mark.parametrize(("content", "found"), [
-    ({"w": WHOLE[:, :2]}, r"has \(4, 2\) Float32"), ({"other": WHOLE}, "has none"),
-    ({"w": WHOLE[:, 3:].astype(np.float16)}, r"has \(4, 3\) Float16")])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"w": WHOLE[:, :2]}, r"has \(4, 2\) Float32"),
+        ({"other": WHOLE}, "has none"),
+        ({"w": WHOLE[:, 3:].astype(np.float16)}, r"has \(4, 3\) Float16"),
+    ],
+)
 def test_a_file_of_something_else_is_told(tmp_path, content, found):
     layout = saved(tmp_path, left=Box((0, 0), (4, 3)), right=Box((0, 3), (4, 6)))
     ckpt_file.write(tmp_path / "right.ckpt", content.items())
-    with pytest.raises(InputError, match=r"right.ckpt should have \[0:4, 3:6\] of 'w', \(4, 3\) Float32, but " + found
-                       + ": is it another rank's or another run's file"):
+    with pytest.raises(
+        InputError,
+        match=r"right.ckpt should have \[0:4, 3:6\] of 'w', \(4, 3\) Float32, but "
+        + found
+        + ": is it another rank's or another run's file",
+    ):
         SavedSlices(tmp_path, layout).check("w", Box.whole(WHOLE.shape))

@@ -36,8 +36,15 @@ def values(some):
 
 
 def save(folder, step, keep=3, **state):
-    return store.save(folder, step, parameters(step), parameters(-step % 1000, names=("adam_m.a.weight",)), state,
-                      lambda path: path.write_text(f"step: {step}\n"), keep)
+    return store.save(
+        folder,
+        step,
+        parameters(step),
+        parameters(-step % 1000, names=("adam_m.a.weight",)),
+        state,
+        lambda path: path.write_text(f"step: {step}\n"),
+        keep,
+    )
 
 
 def steps(folder):
@@ -54,7 +61,11 @@ def test_what_is_saved_is_found_again(tmp_path):
     checkpoint = save(tmp_path, 12, loss_scale={"value": 0.1 + 0.2})
     assert checkpoint == store.newest(tmp_path) == tmp_path / "step_00000012"
     assert sorted(path.name for path in checkpoint.iterdir()) == [
-        "config.yaml", "model.ckpt", "optimizer.ckpt", "state.json"]
+        "config.yaml",
+        "model.ckpt",
+        "optimizer.ckpt",
+        "state.json",
+    ]
     state = store.read_state(checkpoint)
     assert (state["step"], state["loss_scale"]) == (12, {"value": 0.1 + 0.2})
     fresh = parameters(99)
@@ -114,7 +125,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, c
 def test_a_truncated_file_is_told_with_its_sizes(tmp_path, capsys):
     file = save(tmp_path, 1) / "model.ckpt"
     size = file.stat().st_size
-    file.write_bytes(file.read_bytes()[:size // 2])
+    file.write_bytes(file.read_bytes()[: size // 2])
     assert store.newest(tmp_path) is None
     assert f"({size // 2} bytes, {size} expected)" in capsys.readouterr().err
 
@@ -131,8 +142,11 @@ def test_find_takes_what_users_point_at(tmp_path):
         ms.save_checkpoint([{"name": p.name, "data": p} for p in parameters()], str(folder / name))
     assert store.find(folder, "pangu") == folder / "pangu-1.ckpt"
     assert store.config_beside(folder / "pangu-1.ckpt") is None
-    for path, name, told in ((tmp_path / "no", "", "no checkpoint at"), (folder, "", "found other.ckpt, pangu-1.ckpt"),
-                             (folder, "x", "begins with 'x'; found none")):
+    for path, name, told in (
+        (tmp_path / "no", "", "no checkpoint at"),
+        (folder, "", "found other.ckpt, pangu-1.ckpt"),
+        (folder, "x", "begins with 'x'; found none"),
+    ):
         with pytest.raises(InputError, match=told):
             store.find(path, name)
 
@@ -152,9 +166,10 @@ def write(file, named):
 def test_load_changes_nothing_unless_all_fits(tmp_path):
     file, wanted = tmp_path / "some.ckpt", parameters()
     before = values(wanted)
-    for named, told in (({"a.weight": np.ones((3, 4))}, "no parameter 'b.bias'; it holds 1, the model 2"),
-                        ({"a.weight": np.ones((3, 4)), "b.bias": np.ones(4)},
-                         r"'b.bias' is \(4,\), the model's is \(3, 4\)")):
+    for named, told in (
+        ({"a.weight": np.ones((3, 4))}, "no parameter 'b.bias'; it holds 1, the model 2"),
+        ({"a.weight": np.ones((3, 4)), "b.bias": np.ones(4)}, r"'b.bias' is \(4,\), the model's is \(3, 4\)"),
+    ):
         write(file, named)
         with pytest.raises(InputError, match=told):
             store.load(file, wanted)
@@ -166,8 +181,15 @@ def test_load_changes_nothing_unless_all_fits(tmp_path):
 
 def test_load_casts_and_counts_what_is_left_over(tmp_path, capsys):
     file = tmp_path / "some.ckpt"
-    write(file, {"a.weight": np.full((3, 4), 1.5, np.float16), "b.bias": np.full((3, 4), 2.5, np.float16),
-                 "adam_m.a.weight": np.ones(2, np.float32), "extra.weight": np.ones(2, np.float32)})
+    write(
+        file,
+        {
+            "a.weight": np.full((3, 4), 1.5, np.float16),
+            "b.bias": np.full((3, 4), 2.5, np.float16),
+            "adam_m.a.weight": np.ones(2, np.float32),
+            "extra.weight": np.ones(2, np.float32),
+        },
+    )
     wanted = parameters()
     store.load(file, wanted)
     assert [p.dtype for p in wanted] == [ms.float32] * 2
@@ -178,8 +200,9 @@ def test_load_casts_and_counts_what_is_left_over(tmp_path, capsys):
 
 def test_older_names_of_the_embeddings(tmp_path):
     file, table = tmp_path / "some.ckpt", np.arange(12, dtype=np.float32).reshape(3, 4)
-    write(file, {"backbone.word_embedding.embedding_table": table,
-                 "backbone.position_embedding.embedding_table": -table})
+    write(
+        file, {"backbone.word_embedding.embedding_table": table, "backbone.position_embedding.embedding_table": -table}
+    )
     wanted = parameters(names=[f"backbone.embedding.{kind}_embedding.embedding_table" for kind in ("word", "position")])
     store.load(file, wanted)
     np.testing.assert_array_equal(values(wanted), [table, -table])
@@ -203,10 +226,19 @@ def test_state_is_readable_json(tmp_path):
 
 TWO = plan(tensor=2)
 EIGHT = plan(pipeline=2, data=2, tensor=2, optimizer_shard=True)
-PLANS = [plan(), TWO, EIGHT, plan(pipeline=4), plan(data=3), plan(data=2, expert=2, optimizer_shard=True),
-         plan(expert=4, tensor=2), plan(pipeline=2, data=2, expert=2, tensor=2, optimizer_shard=True),
-         plan(pipeline=3, tensor=4), plan(pipeline=2, data=4, optimizer_shard=True),
-         plan(pipeline=2, data=2, tensor=2, optimizer_shard=True, vocab_parallel=False)]
+PLANS = [
+    plan(),
+    TWO,
+    EIGHT,
+    plan(pipeline=4),
+    plan(data=3),
+    plan(data=2, expert=2, optimizer_shard=True),
+    plan(expert=4, tensor=2),
+    plan(pipeline=2, data=2, expert=2, tensor=2, optimizer_shard=True),
+    plan(pipeline=3, tensor=4),
+    plan(pipeline=2, data=4, optimizer_shard=True),
+    plan(pipeline=2, data=2, tensor=2, optimizer_shard=True, vocab_parallel=False),
+]
 PAIRS = random.Random(0).sample([(a, b) for a in PLANS for b in PLANS], 16)
 
 
@@ -231,14 +263,21 @@ def test_the_files_of_several_ranks(tmp_path):
     name = "backbone.blocks.0.attention.dense1.weight"
     assert theirs[name].asnumpy().tobytes() == whole[name][4:].tobytes()
     assert json.loads((checkpoint / "layout.json").read_text())["model_rank0001.ckpt"][name] == {
-        "shape": [8, 8], "dtype": "BFloat16", "begin": [4, 0], "end": [8, 8]}
+        "shape": [8, 8],
+        "dtype": "BFloat16",
+        "begin": [4, 0],
+        "end": [8, 8],
+    }
 
 
 def test_one_process_writes_whole_files_that_mindspore_reads(tmp_path):
     whole = whole_values()
     checkpoint = save_ranks(tmp_path, 4, whole, plan())
-    theirs = {name: value.asnumpy() for file in ("model.ckpt", "optimizer.ckpt")
-              for name, value in ms.load_checkpoint(str(checkpoint / file)).items()}
+    theirs = {
+        name: value.asnumpy()
+        for file in ("model.ckpt", "optimizer.ckpt")
+        for name, value in ms.load_checkpoint(str(checkpoint / file)).items()
+    }
     assert bits(theirs) == bits(whole)
 
 
@@ -262,8 +301,14 @@ def test_slices_are_cast_to_the_models_type(tmp_path):
 def test_a_rank_loads_its_slices_of_one_old_file(tmp_path):
     """Names without `embedding.`, and another type than the model's."""
     file, whole = tmp_path / "released.ckpt", whole_values()
-    write(file, {name.replace("backbone.embedding.", "backbone."): values.astype(np.float16)
-                 for name, values in whole.items() if name in SHAPES})
+    write(
+        file,
+        {
+            name.replace("backbone.embedding.", "backbone."): values.astype(np.float16)
+            for name, values in whole.items()
+            if name in SHAPES
+        },
+    )
     for rank in range(2):
         model, _ = parameters_of(held_values(whole_values(seed=1), TWO, rank))
         store.load(file, model, Holder(TWO, rank, SHAPES))
@@ -284,10 +329,12 @@ RANK_DAMAGES = {
     "layout.json is missing": lambda path: (path / "layout.json").unlink(),
     "optimizer_rank0001.ckpt was changed": lambda path: os.truncate(path / "optimizer_rank0001.ckpt", 5000),
     "layout.json was changed": lambda path: flip_a_bit(path / "layout.json", 70),
-    "model_rank0000.ckpt is model_rank0001.ckpt of step_00000002":
-        lambda path: swap(path, "model_rank0000.ckpt", "model_rank0001.ckpt"),
-    "optimizer_rank0001.ckpt is optimizer_rank0001.ckpt of step_00000001":
-        lambda path: shutil.copy(path.parent / "step_00000001" / "optimizer_rank0001.ckpt", path),
+    "model_rank0000.ckpt is model_rank0001.ckpt of step_00000002": lambda path: swap(
+        path, "model_rank0000.ckpt", "model_rank0001.ckpt"
+    ),
+    "optimizer_rank0001.ckpt is optimizer_rank0001.ckpt of step_00000001": lambda path: shutil.copy(
+        path.parent / "step_00000001" / "optimizer_rank0001.ckpt", path
+    ),
 }
 
 
@@ -317,8 +364,14 @@ def test_ranks_share_the_work_of_looking_for_damage(two_steps, monkeypatch):
     real = store.fingerprint
     monkeypatch.setattr(store, "fingerprint", lambda path: seen.append(path.name) or real(path))
     assert at_once(TWO, lambda holder: store.newest(two_steps, holder)) == [two_steps / "step_00000002"] * 2
-    assert sorted(seen) == ["config.yaml", "layout.json", "model_rank0000.ckpt", "model_rank0001.ckpt",
-                            "optimizer_rank0000.ckpt", "optimizer_rank0001.ckpt"]
+    assert sorted(seen) == [
+        "config.yaml",
+        "layout.json",
+        "model_rank0000.ckpt",
+        "model_rank0001.ckpt",
+        "optimizer_rank0000.ckpt",
+        "optimizer_rank0001.ckpt",
+    ]
 
 
 def test_slices_of_another_model_are_refused_before_any_is_set(two_steps):
@@ -327,13 +380,18 @@ def test_slices_of_another_model_are_refused_before_any_is_set(two_steps):
     shapes[wider] = (4, 16)
     names = ["backbone.layernorm.gamma", wider]
     wanted = [Parameter(Tensor(np.zeros(shapes[name], np.float32)), name=name) for name in names]
-    with pytest.raises(InputError, match=r"ffn.projection.bias' is \(4, 8\), the model's is \(4, 16\): the checkpoint "
-                                         "is of another configuration"):
+    with pytest.raises(
+        InputError,
+        match=r"ffn.projection.bias' is \(4, 8\), the model's is \(4, 16\): the checkpoint "
+        "is of another configuration",
+    ):
         store.load(checkpoint, wanted, Holder(plan(), 0, shapes))
     assert not wanted[0].asnumpy().any()
     [more] = parameters(names=["backbone.blocks.9.layernorm1.gamma"])
-    with pytest.raises(InputError, match=f"no parameter '{more.name}'; it holds {len(SHAPES)}, the model "
-                                         f"{len(SHAPES) + 1}: is it of another size"):
+    with pytest.raises(
+        InputError,
+        match=f"no parameter '{more.name}'; it holds {len(SHAPES)}, the model {len(SHAPES) + 1}: is it of another size",
+    ):
         store.load(checkpoint, [more], Holder(plan(), 0, SHAPES | {more.name: (3, 4)}))
 
 
@@ -352,7 +410,7 @@ def test_ranks_that_do_not_share_a_folder_are_told(tmp_path):
 def test_a_checkpoint_that_lacks_a_part_is_not_finished(tmp_path):
     def save(holder):
         model, optimizer = parameters_of(held_values(whole_values(), TWO, holder.rank))
-        store.save(tmp_path, 3, model[holder.rank:], optimizer, {}, lambda path: path.write_text(""), 3, holder)
+        store.save(tmp_path, 3, model[holder.rank :], optimizer, {}, lambda path: path.write_text(""), 3, holder)
 
     with pytest.raises(InputError, match=r"no file has \[12:24, 0:8\] of 'backbone.embedding.word_embedding"):
         at_once(TWO, save)

@@ -99,12 +99,15 @@ def test_unknown_names_are_told_with_the_nearest(capsys, tmp_path):
     assert told(capsys, ["--config", str(file)]) == "no setting 'inner.widht'; did you mean 'inner.width'?"
 
 
-@pytest.mark.parametrize("arguments, parts", [
-    (["--inner.width", "wide"], ["inner.width", "wide"]),
-    (["--inner.kind", "oval"], ["inner.kind", "oval"]),
-    (["--inner.width", "-1"], ["inner.width is -1"]),
-    (["--config", "no-such.yaml"], ["no-such.yaml"]),
-])
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--inner.width", "wide"], ["inner.width", "wide"]),
+        (["--inner.kind", "oval"], ["inner.kind", "oval"]),
+        (["--inner.width", "-1"], ["inner.width is -1"]),
+        (["--config", "no-such.yaml"], ["no-such.yaml"]),
+    ],
+)
 def test_bad_values_are_named(capsys, arguments, parts):
     message = told(capsys, arguments)
     assert all(part in message for part in parts)
@@ -133,8 +136,10 @@ def test_nearest():
     assert nearest("xyz", ["hidden_size"]) == ""
 
 
-@pytest.mark.parametrize("error, status, line", [
-    (InputError("no file\n  'a'"), 2, "error: no file 'a'\n"), (KeyboardInterrupt(), 130, ""), (None, 0, "")])
+@pytest.mark.parametrize(
+    "error, status, line",
+    [(InputError("no file\n  'a'"), 2, "error: no file 'a'\n"), (KeyboardInterrupt(), 130, ""), (None, 0, "")],
+)
 def test_programs_end_as_shells_expect(capsys, error, status, line):
     def main():
         if error:

@@ -35,8 +35,13 @@ def checkpoint(tmp_path_factory, tiny_vocab):
     folder = tmp_path_factory.mktemp("run")
     _, weights = random_model(seed=3, **{name: getattr(CONFIG, name) for name in ("vocab_size", "seq_length")})
     ckpt_file.write(folder / "model.ckpt", weights.items())
-    RunConfig(CONFIG, DataConfig(tokenizer_path=str(tiny_vocab)), TrainingConfig(), ParallelConfig(),
-              GenerationConfig(end_token=9)).save(folder / "config.yaml")
+    RunConfig(
+        CONFIG,
+        DataConfig(tokenizer_path=str(tiny_vocab)),
+        TrainingConfig(),
+        ParallelConfig(),
+        GenerationConfig(end_token=9),
+    ).save(folder / "config.yaml")
     return folder / "model.ckpt"
 
 
@@ -70,8 +75,10 @@ def test_the_original_s_command_gives_both_backends_the_same_text(checkpoint, fo
     status, quantised, _ = say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "32", "-b", "onnx-cpu")
     assert status == 0 and quantised.startswith("Input: 春眠不觉晓\nOutput: ") and len(quantised) > 22
     assert say(monkeypatch, capsys, pangu_inference, *flags, "-c", checkpoint, "-b", "mindspore")[1] == quantised
-    assert say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "32", "--stream=false",
-               "--threads=1")[1] == quantised
+    assert (
+        say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "32", "--stream=false", "--threads=1")[1]
+        == quantised
+    )
     assert say(monkeypatch, capsys, pangu_inference, *flags, "-c", folders / "8")[0] == 0
 
 
@@ -95,8 +102,13 @@ def test_the_gpu_port_s_command(checkpoint, monkeypatch, capsys):
     """Translated for a GPU, where the name says fp16; and run here, on a CPU."""
     arguments = run_inference.RunInferenceArguments("2B6_fp16", "model.ckpt")
     assert run_inference.flags_of_predict(arguments, "GPU") == [
-        "--checkpoint=model.ckpt", "--mode=2B6", "--generation.max_new_tokens=50", "--parallel.device_target=GPU",
-        "--model.compute_dtype=float16", "--model.param_init_dtype=float16"]
+        "--checkpoint=model.ckpt",
+        "--mode=2B6",
+        "--generation.max_new_tokens=50",
+        "--parallel.device_target=GPU",
+        "--model.compute_dtype=float16",
+        "--model.param_init_dtype=float16",
+    ]
     assert not any("float16" in flag for flag in run_inference.flags_of_predict(arguments, "CPU"))
     errors = refused(monkeypatch, capsys, run_inference, "--model=2B7", f"--load_ckpt_path={checkpoint}")
     assert "'2B7' is none of" in errors
@@ -123,8 +135,16 @@ def test_the_server_takes_a_quantised_folder(folders):
 
 
 def test_quantising_says_what_it_wrote(checkpoint, tmp_path, monkeypatch, capsys):
-    status, output, _ = say(monkeypatch, capsys, quantize, f"--checkpoint={checkpoint}", f"--output={tmp_path / 'q'}",
-                            "--bits=4", "--block_size=16", "--asymmetric")
+    status, output, _ = say(
+        monkeypatch,
+        capsys,
+        quantize,
+        f"--checkpoint={checkpoint}",
+        f"--output={tmp_path / 'q'}",
+        "--bits=4",
+        "--block_size=16",
+        "--asymmetric",
+    )
     assert status == 0 and f"{tmp_path / 'q'}: {CONFIG.num_parameters:,} weights, 4 bits each" in output
     model = json.loads((tmp_path / "q" / "model.json").read_text())
     assert model["quantization"] == {"bits": 4, "block_size": 16, "asymmetric": True, "table_bits": 8}
@@ -141,13 +161,17 @@ def test_nothing_is_left_of_a_quantisation_that_fails(checkpoint, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("flags", "told"), [
-    (["--checkpoint=nowhere", "--output=q"], "--checkpoint nowhere is not there"),
-    (["--checkpoint={checkpoint}", "--output={checkpoint}"], "is there already"),
-    (["--checkpoint={checkpoint}", "--output=q", "--bits=5"], "bits"),
-    (["--checkpoint={checkpoint}", "--output=q", "--block_size=48"], "blocks of 48 weights: there are 16, 32"),
-    (["--checkpoint={checkpoint}", "--output=q", "--size=2.6B"], "--size 2.6B"),
-    (["--checkpoint={checkpoint}", "--output=q", "--tokenizer=nowhere"], "no vocabulary at nowhere")])
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--checkpoint=nowhere", "--output=q"], "--checkpoint nowhere is not there"),
+        (["--checkpoint={checkpoint}", "--output={checkpoint}"], "is there already"),
+        (["--checkpoint={checkpoint}", "--output=q", "--bits=5"], "bits"),
+        (["--checkpoint={checkpoint}", "--output=q", "--block_size=48"], "blocks of 48 weights: there are 16, 32"),
+        (["--checkpoint={checkpoint}", "--output=q", "--size=2.6B"], "--size 2.6B"),
+        (["--checkpoint={checkpoint}", "--output=q", "--tokenizer=nowhere"], "no vocabulary at nowhere"),
+    ],
+)
 def test_what_can_not_be_quantised(checkpoint, tmp_path, monkeypatch, capsys, flags, told):
     monkeypatch.chdir(tmp_path)
     assert told in refused(monkeypatch, capsys, quantize, *(flag.format(checkpoint=checkpoint) for flag in flags))
@@ -180,11 +204,18 @@ def garbage(file):
     file.write_bytes(b"\x00\xff{")
 
 
-@pytest.mark.parametrize(("name", "change", "told"), [
-    (WEIGHTS_FILE, cut, "bytes, .* were written"), (WEIGHTS_FILE, removed, "is missing"),
-    (WEIGHTS_FILE, one_bit, "was changed after"), ("model.json", cut, "can't be read"),
-    ("model.json", garbage, "can't be read"), ("model.json", removed, "holds no exported or quantised model"),
-    ("tokenizer/vocab.model", one_bit, "was changed after")])
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        (WEIGHTS_FILE, cut, "bytes, .* were written"),
+        (WEIGHTS_FILE, removed, "is missing"),
+        (WEIGHTS_FILE, one_bit, "was changed after"),
+        ("model.json", cut, "can't be read"),
+        ("model.json", garbage, "can't be read"),
+        ("model.json", removed, "holds no exported or quantised model"),
+        ("tokenizer/vocab.model", one_bit, "was changed after"),
+    ],
+)
 def test_damaged_folders(folders, monkeypatch, capsys, name, change, told):
     folder = damaged(folders / "8", name, change)
     errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folder)
@@ -202,9 +233,11 @@ def test_foreign_folders_and_sizes(folders, checkpoint, monkeypatch, capsys):
     other = folders / "other"
     shutil.copytree(folders / "8", other)
     content = json.loads((other / "model.json").read_text())
-    for changes, told in (({"quantization": None}, "holds MindIR graphs"),
-                          ({"quantization": {"levels": 3}}, "of another version"),
-                          ({"model": content["model"] | {"num_layers": 4}}, "another network than its weights.bin")):
+    for changes, told in (
+        ({"quantization": None}, "holds MindIR graphs"),
+        ({"quantization": {"levels": 3}}, "of another version"),
+        ({"model": content["model"] | {"num_layers": 4}}, "another network than its weights.bin"),
+    ):
         (other / "model.json").write_text(json.dumps(content | changes))
         assert told in refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", other)
 
@@ -234,8 +267,9 @@ def test_too_little_memory(folders, monkeypatch, capsys):
 @pytest.mark.parametrize("format", ["safetensors", "hf", "megatron", "mindformers"])
 def test_other_checkpoints_give_the_same_bits(checkpoint, folders, tmp_path, format):
     convert(ConvertArguments("mindspore", format, str(checkpoint), str(tmp_path / "other"), ParallelConfig()))
-    quantize.quantize(QuantizeArguments(str(tmp_path / "other"), str(tmp_path / "q"), from_=format,
-                                        num_heads=CONFIG.num_heads))
+    quantize.quantize(
+        QuantizeArguments(str(tmp_path / "other"), str(tmp_path / "q"), from_=format, num_heads=CONFIG.num_heads)
+    )
     assert (tmp_path / "q" / WEIGHTS_FILE).read_bytes() == (folders / "8" / WEIGHTS_FILE).read_bytes()
     with pytest.raises(InputError, match="has no vocabulary of its own"):
         CpuRuntime(tmp_path / "q").load_tokenizer()

@@ -18,8 +18,13 @@ from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_ids, random_model
 
 CONFIG = replace(TINY, seq_length=48)
-FORMATS = [Format(8, 128), Format(8, 32, asymmetric=True), Format(4, 32), Format(4, 16, asymmetric=True),
-           Format(4, 64, table_bits=4)]
+FORMATS = [
+    Format(8, 128),
+    Format(8, 32, asymmetric=True),
+    Format(4, 32),
+    Format(4, 16, asymmetric=True),
+    Format(4, 64, table_bits=4),
+]
 
 
 def write_model(folder, config, weights, format):
@@ -62,8 +67,15 @@ def generate(runtime, texts, **settings):
     return [[answer.tokens for answer in group] for group in generate_tokens(runtime, texts, config, 6)]
 
 
-@pytest.mark.parametrize("settings", [{}, dict(method="sample", seed=5, top_p=0.9, num_samples=2),
-                                      dict(repetition_penalty=1.3), dict(method="beam", num_beams=3)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        dict(method="sample", seed=5, top_p=0.9, num_samples=2),
+        dict(repetition_penalty=1.3),
+        dict(method="beam", num_beams=3),
+    ],
+)
 def test_float32_tokens_are_mindspore_s(model, float_runtime, settings):
     """Rows of different lengths together; beams reorder the cache."""
     texts = prompts()[:1] if settings.get("method") == "beam" else prompts()
@@ -101,9 +113,10 @@ def test_quantised_logits_are_those_of_the_rounded_weights(model, tmp_path, form
     ids = random_ids(3)[:, :24]
     runtime = CpuRuntime(write_model(tmp_path / "m", CONFIG, weights, format), cpu_kernels=cpu_kernels)
     found, first = all_logits(runtime, ids)
-    expected = numpy_pangu.logits(rounded(weights, CONFIG, format), CONFIG, ids, np.tile(np.arange(24), (3, 1)),
-                                  np.tril(np.ones((3, 24, 24))))[:, first:]
-    assert np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected ** 2)) < 0.05
+    expected = numpy_pangu.logits(
+        rounded(weights, CONFIG, format), CONFIG, ids, np.tile(np.arange(24), (3, 1)), np.tril(np.ones((3, 24, 24)))
+    )[:, first:]
+    assert np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)) < 0.05
 
 
 def test_rows_come_and_go(model, float_runtime):
@@ -111,8 +124,10 @@ def test_rows_come_and_go(model, float_runtime):
     [long, short, late] = prompts((9, 4, 12))
     alone = [generate(float_runtime, [text], max_new_tokens=3)[0][0] for text in (long, late)]
     float_runtime.open(3, CONFIG.seq_length)
-    join = [float_runtime.join(np.array([text], np.int32), np.array([len(text)]), np.array([row])).argmax(-1)
-            for row, text in ((2, long), (0, short))]
+    join = [
+        float_runtime.join(np.array([text], np.int32), np.array([len(text)]), np.array([row])).argmax(-1)
+        for row, text in ((2, long), (0, short))
+    ]
     tokens, places = np.array([join[1][0], 0, join[0][0]], np.int32), np.array([4, 0, 9], np.int32)
     second = float_runtime.decode(tokens, places).argmax(-1)
     begun = float_runtime.join(np.array([late], np.int32), np.array([12]), np.array([1])).argmax(-1)
@@ -127,7 +142,7 @@ def test_scores_are_the_specification_s(model, float_runtime):
         tokens = np.array(prompts((size,)))
         mask = np.tril(np.ones((1, size - 1, size - 1)))
         logits = numpy_pangu.logits(model[1], CONFIG, tokens[:, :-1], np.arange(size - 1)[None], mask)
-        expected = -numpy_pangu.token_losses(logits, tokens)[0, start - 1:]
+        expected = -numpy_pangu.token_losses(logits, tokens)[0, start - 1 :]
         assert np.allclose(float_runtime.score(tokens[0].tolist(), start), expected, atol=2e-4)
     with pytest.raises(InputError, match="start is 0"):
         float_runtime.score([11, 12], 0)
@@ -139,8 +154,23 @@ def test_the_word_table_is_stored_once():
         tables = [name for name, tensor in stored.items() if tensor.shape[0] == TINY.vocab_size]
         assert len(tables) == (1 if format.bits == 32 else 2)  # codes and scales
         assert list(stored.values())[-1].offset < total_bytes(stored)
-    assert total_bytes(layout(replace(TINY, vocab_size=40000, hidden_size=2560, num_heads=32, num_layers=32,
-                                      seq_length=1024, ffn_hidden_size=10240), Format(8))) < 2.8e9
+    assert (
+        total_bytes(
+            layout(
+                replace(
+                    TINY,
+                    vocab_size=40000,
+                    hidden_size=2560,
+                    num_heads=32,
+                    num_layers=32,
+                    seq_length=1024,
+                    ffn_hidden_size=10240,
+                ),
+                Format(8),
+            )
+        )
+        < 2.8e9
+    )
 
 
 @pytest.mark.parametrize("changes", [dict(num_experts=2), dict(hidden_size=48, num_heads=4, ffn_hidden_size=192)])

@@ -25,8 +25,10 @@ pytestmark = pytest.mark.skipif(not machine.has_vnni(), reason="this processor h
 
 @pytest.fixture(scope="module", params=FORMATS, ids=str)
 def folder(request, tmp_path_factory):
-    sizes = {name: getattr(CONFIG, name) for name in ("hidden_size", "num_heads", "ffn_hidden_size", "vocab_size",
-                                                      "seq_length")}
+    sizes = {
+        name: getattr(CONFIG, name)
+        for name in ("hidden_size", "num_heads", "ffn_hidden_size", "vocab_size", "seq_length")
+    }
     return write_model(tmp_path_factory.mktemp("kernel") / "m", CONFIG, random_model(seed=7, **sizes)[1], request.param)
 
 
@@ -44,7 +46,7 @@ def draw(*shape):
 def errors(ours, theirs):
     """Of each text or token, relative."""
     assert ours.shape == theirs.shape
-    return np.sqrt(np.mean((ours - theirs) ** 2, -1) / np.mean(theirs ** 2, -1)).reshape(-1)
+    return np.sqrt(np.mean((ours - theirs) ** 2, -1) / np.mean(theirs**2, -1)).reshape(-1)
 
 
 def assert_near(ours, theirs):
@@ -61,7 +63,7 @@ def test_prompts(folder, length):
     text = draw(length)
     ours = kernel.logits(text)
     assert_near(ours, onnx.logits(text))
-    assert errors(kernel.logits(text, length // 2), ours[length // 2:]).max() < 1e-5
+    assert errors(kernel.logits(text, length // 2), ours[length // 2 :]).max() < 1e-5
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 21])
@@ -82,9 +84,9 @@ def test_a_row_is_what_it_is_alone(folder):
     kernel.prefill(texts, lengths, 40)
     together = kernel.decode(texts[:, 0], np.full(5, 20, np.int32))
     for number in (0, 4):
-        kernel.prefill(texts[number:number + 1], lengths[:1], 40)
-        alone = kernel.decode(texts[number:number + 1, 0], np.full(1, 20, np.int32))
-        assert errors(together[number:number + 1], alone) < 1e-5
+        kernel.prefill(texts[number : number + 1], lengths[:1], 40)
+        alone = kernel.decode(texts[number : number + 1, 0], np.full(1, 20, np.int32))
+        assert errors(together[number : number + 1], alone) < 1e-5
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -121,8 +123,12 @@ def test_what_lies_between_the_tensors_is_no_matter(folder, length):
         held = slice(tensor.offset, tensor.offset + tensor.nbytes)
         filled[held] = whole[held]
     words = np.random.default_rng(0).normal(size=(length, CONFIG.hidden_size)).astype(np.float32)
-    found = [KernelNetwork(build.library(), data, stored, runtime.config, runtime.format, 2).read(
-        words, Cache(runtime.config, 1, length), 0, range(length)) for data in (whole, filled)]
+    found = [
+        KernelNetwork(build.library(), data, stored, runtime.config, runtime.format, 2).read(
+            words, Cache(runtime.config, 1, length), 0, range(length)
+        )
+        for data in (whole, filled)
+    ]
     assert np.isfinite(found[0]).all() and (found[0] == found[1]).all()
 
 

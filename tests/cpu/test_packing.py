@@ -18,11 +18,12 @@ def restored(values, bits, format):
 
 
 def rms(difference, values):
-    return np.sqrt(np.mean(difference ** 2) / np.mean(values ** 2))
+    return np.sqrt(np.mean(difference**2) / np.mean(values**2))
 
 
-@pytest.mark.parametrize(("bits", "asymmetric", "most"), [(8, False, 0.008), (8, True, 0.007), (4, False, 0.098),
-                                                          (4, True, 0.092)])
+@pytest.mark.parametrize(
+    ("bits", "asymmetric", "most"), [(8, False, 0.008), (8, True, 0.007), (4, False, 0.098), (4, True, 0.092)]
+)
 @pytest.mark.parametrize("columns", [64, 96, 100])
 def test_what_rounding_costs(bits, asymmetric, most, columns):
     values = matrix(700, columns)
@@ -50,13 +51,27 @@ def test_smaller_blocks_lose_less():
 def product(x, values, bits, format):
     """x times a quantised matrix, by ONNX Runtime's kernel for this machine."""
     stored = packing.quantize(values, bits, format)
-    node = helper.make_node("MatMulNBits", ["x", "weights", "scales"], ["y"], domain="com.microsoft",
-                            K=values.shape[1], N=len(values), bits=bits, block_size=format.block_size, accuracy_level=4)
-    graph = helper.make_graph([node], "product", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [len(x), len(values)])],
-                              [numpy_helper.from_array(part, name) for name, part in stored.items()])
-    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20),
-                                                                  helper.make_opsetid("com.microsoft", 1)])
+    node = helper.make_node(
+        "MatMulNBits",
+        ["x", "weights", "scales"],
+        ["y"],
+        domain="com.microsoft",
+        K=values.shape[1],
+        N=len(values),
+        bits=bits,
+        block_size=format.block_size,
+        accuracy_level=4,
+    )
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [len(x), len(values)])],
+        [numpy_helper.from_array(part, name) for name, part in stored.items()],
+    )
+    model = helper.make_model(
+        graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    )
     return ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
 
 
@@ -67,7 +82,7 @@ def saturating_product(x, values):
     unsigned = np.rint(x / step).astype(np.int64) + 128
     scales = np.abs(values).max(1, keepdims=True) / 127
     signed = np.rint(values / scales).astype(np.int64)
-    products = unsigned[:, None] * signed[None]                                             # (M, N, K)
+    products = unsigned[:, None] * signed[None]  # (M, N, K)
     pairs = np.clip(products.reshape(*products.shape[:2], -1, 2).sum(-1), -32768, 32767)
     return (pairs.sum(-1) - 128 * signed.sum(1)) * step * scales.T
 

@@ -108,11 +108,13 @@ def test_what_is_not_finite_stays_so(library, bad):
     x = normal(3, 40)
     x[1, 3] = bad
     scores, rows, flat = x[None, None], np.zeros(3, np.float32), np.zeros(40, np.float32)
-    outputs = [cells.Normalize(library, 1e-5)(Tensor(x), Tensor(flat + 1), Tensor(flat)),
-               cells.MaskedSoftmax(library)(Tensor(scores), Tensor(np.zeros_like(scores))),
-               cells.BiasedFastGelu(library)(Tensor(x), Tensor(rows)),
-               cells.CrossEntropy(library)(Tensor(x), Tensor(np.zeros(3, np.int32))),
-               cells.GlobalNorm(library)((Tensor(x),))]
+    outputs = [
+        cells.Normalize(library, 1e-5)(Tensor(x), Tensor(flat + 1), Tensor(flat)),
+        cells.MaskedSoftmax(library)(Tensor(scores), Tensor(np.zeros_like(scores))),
+        cells.BiasedFastGelu(library)(Tensor(x), Tensor(rows)),
+        cells.CrossEntropy(library)(Tensor(x), Tensor(np.zeros(3, np.int32))),
+        cells.GlobalNorm(library)((Tensor(x),)),
+    ]
     assert [bool(np.isfinite(output.asnumpy()).all()) for output in outputs] == [False] * 5
 
 
@@ -127,20 +129,26 @@ def test_global_norm(library):
         assert float(plain(tensors)) == pytest.approx(truth, rel=1e-6)
 
 
-@pytest.mark.parametrize("powers", [(0.0, 0.0), (0.9 ** 3, 0.95 ** 3)])
+@pytest.mark.parametrize("powers", [(0.0, 0.0), (0.9**3, 0.95**3)])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_adam_update(library, powers, decay):
     class Step(nn.Cell):
         def __init__(self, update):
             super().__init__()
             self.update = update
-            self.p, self.m, self.v = (Parameter(Tensor(value), name=name) for name, value in
-                                      (("p", normal(301, 157)), ("m", normal(301, 157, seed=1)),
-                                       ("v", normal(301, 157, seed=2) ** 2)))
+            self.p, self.m, self.v = (
+                Parameter(Tensor(value), name=name)
+                for name, value in (
+                    ("p", normal(301, 157)),
+                    ("m", normal(301, 157, seed=1)),
+                    ("v", normal(301, 157, seed=2) ** 2),
+                )
+            )
 
         def construct(self, gradient, factor, lr, beta1_power, beta2_power):
-            return ops.depend(lr, self.update(decay, self.p, self.m, self.v, gradient, factor, lr, beta1_power,
-                                              beta2_power))
+            return ops.depend(
+                lr, self.update(decay, self.p, self.m, self.v, gradient, factor, lr, beta1_power, beta2_power)
+            )
 
     settings = TRAINING.beta1, TRAINING.beta2, TRAINING.epsilon
     steps = Step(cells.AdamUpdate(library, *settings)), Step(optimizer.AdamUpdate(TRAINING))
@@ -166,8 +174,12 @@ class Steps:
     def take(self, number, scale=1024.0):
         """Loss, norm, whether finite."""
         ids = random_ids(2, seed=number)
-        batch = [Tensor(ids), *map(Tensor, eod_reset(ids, TINY.eod_token)), None,
-                 Tensor(dropout_keys(0, number, 0, len(ids)))]
+        batch = [
+            Tensor(ids),
+            *map(Tensor, eod_reset(ids, TINY.eod_token)),
+            None,
+            Tensor(dropout_keys(0, number, 0, len(ids))),
+        ]
         return astuple(self.stepper.train(scale, StepScalars.at(TRAINING, number, number), [batch, batch]))
 
     def state(self):

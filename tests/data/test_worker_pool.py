@@ -26,7 +26,7 @@ def squared(number):
     time.sleep(0.002 * (number.value % 3))  # so that they are not done in the order of their start
     if number.value < 0:
         raise InputError(f"{number.value} is negative")
-    return number.value ** 2
+    return number.value**2
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def children():
 def test_results_come_in_order(num_process):
     with Workers(squared, num_process, weight_a_worker=30) as workers:
         results = list(workers.map(map(Number, range(100))))
-    assert [(task.value, result) for task, result in results] == [(value, value ** 2) for value in range(100)]
+    assert [(task.value, result) for task, result in results] == [(value, value**2) for value in range(100)]
 
 
 @pytest.mark.parametrize("num_process", [1, 2, 5])
@@ -64,8 +64,10 @@ def test_large_tasks_and_results_do_not_block_each_other():
 
 @pytest.mark.parametrize("num_process", [1, 3])
 def test_an_input_error_is_handed_on(num_process, children):
-    with (Workers(squared, num_process, weight_a_worker=30) as workers,
-          pytest.raises(InputError, match="-7 is negative")):
+    with (
+        Workers(squared, num_process, weight_a_worker=30) as workers,
+        pytest.raises(InputError, match="-7 is negative"),
+    ):
         list(workers.map(map(Number, [1, 2, -7, 3])))
     assert not children()
 
@@ -78,7 +80,9 @@ def test_a_killed_worker_is_told(killed_at, children):
                 os.kill(children()[0].pid, signal.SIGKILL)
             yield Number(value)
 
-    with (Workers(squared, 3, weight_a_worker=30) as workers,
-          pytest.raises(InputError, match="a worker process ended early")):
+    with (
+        Workers(squared, 3, weight_a_worker=30) as workers,
+        pytest.raises(InputError, match="a worker process ended early"),
+    ):
         list(workers.map(tasks()))
     assert not children()

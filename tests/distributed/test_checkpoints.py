@@ -20,9 +20,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("saved, model, then", [
-    pytest.param(*case, id=name, marks=[pytest.mark.slow] * (number > 0))
-    for number, (name, case) in enumerate(CASES.items())])
+@pytest.mark.parametrize(
+    "saved, model, then",
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] * (number > 0))
+        for number, (name, case) in enumerate(CASES.items())
+    ],
+)
 def test_the_loss_goes_on_under_another_plan(data, finished, tmp_path, saved, model, then):
     """From the checkpoint of step 10, of which the second plan goes on to a later step, and so on."""
     output = tmp_path / "run"

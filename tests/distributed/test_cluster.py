@@ -47,8 +47,11 @@ def launched(folder):
     yield launch
     for process in processes:
         process.kill()
-    left = [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)
-            and process.status() != psutil.STATUS_ZOMBIE]
+    left = [
+        process
+        for process in psutil.process_iter(["cwd"])
+        if process.info["cwd"] == str(folder) and process.status() != psutil.STATUS_ZOMBIE
+    ]
     for process in left:
         process.kill()
     assert not left
@@ -92,8 +95,10 @@ def test_a_killed_rank_ends_all_within_a_minute(launched, folder):
 def test_other_machines_notice_within_a_minute(launched, folder):
     """Two launchers stand for two machines; the rank that dies is not on the one that has the scheduler."""
     meeting = ["--scheduler_address=127.0.0.1", f"--scheduler_port={free_port()}"]
-    first, second = (launched("--rank_size=2", "--local_device_num=1", f"--rank_start={rank}", *meeting, steps=10000)
-                     for rank in range(2))
+    first, second = (
+        launched("--rank_size=2", "--local_device_num=1", f"--rank_start={rank}", *meeting, steps=10000)
+        for rank in range(2)
+    )
     wait_for_lines(folder, range(2))
     assert lines(folder, 1)[0].endswith(": 11")
     os.kill(process_of(folder, 1), signal.SIGKILL)
@@ -108,9 +113,26 @@ def test_other_machines_notice_within_a_minute(launched, folder):
 def test_mpirun_starts_the_ranks(folder):
     settings = ["--rank_size=2", "--scheduler_address=127.0.0.1", f"--scheduler_port={free_port()}"]
     code = "import os, sys; os.execvp('mpirun', ['mpirun', *sys.argv[1:]])"
-    status, told, errors = finish(start("-c", code, "--allow-run-as-root", "--oversubscribe", "-n", 2,
-                                        sys.executable, "-m", "src.parallel.launch", "--mpirun", *settings, "--",
-                                        "rank.py", 1, cwd=folder), TIMEOUT)
+    status, told, errors = finish(
+        start(
+            "-c",
+            code,
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "-n",
+            2,
+            sys.executable,
+            "-m",
+            "src.parallel.launch",
+            "--mpirun",
+            *settings,
+            "--",
+            "rank.py",
+            1,
+            cwd=folder,
+        ),
+        TIMEOUT,
+    )
     assert status == 0, errors
     assert lines(folder, 1)[0].endswith(": 11")
     assert told.splitlines() == lines(folder, 0)

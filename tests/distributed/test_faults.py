@@ -64,11 +64,17 @@ BAD = {
     "fewer ranks than the plan has": ({"tensor": 2, "pipeline": 2}, [], ["2 ranks were started", "makes 4"]),
     "more ranks than the plan has": ({}, [], ["2 ranks were started", "makes 1", "--parallel.data"]),
     "a plan that does not divide": ({"tensor": 2}, ["--model.num_heads=1"], ["parallel.tensor 2", "num_heads 1"]),
-    "too few micro-batches": ({"pipeline": 2}, ["--parallel.micro_batch_num=1"],
-                              ["1 micro-batches", "parallel.micro_batch_num 2"]),
+    "too few micro-batches": (
+        {"pipeline": 2},
+        ["--parallel.micro_batch_num=1"],
+        ["1 micro-batches", "parallel.micro_batch_num 2"],
+    ),
     "data that is not there": ({"data": 2}, ["--data.train=nowhere"], ["'nowhere'"]),
-    "a record that only one rank reads": ({"data": 2}, ["--data.train={unreadable}", "--data.shuffle=false"],
-                                          ["train.mindrecord: record 3", "vocab_size 50"]),
+    "a record that only one rank reads": (
+        {"data": 2},
+        ["--data.train={unreadable}", "--data.shuffle=false"],
+        ["train.mindrecord: record 3", "vocab_size 50"],
+    ),
 }
 
 

@@ -25,9 +25,13 @@ def files(tmp_path_factory, tiny_vocab):
     for settings in (MODEL, EXPERTS):
         experts = settings.get("num_experts", 0)
         ms.save_checkpoint(random_model(seed=5, **settings)[0], str(folder / f"{experts}.ckpt"))
-        flags[experts] = [f"--checkpoint={folder / f'{experts}.ckpt'}", f"--data.tokenizer_path={tiny_vocab}",
-                          "--model.hidden_size=32", "--model.num_heads=4",
-                          *(f"--model.{name}={value}" for name, value in settings.items())]
+        flags[experts] = [
+            f"--checkpoint={folder / f'{experts}.ckpt'}",
+            f"--data.tokenizer_path={tiny_vocab}",
+            "--model.hidden_size=32",
+            "--model.num_heads=4",
+            *(f"--model.{name}={value}" for name, value in settings.items()),
+        ]
     return {"flags": flags, "prompts": folder / "prompts.txt"}
 
 
@@ -50,18 +54,26 @@ def command(files, experts, generation, *plan):
     return [*files["flags"][experts], *(flag.format_map(files) for flag in generation), *plan]
 
 
-@pytest.mark.parametrize("ranks, plan, experts, generation", [
-    pytest.param(4, TENSOR + PIPELINE, 0, GREEDY, id="tp2 x pp2"),
-    *(pytest.param(*values, marks=pytest.mark.slow, id=name) for name, *values in [
-        ("tp2", 2, TENSOR, 0, GREEDY),
-        ("tp2, the word table whole", 2, (*TENSOR, "--parallel.vocab_parallel=false"), 0, GREEDY),
-        ("pp2", 2, PIPELINE, 0, GREEDY),
-        ("beams on tp2 x pp2", 4, TENSOR + PIPELINE, 0, BEAMS),
-        ("sampling on tp2", 2, TENSOR, 0, SAMPLING),
-        ("stream of pp2", 2, PIPELINE, 0, STREAM),
-        ("without a cache on tp2 x pp2", 4, TENSOR + PIPELINE, 0, (*GREEDY, "--generation.use_past=false")),
-        ("experts over ep2", 2, EXPERT, 4, GREEDY),
-        ("experts over tp2 x pp2", 4, TENSOR + PIPELINE, 4, GREEDY)])])
+@pytest.mark.parametrize(
+    "ranks, plan, experts, generation",
+    [
+        pytest.param(4, TENSOR + PIPELINE, 0, GREEDY, id="tp2 x pp2"),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow, id=name)
+            for name, *values in [
+                ("tp2", 2, TENSOR, 0, GREEDY),
+                ("tp2, the word table whole", 2, (*TENSOR, "--parallel.vocab_parallel=false"), 0, GREEDY),
+                ("pp2", 2, PIPELINE, 0, GREEDY),
+                ("beams on tp2 x pp2", 4, TENSOR + PIPELINE, 0, BEAMS),
+                ("sampling on tp2", 2, TENSOR, 0, SAMPLING),
+                ("stream of pp2", 2, PIPELINE, 0, STREAM),
+                ("without a cache on tp2 x pp2", 4, TENSOR + PIPELINE, 0, (*GREEDY, "--generation.use_past=false")),
+                ("experts over ep2", 2, EXPERT, 4, GREEDY),
+                ("experts over tp2 x pp2", 4, TENSOR + PIPELINE, 4, GREEDY),
+            ]
+        ),
+    ],
+)
 def test_the_same_text(files, alone, tmp_path, ranks, plan, experts, generation):
     launcher = launch(ranks, PREDICT, *command(files, experts, generation, *plan), folder=tmp_path)
     status, told, errors = finish_all(launcher, tmp_path)

@@ -11,31 +11,51 @@ from tests.support.distributed_runs import DENSE, MOE, finish_all, launch, log_o
 from tests.support.programs import ROOT, train_flags
 
 # On a CPU, how often an AllReduce that stands for a collective takes its payload.
-TAKEN = {"AllReduce": lambda ranks: 1, "ReduceScatter": lambda ranks: 1, "AllGather": lambda ranks: 1,
-         "AlltoAll": lambda ranks: ranks, "Exchange": lambda ranks: 2}
+TAKEN = {
+    "AllReduce": lambda ranks: 1,
+    "ReduceScatter": lambda ranks: 1,
+    "AllGather": lambda ranks: 1,
+    "AlltoAll": lambda ranks: ranks,
+    "Exchange": lambda ranks: 2,
+}
 CASES = [
     ("dp2 with ZeRO", dict(data=2, optimizer_shard=True), {}),
     ("tp2, accumulated", dict(tensor=2, micro_batch_num=2), DENSE),
     ("tp2 x pp2", dict(tensor=2, pipeline=2, micro_batch_num=3), DENSE),
     ("tp2 x pp2 with sequence parallel", dict(tensor=2, pipeline=2, micro_batch_num=2, sequence_parallel=True), DENSE),
     ("tp2 x pp2, the word table whole", dict(tensor=2, pipeline=2, micro_batch_num=2, vocab_parallel=False), DENSE),
-    ("tp2 with sequence parallel, the word table whole",
-     dict(tensor=2, sequence_parallel=True, vocab_parallel=False), DENSE),
+    (
+        "tp2 with sequence parallel, the word table whole",
+        dict(tensor=2, sequence_parallel=True, vocab_parallel=False),
+        DENSE,
+    ),
     ("experts over ep2 x tp2", dict(expert=2, tensor=2), MOE),
-    ("experts over ep2 x tp2 with sequence parallel and ZeRO",
-     dict(expert=2, tensor=2, sequence_parallel=True, optimizer_shard=True), MOE | {"expert_interval": 2}),
-    ("experts at a stage's end, tp2 x pp2", dict(tensor=2, pipeline=2, micro_batch_num=2),
-     DENSE | {"num_experts": 4, "expert_interval": 2}),
+    (
+        "experts over ep2 x tp2 with sequence parallel and ZeRO",
+        dict(expert=2, tensor=2, sequence_parallel=True, optimizer_shard=True),
+        MOE | {"expert_interval": 2},
+    ),
+    (
+        "experts at a stage's end, tp2 x pp2",
+        dict(tensor=2, pipeline=2, micro_batch_num=2),
+        DENSE | {"num_experts": 4, "expert_interval": 2},
+    ),
 ]
 
 
-@pytest.mark.parametrize("parallel, model", [
-    pytest.param(parallel, model, id=name, marks=[] if not number else pytest.mark.slow)
-    for number, (name, parallel, model) in enumerate(CASES)])
+@pytest.mark.parametrize(
+    "parallel, model",
+    [
+        pytest.param(parallel, model, id=name, marks=[] if not number else pytest.mark.slow)
+        for number, (name, parallel, model) in enumerate(CASES)
+    ],
+)
 def test_ranks_hold_and_send_what_was_planned(data, tmp_path, parallel, model):
     groups = {"model": model, "parallel": parallel}
-    flags = [*train_flags(data / "train.mindrecord", tmp_path / "output"),
-             *(f"--{group}.{name}={value}" for group, values in groups.items() for name, value in values.items())]
+    flags = [
+        *train_flags(data / "train.mindrecord", tmp_path / "output"),
+        *(f"--{group}.{name}={value}" for group, values in groups.items() for name, value in values.items()),
+    ]
     config = parse(TrainConfig, "reality.py", flags)
     ranks = config.parallel.world_size
     process = launch(ranks, ROOT / "tests" / "distributed" / "reality.py", *flags, folder=tmp_path)
@@ -45,6 +65,9 @@ def test_ranks_hold_and_send_what_was_planned(data, tmp_path, parallel, model):
         found = next(json.loads(line) for line in log_of(tmp_path, rank).splitlines() if line.startswith("{"))
         memory, summed = rank_memory(config, rank), config.micro_steps > 1
         assert found == {
-            "weights": memory.weights, "moments": memory.moments, "slices": memory.slices,
+            "weights": memory.weights,
+            "moments": memory.moments,
+            "slices": memory.slices,
             "gradients": memory.gradients if summed else 0,  # else they never lie in parameters
-            "sent": sum(TAKEN[one.operation](one.ranks) * one.payload for one in communication(config, rank))}
+            "sent": sum(TAKEN[one.operation](one.ranks) * one.payload for one in communication(config, rank)),
+        }

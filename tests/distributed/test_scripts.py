@@ -20,8 +20,12 @@ processes = [subprocess.Popen(sys.argv[at:], env=os.environ | {{
     for rank in range(int(number))]
 sys.exit(max(process.wait() for process in processes))
 """
-STEPS = ["--training.steps=2", "--training.log_interval=1", "--training.warmup_steps=1",
-         "--training.learning_rate=1e-2"]
+STEPS = [
+    "--training.steps=2",
+    "--training.log_interval=1",
+    "--training.warmup_steps=1",
+    "--training.learning_rate=1e-2",
+]
 
 
 class Repository:
@@ -45,9 +49,15 @@ class Repository:
         """A script as a process, in a new folder of the working folder."""
         (self.work / folder).mkdir(exist_ok=True)
         environment = os.environ | {"DEVICE_TARGET": "CPU", "PATH": f"{self.root}/bin:{os.environ['PATH']}"}
-        return subprocess.Popen(["bash", self.root / f"scripts/{name}.sh", *map(str, arguments)], env=environment,
-                                cwd=self.work / folder, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            ["bash", self.root / f"scripts/{name}.sh", *map(str, arguments)],
+            env=environment,
+            cwd=self.work / folder,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, name, *arguments, folder):
         """What a script prints; it must succeed."""
@@ -68,8 +78,9 @@ class Repository:
 def repository(tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     (work / "data").mkdir()
-    write_mindrecord(work / "data/a.mindrecord",
-                     random_ids(16, replace(SHAPES, vocab_size=2000, seq_length=128, eod_token=9)))
+    write_mindrecord(
+        work / "data/a.mindrecord", random_ids(16, replace(SHAPES, vocab_size=2000, seq_length=128, eod_token=9))
+    )
     return Repository(tmp_path_factory.mktemp("repository"), work)
 
 
@@ -85,14 +96,38 @@ def one_process(repository):
 @pytest.fixture(scope="module")
 def experts_in_one_process(repository):
     """The same with 4 experts in every layer."""
-    repository.run("run_standalone_train", "../data", "fp32", "tiny", 4, "CPU", *STEPS, "--model.num_experts=4",
-                   "--model.expert_interval=1", folder="experts")
+    repository.run(
+        "run_standalone_train",
+        "../data",
+        "fp32",
+        "tiny",
+        4,
+        "CPU",
+        *STEPS,
+        "--model.num_experts=4",
+        "--model.expert_interval=1",
+        folder="experts",
+    )
     return repository.losses("experts")
 
 
 def test_train(repository, one_process):
-    told = repository.run("run_distribute_train", "../data", "none", 2, "fp32", "tiny", 1, 1, 4, 0, 2, *STEPS,
-                          "--parallel.tensor=2", folder="train")
+    told = repository.run(
+        "run_distribute_train",
+        "../data",
+        "none",
+        2,
+        "fp32",
+        "tiny",
+        1,
+        1,
+        4,
+        0,
+        2,
+        *STEPS,
+        "--parallel.tensor=2",
+        folder="train",
+    )
     assert repository.losses("train") == pytest.approx(one_process, rel=1e-5)
     assert "2 ranks" in told and "finished step 2" in told
     work = repository.work / "train"
@@ -108,33 +143,82 @@ def test_train_through_mpirun(repository, one_process):
 
 @pytest.mark.slow
 def test_train_experts_by_alltoall(repository, experts_in_one_process):
-    repository.run("run_distribute_train_moe", "../data", "none", 2, "fp32", "tiny", 1, 1, 2, 0, 2, 2, 1, *STEPS,
-                   folder="alltoall")
+    repository.run(
+        "run_distribute_train_moe", "../data", "none", 2, "fp32", "tiny", 1, 1, 2, 0, 2, 2, 1, *STEPS, folder="alltoall"
+    )
     assert repository.losses("alltoall") == pytest.approx(experts_in_one_process, rel=1e-5)
 
 
 @pytest.mark.slow
 def test_train_experts_with_the_optimizer_on_the_host(repository, experts_in_one_process):
-    repository.run("run_distribute_train_moe_host_device", "../data", "none", 2, "fp32", "tiny", 1, 1, 2, 0, 2, 4, 0,
-                   *STEPS, folder="host")
+    repository.run(
+        "run_distribute_train_moe_host_device",
+        "../data",
+        "none",
+        2,
+        "fp32",
+        "tiny",
+        1,
+        1,
+        2,
+        0,
+        2,
+        4,
+        0,
+        *STEPS,
+        folder="host",
+    )
     assert repository.losses("host") == pytest.approx(experts_in_one_process, rel=1e-5)
 
 
 @pytest.mark.slow
 def test_train_on_from_a_checkpoint(repository, one_process):
-    repository.run("run_standalone_train", "../data", "fp32", "tiny", 4, "CPU", *STEPS,
-                   "--training.init_checkpoint=../one/output", folder="on")
-    repository.run("run_distribute_incremental_train", "../data", "none", 2, "fp32", "tiny", 2, "none", "../one/output",
-                   "", *STEPS, folder="incremental")
+    repository.run(
+        "run_standalone_train",
+        "../data",
+        "fp32",
+        "tiny",
+        4,
+        "CPU",
+        *STEPS,
+        "--training.init_checkpoint=../one/output",
+        folder="on",
+    )
+    repository.run(
+        "run_distribute_incremental_train",
+        "../data",
+        "none",
+        2,
+        "fp32",
+        "tiny",
+        2,
+        "none",
+        "../one/output",
+        "",
+        *STEPS,
+        folder="incremental",
+    )
     assert repository.losses("incremental") == pytest.approx(repository.losses("on"), rel=1e-5)
     assert repository.losses("incremental")[1] < one_process[1]
 
 
 def test_predict(repository, one_process, tiny_vocab):
     flags = ["--generation.max_new_tokens=8", "--prompt=床前明月光"]
-    wanted = repository.run("run_standalone_predict", "none", tiny_vocab, "../one/output", "", "", "CPU", *flags,
-                            folder="predict")
-    told = repository.run("run_distribute_predict", 2, "none", "none", tiny_vocab, "../one/output", "", "", "fp32",
-                          *flags, folder="predict")
+    wanted = repository.run(
+        "run_standalone_predict", "none", tiny_vocab, "../one/output", "", "", "CPU", *flags, folder="predict"
+    )
+    told = repository.run(
+        "run_distribute_predict",
+        2,
+        "none",
+        "none",
+        tiny_vocab,
+        "../one/output",
+        "",
+        "",
+        "fp32",
+        *flags,
+        folder="predict",
+    )
     assert wanted.startswith("Input: 床前明月光\nOutput: ")
     assert told == wanted

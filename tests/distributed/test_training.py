@@ -22,9 +22,11 @@ SLOW = {
     "tp2, the word table whole": Run({"tensor": 2, "vocab_parallel": False}),
     "dp2 x tp2 x pp2 with ZeRO, the word table whole": Run(
         {"data": 2, "tensor": 2, "pipeline": 2, "optimizer_shard": True, "vocab_parallel": False},
-        DENSE | {"vocab_size": 203}),
-    "tp2 with sequence parallel, the word table whole": Run({"tensor": 2, "sequence_parallel": True,
-                                                             "vocab_parallel": False}),
+        DENSE | {"vocab_size": 203},
+    ),
+    "tp2 with sequence parallel, the word table whole": Run(
+        {"tensor": 2, "sequence_parallel": True, "vocab_parallel": False}
+    ),
     "pp2 with LAMB": Run({"pipeline": 2}, training={"optimizer": "lamb"}),
     "dp2 x tp2": Run({"data": 2, "tensor": 2}),
     "dp2 x pp2 with ZeRO": Run({"data": 2, "pipeline": 2, "optimizer_shard": True}),
@@ -41,11 +43,14 @@ SLOW = {
     "experts over ep2 x tp2": Run({"expert": 2, "tensor": 2}, MOE),
     "experts over tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True}, MOE),
     "experts over pp2": Run({"pipeline": 2}, MOE),
-    "experts in one of two stages, over ep2, without kernels": Run({"expert": 2, "pipeline": 2, "cpu_kernels": False},
-                                                                   EVERY_SECOND),
+    "experts in one of two stages, over ep2, without kernels": Run(
+        {"expert": 2, "pipeline": 2, "cpu_kernels": False}, EVERY_SECOND
+    ),
 }
-CASES = [*(pytest.param(run, id=name) for name, run in QUICK.items()),
-         *(pytest.param(run, id=name, marks=pytest.mark.slow) for name, run in SLOW.items())]
+CASES = [
+    *(pytest.param(run, id=name) for name, run in QUICK.items()),
+    *(pytest.param(run, id=name, marks=pytest.mark.slow) for name, run in SLOW.items()),
+]
 
 
 @pytest.mark.parametrize("run", CASES)

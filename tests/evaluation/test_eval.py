@@ -29,7 +29,7 @@ def numpy_c3(path, vocab, config, score):
                 if score == "modelzoo":  # its labels are the tokens shifted by one, then a pad; the mask is on inputs
                     scores.append(-log_probs(weights, config.model, [*ids, pad])[before:].sum() / length)
                 else:
-                    scores.append(-log_probs(weights, config.model, ids)[before - 1:].mean())
+                    scores.append(-log_probs(weights, config.model, ids)[before - 1 :].mean())
             yield question, scores
 
 
@@ -37,8 +37,11 @@ def numpy_c3(path, vocab, config, score):
 def test_c3_is_scored_as_by_an_independent_scorer(score, eval_vocab, c3_folder, tmp_path, capsys):
     records = evaluate(eval_vocab, c3_folder, tmp_path / "run", "--task=c3", f"--score={score}", "--batch_size=2")
     config = configuration(eval_vocab, c3_folder, tmp_path, "--task=c3")
-    truth = [one for name in ("c3-d-dev.json", "c3-m-dev.json")
-             for one in numpy_c3(c3_folder / name, eval_vocab, config, score)]
+    truth = [
+        one
+        for name in ("c3-d-dev.json", "c3-m-dev.json")
+        for one in numpy_c3(c3_folder / name, eval_vocab, config, score)
+    ]
     assert len(records) == len(truth) == 18
     right = 0
     for record, (question, scores) in zip(records, truth, strict=True):
@@ -107,12 +110,13 @@ def test_tnews_in_mindformers_form(eval_vocab, tnews_folder, tmp_path):
     weights = {parameter.name: parameter.asnumpy() for parameter in load_model(config.model, None).get_parameters()}
     tokenizer = JiebaTokenizer(eval_vocab)
     for record, (shown, labels, answer, sentence) in zip(
-            records, mindformers_tnews(tnews_folder / "dev.json", np.random.default_rng(2)), strict=True):
+        records, mindformers_tnews(tnews_folder / "dev.json", np.random.default_rng(2)), strict=True
+    ):
         losses = []
         for label in labels:
             before = len(tokenizer.encode(f"{shown}这是关于{label}的文章："))
-            ids = tokenizer.encode(f"{shown}这是关于{label}的文章：{sentence}")[:config.model.seq_length]
-            losses.append(-log_probs(weights, config.model, ids)[before - 1:].mean())
+            ids = tokenizer.encode(f"{shown}这是关于{label}的文章：{sentence}")[: config.model.seq_length]
+            losses.append(-log_probs(weights, config.model, ids)[before - 1 :].mean())
         assert (record["labels"], record["answer"]) == (labels, answer)
         np.testing.assert_allclose(record["scores"], losses, atol=1e-4)
         assert record["prediction"] == labels[int(np.argmin(losses))]
@@ -130,9 +134,13 @@ def test_answers_depend_neither_on_the_batch_nor_on_when_they_are_made(variant, 
 
 
 def test_the_report_s_figures(eval_vocab, tmp_path, capsys):
-    (tmp_path / "dev.jsonl").write_text("".join(
-        json.dumps({"masked_text": text + "<mask>", "correct_word": "上霜"}, ensure_ascii=False) + "\n"
-        for text in ("床前明月光，疑是地", "疑是地", "举头望明月，低头思故乡，疑是地")), encoding="utf-8")
+    (tmp_path / "dev.jsonl").write_text(
+        "".join(
+            json.dumps({"masked_text": text + "<mask>", "correct_word": "上霜"}, ensure_ascii=False) + "\n"
+            for text in ("床前明月光，疑是地", "疑是地", "举头望明月，低头思故乡，疑是地")
+        ),
+        encoding="utf-8",
+    )
     records = evaluate(eval_vocab, tmp_path, tmp_path / "run", "--task=wplc")
     loss = sum(one["loss"] * one["tokens"] for one in records) / sum(one["tokens"] for one in records)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -177,8 +185,13 @@ def test_the_command_line(eval_vocab, tnews_folder, tmp_path):
     folder.mkdir()
     lines = (tnews_folder / "dev.json").read_text().splitlines()
     (folder / "dev.json").write_text("\n".join([*lines[:2], '{"label_desc": "news_sport", "sentence": "a"}']))
-    flags = [*MODEL, f"--data.tokenizer_path={eval_vocab}", "--task=tnews", f"--task_path={folder}",
-             f"--output={tmp_path / 'run'}"]
+    flags = [
+        *MODEL,
+        f"--data.tokenizer_path={eval_vocab}",
+        "--task=tnews",
+        f"--task_path={folder}",
+        f"--output={tmp_path / 'run'}",
+    ]
     status, output, errors = run(ROOT / "eval.py", *flags)
     assert (status, output) == (2, "")
     assert errors.startswith(f"error: {folder}/dev.json, record 3: 'label_desc' is 'news_sport', none of news_story, ")

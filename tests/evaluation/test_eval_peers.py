@@ -20,23 +20,36 @@ def found(eval_vocab, tnews_folder, cmrc_folder, tmp_path_factory):
     """Our examples of both tasks, and what MindFormers finds of them."""
     python = os.environ.get("MINDFORMERS_PYTHON")
     if not python:
-        pytest.skip("MINDFORMERS_PYTHON is not set: the interpreter of an environment as in tests/peers/"
-                    "mindformers_metrics.py")
+        pytest.skip(
+            "MINDFORMERS_PYTHON is not set: the interpreter of an environment as in tests/peers/mindformers_metrics.py"
+        )
     folder = tmp_path_factory.mktemp("peer")
     headlines = evaluate(eval_vocab, tnews_folder, folder / "tnews", "--task=tnews", "--variant=mindformers")
-    questions = evaluate(eval_vocab, cmrc_folder, folder / "cmrc", "--task=cmrc2018", "--variant=mindformers",
-                         "--model.seq_length=128")
+    questions = evaluate(
+        eval_vocab, cmrc_folder, folder / "cmrc", "--task=cmrc2018", "--variant=mindformers", "--model.seq_length=128"
+    )
     sentences = [json.loads(line)["sentence"] for line in (tnews_folder / "dev.json").read_text().splitlines()]
     config = configuration(eval_vocab, tnews_folder, folder, "--task=tnews").model
     np.savez(folder / "questions.npz", **prompts(headlines, sentences, config, JiebaTokenizer(eval_vocab)))
     pairs = [[one["prediction"], one["answers"][0]] for one in questions]
     # A random model answers nothing right: some more pairs, in which what is compared differs.
-    pairs += [[answer[:length] + end, answer] for _, answer in pairs
-              for length, end in ((9, "。"), (4, "，是"), (2, ""))]
+    pairs += [
+        [answer[:length] + end, answer] for _, answer in pairs for length, end in ((9, "。"), (4, "，是"), (2, ""))
+    ]
     (folder / "answers.json").write_text(json.dumps(pairs))
-    subprocess.run([python, "tests/peers/mindformers_metrics.py", folder / "questions.npz", folder / "answers.json",
-                    folder / "found.json"], check=True, timeout=TIMEOUT, cwd=ROOT,
-                   env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        [
+            python,
+            "tests/peers/mindformers_metrics.py",
+            folder / "questions.npz",
+            folder / "answers.json",
+            folder / "found.json",
+        ],
+        check=True,
+        timeout=TIMEOUT,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     return headlines, pairs, json.loads((folder / "found.json").read_text())
 
 
@@ -48,14 +61,23 @@ def prompts(headlines, sentences, config, tokenizer):
     for row, (headline, sentence) in enumerate(zip(headlines, sentences, strict=True)):
         for column, label in enumerate(headline["labels"]):
             before = tokenizer.encode(f"这是关于{label}的文章：")
-            text = tokenizer.encode(f"这是关于{label}的文章：{sentence}")[:config.seq_length]
-            ids[row, column, :len(text)] = text
-            mask[row, column, len(before):len(text)] = 1
+            text = tokenizer.encode(f"这是关于{label}的文章：{sentence}")[: config.seq_length]
+            ids[row, column, : len(text)] = text
+            mask[row, column, len(before) : len(text)] = 1
     flat, size = ids.reshape(-1, config.seq_length), config.seq_length
-    logits = numpy_pangu.logits(weights, config, flat, np.tile(np.arange(size), (len(flat), 1)),
-                                np.tile(np.tril(np.ones((size, size))), (len(flat), 1, 1)))
-    return {"logits": logits.reshape(*shape, -1).astype(np.float32), "ids": ids, "mask": mask,
-            "labels": [one["labels"].index(one["answer"]) for one in headlines]}
+    logits = numpy_pangu.logits(
+        weights,
+        config,
+        flat,
+        np.tile(np.arange(size), (len(flat), 1)),
+        np.tile(np.tril(np.ones((size, size))), (len(flat), 1, 1)),
+    )
+    return {
+        "logits": logits.reshape(*shape, -1).astype(np.float32),
+        "ids": ids,
+        "mask": mask,
+        "labels": [one["labels"].index(one["answer"]) for one in headlines],
+    }
 
 
 def test_tnews_has_mindformers_verdicts(found):

@@ -11,11 +11,19 @@ from tests.support import numpy_pangu
 
 lm_eval = pytest.importorskip("lm_eval", reason="the harness is optional: pip install -r requirements-eval.txt")
 
-SETTINGS = {"model.vocab_size": 160, "model.hidden_size": 32, "model.num_layers": 2, "model.seq_length": 64,
-            "model.initializer_range": 0.3, "mode": "tiny"}
-DOCUMENTS = [{"question": "床前明月光，", "choices": ["疑是地上霜", "突然刮起了狂风暴雨"], "answer": 0},
-             {"question": "举头望明月，", "choices": ["今天是一个好天气", "低头思故乡"], "answer": 1},
-             {"question": "春风又绿", "choices": ["江南岸", "地上霜", "明月"], "answer": 0}]
+SETTINGS = {
+    "model.vocab_size": 160,
+    "model.hidden_size": 32,
+    "model.num_layers": 2,
+    "model.seq_length": 64,
+    "model.initializer_range": 0.3,
+    "mode": "tiny",
+}
+DOCUMENTS = [
+    {"question": "床前明月光，", "choices": ["疑是地上霜", "突然刮起了狂风暴雨"], "answer": 0},
+    {"question": "举头望明月，", "choices": ["今天是一个好天气", "低头思故乡"], "answer": 1},
+    {"question": "春风又绿", "choices": ["江南岸", "地上霜", "明月"], "answer": 0},
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +40,8 @@ def log_prob(model, tiny_vocab, context, text):
     ids, start = np.array([tokenizer.encode(context + text)]), len(tokenizer.encode(context))
     size = ids.shape[1] - 1
     logits = numpy_pangu.logits(weights, config, ids[:, :-1], np.arange(size)[None], np.tril(np.ones((1, size, size))))
-    greedy = (logits[0].argmax(-1) == ids[0, 1:])[start - 1:].all()
-    return -numpy_pangu.token_losses(logits, ids)[0, start - 1:].sum(), greedy
+    greedy = (logits[0].argmax(-1) == ids[0, 1:])[start - 1 :].all()
+    return -numpy_pangu.token_losses(logits, ids)[0, start - 1 :].sum(), greedy
 
 
 def test_a_task_runs(model, tiny_vocab, tmp_path):
@@ -42,11 +50,24 @@ def test_a_task_runs(model, tiny_vocab, tmp_path):
 
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in DOCUMENTS), encoding="utf-8")
-    (tmp_path / "couplets.yaml").write_text(json.dumps({
-        "task": "couplets", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
-        "output_type": "multiple_choice", "test_split": "test", "doc_to_text": "{{question}}",
-        "doc_to_choice": "{{choices}}", "doc_to_target": "answer", "target_delimiter": "",
-        "metric_list": [{"metric": "acc"}]}, ensure_ascii=False), encoding="utf-8")
+    (tmp_path / "couplets.yaml").write_text(
+        json.dumps(
+            {
+                "task": "couplets",
+                "dataset_path": "json",
+                "dataset_kwargs": {"data_files": {"test": str(data)}},
+                "output_type": "multiple_choice",
+                "test_split": "test",
+                "doc_to_text": "{{question}}",
+                "doc_to_choice": "{{choices}}",
+                "doc_to_target": "answer",
+                "target_delimiter": "",
+                "metric_list": [{"metric": "acc"}],
+            },
+            ensure_ascii=False,
+        ),
+        encoding="utf-8",
+    )
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     results = lm_eval.simple_evaluate(model=model, tasks=["couplets"], task_manager=manager, bootstrap_iters=0)
     right = 0
@@ -55,8 +76,9 @@ def test_a_task_runs(model, tiny_vocab, tmp_path):
         right += int(np.argmax(scores)) == document["answer"]
     assert results["results"]["couplets"]["acc,none"] == pytest.approx(right / len(DOCUMENTS))
     found = [response[0] for sample in results["samples"]["couplets"] for response in sample["filtered_resps"]]
-    expected = [log_prob(model, tiny_vocab, one["question"], choice)[0] for one in DOCUMENTS
-                for choice in one["choices"]]
+    expected = [
+        log_prob(model, tiny_vocab, one["question"], choice)[0] for one in DOCUMENTS for choice in one["choices"]
+    ]
     np.testing.assert_allclose([float(one) for one in found], expected, atol=1e-3)
 
 
@@ -80,8 +102,9 @@ def test_a_long_text_is_scored_in_windows(model):
     from lm_eval.api.instance import Instance
 
     text = "床前明月光，疑是地上霜。举头望明月，低头思故乡。" * 8
-    [total] = model.loglikelihood_rolling([Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,),
-                                                    idx=0)])
+    [total] = model.loglikelihood_rolling(
+        [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0)]
+    )
     tokens = [model.prefix_token_id, *model.tok_encode(text)]
     assert len(tokens) > 64 + 1
     config = model._config.model

@@ -73,8 +73,16 @@ def test_a_server_says_what_a_model_says(task, eval_vocab, c3_folder, cmrc_folde
     config = configuration(eval_vocab, folder, tmp_path, f"--task={task}", length)
     scorer, answerer = model_here(config, None, connect(Plan(num_layers=2)), JiebaTokenizer(eval_vocab))
     with serving(Serving, scorer=scorer, answerer=answerer) as address:
-        monkeypatch.setattr("sys.argv", ["predict.py", *through_server(eval_vocab, folder, address), length,
-                                         f"--eval_task={task}", f"--output={tmp_path / 'there'}"])
+        monkeypatch.setattr(
+            "sys.argv",
+            [
+                "predict.py",
+                *through_server(eval_vocab, folder, address),
+                length,
+                f"--eval_task={task}",
+                f"--output={tmp_path / 'there'}",
+            ],
+        )
         predict.main()
     there = (tmp_path / "there" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     for one, other in zip(here, map(json.loads, there), strict=True):
@@ -103,22 +111,38 @@ class Stranger(Serving):
         self.send_error(404, "Not here")
 
 
-@pytest.mark.parametrize("handler, message", [
-    (Refusing, "answers to score: .*no graph to score with was exported"),
-    (Short, "answers to score: 1 log_probs for [0-9]+ tokens"), (Stranger, "answers to score: .*404")])
+@pytest.mark.parametrize(
+    "handler, message",
+    [
+        (Refusing, "answers to score: .*no graph to score with was exported"),
+        (Short, "answers to score: 1 log_probs for [0-9]+ tokens"),
+        (Stranger, "answers to score: .*404"),
+    ],
+)
 def test_what_a_server_can_t_do_is_told(handler, message, eval_vocab, c3_folder, tmp_path):
     with serving(handler) as address, pytest.raises(InputError, match=f"--server {address} {message}"):
-        program.main(flags_of_client([*through_server(eval_vocab, c3_folder, address), "--eval_task=c3",
-                                      f"--output={tmp_path / 'run'}"]))
+        program.main(
+            flags_of_client(
+                [*through_server(eval_vocab, c3_folder, address), "--eval_task=c3", f"--output={tmp_path / 'run'}"]
+            )
+        )
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize("address, message", [("127.0.0.1:1500", "is no address such as http://127.0.0.1:1500"),
-                                              ("http://127.0.0.1:9", "does not answer .* start it: bash")])
+@pytest.mark.parametrize(
+    "address, message",
+    [
+        ("127.0.0.1:1500", "is no address such as http://127.0.0.1:1500"),
+        ("http://127.0.0.1:9", "does not answer .* start it: bash"),
+    ],
+)
 def test_no_server(address, message, eval_vocab, c3_folder, tmp_path):
     with pytest.raises(InputError, match=f"--server {address} {message}"):
-        program.main(flags_of_client([*through_server(eval_vocab, c3_folder, address), "--eval_task=c3",
-                                      f"--output={tmp_path / 'run'}"]))
+        program.main(
+            flags_of_client(
+                [*through_server(eval_vocab, c3_folder, address), "--eval_task=c3", f"--output={tmp_path / 'run'}"]
+            )
+        )
 
 
 def test_the_server_of_this_machine_is_asked_if_none_is_named():

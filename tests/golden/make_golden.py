@@ -44,12 +44,32 @@ def import_peer() -> tuple[type, type]:
 def build_peer(**changes: object) -> nn.Cell:
     """The model in float32: the softmax by its setting, the rest by the attributes that name a compute type."""
     config_class, model_class = import_peer()
-    sizes = dict(checkpoint_name_or_path="", batch_size=ROWS, seq_length=LENGTH, vocab_size=VOCAB, hidden_size=HIDDEN,
-                 ffn_hidden_size=4 * HIDDEN, num_layers=LAYERS, num_heads=HEADS) | changes
-    model = model_class(config_class(
-        **sizes, pad_token_id=PAD, eos_token_id=EOD,
-        embedding_dropout_prob=0.0, hidden_dropout_rate=0.0, attention_dropout_rate=0.0, hidden_act="fast_gelu",
-        param_init_type="float32", softmax_compute_type="float32"))
+    sizes = (
+        dict(
+            checkpoint_name_or_path="",
+            batch_size=ROWS,
+            seq_length=LENGTH,
+            vocab_size=VOCAB,
+            hidden_size=HIDDEN,
+            ffn_hidden_size=4 * HIDDEN,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+        )
+        | changes
+    )
+    model = model_class(
+        config_class(
+            **sizes,
+            pad_token_id=PAD,
+            eos_token_id=EOD,
+            embedding_dropout_prob=0.0,
+            hidden_dropout_rate=0.0,
+            attention_dropout_rate=0.0,
+            hidden_act="fast_gelu",
+            param_init_type="float32",
+            softmax_compute_type="float32",
+        )
+    )
     for _, cell in model.cells_and_names():
         for attribute in ("dtype", "compute_dtype", "softmax_dtype"):
             if getattr(cell, attribute, None) == ms.float16:
@@ -89,7 +109,7 @@ def reset_at_ends(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start = 0
         for place in range(LENGTH):
             positions[row, place] = place - start
-            mask[row, place, start:place + 1] = 1
+            mask[row, place, start : place + 1] = 1
             if ids[row, place] == EOD:
                 start = place + 1
     return positions, mask
@@ -121,9 +141,9 @@ def continue_greedily(model: nn.Cell, prompt: np.ndarray) -> np.ndarray:
     mask = np.tile(np.tril(np.ones((LENGTH, LENGTH), np.float32)), (ROWS, 1, 1))
     for _ in range(GREEDY_TOKENS):
         ids = np.full((ROWS, LENGTH), PAD, np.int32)
-        ids[:, :len(text)] = text
+        ids[:, : len(text)] = text
         text.append(int(evaluate(model, ids, positions, mask)[0, len(text) - 1].argmax()))
-    return np.array(text[len(prompt):], np.int32)
+    return np.array(text[len(prompt) :], np.int32)
 
 
 def train(model: nn.Cell, batch: tuple[Tensor, ...]) -> list[float]:
@@ -132,8 +152,16 @@ def train(model: nn.Cell, batch: tuple[Tensor, ...]) -> list[float]:
     plain = [p for p in parameters if "layernorm" in p.name or "bias" in p.name]
     decayed = [p for p in parameters if not ("layernorm" in p.name or "bias" in p.name)]
     optimizer = nn.AdamWeightDecay(
-        [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0},
-         {"order_params": parameters}], learning_rate=LEARNING_RATE, beta1=BETA1, beta2=BETA2, eps=EPSILON)
+        [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": plain, "weight_decay": 0.0},
+            {"order_params": parameters},
+        ],
+        learning_rate=LEARNING_RATE,
+        beta1=BETA1,
+        beta2=BETA2,
+        eps=EPSILON,
+    )
     loss_and_gradients = ms.value_and_grad(model, None, optimizer.parameters)
     losses = []
     for _ in range(STEPS):
@@ -159,11 +187,15 @@ def main() -> None:
     # As the model makes its mask when it is not given one: no pad is looked at, and none looks.
     eval_mask = model.get_attention_mask(Tensor((ids[:, :-1] != PAD).astype(np.float32))).asnumpy()
     plain_positions = np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1))
-    peer = {"ids": ids, "position_ids": positions, "attention_mask": mask.astype(np.int8),
-            "eval_mask": eval_mask.astype(np.int8),
-            "logits": evaluate(model, ids[:, :-1], positions, mask),
-            "eval_logits": evaluate(model, ids[:, :-1], plain_positions, eval_mask),
-            "greedy": continue_greedily(model, ids[0, :PROMPT_LENGTH])}
+    peer = {
+        "ids": ids,
+        "position_ids": positions,
+        "attention_mask": mask.astype(np.int8),
+        "eval_mask": eval_mask.astype(np.int8),
+        "logits": evaluate(model, ids[:, :-1], positions, mask),
+        "eval_logits": evaluate(model, ids[:, :-1], plain_positions, eval_mask),
+        "greedy": continue_greedily(model, ids[0, :PROMPT_LENGTH]),
+    }
 
     model.set_train(True)
     batch = Tensor(ids), Tensor(positions), Tensor(mask)

@@ -52,17 +52,30 @@ def eventually(condition):
 
 def test_sixty_jobs_of_eight_callers_get_their_own_answers(batch):
     draw = np.random.default_rng(0)
-    jobs = [dict(prompts=[draw.integers(4, VOCAB, draw.integers(1, 9)).tolist() for _ in range(draw.integers(1, 3))],
-                 method="sample", seed=int(draw.integers(100)), num_samples=int(draw.integers(1, 3)),
-                 max_new_tokens=int(draw.integers(1, 30)), temperature=float(draw.choice([0.0, 0.7, 1.5])),
-                 repetition_penalty=float(draw.choice([1.0, 1.3])), likeliest=2) for _ in range(60)]
+    jobs = [
+        dict(
+            prompts=[draw.integers(4, VOCAB, draw.integers(1, 9)).tolist() for _ in range(draw.integers(1, 3))],
+            method="sample",
+            seed=int(draw.integers(100)),
+            num_samples=int(draw.integers(1, 3)),
+            max_new_tokens=int(draw.integers(1, 30)),
+            temperature=float(draw.choice([0.0, 0.7, 1.5])),
+            repetition_penalty=float(draw.choice([1.0, 1.3])),
+            likeliest=2,
+        )
+        for _ in range(60)
+    ]
     with ThreadPoolExecutor(8) as callers:
         found = list(callers.map(lambda settings: last(batch.run(job(**settings))), jobs))
     assert found == [last(run_alone(job(**settings))) for settings in jobs]
     assert {answer.finish_reason for answers in found for group in answers for answer in group} == {"end", "length"}
     assert batch.busy_rows == batch.waiting_calls == 0
-    assert batch.generated_tokens == sum(len(answer.tokens) + (answer.finish_reason == "end")
-                                         for answers in found for group in answers for answer in group)
+    assert batch.generated_tokens == sum(
+        len(answer.tokens) + (answer.finish_reason == "end")
+        for answers in found
+        for group in answers
+        for answer in group
+    )
 
 
 def test_answers_grow_step_by_step(slow):
@@ -142,6 +155,7 @@ def test_a_failure_of_the_runtime_ends_what_runs_and_nothing_else(slow):
 
 def test_a_failure_of_one_job_is_its_own(slow):
     """The stop function of one fails; the other is not disturbed."""
+
     def fail(tokens):
         raise InputError("a stop text that cannot be")
 

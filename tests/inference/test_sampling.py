@@ -42,7 +42,7 @@ def expected_probabilities(logits, config, prompt=(), answer=()):
     logits = [value / config.temperature for value in logits]
     kept = by_likelihood(logits)
     if config.top_k:
-        kept = kept[:config.top_k]
+        kept = kept[: config.top_k]
     probabilities = softmax([logits[token] for token in kept])
     nucleus, total = [], 0.0
     for token, probability in zip(kept, probabilities, strict=True):
@@ -56,21 +56,31 @@ def expected_probabilities(logits, config, prompt=(), answer=()):
     return np.array(result)
 
 
-@pytest.mark.parametrize("settings", [
-    {},
-    {"temperature": 0.5},
-    {"temperature": 2.0},
-    {"top_k": 2},
-    {"top_k": 100},
-    {"top_p": 0.7},
-    {"top_p": 0.01},
-    {"top_k": 4, "top_p": 0.8, "temperature": 1.3},
-    {"repetition_penalty": 1.5},
-    {"frequency_penalty": 0.4},
-    {"presence_penalty": 0.9},
-    {"repetition_penalty": 1.2, "frequency_penalty": -0.3, "presence_penalty": 0.5, "temperature": 0.8, "top_k": 5,
-     "top_p": 0.9},
-], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 2.0},
+        {"top_k": 2},
+        {"top_k": 100},
+        {"top_p": 0.7},
+        {"top_p": 0.01},
+        {"top_k": 4, "top_p": 0.8, "temperature": 1.3},
+        {"repetition_penalty": 1.5},
+        {"frequency_penalty": 0.4},
+        {"presence_penalty": 0.9},
+        {
+            "repetition_penalty": 1.2,
+            "frequency_penalty": -0.3,
+            "presence_penalty": 0.5,
+            "temperature": 0.8,
+            "top_k": 5,
+            "top_p": 0.9,
+        },
+    ],
+    ids=str,
+)
 def test_drawn_frequencies(settings):
     config = GenerationConfig(method="sample", **settings)
     prompt, answer, draws = [3, 5], [1, 1, 5, 0], 20000
@@ -162,13 +172,14 @@ def test_arguments_are_left_as_they_were():
 def test_row_generators_differ():
     firsts = {row_generator(*place).random() for place in np.ndindex(3, 3, 3)}
     assert len(firsts) == 27
-    assert row_generator(2 ** 32 * 5 + 1, 0, 0).random() != row_generator(1, 5, 0).random()
+    assert row_generator(2**32 * 5 + 1, 0, 0).random() != row_generator(1, 5, 0).random()
 
 
 def test_log_normalizer():
     logits = np.array([LOGITS, [1000.0] * 7], np.float32)
-    np.testing.assert_allclose(log_normalizer(logits), [math.log(sum(map(math.exp, LOGITS))), 1000 + math.log(7)],
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        log_normalizer(logits), [math.log(sum(map(math.exp, LOGITS))), 1000 + math.log(7)], rtol=1e-6
+    )
     logits[1, 3] = np.nan
     with pytest.raises(InputError, match="not finite"):
         log_normalizer(logits)

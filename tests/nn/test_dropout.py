@@ -56,12 +56,12 @@ def test_rows_sites_steps_micro_steps_and_seeds_are_independent():
         assert_independent(kept(dropout_keys(**base | change, rows=ROWS)), mask)
     # Keys that differ least, as no run draws them on purpose.
     assert_independent(*kept(np.array([7, 8], np.int32)))
-    assert_independent(*kept(np.array([0, -2 ** 31], np.int32)))
+    assert_independent(*kept(np.array([0, -(2**31)], np.int32)))
 
 
 def test_blocks_of_elements_drop_binomially():
     """Sums over runs of 64 elements: their variance tells of longer patterns than pairs do."""
-    sums = kept(dropout_keys(2, 0, 0, 16)).reshape(16, -1)[:, :WIDTH // 64 * 64].reshape(-1, 64).sum(1)
+    sums = kept(dropout_keys(2, 0, 0, 16)).reshape(16, -1)[:, : WIDTH // 64 * 64].reshape(-1, 64).sum(1)
     assert sums.mean() == pytest.approx(64 * (1 - RATE), rel=0.005)
     assert sums.var() == pytest.approx(64 * RATE * (1 - RATE), rel=0.05)
 

@@ -24,8 +24,17 @@ from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_ids, random_model, random_weights
 
 BATCH, TOKENS = 3, 12
-LAYER = PanguAlphaConfig(vocab_size=10, hidden_size=6, num_layers=2, num_heads=2, seq_length=TOKENS, ffn_hidden_size=5,
-                         dropout_rate=0.0, num_experts=4, capacity_factor=1.0)
+LAYER = PanguAlphaConfig(
+    vocab_size=10,
+    hidden_size=6,
+    num_layers=2,
+    num_heads=2,
+    seq_length=TOKENS,
+    ffn_hidden_size=5,
+    dropout_rate=0.0,
+    num_experts=4,
+    capacity_factor=1.0,
+)
 CASES = [
     dict(),
     dict(expert_top_k=2),
@@ -41,8 +50,9 @@ WHOLE = dict(num_experts=4, expert_interval=1, expert_top_k=2, capacity_factor=0
 def inputs(config, seed=0):
     """x (B, S, H), such that experts are chosen unevenly."""
     draw = np.random.default_rng(seed)
-    return draw.normal(draw.normal(size=config.hidden_size), 1.0,
-                       (BATCH, TOKENS, config.hidden_size)).astype(np.float32)
+    return draw.normal(draw.normal(size=config.hidden_size), 1.0, (BATCH, TOKENS, config.hidden_size)).astype(
+        np.float32
+    )
 
 
 def random_layer(config, seed=0, std=0.5):
@@ -110,9 +120,13 @@ def choose(config, logits, capacity):
     router = Router(replace(config, hidden_size=experts, num_heads=1))
     router.dense.weight.set_data(Tensor(np.eye(experts, dtype=np.float32)))
     dispatch, combine, balance = router(Tensor(np.array(logits, np.float32)), 1, capacity)
-    taken = {token: {(int(slot) // capacity, int(slot) % capacity): round(float(row[slot]), 4)
-                     for slot in np.flatnonzero(dispatch.asnumpy()[0, token])}
-             for token, row in enumerate(combine.asnumpy()[0])}
+    taken = {
+        token: {
+            (int(slot) // capacity, int(slot) % capacity): round(float(row[slot]), 4)
+            for slot in np.flatnonzero(dispatch.asnumpy()[0, token])
+        }
+        for token, row in enumerate(combine.asnumpy()[0])
+    }
     return taken, float(balance)
 
 
@@ -130,8 +144,11 @@ def test_first_choices_of_later_tokens_go_before_second_ones():
     config = replace(LAYER, num_experts=3, expert_top_k=2)
     logits = [[three, two, 0], [0, three, two], [two, three, 0]]
     assert choose(config, logits, 1)[0] == {0: {(0, 0): 0.6}, 1: {(1, 0): 0.6, (2, 0): 0.4}, 2: {}}
-    assert choose(config, logits, 2)[0] == {0: {(0, 0): 0.6}, 1: {(1, 0): 0.6, (2, 0): 0.4},
-                                            2: {(1, 1): 0.6, (0, 1): 0.4}}
+    assert choose(config, logits, 2)[0] == {
+        0: {(0, 0): 0.6},
+        1: {(1, 0): 0.6, (2, 0): 0.4},
+        2: {(1, 1): 0.6, (0, 1): 0.4},
+    }
 
 
 def test_even_routing_has_a_balance_of_one():
@@ -228,8 +245,9 @@ class Selection(nn.Cell):
         return ops.reshape(ops.matmul(self.matrix, ops.reshape(x, (x.shape[0], -1))), (rows, -1, x.shape[2]))
 
 
-@pytest.mark.parametrize(("experts", "units"), [([[0, 2, 3], [1]], [range(5)]), ([range(4)], [range(3), [3, 4]])],
-                         ids=["experts", "units"])
+@pytest.mark.parametrize(
+    ("experts", "units"), [([[0, 2, 3], [1]], [range(5)]), ([range(4)], [range(3), [3, 4]])], ids=["experts", "units"]
+)
 def test_slices_of_the_experts_add_up(experts, units):
     """Layers that each hold some experts, or some of their units, and exchange only those, add up to the whole one."""
     layer, weights = random_layer(LAYER)
@@ -238,8 +256,12 @@ def test_slices_of_the_experts_add_up(experts, units):
     total = np.zeros_like(whole)
     for held in experts:
         for part in units:
-            slices = {"ffn.mapping.weight": np.ix_(held, range(6), part), "ffn.mapping.bias": np.ix_(held, part),
-                      "ffn.projection.weight": np.ix_(held, part, range(6)), "ffn.projection.bias": held}
+            slices = {
+                "ffn.mapping.weight": np.ix_(held, range(6), part),
+                "ffn.mapping.bias": np.ix_(held, part),
+                "ffn.projection.weight": np.ix_(held, part, range(6)),
+                "ffn.projection.bias": held,
+            }
             layer = MixtureOfExperts(LAYER, LAYER.initializer_range)
             for parameter in layer.get_parameters():
                 value = weights[parameter.name][slices.get(parameter.name, ...)]
@@ -255,8 +277,14 @@ def test_slices_of_the_experts_add_up(experts, units):
 
 @pytest.mark.parametrize("interval", [1, 2, 3])
 def test_parameters_are_named_and_counted(interval):
-    config = replace(TINY, num_experts=3, expert_interval=interval, ffn_hidden_size=40, depth_scaled_init=True,
-                     initializer_range=0.05)
+    config = replace(
+        TINY,
+        num_experts=3,
+        expert_interval=interval,
+        ffn_hidden_size=40,
+        depth_scaled_init=True,
+        initializer_range=0.05,
+    )
     model = PanguAlphaModel(config)
     shapes = {parameter.name: parameter.shape for parameter in model.get_parameters()}
     assert list(shapes.items()) == list(parameter_shapes(config).items())
@@ -300,13 +328,19 @@ def test_generation_drops_no_token(settings):
     model, weights = random_model(seed=5, **WHOLE)
     prompts = [np.random.default_rng(length).integers(10, 50, length).tolist() for length in (3, 9)]
     new_tokens = 8
-    generated = generate_tokens(build_runtime(model, **settings), prompts,
-                                GenerationConfig(max_new_tokens=new_tokens, end_token=9), model.config.pad_token)
+    generated = generate_tokens(
+        build_runtime(model, **settings),
+        prompts,
+        GenerationConfig(max_new_tokens=new_tokens, end_token=9),
+        model.config.pad_token,
+    )
     for prompt, [answer] in zip(prompts, generated, strict=True):
         text, places = np.array([prompt + answer.tokens]), np.arange(len(prompt) + new_tokens)
         inputs = text, places[None], np.tril(np.ones((1, len(places), len(places))))
-        expected, dropping = (numpy_pangu.logits(weights, model.config, *inputs, drop_tokens)[0, len(prompt) - 1:-1]
-                              for drop_tokens in (False, True))
+        expected, dropping = (
+            numpy_pangu.logits(weights, model.config, *inputs, drop_tokens)[0, len(prompt) - 1 : -1]
+            for drop_tokens in (False, True)
+        )
         assert answer.tokens == expected.argmax(-1).tolist() != dropping.argmax(-1).tolist()
 
 
@@ -328,8 +362,12 @@ def test_a_model_learns(top_k):
         if kind == "kernels":
             attach_to_training(network, apply_gradients)
         stepper = Stepper(network, parameters, apply_gradients)
-        curves.append([stepper.train(1.0, StepScalars.at(training, number, number), [batch]).loss
-                       for number in range(training.steps)])
+        curves.append(
+            [
+                stepper.train(1.0, StepScalars.at(training, number, number), [batch]).loss
+                for number in range(training.steps)
+            ]
+        )
     assert curves[0][-1] < 0.8 * curves[0][0]
     np.testing.assert_allclose(curves[1:], curves[:1] * 2, rtol=1e-5)
     for parameter in model.trainable_params():
@@ -344,15 +382,18 @@ def test_the_60b_of_the_modelzoo():
     assert sum(np.prod(shape) for shape in parameter_shapes(model).values()) == model.num_parameters == 61_362_836_480
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    (dict(num_experts=-1), "model.num_experts is -1; it must not be negative"),
-    (dict(num_experts=1, expert_top_k=2), "model.expert_top_k 2 is more than model.num_experts 1"),
-    (dict(num_experts=4, expert_top_k=3), "model.expert_top_k is 3; it must be 1 or 2"),
-    (dict(num_experts=2, expert_interval=0), "model.expert_interval is 0; it must lie in 1 to 3"),
-    (dict(num_experts=2, expert_interval=4), "model.expert_interval is 4; it must lie in 1 to 3"),
-    (dict(num_experts=2, capacity_factor=0.0), "model.capacity_factor is 0.0; it must be positive"),
-    (dict(num_experts=2, balance_loss_factor=-0.1), "model.balance_loss_factor is -0.1; it must not be negative"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(num_experts=-1), "model.num_experts is -1; it must not be negative"),
+        (dict(num_experts=1, expert_top_k=2), "model.expert_top_k 2 is more than model.num_experts 1"),
+        (dict(num_experts=4, expert_top_k=3), "model.expert_top_k is 3; it must be 1 or 2"),
+        (dict(num_experts=2, expert_interval=0), "model.expert_interval is 0; it must lie in 1 to 3"),
+        (dict(num_experts=2, expert_interval=4), "model.expert_interval is 4; it must lie in 1 to 3"),
+        (dict(num_experts=2, capacity_factor=0.0), "model.capacity_factor is 0.0; it must be positive"),
+        (dict(num_experts=2, balance_loss_factor=-0.1), "model.balance_loss_factor is -0.1; it must not be negative"),
+    ],
+)
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(InputError, match=message):
         replace(TINY, **changes)

@@ -11,21 +11,38 @@ from src.nn.optimizer import Optimizer, StepScalars, is_decayed, learning_rate, 
 from src.pangu_alpha_config import TrainingConfig
 
 STEPS = 6
-SHAPES = {"blocks.0.dense1.weight": (5, 7), "blocks.0.dense1.bias": (7,), "layernorm.gamma": (6,),
-          "layernorm.beta": (6,), "embedding_table": (9, 4), "still.weight": (3, 3)}
+SHAPES = {
+    "blocks.0.dense1.weight": (5, 7),
+    "blocks.0.dense1.bias": (7,),
+    "layernorm.gamma": (6,),
+    "layernorm.beta": (6,),
+    "embedding_table": (9, 4),
+    "still.weight": (3, 3),
+}
 
 
 def settings(optimizer):
-    return TrainingConfig(optimizer=optimizer, learning_rate=0.02, end_learning_rate=0.002, warmup_steps=2, steps=8,
-                          beta1=0.8, beta2=0.9, epsilon=1e-3, weight_decay=0.3)
+    return TrainingConfig(
+        optimizer=optimizer,
+        learning_rate=0.02,
+        end_learning_rate=0.002,
+        warmup_steps=2,
+        steps=8,
+        beta1=0.8,
+        beta2=0.9,
+        epsilon=1e-3,
+        weight_decay=0.3,
+    )
 
 
 def draw_problem(seed=0):
     """Initial values and the gradients of all steps. The weight named `still` is 0 and never has a gradient."""
     draw = np.random.default_rng(seed)
     values = {name: draw.normal(0, 1, shape).astype(np.float32) for name, shape in SHAPES.items()}
-    gradients = [{name: draw.normal(0, 10.0 ** draw.integers(-3, 1), shape).astype(np.float32)
-                  for name, shape in SHAPES.items()} for _ in range(STEPS)]
+    gradients = [
+        {name: draw.normal(0, 10.0 ** draw.integers(-3, 1), shape).astype(np.float32) for name, shape in SHAPES.items()}
+        for _ in range(STEPS)
+    ]
     for step in gradients:
         step["still.weight"][:] = 0
     values["still.weight"][:] = 0
@@ -38,14 +55,14 @@ def decay_of(name, config):
 
 def adam_weight_decay(value, state, gradient, rate, decay, config):
     state["m"] = config.beta1 * state["m"] + (1 - config.beta1) * gradient
-    state["v"] = config.beta2 * state["v"] + (1 - config.beta2) * gradient ** 2
+    state["v"] = config.beta2 * state["v"] + (1 - config.beta2) * gradient**2
     return value - rate * (state["m"] / (np.sqrt(state["v"]) + config.epsilon) + decay * value)
 
 
 def adam_direction(state, gradient, config):
     state["t"] += 1
     state["m"] = config.beta1 * state["m"] + (1 - config.beta1) * gradient
-    state["v"] = config.beta2 * state["v"] + (1 - config.beta2) * gradient ** 2
+    state["v"] = config.beta2 * state["v"] + (1 - config.beta2) * gradient**2
     m_hat = state["m"] / (1 - config.beta1 ** state["t"])
     v_hat = state["v"] / (1 - config.beta2 ** state["t"])
     return m_hat / (np.sqrt(v_hat) + config.epsilon)
@@ -73,8 +90,14 @@ def specified(config, values, gradients, factor):
     for name, value in values.items():
         value, state = value.astype(np.float64), {"m": 0.0, "v": 0.0, "t": 0}
         for step, gradient in enumerate(gradients):
-            value = update(value, state, gradient[name].astype(np.float64) * factor, learning_rate(config, step),
-                           decay_of(name, config), config)
+            value = update(
+                value,
+                state,
+                gradient[name].astype(np.float64) * factor,
+                learning_rate(config, step),
+                decay_of(name, config),
+                config,
+            )
         result[name] = value
     return result
 
@@ -117,8 +140,12 @@ def test_moments_have_the_release_s_names():
 
 
 def test_decay_groups():
-    decayed = ["backbone.blocks.0.attention.dense1.weight", "backbone.embedding.word_embedding.embedding_table",
-               "backbone.top_query_embedding.embedding_table", "backbone.blocks.0.output.mapping.weight"]
+    decayed = [
+        "backbone.blocks.0.attention.dense1.weight",
+        "backbone.embedding.word_embedding.embedding_table",
+        "backbone.top_query_embedding.embedding_table",
+        "backbone.blocks.0.output.mapping.weight",
+    ]
     plain = ["backbone.layernorm.gamma", "backbone.blocks.0.layernorm1.beta", "backbone.blocks.1.output.mapping.bias"]
     assert [name for name in decayed + plain if is_decayed(name)] == decayed
 
@@ -138,7 +165,7 @@ def test_bias_correction_counts_the_steps_that_were_applied():
     plain = StepScalars.at(settings("adam_weight_decay"), 5, 3)
     assert (plain.beta1_power, plain.beta2_power) == (0, 0)
     corrected = StepScalars.at(settings("adamw"), 5, 3)
-    assert (corrected.beta1_power, corrected.beta2_power) == (0.8 ** 4, 0.9 ** 4)
+    assert (corrected.beta1_power, corrected.beta2_power) == (0.8**4, 0.9**4)
     assert corrected.learning_rate == plain.learning_rate == learning_rate(settings("adamw"), 5)
 
 

@@ -24,9 +24,16 @@ def main(checkpoint: str, ids_file: str, num_heads: str, output: str) -> None:
     sizes = {name: tuple(value.shape) for name, value in ms.load_checkpoint(str(files[0])).items()}
     words, hidden = sizes["backbone.embedding.word_embedding.embedding_table"]
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    model = build_peer(checkpoint_name_or_path=str(files[0]), batch_size=len(ids), seq_length=ids.shape[1],
-                       vocab_size=words, hidden_size=hidden, ffn_hidden_size=4 * hidden, num_heads=int(num_heads),
-                       num_layers=1 + sum(name.endswith("layernorm1.gamma") for name in sizes if ".blocks." in name))
+    model = build_peer(
+        checkpoint_name_or_path=str(files[0]),
+        batch_size=len(ids),
+        seq_length=ids.shape[1],
+        vocab_size=words,
+        hidden_size=hidden,
+        ffn_hidden_size=4 * hidden,
+        num_heads=int(num_heads),
+        num_layers=1 + sum(name.endswith("layernorm1.gamma") for name in sizes if ".blocks." in name),
+    )
     model.set_train(False)
     positions = np.tile(np.arange(ids.shape[1], dtype=np.int32), (len(ids), 1))
     mask = model.get_attention_mask(Tensor((ids != PAD).astype(np.float32)))

@@ -46,14 +46,34 @@ def main(checkpoint: str, ids_file: str, num_heads: str, output: str, *changes: 
     layers = sum(name.endswith("input_layernorm.weight") for name in language_model["transformer"]) - 1
     model_class, settings = import_port()
     settings._GLOBAL_ARGS = Namespace(
-        num_layers=layers, num_unique_layers=None, param_sharing_style="grouped", hidden_size=hidden,
-        num_attention_heads=int(num_heads), max_position_embeddings=positions, padded_vocab_size=words,
-        make_vocab_size_divisible_by=1, layernorm_epsilon=1e-5, apply_residual_connection_post_layernorm=False,
-        openai_gelu=False, onnx_safe=False, bias_gelu_fusion=False, bias_dropout_fusion=False, fp16=False,
-        scaled_upper_triang_masked_softmax_fusion=False, apply_query_key_layer_scaling=False,
-        attention_softmax_in_fp32=True, attention_dropout=0.0, hidden_dropout=0.0, init_method_std=0.02,
-        fp16_lm_cross_entropy=False, checkpoint_activations=False, checkpoint_num_layers=1,
-        use_cpu_initialization=True, params_dtype=torch.float32, model_parallel_size=1)
+        num_layers=layers,
+        num_unique_layers=None,
+        param_sharing_style="grouped",
+        hidden_size=hidden,
+        num_attention_heads=int(num_heads),
+        max_position_embeddings=positions,
+        padded_vocab_size=words,
+        make_vocab_size_divisible_by=1,
+        layernorm_epsilon=1e-5,
+        apply_residual_connection_post_layernorm=False,
+        openai_gelu=False,
+        onnx_safe=False,
+        bias_gelu_fusion=False,
+        bias_dropout_fusion=False,
+        fp16=False,
+        scaled_upper_triang_masked_softmax_fusion=False,
+        apply_query_key_layer_scaling=False,
+        attention_softmax_in_fp32=True,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        init_method_std=0.02,
+        fp16_lm_cross_entropy=False,
+        checkpoint_activations=False,
+        checkpoint_num_layers=1,
+        use_cpu_initialization=True,
+        params_dtype=torch.float32,
+        model_parallel_size=1,
+    )
     model = model_class(parallel_output=False)
     if "half" in changes:
         model.half()

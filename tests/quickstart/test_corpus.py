@@ -33,9 +33,12 @@ def asked(documents):
 
 def origin_of_questions():
     """Question -> (fact, template), from every template about every place."""
-    return {template.format(**place._asdict()): ((number, place), (number, template))
-            for number, relation in enumerate(RELATIONS) for place in relation.places()
-            for template in relation.questions}
+    return {
+        template.format(**place._asdict()): ((number, place), (number, template))
+        for number, relation in enumerate(RELATIONS)
+        for place in relation.places()
+        for template in relation.questions
+    }
 
 
 def test_documents_are_single_lines_of_known_kinds_and_never_repeat(corpus):
@@ -93,10 +96,17 @@ def test_every_region_and_enough_countries_are_known():
     assert {place.continent for place in PLACES} == {"", "亚洲", "欧洲", "非洲", "北美洲", "南美洲", "大洋洲"}
 
 
-@pytest.mark.parametrize(("question", "answer"), [
-    ("四川的省会叫什么?", "成都"), ("呼和浩特是哪个自治区的首府?", "内蒙古"), ("法国的首都在哪里?", "巴黎"),
-    ("堪培拉是哪个国家的首都?", "澳大利亚"), ("巴西在哪个洲?", "南美洲"), ("安徽的简称是什么?", "皖"),
-])
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("四川的省会叫什么?", "成都"),
+        ("呼和浩特是哪个自治区的首府?", "内蒙古"),
+        ("法国的首都在哪里?", "巴黎"),
+        ("堪培拉是哪个国家的首都?", "澳大利亚"),
+        ("巴西在哪个洲?", "南美洲"),
+        ("安徽的简称是什么?", "皖"),
+    ],
+)
 def test_well_known_facts(corpus, question, answer):
     assert (question, answer) in asked(corpus.train + corpus.validation) + corpus.questions
 
@@ -156,8 +166,9 @@ def test_program_writes_the_corpus(tmp_path, monkeypatch, capsys, corpus):
     assert (output / "train.txt").read_bytes().decode("utf-8").rstrip("\n").split("\n\n") == corpus.train
     assert (output / "validation.txt").read_text(encoding="utf-8").rstrip("\n").split("\n\n") == corpus.validation
     lines = (output / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == [{"question": question, "answer": answer}
-                                                   for question, answer in corpus.questions]
+    assert [json.loads(line) for line in lines] == [
+        {"question": question, "answer": answer} for question, answer in corpus.questions
+    ]
 
 
 def test_output_that_is_a_file_is_refused_and_left_alone(tmp_path, corpus):

@@ -71,12 +71,16 @@ def test_models(online, base):
         online.model_info("pangu-alfa")
 
 
-@pytest.mark.parametrize(("key", "model", "prompt", "kind", "told"), [
-    ("wrong", MODEL, PROMPT, KeyRefusedError, "--api_key"),
-    ("", MODEL, PROMPT, KeyRefusedError, "wrong or missing API key"),
-    ("key", "other", PROMPT, UnknownModelError, "'other' is not served here"),
-    ("key", MODEL, PROMPT * 30, TooLongError, "at most 63"),
-    ("key", MODEL, "", InputError, "length 0")])
+@pytest.mark.parametrize(
+    ("key", "model", "prompt", "kind", "told"),
+    [
+        ("wrong", MODEL, PROMPT, KeyRefusedError, "--api_key"),
+        ("", MODEL, PROMPT, KeyRefusedError, "wrong or missing API key"),
+        ("key", "other", PROMPT, UnknownModelError, "'other' is not served here"),
+        ("key", MODEL, PROMPT * 30, TooLongError, "at most 63"),
+        ("key", MODEL, "", InputError, "length 0"),
+    ],
+)
 def test_what_the_server_refuses(base, key, model, prompt, kind, told):
     with pytest.raises(kind, match=told):
         list(OnlineModels(base, key).write(model, prompt, GenerationConfig(max_new_tokens=4)))
@@ -111,8 +115,15 @@ def event(content):
     return b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
-PIECE = event({"id": "1", "object": "text_completion", "created": 1, "model": "m",
-               "choices": [{"index": 0, "text": "春", "finish_reason": None, "logprobs": None}]})
+PIECE = event(
+    {
+        "id": "1",
+        "object": "text_completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "text": "春", "finish_reason": None, "logprobs": None}],
+    }
+)
 
 
 class Foreign(http.server.BaseHTTPRequestHandler):
@@ -163,23 +174,30 @@ def failure(message, **more):
     return json.dumps({"error": {"message": message, "type": "t", **more}}).encode()
 
 
-@pytest.mark.parametrize(("answer", "kind", "told"), [
-    (dict(status=500, body=failure("no room on the device")), BackendError, "no room on the device"),
-    (dict(status=503, kind="text/html", body=b"<html>down</html>"), BackendError, "503|down"),
-    (dict(status=429, body=failure("slow down")), BusyError, "slow down"),
-    (dict(status=403, body=failure("not for you")), KeyRefusedError, "not for you"),
-    (dict(status=400, body=failure("This model's maximum context length is 4096 tokens")), TooLongError, "4096"),
-    (dict(status=400, body=failure("unknown field top_k")), InputError, "unknown field top_k"),
-    (dict(status=404, kind="text/html", body=b"<html>not here</html>"), InputError, "ends in /v1"),
-    (dict(kind="text/html", body=b"<html>a page</html>"), InputError, "OpenAI's protocol"),
-    (dict(kind="text/event-stream", body=b"data: {\n\n"), InputError, "OpenAI's protocol"),
-    (dict(kind="text/event-stream", body=event({"other": 1})), InputError, "OpenAI's protocol"),
-    (dict(kind="text/event-stream", body=PIECE), BackendError, "broke off"),
-    (dict(kind="text/event-stream", body=PIECE, length=10000), BackendError, "127.0.0.1"),
-    (dict(kind="text/event-stream", body=PIECE + event({"error": {"message": "ended", "code": 504}})),
-     TimeLimitError, "ended"),
-    (dict(kind="text/event-stream", body=PIECE + event({"error": {"message": "fell"}})), BackendError, "fell"),
-    (dict(kind="text/event-stream", body=PIECE, length=10000, pause=2.5), TimeLimitError, "within 1 seconds")])
+@pytest.mark.parametrize(
+    ("answer", "kind", "told"),
+    [
+        (dict(status=500, body=failure("no room on the device")), BackendError, "no room on the device"),
+        (dict(status=503, kind="text/html", body=b"<html>down</html>"), BackendError, "503|down"),
+        (dict(status=429, body=failure("slow down")), BusyError, "slow down"),
+        (dict(status=403, body=failure("not for you")), KeyRefusedError, "not for you"),
+        (dict(status=400, body=failure("This model's maximum context length is 4096 tokens")), TooLongError, "4096"),
+        (dict(status=400, body=failure("unknown field top_k")), InputError, "unknown field top_k"),
+        (dict(status=404, kind="text/html", body=b"<html>not here</html>"), InputError, "ends in /v1"),
+        (dict(kind="text/html", body=b"<html>a page</html>"), InputError, "OpenAI's protocol"),
+        (dict(kind="text/event-stream", body=b"data: {\n\n"), InputError, "OpenAI's protocol"),
+        (dict(kind="text/event-stream", body=event({"other": 1})), InputError, "OpenAI's protocol"),
+        (dict(kind="text/event-stream", body=PIECE), BackendError, "broke off"),
+        (dict(kind="text/event-stream", body=PIECE, length=10000), BackendError, "127.0.0.1"),
+        (
+            dict(kind="text/event-stream", body=PIECE + event({"error": {"message": "ended", "code": 504}})),
+            TimeLimitError,
+            "ended",
+        ),
+        (dict(kind="text/event-stream", body=PIECE + event({"error": {"message": "fell"}})), BackendError, "fell"),
+        (dict(kind="text/event-stream", body=PIECE, length=10000, pause=2.5), TimeLimitError, "within 1 seconds"),
+    ],
+)
 def test_what_other_servers_do(foreign, answer, kind, told):
     _, online = foreign(**answer)
     with pytest.raises(kind, match=told):
@@ -190,17 +208,37 @@ def test_other_servers_are_asked_only_what_is_set(foreign):
     whole = PIECE.replace(b"null", b'"stop"', 1) + b"data: [DONE]\n\n"
     handler, online = foreign(kind="text/event-stream", body=whole)
     assert list(online.write("m", PROMPT, GenerationConfig())) == [Answer("春", "stop")]
-    assert handler.asked == {"model": "m", "prompt": PROMPT, "stream": True, "max_tokens": 64, "temperature": 0.0,
-                             "seed": 0}
+    assert handler.asked == {
+        "model": "m",
+        "prompt": PROMPT,
+        "stream": True,
+        "max_tokens": 64,
+        "temperature": 0.0,
+        "seed": 0,
+    }
     list(online.write("m", PROMPT, GenerationConfig(**SAMPLED, presence_penalty=0.5, stop=["\n"])))
-    assert handler.asked == {"model": "m", "prompt": PROMPT, "stream": True, "max_tokens": 64, "temperature": 0.7,
-                             "seed": 3, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2, "presence_penalty": 0.5,
-                             "stop": ["\n"]}
+    assert handler.asked == {
+        "model": "m",
+        "prompt": PROMPT,
+        "stream": True,
+        "max_tokens": 64,
+        "temperature": 0.7,
+        "seed": 3,
+        "top_k": 20,
+        "top_p": 0.9,
+        "repetition_penalty": 1.2,
+        "presence_penalty": 0.5,
+        "stop": ["\n"],
+    }
 
 
 def test_model_lists_of_other_kinds(foreign):
-    for answer in (dict(kind="text/html", body=b"<html>a page</html>"), dict(body=b"[]"), dict(body=b'{"data": 3}'),
-                   dict(status=404, body=failure("no such address"))):
+    for answer in (
+        dict(kind="text/html", body=b"<html>a page</html>"),
+        dict(body=b"[]"),
+        dict(body=b'{"data": 3}'),
+        dict(status=404, body=failure("no such address")),
+    ):
         with pytest.raises(InputError, match="OpenAI's protocol"):
             foreign(**answer)[1].model_list()
 

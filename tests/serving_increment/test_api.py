@@ -62,8 +62,10 @@ def test_completion(client, runtime, service):
 
 def test_the_seed_decides(client):
     def texts(**settings):
-        return {client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, **settings).choices[0].text
-                for _ in range(4)}
+        return {
+            client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, **settings).choices[0].text
+            for _ in range(4)
+        }
 
     assert len(texts(seed=5)) == 1 and len(texts(temperature=0)) == 1
     assert len(texts(temperature=3)) > 1
@@ -73,9 +75,11 @@ def test_prompts_of_texts_and_of_ids(client, service):
     ids = service.tokenizer.encode(PROMPT)
     both = client.completions.create(model=MODEL, prompt=[PROMPT, "低头思故乡"], max_tokens=5, temperature=0)
     assert [choice.index for choice in both.choices] == [0, 1]
-    assert client.completions.create(model=MODEL, prompt=ids, max_tokens=5, temperature=0).choices[0].text \
-        == client.completions.create(model=MODEL, prompt=[ids], max_tokens=5, temperature=0).choices[0].text \
+    assert (
+        client.completions.create(model=MODEL, prompt=ids, max_tokens=5, temperature=0).choices[0].text
+        == client.completions.create(model=MODEL, prompt=[ids], max_tokens=5, temperature=0).choices[0].text
         == both.choices[0].text
+    )
 
 
 def test_stream(client):
@@ -94,10 +98,11 @@ def test_stop(client):
     whole = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, temperature=0).choices[0].text
     stop = whole[4:6]
     for stream in (False, True):
-        answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, temperature=0, stop=[stop],
-                                           stream=stream)
+        answer = client.completions.create(
+            model=MODEL, prompt=PROMPT, max_tokens=12, temperature=0, stop=[stop], stream=stream
+        )
         choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
-        assert "".join(choice.text for choice in choices) == whole[:whole.find(stop)]
+        assert "".join(choice.text for choice in choices) == whole[: whole.find(stop)]
         assert choices[-1].finish_reason == "stop"
 
 
@@ -118,38 +123,51 @@ def test_logprobs(client, runtime, service):
     told = answer.choices[0].logprobs
     assert told.token_logprobs == pytest.approx(expected.log_probs)
     assert told.tokens == [service.tokenizer.decode([token]) for token in expected.tokens]
-    assert all(piece in likeliest and likeliest[piece] == max(likeliest.values()) == log_prob and len(likeliest) == 3
-               for piece, log_prob, likeliest in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True))
-    streamed = [chunk.choices[0].logprobs.token_logprobs for chunk in client.completions.create(
-        model=MODEL, prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3, stream=True)]
+    assert all(
+        piece in likeliest and likeliest[piece] == max(likeliest.values()) == log_prob and len(likeliest) == 3
+        for piece, log_prob, likeliest in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True)
+    )
+    streamed = [
+        chunk.choices[0].logprobs.token_logprobs
+        for chunk in client.completions.create(
+            model=MODEL, prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3, stream=True
+        )
+    ]
     assert [value for values in streamed for value in values] == told.token_logprobs
 
 
 def test_echo_tells_the_prompt_and_its_scores(client, runtime, service):
     ids = service.tokenizer.encode(PROMPT)
-    choice = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3, temperature=0, logprobs=0,
-                                       echo=True).choices[0]
+    choice = client.completions.create(
+        model=MODEL, prompt=PROMPT, max_tokens=3, temperature=0, logprobs=0, echo=True
+    ).choices[0]
     plain = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3, temperature=0).choices[0]
     assert choice.text == PROMPT + plain.text
     expected = [runtime.log_probs(ids[:place])[ids[place]] for place in range(1, len(ids))]
     assert choice.logprobs.token_logprobs[0] is None
-    assert choice.logprobs.token_logprobs[1:len(ids)] == pytest.approx(expected)
+    assert choice.logprobs.token_logprobs[1 : len(ids)] == pytest.approx(expected)
     assert choice.logprobs.text_offset[len(ids)] == len(PROMPT)
 
 
 def test_chat(client, runtime, service):
     """The turns become one text by the template that docs/serving.md states."""
-    messages = [{"role": "system", "content": "低头思故乡"}, {"role": "user", "content": "明月"},
-                {"role": "assistant", "content": "天气"}, {"role": "user", "content": "春风"}]
-    answer = client.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=6, temperature=0,
-                                            logprobs=True, top_logprobs=2)
+    messages = [
+        {"role": "system", "content": "低头思故乡"},
+        {"role": "user", "content": "明月"},
+        {"role": "assistant", "content": "天气"},
+        {"role": "user", "content": "春风"},
+    ]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=messages, max_completion_tokens=6, temperature=0, logprobs=True, top_logprobs=2
+    )
     expected = alone(runtime, service, "低头思故乡\n问:明月\n答:天气\n问:春风\n答:", method="greedy", max_new_tokens=6)
     choice = answer.choices[0]
     assert (choice.message.role, choice.message.content) == ("assistant", expected.text)
     assert [entry.logprob for entry in choice.logprobs.content] == pytest.approx(expected.log_probs)
     assert all(len(entry.top_logprobs) == 2 for entry in choice.logprobs.content)
-    chunks = list(client.chat.completions.create(model=MODEL, messages=messages, max_tokens=6, temperature=0,
-                                                 stream=True))
+    chunks = list(
+        client.chat.completions.create(model=MODEL, messages=messages, max_tokens=6, temperature=0, stream=True)
+    )
     assert "".join(chunk.choices[0].delta.content for chunk in chunks) == expected.text
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].choices[0].finish_reason
 
@@ -167,8 +185,13 @@ def test_query_health_and_metrics(port):
     assert len(headers["X-Request-Id"]) == 12
     assert json.loads(ask(port, "GET", "/health")[2]) == {"status": "ok", "model": MODEL, "streams": True}
     told = ask(port, "GET", "/metrics")[2]
-    for name in ("pangu_generated_tokens_total", "pangu_waiting_requests 0.0", "pangu_rows 4.0",
-                 'pangu_requests_total{path="/query",status="200"}', "pangu_time_to_first_token_seconds_count"):
+    for name in (
+        "pangu_generated_tokens_total",
+        "pangu_waiting_requests 0.0",
+        "pangu_rows 4.0",
+        'pangu_requests_total{path="/query",status="200"}',
+        "pangu_time_to_first_token_seconds_count",
+    ):
         assert name in told
 
 
@@ -208,9 +231,16 @@ def test_wrong_requests(port, name):
     assert ask(port, "POST", "/v1/completions", body())[0] == 200
 
 
-@pytest.mark.parametrize(("method", "path", "headers", "wanted"), [
-    ("GET", "/v1/completions", {}, 405), ("GET", "/nothing", {}, 404), ("GET", "/static/../app.py", {}, 404),
-    ("POST", "/v1/completions", {"Content-Type": "text/plain"}, 415), ("GET", "/query", {}, 422)])
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "wanted"),
+    [
+        ("GET", "/v1/completions", {}, 405),
+        ("GET", "/nothing", {}, 404),
+        ("GET", "/static/../app.py", {}, 404),
+        ("POST", "/v1/completions", {"Content-Type": "text/plain"}, 415),
+        ("GET", "/query", {}, 422),
+    ],
+)
 def test_wrong_routes(port, method, path, headers, wanted):
     status, _, text = ask(port, method, path, body() if method == "POST" else None, headers)
     assert status == wanted and json.loads(text)["error"]["code"] == wanted
@@ -240,9 +270,13 @@ class Broken:
         raise self.error
 
 
-@pytest.mark.parametrize(("error", "wanted", "told"), [
-    (BackendError("it may be starting anew"), 503, "it may be starting anew"),
-    (RuntimeError("/secret/path"), 500, "something went wrong inside the server")])
+@pytest.mark.parametrize(
+    ("error", "wanted", "told"),
+    [
+        (BackendError("it may be starting anew"), 503, "it may be starting anew"),
+        (RuntimeError("/secret/path"), 500, "something went wrong inside the server"),
+    ],
+)
 def test_failures_of_the_backend(service, error, wanted, told):
     with serving(Broken(service.tokenizer, error)) as port:
         status, _, text = ask(port, "POST", "/v1/completions", body())
@@ -272,8 +306,10 @@ def begin(port, **changes):
     """A connection on which a request was sent."""
     content = json.dumps(body(max_tokens=50, **changes)).encode()
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
-    connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                       b"Content-Length: %d\r\n\r\n%s" % (len(content), content))
+    connection.sendall(
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
+    )
     return connection
 
 

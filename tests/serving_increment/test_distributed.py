@@ -32,19 +32,39 @@ def models(model, tiny_vocab, tmp_path_factory):
     ms.save_checkpoint(model, str(folder / "model.ckpt"))
     shape = {name: getattr(TINY, name) for name in ("hidden_size", "num_layers", "num_heads", "eod_token")}
     flags = [f"--model.{name}={value}" for name, value in (shape | dict(seq_length=64, vocab_size=200)).items()]
-    done = subprocess.run(["bash", ROOT / "scripts/run_distribute_export.sh", "none", folder / "model.ckpt", *flags,
-                           "--rows=4", f"--data.tokenizer_path={tiny_vocab}", "--generation.end_token=9"], cwd=folder,
-                          env=os.environ | {"MODE": "", "RANK_SIZE": "2", "DEVICE_TARGET": "CPU"}, text=True,
-                          capture_output=True, timeout=300)
+    done = subprocess.run(
+        [
+            "bash",
+            ROOT / "scripts/run_distribute_export.sh",
+            "none",
+            folder / "model.ckpt",
+            *flags,
+            "--rows=4",
+            f"--data.tokenizer_path={tiny_vocab}",
+            "--generation.end_token=9",
+        ],
+        cwd=folder,
+        env=os.environ | {"MODE": "", "RANK_SIZE": "2", "DEVICE_TARGET": "CPU"},
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
 def environment(models, tiny_vocab, tmp_path_factory):
-    return os.environ | {"PANGU_RUN": str(tmp_path_factory.mktemp("run")), "PANGU_MODELS": str(models),
-                         "PANGU_TOKENIZER": str(tiny_vocab), "GRPC_PORT": str(GRPC), "REST_PORT": str(REST),
-                         "PAGE_PORT": str(PAGE), "DEVICE_TARGET": "CPU", "DISTRIBUTED_ADDRESS": f"127.0.0.1:{RANKS}"}
+    return os.environ | {
+        "PANGU_RUN": str(tmp_path_factory.mktemp("run")),
+        "PANGU_MODELS": str(models),
+        "PANGU_TOKENIZER": str(tiny_vocab),
+        "GRPC_PORT": str(GRPC),
+        "REST_PORT": str(REST),
+        "PAGE_PORT": str(PAGE),
+        "DEVICE_TARGET": "CPU",
+        "DISTRIBUTED_ADDRESS": f"127.0.0.1:{RANKS}",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -49,9 +49,14 @@ def environment(folder, tiny_vocab, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     (run / "flask").mkdir()
     (run / "flask/__init__.py").touch()
-    return os.environ | {"PANGU_RUN": str(run), "PANGU_MODEL": str(folder),
-                         "PANGU_TOKENIZER": str(tiny_vocab), "GRPC_PORT": str(GRPC), "REST_PORT": str(REST),
-                         "PAGE_PORT": str(PAGE)}
+    return os.environ | {
+        "PANGU_RUN": str(run),
+        "PANGU_MODEL": str(folder),
+        "PANGU_TOKENIZER": str(tiny_vocab),
+        "GRPC_PORT": str(GRPC),
+        "REST_PORT": str(REST),
+        "PAGE_PORT": str(PAGE),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +90,19 @@ def test_five_prompts_get_the_checkpoint_s_tokens(started, expected, model, tiny
     tokenizer = load_tokenizer("jieba", tiny_vocab)
     config = GenerationConfig(max_new_tokens=32, end_token=9)
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    assert expected == [answer.tokens for [answer] in generate_tokens(CachedRuntime(model), prompts, config, 6,
-                                                                      tokenizer.vocab_size)]
+    assert expected == [
+        answer.tokens for [answer] in generate_tokens(CachedRuntime(model), prompts, config, 6, tokenizer.vocab_size)
+    ]
     instances = [dict(input_sentence=prompt, max_generate_length=32, return_scores=True) for prompt in PROMPTS]
     status, answer = rest(instances)
     assert status == 200 and [one["output_ids"] for one in answer["instances"]] == expected
-    done = subprocess.run([serving_python, "-c", GRPC_CLIENT % GRPC], input=json.dumps(instances),
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [serving_python, "-c", GRPC_CLIENT % GRPC],
+        input=json.dumps(instances),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert [json.loads(line)[1] for line in done.stdout.splitlines()] == expected
     for prompt, tokens in zip(PROMPTS, expected, strict=True):
         body = {"model": "pangu-alpha", "prompt": prompt, "max_tokens": 32, "temperature": 0}
@@ -105,20 +116,27 @@ def test_contracts_of_rest(started, folder):
     tokens = [20, 30, 40, 50]
     status, answer = rest([{"input_ids": tokens, "start": 2}], "score")
     assert status == 200
-    assert answer["instances"][0]["log_probs"] == pytest.approx(MindirRuntime(folder).score(tokens, 2).tolist(),
-                                                                abs=1e-4)
+    assert answer["instances"][0]["log_probs"] == pytest.approx(
+        MindirRuntime(folder).score(tokens, 2).tolist(), abs=1e-4
+    )
 
 
-@pytest.mark.parametrize(("body", "method", "wanted", "told"), [
-    ("{", "predict", 400, "not valid JSON"), ("{}", "predict", 422, "instances"), ("[]", "predict", 422, "instances"),
-    ('{"instances": [3]}', "predict", 422, "must be an object"),
-    ('{"instances": [{"input_sentence": 3}]}', "predict", 422, "must be a text"),
-    ('{"instances": [{"input_sentence": "a", "top_k": "b"}]}', "predict", 422, "top_k"),
-    ('{"instances": [{"input_ids": [20]}]}', "score", 422, "score takes input_ids and start"),
-    ('{"instances": [{"input_ids": [20, 30], "start": 5}]}', "score", 422, "start is 5"),
-    ('{"instances": [{}]}', "nothing", 404, "no method 'nothing'"),
-    ('{"instances": [{"input_sentence": "%s"}]}' % ("长" * 3500000), "predict", 413, "capacity limit"),
-    ('{"instances": [{"input_sentence": "%s"}]}' % ("床前明月光" * 50), "predict", 422, "it may have at most 63")])
+@pytest.mark.parametrize(
+    ("body", "method", "wanted", "told"),
+    [
+        ("{", "predict", 400, "not valid JSON"),
+        ("{}", "predict", 422, "instances"),
+        ("[]", "predict", 422, "instances"),
+        ('{"instances": [3]}', "predict", 422, "must be an object"),
+        ('{"instances": [{"input_sentence": 3}]}', "predict", 422, "must be a text"),
+        ('{"instances": [{"input_sentence": "a", "top_k": "b"}]}', "predict", 422, "top_k"),
+        ('{"instances": [{"input_ids": [20]}]}', "score", 422, "score takes input_ids and start"),
+        ('{"instances": [{"input_ids": [20, 30], "start": 5}]}', "score", 422, "start is 5"),
+        ('{"instances": [{}]}', "nothing", 404, "no method 'nothing'"),
+        ('{"instances": [{"input_sentence": "%s"}]}' % ("长" * 3500000), "predict", 413, "capacity limit"),
+        ('{"instances": [{"input_sentence": "%s"}]}' % ("床前明月光" * 50), "predict", 422, "it may have at most 63"),
+    ],
+)
 def test_wrong_requests(started, body, method, wanted, told):
     status, _, text = ask(REST, "POST", f"/model/pangu:{method}", body)
     assert status == wanted and told in json.loads(text)["error"]
@@ -142,8 +160,10 @@ def test_starting_twice(started, environment):
 
 
 def test_a_model_that_does_not_fit_is_told_in_one_line(environment, folder, tmp_path):
-    for changes, told in (({"PANGU_MODEL": str(tmp_path)}, "holds no exported model"),
-                          ({"PANGU_TOKENIZER": str(tmp_path / "none")}, "no vocabulary at")):
+    for changes, told in (
+        ({"PANGU_MODEL": str(tmp_path)}, "holds no exported model"),
+        ({"PANGU_TOKENIZER": str(tmp_path / "none")}, "no vocabulary at"),
+    ):
         done = script("start_pangu_standalone", environment | {"PANGU_RUN": str(tmp_path / "run")} | changes)
         assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
     content = json.loads((folder / "model.json").read_text())

@@ -34,8 +34,9 @@ def quickstart():
     """Its run: as it lies there, or made now."""
     run = ROOT / "output/quickstart/run"
     if not (run / "config.yaml").is_file():
-        done = subprocess.run(["bash", ROOT / "scripts/run_quickstart.sh"], cwd=ROOT, capture_output=True, text=True,
-                              timeout=900)
+        done = subprocess.run(
+            ["bash", ROOT / "scripts/run_quickstart.sh"], cwd=ROOT, capture_output=True, text=True, timeout=900
+        )
         assert done.returncode == 0, done.stderr
     return run
 
@@ -44,8 +45,20 @@ def quickstart():
 def exported(quickstart, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     tokenizer = ROOT / "output/quickstart/tokenizer"
-    done = subprocess.run(["bash", ROOT / "scripts/run_standalone_export.sh", "none", quickstart, "", "CPU",
-                           f"--data.tokenizer_path={tokenizer}"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            "bash",
+            ROOT / "scripts/run_standalone_export.sh",
+            "none",
+            quickstart,
+            "",
+            "CPU",
+            f"--data.tokenizer_path={tokenizer}",
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "Export finished and now exit." in done.stdout, done.stderr
     return folder / "device0", tokenizer
 
@@ -67,9 +80,14 @@ def asked_on_the_page(port, folder, phone=False, question=QUESTION):
 @needs_chromium
 def test_serving_s_rest_grpc_and_page_know_the_answer(exported, serving_python, tmp_path):
     model, tokenizer = exported
-    environment = os.environ | {"PANGU_RUN": str(tmp_path / "run"), "PANGU_MODEL": str(model),
-                                "PANGU_TOKENIZER": str(tokenizer), "GRPC_PORT": str(GRPC), "REST_PORT": str(REST),
-                                "PAGE_PORT": str(PAGE)}
+    environment = os.environ | {
+        "PANGU_RUN": str(tmp_path / "run"),
+        "PANGU_MODEL": str(model),
+        "PANGU_TOKENIZER": str(tokenizer),
+        "GRPC_PORT": str(GRPC),
+        "REST_PORT": str(REST),
+        "PAGE_PORT": str(PAGE),
+    }
     try:
         assert script("start_pangu_standalone", environment).returncode == 0
         status, body = predicted([{"input_sentence": QUESTION}], REST)
@@ -86,8 +104,20 @@ def test_serving_s_rest_grpc_and_page_know_the_answer(exported, serving_python, 
 @needs_chromium
 def test_the_page_shows_tokens_as_they_are_made(exported, tmp_path):
     model, tokenizer = exported
-    server = subprocess.Popen([sys.executable, "-m", "serving_increment.flask.server", "--model", model, "--tokenizer",
-                               tokenizer, "--port", str(LOCAL)], cwd=ROOT)
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "serving_increment.flask.server",
+            "--model",
+            model,
+            "--tokenizer",
+            tokenizer,
+            "--port",
+            str(LOCAL),
+        ],
+        cwd=ROOT,
+    )
     try:
         while True:
             assert server.poll() is None

@@ -144,10 +144,15 @@ def test_strangers_are_sent_away_and_disturb_nobody(address):
     assert eventually_answers(asked)
 
 
-@pytest.mark.parametrize(("name", "value", "told"), [
-    ("DISTRIBUTED_ADDRESS", "6200", "must look like 127.0.0.1:6200"),
-    ("DISTRIBUTED_ADDRESS", "127.0.0.1:0", "must look like"), ("DISTRIBUTED_KEY", "", "DISTRIBUTED_KEY is not given"),
-    ("DISTRIBUTED_ADDRESS", "8.8.8.8:6200", "can't be listened on")])
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("DISTRIBUTED_ADDRESS", "6200", "must look like 127.0.0.1:6200"),
+        ("DISTRIBUTED_ADDRESS", "127.0.0.1:0", "must look like"),
+        ("DISTRIBUTED_KEY", "", "DISTRIBUTED_KEY is not given"),
+        ("DISTRIBUTED_ADDRESS", "8.8.8.8:6200", "can't be listened on"),
+    ],
+)
 def test_wrong_settings(address, monkeypatch, name, value, told):
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=told):

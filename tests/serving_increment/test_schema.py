@@ -15,9 +15,27 @@ def test_no_request_makes_the_server_fail(tiny_vocab, tmp_path):
     service = toy_service(ToyRuntime(160), tiny_vocab)
     with serving(service) as port:
         done = subprocess.run(
-            [Path(sys.executable).with_name("schemathesis"), "run", f"http://127.0.0.1:{port}/openapi.json",
-             "--checks", "not_a_server_error", "--max-examples", "30", "--phases", "examples,coverage,fuzzing",
-             "--mode", "all", "--seed", "1", "--no-color"], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+            [
+                Path(sys.executable).with_name("schemathesis"),
+                "run",
+                f"http://127.0.0.1:{port}/openapi.json",
+                "--checks",
+                "not_a_server_error",
+                "--max-examples",
+                "30",
+                "--phases",
+                "examples,coverage,fuzzing",
+                "--mode",
+                "all",
+                "--seed",
+                "1",
+                "--no-color",
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
         told = ask(port, "GET", "/metrics")[2]
     service.close()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -57,23 +57,28 @@ def test_every_field_but_the_first_may_be_left_out(stages):
 def test_an_instance_says_how(stages):
     how = dict(max_generate_length=7, temperature=0.8, top_p=0.9, seed=4, return_scores=True, repetition_penalty=2)
     [(text, _, ids, log_probs)] = predict(stages, (PROMPT, how))
-    expected = alone(stages, max_new_tokens=7, method="sample", temperature=0.8, top_p=0.9, seed=4,
-                     repetition_penalty=2.0)
+    expected = alone(
+        stages, max_new_tokens=7, method="sample", temperature=0.8, top_p=0.9, seed=4, repetition_penalty=2.0
+    )
     assert (text, ids.tolist()) == (expected.text, expected.tokens)
     assert log_probs == pytest.approx(expected.log_probs) and (ids.dtype, log_probs.dtype) == (np.int32, np.float32)
 
 
 def test_ids_instead_of_a_text_and_the_number(stages):
     ids = stages.service.tokenizer.encode(PROMPT)
-    one, same, other = predict(stages, (PROMPT, dict(seed=1, temperature=3)), ("", dict(input_ids=ids, seed=1,
-                               temperature=3)), (PROMPT, dict(seed=1, temperature=3, number=1)))
+    one, same, other = predict(
+        stages,
+        (PROMPT, dict(seed=1, temperature=3)),
+        ("", dict(input_ids=ids, seed=1, temperature=3)),
+        (PROMPT, dict(seed=1, temperature=3, number=1)),
+    )
     assert one[0] == same[0] != other[0]
 
 
 def test_a_stop_text(stages):
     whole = alone(stages, max_new_tokens=12).text
     [(text, reason, *_)] = predict(stages, (PROMPT, dict(max_generate_length=12, stop=whole[3])))
-    assert (text, reason) == (whole[:whole.find(whole[3])], "stop")
+    assert (text, reason) == (whole[: whole.find(whole[3])], "stop")
 
 
 WRONG = {

@@ -14,10 +14,20 @@ from selenium.webdriver.support.ui import WebDriverWait
 from tests.support.serving import toy_service
 from tests.support.toy_runtime import SlowRuntime
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-needs_chromium = pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")),
-                                    reason="no chromium and chromedriver: apt-get install chromium chromium-driver")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+needs_chromium = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="no chromium and chromedriver: apt-get install chromium chromium-driver",
+)
 
 
 class OneTokenAtATime(SlowRuntime):
@@ -62,12 +72,18 @@ def chromium(folder, phone, language="zh-CN"):
     """A browser whose profile is in `folder`, with a desktop's window or as a phone."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, f"--lang={language}", f"--accept-lang={language}", f"--user-data-dir={folder}",
-                 "--window-size=1280,900"]:
+    for flag in [
+        *FLAGS,
+        f"--lang={language}",
+        f"--accept-lang={language}",
+        f"--user-data-dir={folder}",
+        "--window-size=1280,900",
+    ]:
         options.add_argument(flag)
     if phone:
-        options.add_experimental_option("mobileEmulation", {
-            "deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0}})
+        options.add_experimental_option(
+            "mobileEmulation", {"deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0}}
+        )
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
@@ -89,6 +105,7 @@ def until(browser, condition):
 def asked_hosts(browser):
     """The hosts and ports of all that the browser asked for since the log was read last."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    addresses = [message["params"]["request"]["url"] for message in messages
-                 if message["method"] == "Network.requestWillBeSent"]
+    addresses = [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
     return {address.split("/")[2] for address in addresses if address.startswith(("http", "ws"))}

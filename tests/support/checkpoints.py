@@ -20,8 +20,16 @@ from src.pangu_alpha_config import (
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import box, optimizer_box, parameter_shapes, stages
 
-CONFIG = PanguAlphaConfig(vocab_size=24, hidden_size=8, num_layers=4, num_heads=4, seq_length=12, num_experts=4,
-                          expert_interval=2, param_init_dtype="bfloat16")
+CONFIG = PanguAlphaConfig(
+    vocab_size=24,
+    hidden_size=8,
+    num_layers=4,
+    num_heads=4,
+    seq_length=12,
+    num_experts=4,
+    expert_interval=2,
+    param_init_dtype="bfloat16",
+)
 SHAPES = parameter_shapes(CONFIG)
 BFLOAT16 = np.dtype(np_dtype.bfloat16)
 TIMEOUT = 60
@@ -35,10 +43,15 @@ def plan(**sizes):
 def whole_values(seed=0, names=tuple(SHAPES)):
     """Parameters, matrices as bfloat16, and moments of a run: arrays by name."""
     draw = np.random.default_rng(seed)
-    values = {name: draw.normal(size=SHAPES[name]).astype(BFLOAT16 if name.endswith("weight") else np.float32)
-              for name in names}
-    return values | {f"{prefix}.{name}": draw.normal(size=SHAPES[name]).astype(np.float32)
-                     for prefix in ("adam_m", "adam_v") for name in names}
+    values = {
+        name: draw.normal(size=SHAPES[name]).astype(BFLOAT16 if name.endswith("weight") else np.float32)
+        for name in names
+    }
+    return values | {
+        f"{prefix}.{name}": draw.normal(size=SHAPES[name]).astype(np.float32)
+        for prefix in ("adam_m", "adam_v")
+        for name in names
+    }
 
 
 def held_values(whole, of, rank):
@@ -55,8 +68,10 @@ def held_values(whole, of, rank):
 def parameters_of(values):
     """(model's, optimizer's) parameters with those values."""
     parameters = [Parameter(Tensor(np.ascontiguousarray(array)), name=name) for name, array in values.items()]
-    return ([parameter for parameter in parameters if not parameter.name.startswith("adam_")],
-            [parameter for parameter in parameters if parameter.name.startswith("adam_")])
+    return (
+        [parameter for parameter in parameters if not parameter.name.startswith("adam_")],
+        [parameter for parameter in parameters if parameter.name.startswith("adam_")],
+    )
 
 
 def bits(values):
@@ -96,13 +111,21 @@ def at_once(of, work):
 
 def run_config(of):
     """The settings of a run of CONFIG's model under a plan."""
-    parallel = ParallelConfig(pipeline=of.pipeline, data=of.data, expert=of.expert, tensor=of.tensor,
-                              optimizer_shard=of.optimizer_shard, recompute=True, vocab_parallel=of.vocab_parallel)
+    parallel = ParallelConfig(
+        pipeline=of.pipeline,
+        data=of.data,
+        expert=of.expert,
+        tensor=of.tensor,
+        optimizer_shard=of.optimizer_shard,
+        recompute=True,
+        vocab_parallel=of.vocab_parallel,
+    )
     return RunConfig(CONFIG, DataConfig(), TrainingConfig(), parallel, GenerationConfig())
 
 
 def save_ranks(folder, step, whole, of, keep=3):
     """Checkpoint `step`, saved by all ranks of a plan."""
+
     def save(holder):
         model, optimizer = parameters_of(held_values(whole, of, holder.rank))
         return store.save(folder, step, model, optimizer, {"note": f"of {step}"}, run_config(of).save, keep, holder)
@@ -112,6 +135,7 @@ def save_ranks(folder, step, whole, of, keep=3):
 
 def load_ranks(source, of, names=tuple(SHAPES)):
     """What each rank of a plan gets from a checkpoint: arrays by name."""
+
     def load(holder):
         held = held_values(whole_values(999, names), of, holder.rank)
         model, optimizer = parameters_of(held)

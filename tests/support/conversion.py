@@ -36,14 +36,22 @@ def write_checkpoint(path, values):
 
 def read_checkpoint(path):
     """The parameters of a .ckpt file."""
-    return {name: ckpt_file.read(Path(path), stored, Box.whole(stored.shape))
-            for name, stored in ckpt_file.index(Path(path)).items()}
+    return {
+        name: ckpt_file.read(Path(path), stored, Box.whole(stored.shape))
+        for name, stored in ckpt_file.index(Path(path)).items()
+    }
 
 
 def arguments(from_, to, checkpoint, output, **others):
     """What the command line would be parsed to."""
-    return ConvertArguments(from_, to, str(checkpoint), str(output), others.pop("parallel", ParallelConfig()),
-                            **{"num_heads": SMALL.num_heads} | others)
+    return ConvertArguments(
+        from_,
+        to,
+        str(checkpoint),
+        str(output),
+        others.pop("parallel", ParallelConfig()),
+        **{"num_heads": SMALL.num_heads} | others,
+    )
 
 
 def converted(*positional, **others):

@@ -20,8 +20,16 @@ DENSE = {"num_layers": 3}
 MOE = {"num_layers": 2, "num_experts": 4, "expert_interval": 1, "expert_top_k": 2}
 # The loss scale overflows at first, and again when it has grown: the squares of the gradients end at 3.4e38. An
 # overflow that near to the limit is one of only some of the ranks, or of their sum alone. Norms are clipped.
-TRAINING = {"steps": STEPS, "decay_steps": STEPS, "optimizer": "adamw", "clip_norm": 0.65, "loss_scale": 1e20,
-            "loss_scale_window": 4, "eval_interval": 5, "save_interval": 10}
+TRAINING = {
+    "steps": STEPS,
+    "decay_steps": STEPS,
+    "optimizer": "adamw",
+    "clip_norm": 0.65,
+    "loss_scale": 1e20,
+    "loss_scale_window": 4,
+    "eval_interval": 5,
+    "save_interval": 10,
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,11 @@ class Run:
         data_ranks = self.plan.get("data", 1) * self.plan.get("expert", 1)
         training = TRAINING | {"batch_size": ROWS // self.micro_batches // data_ranks} | self.training
         groups = {"model": self.model, "parallel": {"micro_batch_num": self.micro_batches} | self.plan}
-        return [*train_flags(data / "train.mindrecord", output, **training),
-                f"--data.validation={data / 'validation.mindrecord'}",
-                *(f"--{group}.{name}={value}" for group, values in groups.items() for name, value in values.items())]
+        return [
+            *train_flags(data / "train.mindrecord", output, **training),
+            f"--data.validation={data / 'validation.mindrecord'}",
+            *(f"--{group}.{name}={value}" for group, values in groups.items() for name, value in values.items()),
+        ]
 
     def start(self, data, output):
         """Its process, or the launcher of its ranks, whose logs are in the output folder too."""
@@ -89,14 +99,20 @@ def finish_all(process, folder, timeout=TIMEOUT):
 
 def processes_of(folder):
     """The processes that run in a folder."""
-    return [process for process in psutil.process_iter(["cwd", "status"])
-            if process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE]
+    return [
+        process
+        for process in psutil.process_iter(["cwd", "status"])
+        if process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 def process_of(folder, rank):
     """The number of a rank's process."""
-    return next(process.pid for process in processes_of(folder)
-                if process.environ().get("MS_NODE_ID") == str(rank) and process.environ()["MS_ROLE"] == "MS_WORKER")
+    return next(
+        process.pid
+        for process in processes_of(folder)
+        if process.environ().get("MS_NODE_ID") == str(rank) and process.environ()["MS_ROLE"] == "MS_WORKER"
+    )
 
 
 def log_of(folder, rank):
@@ -132,7 +148,7 @@ def write_data(folder):
     for seed, (name, rows) in enumerate({"train": 27, "validation": 8}.items()):
         ids = random_ids(rows, seed=seed)
         for row, pads in zip(ids, draw.integers(0, TINY.seq_length // 2, rows), strict=True):
-            row[len(row) - pads:] = TINY.pad_token
+            row[len(row) - pads :] = TINY.pad_token
         loss_mask = draw.random((rows, TINY.seq_length)) < 0.7 if name == "validation" else None
         write_mindrecord(folder / f"{name}.mindrecord", ids, loss_mask)
 
@@ -150,13 +166,15 @@ def differences(output, expected):
     of each parameter's difference is compared with the parameter's; but for the bias of the keys, which has no effect:
     its gradient is rounding alone, of which Adam makes whole steps.
     """
-    found, wanted = ({("loss" in line, line["step"]): line for line in metrics(folder)}
-                     for folder in (output, expected))
+    found, wanted = (
+        {("loss" in line, line["step"]): line for line in metrics(folder)} for folder in (output, expected)
+    )
     assert found.keys() == wanted.keys()
     largest = {"loss": 0.0, "grad_norm": 0.0, "validation_loss": 0.0, "weights": 0.0}
     for key, line in wanted.items():
-        assert all(found[key][name] == line[name] for name in ("overflow", "loss_scale", "learning_rate")
-                   if name in line), key
+        assert all(
+            found[key][name] == line[name] for name in ("overflow", "loss_scale", "learning_rate") if name in line
+        ), key
         for name in line.keys() & largest.keys():
             if np.isfinite(line[name]):
                 largest[name] = max(largest[name], abs(found[key][name] - line[name]) / line[name])

@@ -9,13 +9,23 @@ from src.common.cli import parse
 from src.evaluation.config import EvalConfig
 from tests.support import numpy_pangu
 
-MODEL = ["--random_weights=true", "--mode=tiny", "--model.vocab_size=160", "--model.hidden_size=32",
-         "--model.num_layers=2", "--model.seq_length=96", "--model.initializer_range=0.3"]
+MODEL = [
+    "--random_weights=true",
+    "--mode=tiny",
+    "--model.vocab_size=160",
+    "--model.hidden_size=32",
+    "--model.num_layers=2",
+    "--model.seq_length=96",
+    "--model.initializer_range=0.3",
+]
 
 
 def configuration(vocab, folder, output, *flags):
-    return parse(EvalConfig, "eval.py", [*MODEL, f"--data.tokenizer_path={vocab}", f"--task_path={folder}",
-                                         f"--output={output}", *flags])
+    return parse(
+        EvalConfig,
+        "eval.py",
+        [*MODEL, f"--data.tokenizer_path={vocab}", f"--task_path={folder}", f"--output={output}", *flags],
+    )
 
 
 def evaluate(vocab, folder, output, *flags):

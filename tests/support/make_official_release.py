@@ -22,9 +22,11 @@ from src.common.errors import run_program
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import Box, parameter_shapes
 
-TABLES = {"word_embedding": "backbone.embedding.word_embedding.embedding_table",
-          "position_embedding": "backbone.embedding.position_embedding.embedding_table",
-          "top_query_embedding": "backbone.top_query_embedding.embedding_table"}
+TABLES = {
+    "word_embedding": "backbone.embedding.word_embedding.embedding_table",
+    "position_embedding": "backbone.embedding.position_embedding.embedding_table",
+    "top_query_embedding": "backbone.top_query_embedding.embedding_table",
+}
 STRATEGY = "pangu_alpha_ckpt_strategy.ckpt"
 
 
@@ -76,8 +78,17 @@ def write_strategy(path, layouts):
     Path(path).write_bytes(content.SerializeToString())
 
 
-def make_release(folder, model, data=64, tensor=8, shard=64, prefix="filerted_", table_name="{}.npy", value=known_value,
-                 older_names=False):
+def make_release(
+    folder,
+    model,
+    data=64,
+    tensor=8,
+    shard=64,
+    prefix="filerted_",
+    table_name="{}.npy",
+    value=known_value,
+    older_names=False,
+):
     """Write data x tensor files, the tables and the strategy file into a folder, a parameter at a time."""
     folder = Path(folder)
     folder.mkdir(parents=True)

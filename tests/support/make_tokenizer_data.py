@@ -50,8 +50,11 @@ def byte_characters() -> dict[int, str]:
 def make_gpt(folder: Path, num_merges: int = 150) -> Path:
     """Write vocab.json and merges.txt, made by merging the most frequent pair again and again; returns the folder."""
     stand_ins = byte_characters()
-    words = [[stand_ins[byte] for byte in word.encode()]
-             for sentence in SENTENCES for word in sentence.replace(" ", "\0 ").split("\0")]
+    words = [
+        [stand_ins[byte] for byte in word.encode()]
+        for sentence in SENTENCES
+        for word in sentence.replace(" ", "\0 ").split("\0")
+    ]
     merges = []
     for _ in range(num_merges):
         pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))

@@ -12,7 +12,7 @@ def fast_gelu(x):
 
 
 def gelu(x):
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)))
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 ACTIVATIONS = {"fast_gelu": fast_gelu, "gelu": gelu}
@@ -25,7 +25,7 @@ def softmax(x):
 
 def layernorm(weights, x, epsilon):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x ** 2).mean(-1, keepdims=True) + epsilon) * weights["gamma"] + weights["beta"]
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * weights["gamma"] + weights["beta"]
 
 
 def below(weights, prefix):
@@ -39,7 +39,7 @@ def route(probabilities, config, drop_tokens=True):
     share = math.ceil(config.capacity_factor * tokens * config.expert_top_k / experts)
     capacity = share if drop_tokens else tokens
     taken, routes = [0] * experts, [[] for _ in range(tokens)]
-    ranked = np.argsort(-probabilities, -1, kind="stable")[:, :config.expert_top_k]
+    ranked = np.argsort(-probabilities, -1, kind="stable")[:, : config.expert_top_k]
     for choice in range(config.expert_top_k):
         for token, chosen in enumerate(ranked):
             expert = chosen[choice]
@@ -59,10 +59,12 @@ def moe(weights, x, config, drop_tokens=True):
         balances.append(config.num_experts * (first * probabilities.mean(0)).sum())
         for token, routes in enumerate(route(probabilities, config, drop_tokens)):
             for expert, _, weight in routes:
-                inner = ACTIVATIONS[config.hidden_act](tokens[token] @ weights["ffn.mapping.weight"][expert]
-                                                       + weights["ffn.mapping.bias"][expert])
-                output[row, token] += weight * (inner @ weights["ffn.projection.weight"][expert]
-                                                + weights["ffn.projection.bias"][expert])
+                inner = ACTIVATIONS[config.hidden_act](
+                    tokens[token] @ weights["ffn.mapping.weight"][expert] + weights["ffn.mapping.bias"][expert]
+                )
+                output[row, token] += weight * (
+                    inner @ weights["ffn.projection.weight"][expert] + weights["ffn.projection.bias"][expert]
+                )
     return output, np.mean(balances)
 
 
@@ -78,8 +80,12 @@ def layer(weights, x, mask, config, query=None, drop_tokens=True):
     """x (B, S, H) -> (B, S, H), and the load-balancing loss."""
     normed = layernorm(below(weights, "layernorm1."), x, config.layernorm_epsilon)
     sources = {"dense1": normed if query is None else query, "dense2": normed, "dense3": normed}
-    q, k, v = ((source @ weights[f"attention.{name}.weight"].T + weights[f"attention.{name}.bias"])
-               .reshape(*x.shape[:2], config.num_heads, -1).swapaxes(1, 2) for name, source in sources.items())
+    q, k, v = (
+        (source @ weights[f"attention.{name}.weight"].T + weights[f"attention.{name}.bias"])
+        .reshape(*x.shape[:2], config.num_heads, -1)
+        .swapaxes(1, 2)
+        for name, source in sources.items()
+    )
     scores = q @ k.swapaxes(2, 3) / np.sqrt(config.head_size) - 10000 * (1 - mask[:, None])
     mixed = (softmax(scores) @ v).swapaxes(1, 2).reshape(x.shape)
     x = x + mixed @ weights["attention.projection.weight"] + weights["attention.projection.bias"]

@@ -18,8 +18,9 @@ from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
 prepare_device(ParallelConfig())  # as every entry point does: graph mode is what is tested
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = PanguAlphaConfig(vocab_size=50, hidden_size=32, num_layers=3, num_heads=4, seq_length=32, dropout_rate=0.0,
-                        eod_token=8)
+TINY = PanguAlphaConfig(
+    vocab_size=50, hidden_size=32, num_layers=3, num_heads=4, seq_length=32, dropout_rate=0.0, eod_token=8
+)
 TIMEOUT = 240
 
 
@@ -59,20 +60,30 @@ def write_mindrecord(path, ids, loss_mask=None):
 
 def train_flags(data, output, **training):
     """Flags of a run of a TINY model with dropout, that logs every step."""
-    model = {name: getattr(TINY, name) for name in
-             ("vocab_size", "hidden_size", "num_heads", "seq_length", "eod_token")}
+    model = {
+        name: getattr(TINY, name) for name in ("vocab_size", "hidden_size", "num_heads", "seq_length", "eod_token")
+    }
     settings = {f"model.{name}": value for name, value in model.items()}
     settings |= {"model.num_layers": 2, "model.dropout_rate": 0.1, "data.train": data, "training.output": output}
-    settings |= {f"training.{name}": value for name, value in
-                 (dict(batch_size=2, warmup_steps=3, learning_rate=1e-3, log_interval=1) | training).items()}
+    settings |= {
+        f"training.{name}": value
+        for name, value in (dict(batch_size=2, warmup_steps=3, learning_rate=1e-3, log_interval=1) | training).items()
+    }
     return [f"--{name}={json.dumps(value) if isinstance(value, bool) else value}" for name, value in settings.items()]
 
 
 def start(*command, **settings):
     """A Python program of the repository as a process."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, *map(str, command)], env=environment, text=True, stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **settings,
+    )
 
 
 def finish(process, timeout=TIMEOUT):

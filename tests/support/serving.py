@@ -20,6 +20,7 @@ ROWS = 4
 
 def toy_service(runtime, vocabulary, waiting_limit=64, time_limit=60.0):
     """A service that never ends an answer by itself, unless the runtime's logits say so."""
+
     def score(tokens, start):
         return [runtime.log_probs(tokens[:place])[tokens[place]] for place in range(start, len(tokens))]
 
@@ -59,8 +60,13 @@ def ask(port, method, path, body=None, headers=None):
 
 def script(name, environment, *arguments):
     """Run a script of serving_increment."""
-    return subprocess.run(["bash", ROOT / f"serving_increment/{name}.sh", *arguments], env=environment,
-                          capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        ["bash", ROOT / f"serving_increment/{name}.sh", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def marked(environment):

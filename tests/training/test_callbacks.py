@@ -7,8 +7,15 @@ from src.training.callbacks import LossCurve, MetricsFile, ProgressBar, TensorBo
 
 
 def step(number, loss=2.0):
-    return {"step": number, "loss": loss, "learning_rate": 1e-3, "grad_norm": 0.5, "loss_scale": 4.0, "overflow": False,
-            "tokens_per_second": 123.4}
+    return {
+        "step": number,
+        "loss": loss,
+        "learning_rate": 1e-3,
+        "grad_norm": 0.5,
+        "loss_scale": 4.0,
+        "overflow": False,
+        "tokens_per_second": 123.4,
+    }
 
 
 def validation(number):
@@ -77,9 +84,9 @@ def read_events(folder):
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
         while content:
-            size, = struct.unpack("<Q", content[:8])
-            events.append(Event.FromString(content[12:12 + size]))
-            content = content[16 + size:]
+            (size,) = struct.unpack("<Q", content[:8])
+            events.append(Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
     return events
 
 

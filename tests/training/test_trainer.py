@@ -40,8 +40,11 @@ def data(tmp_path_factory):
 
 
 def loss_lines(folder):
-    return [(line["step"], line["loss"], line["learning_rate"], line["grad_norm"], line["loss_scale"])
-            for line in metrics(folder) if "loss" in line]
+    return [
+        (line["step"], line["loss"], line["learning_rate"], line["grad_norm"], line["loss_scale"])
+        for line in metrics(folder)
+        if "loss" in line
+    ]
 
 
 def wait_for_step(folder, step, process):
@@ -137,6 +140,7 @@ def test_200_steps_straight_or_stopped_at_100(data, tmp_path):
 
 # From here on in this process.
 
+
 def config(data, output, *flags, **training):
     return parse(RunConfig, "train.py", [*train_flags(data, output, **dict(steps=4) | training), *flags])
 
@@ -166,11 +170,14 @@ def test_recompute_gives_the_same_losses(data, tmp_path):
     np.testing.assert_allclose([line["loss"] for line in plain], [line["loss"] for line in saving], rtol=1e-6)
 
 
-@pytest.mark.parametrize("changes, told", [
-    (dict(seed=1), "training.seed 0 -> 1"),
-    (dict(batch_size=3), "sequences a micro-batch 2 -> 3"),
-    (dict(optimizer="lamb"), "training.optimizer 'adamw' -> 'lamb'"),
-])
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        (dict(seed=1), "training.seed 0 -> 1"),
+        (dict(batch_size=3), "sequences a micro-batch 2 -> 3"),
+        (dict(optimizer="lamb"), "training.optimizer 'adamw' -> 'lamb'"),
+    ],
+)
 def test_resuming_with_other_settings_is_refused(data, straight, changes, told):
     with pytest.raises(InputError, match=told) as error:
         Trainer(config(data, straight, **LIVELY | changes))
@@ -212,24 +219,36 @@ def test_fine_tuning_loss_is_over_the_completions(examples, tmp_path):
     assert steps(trainer, 1)[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("flags, batches", [
-    ([], 3), (["--training.eval_batches=2"], 2), (["--model.eod_reset=false"], 3)])
+@pytest.mark.parametrize(
+    "flags, batches", [([], 3), (["--training.eval_batches=2"], 2), (["--model.eod_reset=false"], 3)]
+)
 def test_validation_perplexity_is_over_all_counted_tokens(examples, tmp_path, flags, batches):
     """Batches have unequal numbers of counted tokens; each token weighs the same."""
     ids, loss_mask, file = examples
     trainer = Trainer(config(file, tmp_path, f"--data.validation={file}", *flags))
-    model, ids = trainer.config.model, ids[:2 * batches]
+    model, ids = trainer.config.model, ids[: 2 * batches]
     inputs = eod_reset(ids, model.eod_token) if model.eod_reset else causal(ids)
     logits = numpy_pangu.logits(weights(trainer), model, ids[:, :-1], *inputs)
-    expected = numpy_pangu.loss(logits, ids, model.pad_token, loss_mask[:len(ids)])
+    expected = numpy_pangu.loss(logits, ids, model.pad_token, loss_mask[: len(ids)])
     measured = trainer.validate()
     assert measured["validation_loss"] == pytest.approx(expected, rel=1e-5)
     assert measured["validation_perplexity"] == pytest.approx(np.exp(expected), rel=1e-4)
 
 
 def test_validation_and_logging_keep_their_intervals(data, tmp_path):
-    trainer = Trainer(config(data, tmp_path, f"--data.validation={data}", steps=7, eval_interval=3, log_interval=2,
-                             eval_batches=1, save_interval=2, keep_checkpoints=2))
+    trainer = Trainer(
+        config(
+            data,
+            tmp_path,
+            f"--data.validation={data}",
+            steps=7,
+            eval_interval=3,
+            log_interval=2,
+            eval_batches=1,
+            save_interval=2,
+            keep_checkpoints=2,
+        )
+    )
     trainer.run()
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 7]

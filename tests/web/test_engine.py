@@ -15,14 +15,25 @@ from tests.support.serving import toy_service
 from tests.support.toy_runtime import ToyRuntime
 from web.engine import LocalEngine, follow
 
-CHAT = [Turn("system", "春天"), Turn("user", "一"), Turn("assistant", "二"), Turn("user", "三"),
-        Turn("assistant", "四"), Turn("user", "五")]
+CHAT = [
+    Turn("system", "春天"),
+    Turn("user", "一"),
+    Turn("assistant", "二"),
+    Turn("user", "三"),
+    Turn("assistant", "四"),
+    Turn("user", "五"),
+]
 
 
 def test_the_template_and_what_is_left_of_it():
     assert dialogue(CHAT) == "春天\n问:一\n答:二\n问:三\n答:四\n问:五\n答:"
-    for most, kept in ((6, CHAT), (5, [CHAT[0], *CHAT[3:]]), (4, [CHAT[0], *CHAT[3:]]), (3, [CHAT[0], CHAT[5]]),
-                       (0, [CHAT[0], CHAT[5]])):
+    for most, kept in (
+        (6, CHAT),
+        (5, [CHAT[0], *CHAT[3:]]),
+        (4, [CHAT[0], *CHAT[3:]]),
+        (3, [CHAT[0], CHAT[5]]),
+        (0, [CHAT[0], CHAT[5]]),
+    ):
         assert latest(CHAT, lambda some, most=most: len(some) <= most) == kept
 
 
@@ -38,13 +49,17 @@ def test_the_oldest_turns_are_forgotten(service, max_new_tokens):
     turns = [Turn(role, "床前明月光" + "u" * 4) for _ in range(5) for role in ("user", "assistant")][:-1]
     config = GenerationConfig(max_new_tokens=max_new_tokens)
     *_, answer = LocalEngine(service, "m").reply("m", turns, config)
-    kept = turns[answer.forgotten:]
+    kept = turns[answer.forgotten :]
     room = 64 - min(max_new_tokens, 16)
     assert answer.forgotten % 2 == 0 and 0 < answer.forgotten < len(turns)
-    assert (len(service.tokenizer.encode(dialogue(kept))) <= room
-            < len(service.tokenizer.encode(dialogue(turns[answer.forgotten - 2:]))))
-    *_, [expected] = service.complete([dialogue(kept)], [0],
-                                      GenerationConfig(max_new_tokens=max_new_tokens, stop=[NEXT_QUESTION]))
+    assert (
+        len(service.tokenizer.encode(dialogue(kept)))
+        <= room
+        < len(service.tokenizer.encode(dialogue(turns[answer.forgotten - 2 :])))
+    )
+    *_, [expected] = service.complete(
+        [dialogue(kept)], [0], GenerationConfig(max_new_tokens=max_new_tokens, stop=[NEXT_QUESTION])
+    )
     assert answer.text == expected.text and config.stop == []
     with pytest.raises(TooLongError, match="at most 63"):
         list(LocalEngine(service, "m").reply("m", [Turn("user", "u" * 80)], config))
@@ -52,6 +67,7 @@ def test_the_oldest_turns_are_forgotten(service, max_new_tokens):
 
 def followed(begin, stop_after=None):
     """(answers seen, error) of `follow`."""
+
     async def read():
         seen = []
         try:

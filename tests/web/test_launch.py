@@ -28,14 +28,18 @@ def free_port():
         return place.getsockname()[1]
 
 
-@pytest.mark.parametrize(("flags", "told"), [
-    (["--prot=1"], "no option --prot; did you mean '--port'?"),
-    (["--port=0"], "--port is 0; it must lie in 1 to 65535"),
-    (["--rows=0"], "--rows is 0"),
-    (["--time_limit=0"], "--time_limit is 0"),
-    (["--api_base=http://h/v1", "--tokenizer=x"], "--tokenizer is for a model in this process"),
-    (["--api_key=x"], "its address, --api_base, is missing"),
-    ([], "bash scripts/run_quickstart.sh makes it")])
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--prot=1"], "no option --prot; did you mean '--port'?"),
+        (["--port=0"], "--port is 0; it must lie in 1 to 65535"),
+        (["--rows=0"], "--rows is 0"),
+        (["--time_limit=0"], "--time_limit is 0"),
+        (["--api_base=http://h/v1", "--tokenizer=x"], "--tokenizer is for a model in this process"),
+        (["--api_key=x"], "its address, --api_base, is missing"),
+        ([], "bash scripts/run_quickstart.sh makes it"),
+    ],
+)
 def test_flags_that_can_not_be(flags, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
@@ -50,11 +54,16 @@ def test_what_is_not_there_is_one_line(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        cases = [(TEXT, ["--model", tmp_path, "--port", port], f"127.0.0.1:{port} can't be listened on"),
-                 (CHAT, ["--api_base", f"http://127.0.0.1:{free_port()}/v1", "--port", free_port()],
-                  "is the server running there?"),
-                 (CHAT, ["--api_base", "localhost:5000", "--port", free_port()], "is no address"),
-                 (CHAT, ["--model", tmp_path, "--port", free_port()], "should hold one .ckpt")]
+        cases = [
+            (TEXT, ["--model", tmp_path, "--port", port], f"127.0.0.1:{port} can't be listened on"),
+            (
+                CHAT,
+                ["--api_base", f"http://127.0.0.1:{free_port()}/v1", "--port", free_port()],
+                "is the server running there?",
+            ),
+            (CHAT, ["--api_base", "localhost:5000", "--port", free_port()], "is no address"),
+            (CHAT, ["--model", tmp_path, "--port", free_port()], "should hold one .ckpt"),
+        ]
         with ThreadPoolExecutor(2) as pool:
             ends = list(pool.map(lambda case: run(case[0], *case[1], cwd=ROOT), cases))
     for (_, flags, told), (status, _, errors) in zip(cases, ends, strict=True):

@@ -92,7 +92,8 @@ def status(browser):
 def said(browser):
     """What both sides said, in turn."""
     return browser.execute_script(
-        "return [...document.querySelectorAll('#chat .message-content')].map(message => message.innerText.trim())")
+        "return [...document.querySelectorAll('#chat .message-content')].map(message => message.innerText.trim())"
+    )
 
 
 def clipboard(browser):
@@ -168,8 +169,11 @@ def test_a_reader_s_way_through_the_text_page(known, browser):
         assert element(browser, "send").text == "Write"
         browser.refresh()
         until(browser, lambda: browser.find_elements(By.ID, "send") and element(browser, "send").text == "Write")
-        [example] = [button for button in browser.find_elements(By.CSS_SELECTOR, "#examples button")
-                     if button.text.startswith("法国")]
+        [example] = [
+            button
+            for button in browser.find_elements(By.CSS_SELECTOR, "#examples button")
+            if button.text.startswith("法国")
+        ]
         example.click()
         until(browser, lambda: value(browser, "text") == "法国的首都是哪座城市?")
         both = ["clipboardReadWrite", "clipboardSanitizedWrite"]
@@ -210,8 +214,9 @@ def test_a_reader_s_way_through_the_chat(known, browser):
         until(browser, lambda: len(prompts) == 3 and "种子" in status(browser))
         assert said(browser) == [PROMPT, ANSWER, second, ANSWER]
         turns = [Turn("system", "春天"), Turn("user", PROMPT), Turn("assistant", ANSWER), Turn("user", second)]
-        assert prompts == [known.tokenizer.decode(known.tokenizer.encode(dialogue(some)))
-                           for some in ([turns[1]], turns, turns)]
+        assert prompts == [
+            known.tokenizer.decode(known.tokenizer.encode(dialogue(some))) for some in ([turns[1]], turns, turns)
+        ]
         click(browser, "undo")
         until(browser, lambda: said(browser) == [PROMPT, ANSWER] and value(browser, "message") == second)
 
@@ -288,10 +293,12 @@ def test_errors_are_told_in_words(known, desktop, monkeypatch):
 
 def test_the_page_itself_asks_nothing_of_others(known, monkeypatch):
     asked = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **settings: asked.append(host) or real_info(
-        host, *more, **settings))
-    monkeypatch.setattr(socket.socket, "connect", lambda place, address: asked.append(address[0]) or real_connect(
-        place, address))
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *more, **settings: asked.append(host) or real_info(host, *more, **settings)
+    )
+    monkeypatch.setattr(
+        socket.socket, "connect", lambda place, address: asked.append(address[0]) or real_connect(place, address)
+    )
     for page in (text_page, chat_page):
         with paged(page.build(LocalEngine(known, NAME))) as port:
             status, _, text = ask(port, "GET", "/")

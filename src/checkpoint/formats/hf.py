@@ -29,8 +29,10 @@ def open_source(path: Path, options: Options) -> Source:
     files = shards.find(path, [shards.SAFETENSORS, shards.BIN])
     is_bin = next(iter(files)).suffix == f".{shards.BIN}"
     trees = {file: torch_file.tensors(file) for file in files} if is_bin else {}
-    kinds = {file: {name: tensor.kind for name, tensor in trees[file].items()} if is_bin
-             else shards.safetensors_kinds(file) for file in files}
+    kinds = {
+        file: {name: tensor.kind for name, tensor in trees[file].items()} if is_bin else shards.safetensors_kinds(file)
+        for file in files
+    }
     where = {_port_name(name): (file, name) for name, file in shards.checked_names(files, kinds).items()}
     blocks = {name.split(".")[2] for name in where if name.startswith("transformer.h.")}
     names = {name.official: name for name in HUGGING_FACE.names(len(blocks) or 2)}
@@ -48,16 +50,24 @@ def open_source(path: Path, options: Options) -> Source:
         values = read_foreign(name.foreign)
         return values.T if name.transposed else values
 
-    found = {official: turned(kind_of(name.foreign), name.transposed) for official, name in names.items()
-             if name.foreign in where}
+    found = {
+        official: turned(kind_of(name.foreign), name.transposed)
+        for official, name in names.items()
+        if name.foreign in where
+    }
     others = sorted(set(where) - {name.foreign for name in names.values()})
     unknown = [name for name in others if name != _HEAD and not name.endswith(_BUFFERS)]
     if unknown:
-        raise InputError(f"{path} has {len(unknown)} tensors that a GPT-PanGu has not, such as '{unknown[0]}': is it "
-                         "of another model?")
+        raise InputError(
+            f"{path} has {len(unknown)} tensors that a GPT-PanGu has not, such as '{unknown[0]}': is it "
+            "of another model?"
+        )
     table = HUGGING_FACE.word_table
-    if _HEAD in where and table in where and (
-            kind_of(_HEAD) != kind_of(table) or read_foreign(_HEAD).tobytes() != read_foreign(table).tobytes()):
+    if (
+        _HEAD in where
+        and table in where
+        and (kind_of(_HEAD) != kind_of(table) or read_foreign(_HEAD).tobytes() != read_foreign(table).tobytes())
+    ):
         raise InputError(f"{path}: '{_HEAD}' differs from '{table}', but PanGu-α's head is its word embedding")
     return Source(path, found, read, list(files), others, _settings(path))
 
@@ -91,15 +101,36 @@ def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options)
     if model.num_experts:
         raise InputError("the network has experts (MoE), for which the hf format has no place")
     names = {name.official: name for name in HUGGING_FACE.names(model.num_layers)}
-    pieces = [Piece(names[official].foreign, official, turned(kind, names[official].transposed),
-                    np.transpose if names[official].transposed else np.asarray) for official, kind in kinds.items()]
-    config = {"model_type": "gpt_pangu", "architectures": ["GPTPanguForCausalLM"], "vocab_size": model.vocab_size,
-              "max_position_embeddings": model.seq_length, "hidden_size": model.hidden_size,
-              "intermediate_size": model.ffn_hidden_size, "num_layers": model.num_layers,
-              "num_heads": model.num_heads, "activation_function": _ACTIVATIONS[model.hidden_act],
-              "layer_norm_epsilon": model.layernorm_epsilon, "scale_attn_weights": True, "attn_pdrop": 0.0,
-              "embd_pdrop": 0.0, "resid_pdrop": 0.0, "use_cache": True, "tie_word_embeddings": True,
-              "bos_token_id": 9, "eos_token_id": 9, "pad_token_id": model.pad_token}
+    pieces = [
+        Piece(
+            names[official].foreign,
+            official,
+            turned(kind, names[official].transposed),
+            np.transpose if names[official].transposed else np.asarray,
+        )
+        for official, kind in kinds.items()
+    ]
+    config = {
+        "model_type": "gpt_pangu",
+        "architectures": ["GPTPanguForCausalLM"],
+        "vocab_size": model.vocab_size,
+        "max_position_embeddings": model.seq_length,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_layers": model.num_layers,
+        "num_heads": model.num_heads,
+        "activation_function": _ACTIVATIONS[model.hidden_act],
+        "layer_norm_epsilon": model.layernorm_epsilon,
+        "scale_attn_weights": True,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "use_cache": True,
+        "tie_word_embeddings": True,
+        "bos_token_id": 9,
+        "eos_token_id": 9,
+        "pad_token_id": model.pad_token,
+    }
     ending, write = (shards.BIN, write_bin) if options.bin_files else (shards.SAFETENSORS, shards.write_safetensors)
     return shards.target(pieces, options.shard_bytes, ending, write, config)
 

@@ -56,7 +56,7 @@ def open_source(path: Path, options: Options) -> Source:
         pieces = [tensor.read() for tensor in (tensors if axis is not None else tensors[:1])]
         values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
         values = values.T if name.transposed else values
-        return values[:kinds[official].shape[0]]
+        return values[: kinds[official].shape[0]]
 
     return Source(path, kinds, read, files, left_out, settings)
 
@@ -90,16 +90,19 @@ def _whole(name: Name, files: list[Path], parts: list[dict[str, torch_file.Tenso
     kind = tensors[0].kind
     for file, tensor in zip(files, tensors, strict=True):
         if tensor.kind != kind:
-            raise InputError(f"{file}: '{name.foreign}' is {tensor.kind}, but {kind} in {files[0]}: they are of two "
-                             "checkpoints")
+            raise InputError(
+                f"{file}: '{name.foreign}' is {tensor.kind}, but {kind} in {files[0]}: they are of two checkpoints"
+            )
     axis = _axis(name)
     if axis is not None:
         shape = list(kind.shape)
         shape[axis] *= len(parts)
         kind = replace(kind, shape=tuple(shape))
     elif any(tensor.read().tobytes() != tensors[0].read().tobytes() for tensor in tensors[1:]):
-        raise InputError(f"'{name.foreign}' differs between the parts in {files[0].parent.parent}, but each has all of "
-                         "it: they are of two checkpoints")
+        raise InputError(
+            f"'{name.foreign}' differs between the parts in {files[0].parent.parent}, but each has all of "
+            "it: they are of two checkpoints"
+        )
     return turned(kind, name.transposed)
 
 

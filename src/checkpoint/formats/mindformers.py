@@ -32,8 +32,10 @@ def open_source(path: Path, options: Options) -> Source:
     if not files:
         return mindspore.open_source(path, options)
     if not strategy:
-        raise InputError(f"{path} has {len(files)} rank folders: give --strategy, the strategy file or folder of the "
-                         "run that wrote them")
+        raise InputError(
+            f"{path} has {len(files)} rank folders: give --strategy, the strategy file or folder of the "
+            "run that wrote them"
+        )
     return open_slices(path, files, Path(strategy))
 
 
@@ -41,8 +43,9 @@ def _only_file(folder: Path, prefix: str) -> Path:
     files = sorted(folder.glob(f"{prefix}*.ckpt"))
     if len(files) != 1:
         found = ", ".join(file.name for file in files[:3]) or "none"
-        raise InputError(f"{folder} should have one file {prefix}*.ckpt; found {found} (--checkpoint_name says how its "
-                         "name begins)")
+        raise InputError(
+            f"{folder} should have one file {prefix}*.ckpt; found {found} (--checkpoint_name says how its name begins)"
+        )
     return files[0]
 
 
@@ -53,12 +56,19 @@ def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options)
         InputError: The network can't be cut into so many parts.
     """
     check_parts(model, options.parts)
-    files = [File(f"rank_{part}/{NAME}.ckpt", [piece_of(name, kind, part, options.parts)
-                                               for name, kind in kinds.items()],
-                  mindspore.write, mindspore.whole_pieces) for part in range(options.parts)]
+    files = [
+        File(
+            f"rank_{part}/{NAME}.ckpt",
+            [piece_of(name, kind, part, options.parts) for name, kind in kinds.items()],
+            mindspore.write,
+            mindspore.whole_pieces,
+        )
+        for part in range(options.parts)
+    ]
     if options.parts > 1:
-        content = tensor_parallel_strategy(list(kinds), {name: len(kind.shape) for name, kind in kinds.items()},
-                                           options.parts)
+        content = tensor_parallel_strategy(
+            list(kinds), {name: len(kind.shape) for name, kind in kinds.items()}, options.parts
+        )
         files.append(File(STRATEGY, [], partial(_write_strategy, content)))
     return Target(files)
 

@@ -6,10 +6,24 @@ from src.checkpoint.formats.parameters import POSITION_TABLE, QUERY_TABLE
 from src.parallel.plan.sharding import WORD_TABLE
 
 _TRANSPOSED = ("attention.projection.weight", "output.mapping.weight", "output.projection.weight")
-_LAYER = ("layernorm1.gamma", "layernorm1.beta", "attention.dense1.weight", "attention.dense1.bias",
-          "attention.dense2.weight", "attention.dense2.bias", "attention.dense3.weight", "attention.dense3.bias",
-          "attention.projection.weight", "attention.projection.bias", "layernorm2.gamma", "layernorm2.beta",
-          "output.mapping.weight", "output.mapping.bias", "output.projection.weight", "output.projection.bias")
+_LAYER = (
+    "layernorm1.gamma",
+    "layernorm1.beta",
+    "attention.dense1.weight",
+    "attention.dense1.bias",
+    "attention.dense2.weight",
+    "attention.dense2.bias",
+    "attention.dense3.weight",
+    "attention.dense3.bias",
+    "attention.projection.weight",
+    "attention.projection.bias",
+    "layernorm2.gamma",
+    "layernorm2.beta",
+    "output.mapping.weight",
+    "output.mapping.bias",
+    "output.projection.weight",
+    "output.projection.bias",
+)
 
 
 @dataclass(frozen=True)
@@ -51,24 +65,47 @@ class Naming:
 
     def names(self, num_layers: int) -> list[Name]:
         """All parameters of a network of so many layers, the query layer counted."""
-        tables = [Name(self.word_table, WORD_TABLE),
-                  Name(self.position_table, POSITION_TABLE), Name(self.query_table, QUERY_TABLE),
-                  Name(f"{self.layernorm}.weight", "backbone.layernorm.gamma"),
-                  Name(f"{self.layernorm}.bias", "backbone.layernorm.beta")]
+        tables = [
+            Name(self.word_table, WORD_TABLE),
+            Name(self.position_table, POSITION_TABLE),
+            Name(self.query_table, QUERY_TABLE),
+            Name(f"{self.layernorm}.weight", "backbone.layernorm.gamma"),
+            Name(f"{self.layernorm}.bias", "backbone.layernorm.beta"),
+        ]
         layers = [(self.block.format(number), f"backbone.blocks.{number}") for number in range(num_layers - 1)]
         layers.append((self.query_layer.format(num_layers - 1), "backbone.top_query_layer"))
         ends = [f"{cell}.{end}" for cell in self.cells for end in ("weight", "bias")]
-        return tables + [Name(f"{prefix}.{end}", f"{ours}.{official}", official in _TRANSPOSED)
-                         for prefix, ours in layers for end, official in zip(ends, _LAYER, strict=True)]
+        return tables + [
+            Name(f"{prefix}.{end}", f"{ours}.{official}", official in _TRANSPOSED)
+            for prefix, ours in layers
+            for end, official in zip(ends, _LAYER, strict=True)
+        ]
 
 
 HUGGING_FACE = Naming(
-    "transformer.wte.weight", "transformer.wpe.weight", "transformer.wqe.weight", "transformer.ln_f",
-    "transformer.h.{}", "transformer.h.{}",
-    ("ln_1", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"))
+    "transformer.wte.weight",
+    "transformer.wpe.weight",
+    "transformer.wqe.weight",
+    "transformer.ln_f",
+    "transformer.h.{}",
+    "transformer.h.{}",
+    ("ln_1", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"),
+)
 MEGATRON = Naming(
-    "embedding.word_embeddings.weight", "embedding.position_embeddings.weight",
-    "topQueryEmbedding.top_query_embeddings.weight", "transformer.final_layernorm",
-    "transformer.layers.{}", "transformer.topQueryLayer",
-    ("input_layernorm", "attention.query", "attention.key", "attention.value", "attention.dense",
-     "post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"))
+    "embedding.word_embeddings.weight",
+    "embedding.position_embeddings.weight",
+    "topQueryEmbedding.top_query_embeddings.weight",
+    "transformer.final_layernorm",
+    "transformer.layers.{}",
+    "transformer.topQueryLayer",
+    (
+        "input_layernorm",
+        "attention.query",
+        "attention.key",
+        "attention.value",
+        "attention.dense",
+        "post_attention_layernorm",
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+    ),
+)

@@ -19,9 +19,12 @@ QUERY_TABLE = "backbone.top_query_embedding.embedding_table"
 FLOATS = [ckpt_file.DTYPES[name] for name in ("Float32", "Float16", "BFloat16")]
 _MODEL = "backbone."
 # Older code names these so; the release's own files may, too.
-_OLDER_NAMES = {"backbone.word_embedding.": "backbone.embedding.word_embedding.",
-                "backbone.position_embedding.": "backbone.embedding.position_embedding.",
-                ".mapping_weight": ".weight", ".mapping_bias": ".bias"}
+_OLDER_NAMES = {
+    "backbone.word_embedding.": "backbone.embedding.word_embedding.",
+    "backbone.position_embedding.": "backbone.embedding.position_embedding.",
+    ".mapping_weight": ".weight",
+    ".mapping_bias": ".bias",
+}
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,12 @@ def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:
         raise InputError(f"{source.path}: '{flat[0]}' is {kinds[flat[0]].shape}, but a table has two axes")
     numbers = [int(match[1]) for name in kinds if (match := re.match(r"backbone\.blocks\.(\d+)\.", name))]
     layers = max(numbers, default=0) + 2
-    sizes = {"vocab_size": kinds[WORD_TABLE].shape[0], "hidden_size": kinds["backbone.layernorm.gamma"].shape[0],
-             "seq_length": kinds[POSITION_TABLE].shape[0], "num_layers": layers} | _feed_forward(kinds, layers)
+    sizes = {
+        "vocab_size": kinds[WORD_TABLE].shape[0],
+        "hidden_size": kinds["backbone.layernorm.gamma"].shape[0],
+        "seq_length": kinds[POSITION_TABLE].shape[0],
+        "num_layers": layers,
+    } | _feed_forward(kinds, layers)
     heads = num_heads or source.settings.get("num_heads") or 1
     known = {name: value for name, value in source.settings.items() if name in PanguAlphaConfig.__dataclass_fields__}
     model = PanguAlphaConfig(**known | sizes | {"num_heads": heads})
@@ -174,8 +181,11 @@ def _feed_forward(kinds: Mapping[str, Kind], layers: int) -> dict[str, int]:
     """The sizes of feed-forward layers, from their matrices."""
     prefixes = [f"backbone.blocks.{number}" for number in range(layers - 1)] + ["backbone.top_query_layer"]
     dense = [kinds[name].shape for prefix in prefixes if (name := f"{prefix}.output.mapping.weight") in kinds]
-    experts = {number: kinds[name].shape for number, prefix in enumerate(prefixes)
-               if (name := f"{prefix}.output.ffn.mapping.weight") in kinds}
+    experts = {
+        number: kinds[name].shape
+        for number, prefix in enumerate(prefixes)
+        if (name := f"{prefix}.output.ffn.mapping.weight") in kinds
+    }
     widths = [shape[-1] for shape in [*experts.values(), *dense]]
     sizes = {"ffn_hidden_size": widths[0]} if widths else {}
     if experts:
@@ -190,16 +200,21 @@ def _check_shapes(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> None
         raise InputError(f"{source.path} has no parameter '{missing[0]}' ({len(missing)} of {len(shapes)} are missing)")
     unknown = [name for name in source.kinds if name not in shapes]
     if unknown:
-        raise InputError(f"{source.path} has {len(unknown)} parameters that a PanGu-α of its size has not, such as "
-                         f"'{unknown[0]}'")
+        raise InputError(
+            f"{source.path} has {len(unknown)} parameters that a PanGu-α of its size has not, such as '{unknown[0]}'"
+        )
     for name, shape in shapes.items():
         kind = source.kinds[name]
         if kind.shape != shape:
-            raise InputError(f"{source.path}: '{name}' is {kind.shape}, but by the other parameters' sizes {shape}: "
-                             "files of different models are mixed")
+            raise InputError(
+                f"{source.path}: '{name}' is {kind.shape}, but by the other parameters' sizes {shape}: "
+                "files of different models are mixed"
+            )
         if kind.dtype not in FLOATS:
-            raise InputError(f"{source.path}: '{name}' is of type {kind.dtype.name}; weights are "
-                             f"{', '.join(dtype.name for dtype in FLOATS)}")
+            raise InputError(
+                f"{source.path}: '{name}' is of type {kind.dtype.name}; weights are "
+                f"{', '.join(dtype.name for dtype in FLOATS)}"
+            )
 
 
 def numbered(files: Iterable[Path], pattern: str) -> dict[int, Path]:

@@ -41,8 +41,14 @@ def open_source(path: Path, options: Options) -> Source:
         name = names[official]
         return shards.read_safetensors(where[name], name, kinds[where[name]][name])
 
-    return Source(path, {official: kinds[where[name]][name] for official, name in names.items()}, read, list(files),
-                  sorted(set(where) - set(names.values())), settings)
+    return Source(
+        path,
+        {official: kinds[where[name]][name] for official, name in names.items()},
+        read,
+        list(files),
+        sorted(set(where) - set(names.values())),
+        settings,
+    )
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:

@@ -13,8 +13,18 @@ from src.common.errors import InputError
 
 SAFETENSORS, BIN = "safetensors", "bin"
 STEMS = {SAFETENSORS: "model", BIN: "pytorch_model"}
-_DTYPES = {"F32": "Float32", "F16": "Float16", "BF16": "BFloat16", "F64": "Float64", "I64": "Int64", "I32": "Int32",
-           "I16": "Int16", "I8": "Int8", "U8": "UInt8", "BOOL": "Bool"}
+_DTYPES = {
+    "F32": "Float32",
+    "F16": "Float16",
+    "BF16": "BFloat16",
+    "F64": "Float64",
+    "I64": "Int64",
+    "I32": "Int32",
+    "I16": "Int16",
+    "I8": "Int8",
+    "U8": "UInt8",
+    "BOOL": "Bool",
+}
 
 
 def find(path: Path, endings: list[str]) -> dict[Path, set[str] | None]:
@@ -46,8 +56,9 @@ def find(path: Path, endings: list[str]) -> dict[Path, set[str] | None]:
         if len(files) == 1:
             return {files[0]: None}
         if files:
-            raise InputError(f"{path} has {len(files)} .{ending} files but no *.{ending}.index.json, which says what "
-                             "is in which")
+            raise InputError(
+                f"{path} has {len(files)} .{ending} files but no *.{ending}.index.json, which says what is in which"
+            )
     raise InputError(f"{path} has no {' or '.join('.' + ending for ending in endings)} file")
 
 
@@ -78,11 +89,14 @@ def safetensors_kinds(file: Path) -> dict[str, Kind]:
     try:
         with safe_open(file, "np") as opened:
             slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
-            return {name: Kind(tuple(part.get_shape()), ckpt_file.DTYPES[_DTYPES[part.get_dtype()]])
-                    for name, part in slices.items()}
+            return {
+                name: Kind(tuple(part.get_shape()), ckpt_file.DTYPES[_DTYPES[part.get_dtype()]])
+                for name, part in slices.items()
+            }
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file} is not a whole .safetensors file ({file.stat().st_size} bytes; {error}): fetch or "
-                         "copy it again") from error
+        raise InputError(
+            f"{file} is not a whole .safetensors file ({file.stat().st_size} bytes; {error}): fetch or copy it again"
+        ) from error
     except KeyError as error:
         raise InputError(f"{file} has tensors of type {error}, which no weights are") from error
 
@@ -96,14 +110,25 @@ def read_safetensors(file: Path, name: str, kind: Kind) -> np.ndarray:
 def write_safetensors(path: Path, pieces: list[Piece], values: Iterator[np.ndarray]) -> None:
     """Write a .safetensors file, of which all values are in memory at once."""
     arrays = {piece.name: np.ascontiguousarray(value) for piece, value in zip(pieces, values, strict=True)}
-    specs = {name: TensorSpec(dtype=array.dtype.name, shape=array.shape,
-                              data_ptr=array.view(f"u{array.itemsize}").ctypes.data, data_len=array.nbytes)
-             for name, array in arrays.items()}
+    specs = {
+        name: TensorSpec(
+            dtype=array.dtype.name,
+            shape=array.shape,
+            data_ptr=array.view(f"u{array.itemsize}").ctypes.data,
+            data_len=array.nbytes,
+        )
+        for name, array in arrays.items()
+    }
     serialize_file(specs, path, metadata={"format": "pt"})
 
 
-def target(pieces: list[Piece], shard_bytes: int, ending: str,
-           write: Callable[[Path, list[Piece], Iterator[np.ndarray]], None], config: dict) -> Target:
+def target(
+    pieces: list[Piece],
+    shard_bytes: int,
+    ending: str,
+    write: Callable[[Path, list[Piece], Iterator[np.ndarray]], None],
+    config: dict,
+) -> Target:
     """Pieces in files of at most shard_bytes, or of one piece; their index; and config.json."""
     shards: list[list[Piece]] = [[]]
     room = shard_bytes
@@ -114,8 +139,10 @@ def target(pieces: list[Piece], shard_bytes: int, ending: str,
         shards[-1].append(piece)
         room -= piece.kind.nbytes
     stem, count = STEMS[ending], len(shards)
-    names = [f"{stem}-{number:05d}-of-{count:05d}.{ending}" if count > 1 else f"{stem}.{ending}"
-             for number in range(1, count + 1)]
+    names = [
+        f"{stem}-{number:05d}-of-{count:05d}.{ending}" if count > 1 else f"{stem}.{ending}"
+        for number in range(1, count + 1)
+    ]
     texts = {"config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
     if count > 1:
         weights = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}

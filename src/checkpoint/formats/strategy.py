@@ -98,8 +98,10 @@ def read_strategy(path: Path) -> dict[str, Layout]:
             others = layouts[name].stages if name in layouts else ()
             layouts[name] = _layout(path, name, item, (*others, int(stage)))
     if not layouts:
-        raise InputError(f"--strategy {path} has {len(items)} parameters, such as '{next(iter(items))}', and none is "
-                         "PanGu-α's: it is of another model")
+        raise InputError(
+            f"--strategy {path} has {len(items)} parameters, such as '{next(iter(items))}', and none is "
+            "PanGu-α's: it is of another model"
+        )
     return layouts
 
 
@@ -113,16 +115,20 @@ def require_model(path: Path, config: PanguAlphaConfig) -> None:
     for name, layout in layouts.items():
         shape = shapes.get(name)
         if shape is None or len(shape) != len(layout.axes):
-            raise InputError(f"--strategy {path} is of another model: '{name}' with {len(layout.axes)} axes is none of "
-                             f"this one's ({config.num_layers} layers, {config.num_experts} experts)")
+            raise InputError(
+                f"--strategy {path} is of another model: '{name}' with {len(layout.axes)} axes is none of "
+                f"this one's ({config.num_layers} layers, {config.num_experts} experts)"
+            )
         parts = (layout.parts[0] * layout.shards, *layout.parts[1:])
         if any(size % number for size, number in zip(shape, parts, strict=True)):
-            raise InputError(f"--strategy {path} is of another model: it cuts '{name}' into {list(parts)}, but this "
-                             f"one's is {shape}")
+            raise InputError(
+                f"--strategy {path} is of another model: it cuts '{name}' into {list(parts)}, but this one's is {shape}"
+            )
     missing = [name for name in shapes if name not in layouts]
     if missing and path.is_dir():
-        raise InputError(f"--strategy {path} says nothing of '{missing[0]}': it is of another model, or a stage's file "
-                         "is missing")
+        raise InputError(
+            f"--strategy {path} says nothing of '{missing[0]}': it is of another model, or a stage's file is missing"
+        )
 
 
 def _merged(folder: Path) -> dict:
@@ -146,15 +152,19 @@ def _layout(path: Path, name: str, item: node_strategy_pb2.ParallelLayouts, stag
     rows = tuple(item.param_split_shape[0].dim) if item.param_split_shape else ()
     used = [axis for entry in axes for axis in entry]
     if item.field > 0 or any(not 0 <= axis < len(devices) for axis in used) or len(set(used)) < len(used):
-        raise InputError(f"--strategy {path}: the layout of '{name}' is none that PanGu-α's parameters have (devices "
-                         f"{list(devices)}, tensor_map {[list(entry) for entry in numbers]}, field {item.field})")
+        raise InputError(
+            f"--strategy {path}: the layout of '{name}' is none that PanGu-α's parameters have (devices "
+            f"{list(devices)}, tensor_map {[list(entry) for entry in numbers]}, field {item.field})"
+        )
     repeats = prod(devices) // prod(devices[axis] for axis in used)
     shards = item.opt_weight_shard_size if item.opt_weight_shard_step else 0
     shards = repeats if shards == -1 else max(shards, 1)
     layout = Layout(devices, axes, rows, shards, stages)
     if repeats % shards or (rows and (shards > 1 or len(rows) != layout.parts[0] or prod(layout.parts[1:]) > 1)):
-        raise InputError(f"--strategy {path}: '{name}' can't be shared out in {shards} by devices {list(devices)} "
-                         f"with rows {list(rows)}")
+        raise InputError(
+            f"--strategy {path}: '{name}' can't be shared out in {shards} by devices {list(devices)} "
+            f"with rows {list(rows)}"
+        )
     return layout
 
 
@@ -174,18 +184,24 @@ def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
     ranks = devices * (1 + max(stage for layout in layouts.values() for stage in layout.stages))
     missing = [rank for rank in range(ranks) if rank not in files]
     if missing and len(files) < ranks:
-        raise InputError(f"{path} has {len(files)} files, but {strategy} is of {ranks} ranks: that of rank "
-                         f"{missing[0]} is missing")
+        raise InputError(
+            f"{path} has {len(files)} files, but {strategy} is of {ranks} ranks: that of rank {missing[0]} is missing"
+        )
     if len(files) != ranks:
-        raise InputError(f"{path} has {len(files)} files, but {strategy} is of {ranks} ranks: it is another run's, or "
-                         "files of several checkpoints are mixed")
-    held = {rank: {official_name(name): stored for name, stored in ckpt_file.index(file).items()}
-            for rank, file in tqdm(files.items(), desc="opening", unit="file", disable=None)}
+        raise InputError(
+            f"{path} has {len(files)} files, but {strategy} is of {ranks} ranks: it is another run's, or "
+            "files of several checkpoints are mixed"
+        )
+    held = {
+        rank: {official_name(name): stored for name, stored in ckpt_file.index(file).items()}
+        for rank, file in tqdm(files.items(), desc="opening", unit="file", disable=None)
+    }
     names = {name for stored in held.values() for name in stored if is_parameter(name)}
     unknown = sorted(names - set(layouts))
     if unknown:
-        raise InputError(f"{strategy} says nothing of '{unknown[0]}', which is in {path}: it is another model's "
-                         "strategy")
+        raise InputError(
+            f"{strategy} says nothing of '{unknown[0]}', which is in {path}: it is another model's strategy"
+        )
     kinds = {name: _kind(name, layouts[name], devices, files, held) for name in layouts if name in names}
 
     def read(name: str) -> np.ndarray:
@@ -206,23 +222,28 @@ def _slices(layout: Layout, devices: int, shape: tuple[int, ...]) -> dict[int, B
     return {rank: box for box, rank in by_box.items()}
 
 
-def _kind(name: str, layout: Layout, devices: int, files: dict[int, Path],
-          held: dict[int, dict[str, ckpt_file.Stored]]) -> Kind:
+def _kind(
+    name: str, layout: Layout, devices: int, files: dict[int, Path], held: dict[int, dict[str, ckpt_file.Stored]]
+) -> Kind:
     """The whole parameter's, once all ranks are known to hold what the layout says."""
     first_rank = layout.stages[0] * devices
     first = held[first_rank].get(name)
     if first is None:
         raise InputError(f"{files[first_rank]} has no parameter '{name}', which other ranks' files have")
     if len(first.shape) != len(layout.axes) or first.dtype not in ckpt_file.DTYPES:
-        raise InputError(f"{files[first_rank]}: '{name}' is {first.shape} {first.dtype}, but the strategy has "
-                         f"{len(layout.axes)} axes: it is another model's")
+        raise InputError(
+            f"{files[first_rank]}: '{name}' is {first.shape} {first.dtype}, but the strategy has "
+            f"{len(layout.axes)} axes: it is another model's"
+        )
     shape = layout.whole(first.shape)
     for rank, box in _slices(layout, devices, shape).items():
         stored = held[rank].get(name)
         if stored is None or (stored.shape, stored.dtype) != (box.shape, first.dtype):
             found = f"{stored.shape} {stored.dtype}" if stored else "none"
-            raise InputError(f"{files[rank]} should have '{name}' as {box.shape} {first.dtype}, as the strategy and "
-                             f"{files[first_rank].name} say, but has {found}: files of different models are mixed")
+            raise InputError(
+                f"{files[rank]} should have '{name}' as {box.shape} {first.dtype}, as the strategy and "
+                f"{files[first_rank].name} say, but has {found}: files of different models are mixed"
+            )
     return Kind(shape, ckpt_file.DTYPES[first.dtype])
 
 

@@ -18,9 +18,18 @@ from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind
 from src.common.errors import InputError
 
-_STORAGES = {"FloatStorage": "Float32", "HalfStorage": "Float16", "BFloat16Storage": "BFloat16",
-             "DoubleStorage": "Float64", "LongStorage": "Int64", "IntStorage": "Int32", "ShortStorage": "Int16",
-             "CharStorage": "Int8", "ByteStorage": "UInt8", "BoolStorage": "Bool"}
+_STORAGES = {
+    "FloatStorage": "Float32",
+    "HalfStorage": "Float16",
+    "BFloat16Storage": "BFloat16",
+    "DoubleStorage": "Float64",
+    "LongStorage": "Int64",
+    "IntStorage": "Int32",
+    "ShortStorage": "Int16",
+    "CharStorage": "Int8",
+    "ByteStorage": "UInt8",
+    "BoolStorage": "Bool",
+}
 _STORAGE_NAMES = {ckpt_file.DTYPES[name]: storage for storage, name in _STORAGES.items()}
 _ALIGNMENT = 64  # as PyTorch's own files have it, so that they can be mapped
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a member: the lengths of its name and of what else there is
@@ -60,7 +69,7 @@ class Tensor:
             start = entry.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size)))
         itemsize = self.kind.dtype.itemsize
         content = np.memmap(self.file, np.uint8, "r", start, (entry.file_size,))
-        words = content[self.offset * itemsize:].view(f"u{itemsize}")
+        words = content[self.offset * itemsize :].view(f"u{itemsize}")
         steps = tuple(stride * itemsize for stride in self.strides)
         return np.lib.stride_tricks.as_strided(words, self.kind.shape, steps, writeable=False).view(self.kind.dtype)
 
@@ -121,15 +130,24 @@ def load(path: Path) -> object:
                 tree = _Unpickler(path, pickled.removesuffix("/data.pkl"), content).load()
             members = {entry.filename: entry for entry in archive.infolist()}
     except Exception as error:  # a pickle can raise anything
-        hint = "it is in PyTorch's format of before 1.6: load and save it with PyTorch once" \
-            if path.is_file() and _is_old(path) else "fetch or copy it again"
+        hint = (
+            "it is in PyTorch's format of before 1.6: load and save it with PyTorch once"
+            if path.is_file() and _is_old(path)
+            else "fetch or copy it again"
+        )
         raise InputError(f"{path} is not a whole PyTorch file ({type(error).__name__}: {error}): {hint}") from error
     for tensor in _leaves(tree).values():
         entry = members.get(tensor.storage.member)
-        reach = tensor.offset + sum((size - 1) * step for size, step in
-                                    zip(tensor.kind.shape, tensor.strides, strict=True)) + 1
-        if entry is None or entry.compress_type != zipfile.ZIP_STORED or \
-                (tensor.kind.size and reach * tensor.kind.dtype.itemsize > entry.file_size):
+        reach = (
+            tensor.offset
+            + sum((size - 1) * step for size, step in zip(tensor.kind.shape, tensor.strides, strict=True))
+            + 1
+        )
+        if (
+            entry is None
+            or entry.compress_type != zipfile.ZIP_STORED
+            or (tensor.kind.size and reach * tensor.kind.dtype.itemsize > entry.file_size)
+        ):
             raise InputError(f"{path} is damaged: {tensor.storage.member} is missing or too short")
     return tree
 
@@ -144,8 +162,11 @@ def _leaves(tree: object, prefix: str = "") -> dict[str, Tensor]:
         return {prefix: tree}
     if not isinstance(tree, dict):
         return {}
-    return {name: tensor for key, value in tree.items()
-            for name, tensor in _leaves(value, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {
+        name: tensor
+        for key, value in tree.items()
+        for name, tensor in _leaves(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
 def tensors(path: Path, *within: str) -> dict[str, Tensor]:
@@ -201,11 +222,26 @@ def _pickled(value: object, kinds: list[Kind]) -> bytes:
     """A value in pickle's own instructions, for classes of a PyTorch that isn't here to be asked."""
     if isinstance(value, Kind):
         kinds.append(value)
-        storage = b"(" + _text("storage") + b"ctorch\n" + _STORAGE_NAMES[value.dtype].encode() + b"\n" + \
-            _text(str(len(kinds) - 1)) + _text("cpu") + _number(value.size) + b"tQ"
-        strides = [int(np.prod(value.shape[axis + 1:], dtype=np.int64)) for axis in range(len(value.shape))]
-        return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + _number(0) + _numbers(value.shape) + \
-            _numbers(strides) + b"\x89ccollections\nOrderedDict\n)RtR"
+        storage = (
+            b"("
+            + _text("storage")
+            + b"ctorch\n"
+            + _STORAGE_NAMES[value.dtype].encode()
+            + b"\n"
+            + _text(str(len(kinds) - 1))
+            + _text("cpu")
+            + _number(value.size)
+            + b"tQ"
+        )
+        strides = [int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) for axis in range(len(value.shape))]
+        return (
+            b"ctorch._utils\n_rebuild_tensor_v2\n("
+            + storage
+            + _number(0)
+            + _numbers(value.shape)
+            + _numbers(strides)
+            + b"\x89ccollections\nOrderedDict\n)RtR"
+        )
     if isinstance(value, Mapping):
         return b"}(" + b"".join(_text(key) + _pickled(item, kinds) for key, item in value.items()) + b"u"
     return _number(value) if isinstance(value, int) else _text(str(value))

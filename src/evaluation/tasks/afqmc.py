@@ -18,5 +18,11 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
         yield Choice([(CONTEXT.format(label=label), scored) for label in labels], labels, answer)
 
 
-PAPER = Task("AFQMC", "https://storage.googleapis.com/cluebenchmark/tasks/afqmc_public.zip", {"dev": ("dev.json",)},
-             read, reported={"top1_acc": (59.29, 64.62, 69.00)}, training=("train.json",))
+PAPER = Task(
+    "AFQMC",
+    "https://storage.googleapis.com/cluebenchmark/tasks/afqmc_public.zip",
+    {"dev": ("dev.json",)},
+    read,
+    reported={"top1_acc": (59.29, 64.62, 69.00)},
+    training=("train.json",),
+)

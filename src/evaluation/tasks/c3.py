@@ -29,6 +29,10 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
 
 
 PAPER = Task(
-    "C3", "https://github.com/nlpdata/c3",
+    "C3",
+    "https://github.com/nlpdata/c3",
     {"dev": ("c3-d-dev.json", "c3-m-dev.json"), "test": ("c3-d-test.json", "c3-m-test.json")},
-    read, reported={"top1_acc": (53.42, 52.82, 53.64)}, training=("c3-d-train.json", "c3-m-train.json"))
+    read,
+    reported={"top1_acc": (53.42, 52.82, 53.64)},
+    training=("c3-d-train.json", "c3-m-train.json"),
+)

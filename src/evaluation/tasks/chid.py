@@ -22,13 +22,19 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
             for blank in BLANK.findall(content):
                 place = answers.number(blank)
                 if not 0 <= place < len(candidates):
-                    raise InputError(f"{answer_file}: {blank} is {place}, none of the {len(candidates)} candidates of "
-                                     f"{record.where}")
+                    raise InputError(
+                        f"{answer_file}: {blank} is {place}, none of the {len(candidates)} candidates of {record.where}"
+                    )
                 before, _, after = content.partition(blank)
                 before, after = BLANK.sub("", before), BLANK.sub("", after)
                 yield Choice([("", before + idiom + after) for idiom in candidates], candidates, candidates[place])
 
 
-PAPER = Task("CHID", "https://storage.googleapis.com/cluebenchmark/tasks/chid_public.zip",
-             {"dev": ("dev.json",), "test": ("test.json",)}, read,
-             reported={"top1_acc": (68.73, 68.16, 66.56)}, training=("train.json",))
+PAPER = Task(
+    "CHID",
+    "https://storage.googleapis.com/cluebenchmark/tasks/chid_public.zip",
+    {"dev": ("dev.json",), "test": ("test.json",)},
+    read,
+    reported={"top1_acc": (68.73, 68.16, 66.56)},
+    training=("train.json",),
+)

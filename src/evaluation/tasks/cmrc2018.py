@@ -13,9 +13,9 @@ from src.evaluation.tasks.task import Prompt, Reading, Task
 
 MINDFORMERS_SEED = 666
 MINDFORMERS_SHOTS = (0, 1, 5)
-ARTICLES = 500                        # MindFormers evaluates the first so many
+ARTICLES = 500  # MindFormers evaluates the first so many
 ARTICLE_SHOWN, SENTENCE_SHOWN = 400, 80  # a demonstration of an article, of a sentence of one, has fewer characters
-ROOM = 1024 - 10                      # demonstrations and question together have fewer characters
+ROOM = 1024 - 10  # demonstrations and question together have fewer characters
 
 _END = re.compile(r"([。！？?])([^”’])")
 _QUOTED_END = re.compile(r"([。！？?][”’])([^，。！？?])")
@@ -54,13 +54,20 @@ def _demonstrations(path: Path) -> tuple[list[str], list[str]]:
             continue
         answer = question.answers[0]
         articles.append(f"{question.prompt}{answer}\n")
-        sentences += [f"{PROMPT.format(context=sentence, question=question.question)}{answer}\n"
-                      for sentence in _sentences(question.context) if answer in sentence]
-    pools = ([text for text in articles if len(text) < ARTICLE_SHOWN],
-             [text for text in sentences if len(text) < SENTENCE_SHOWN])
+        sentences += [
+            f"{PROMPT.format(context=sentence, question=question.question)}{answer}\n"
+            for sentence in _sentences(question.context)
+            if answer in sentence
+        ]
+    pools = (
+        [text for text in articles if len(text) < ARTICLE_SHOWN],
+        [text for text in sentences if len(text) < SENTENCE_SHOWN],
+    )
     if not all(pools):
-        raise InputError(f"{path} holds no article of fewer than {ARTICLE_SHOWN} characters, or no sentence of fewer "
-                         f"than {SENTENCE_SHOWN}, with its question and answer")
+        raise InputError(
+            f"{path} holds no article of fewer than {ARTICLE_SHOWN} characters, or no sentence of fewer "
+            f"than {SENTENCE_SHOWN}, with its question and answer"
+        )
     return pools
 
 
@@ -73,16 +80,37 @@ def judge_as_mindformers(prediction: str, answers: Sequence[str]) -> dict[str, f
     return exact_match_and_f1(prediction.strip().split("\n")[0], answers)
 
 
-_FILES = {"dev": ("dev.json", "cmrc2018_dev.json"), "test": ("test.json", "cmrc2018_test.json"),
-          "trial": ("trial.json", "cmrc2018_trial.json")}
+_FILES = {
+    "dev": ("dev.json", "cmrc2018_dev.json"),
+    "test": ("test.json", "cmrc2018_test.json"),
+    "trial": ("trial.json", "cmrc2018_trial.json"),
+}
 _TRAINING = ("train.json", "cmrc2018_train.json")
 _HOME = "https://storage.googleapis.com/cluebenchmark/tasks/cmrc2018_public.zip"
 
-PAPER = Task("CMRC2018", _HOME, _FILES, read, "generation", ("em", "f1"),
-             {"em": (1.21, 2.49, 5.68), "f1": (16.65, 18.57, 23.22)}, training=_TRAINING,
-             generation=dict(method="sample", top_p=0.8, temperature=0.8, max_new_tokens=50, stop=["\n"]),
-             judge=exact_match_and_f1)
-MINDFORMERS = Task("CMRC2018", _HOME, _FILES, read_as_mindformers, "generation", ("em", "f1"),
-                   {"em": (2.10, None, None), "f1": (21.12, None, None)}, "MindFormers", own_shots=True,
-                   generation=dict(method="sample", top_k=3, repetition_penalty=1.5, max_new_tokens=32),
-                   prompt_limit=(1019, 900), judge=judge_as_mindformers)
+PAPER = Task(
+    "CMRC2018",
+    _HOME,
+    _FILES,
+    read,
+    "generation",
+    ("em", "f1"),
+    {"em": (1.21, 2.49, 5.68), "f1": (16.65, 18.57, 23.22)},
+    training=_TRAINING,
+    generation=dict(method="sample", top_p=0.8, temperature=0.8, max_new_tokens=50, stop=["\n"]),
+    judge=exact_match_and_f1,
+)
+MINDFORMERS = Task(
+    "CMRC2018",
+    _HOME,
+    _FILES,
+    read_as_mindformers,
+    "generation",
+    ("em", "f1"),
+    {"em": (2.10, None, None), "f1": (21.12, None, None)},
+    "MindFormers",
+    own_shots=True,
+    generation=dict(method="sample", top_k=3, repetition_penalty=1.5, max_new_tokens=32),
+    prompt_limit=(1019, 900),
+    judge=judge_as_mindformers,
+)

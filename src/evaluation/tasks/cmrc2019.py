@@ -21,13 +21,23 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
         for number, answer in enumerate(answers, 1):
             before, blank, after = context.partition(f"[BLANK{number}]")
             if not blank or not 0 <= answer < len(choices):
-                raise InputError(f"{record.where}: blank {number} is missing in 'context', or its answer {answer} is "
-                                 f"none of the {len(choices)} choices")
+                raise InputError(
+                    f"{record.where}: blank {number} is missing in 'context', or its answer {answer} is "
+                    f"none of the {len(choices)} choices"
+                )
             before, after = (BLANK.sub("", side) for side in (before[-LEFT:], after[:RIGHT]))
             yield Choice([(before, choice + after) for choice in choices], labels, labels[answer])
 
 
-PAPER = Task("CMRC2019", "https://github.com/ymcui/cmrc2019",
-             {"dev": ("cmrc2019_dev.json", "dev.json"), "test": ("cmrc2019_test.json", "test.json"),
-              "trial": ("cmrc2019_trial.json", "trial.json")}, read,
-             reported={"top1_acc": (68.22, 68.05, 66.26)}, training=("cmrc2019_train.json", "train.json"))
+PAPER = Task(
+    "CMRC2019",
+    "https://github.com/ymcui/cmrc2019",
+    {
+        "dev": ("cmrc2019_dev.json", "dev.json"),
+        "test": ("cmrc2019_test.json", "test.json"),
+        "trial": ("cmrc2019_trial.json", "trial.json"),
+    },
+    read,
+    reported={"top1_acc": (68.22, 68.05, 66.26)},
+    training=("cmrc2019_train.json", "train.json"),
+)

@@ -19,5 +19,12 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
         yield Choice([("", text) for text in texts], labels, record.choice("label", LABELS))
 
 
-PAPER = Task("CSL", "https://storage.googleapis.com/cluebenchmark/tasks/csl_public.zip", {"dev": ("dev.json",)}, read,
-             reported={"top1_acc": (50.50, 50.90, 52.00)}, training=("train.json",), cut="front")
+PAPER = Task(
+    "CSL",
+    "https://storage.googleapis.com/cluebenchmark/tasks/csl_public.zip",
+    {"dev": ("dev.json",)},
+    read,
+    reported={"top1_acc": (50.50, 50.90, 52.00)},
+    training=("train.json",),
+    cut="front",
+)

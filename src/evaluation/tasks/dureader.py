@@ -32,8 +32,14 @@ def read(path: Path, reading: Reading) -> Iterator[Prompt]:
         raise InputError(f"{path} has no question with answers and a selected document")
 
 
-PAPER = Task("DuReader", "https://github.com/baidu/DuReader",
-             {"dev": ("search.dev.json", "zhidao.dev.json", "dev.json"), "test": ("search.test.json", "test.json")},
-             read, "generation", ("rouge_1",), training=("search.train.json", "zhidao.train.json", "train.json"),
-             generation=dict(method="sample", top_p=0.9, temperature=0.7, max_new_tokens=50, stop=["\n"]),
-             judge=rouge_1)
+PAPER = Task(
+    "DuReader",
+    "https://github.com/baidu/DuReader",
+    {"dev": ("search.dev.json", "zhidao.dev.json", "dev.json"), "test": ("search.test.json", "test.json")},
+    read,
+    "generation",
+    ("rouge_1",),
+    training=("search.train.json", "zhidao.train.json", "train.json"),
+    generation=dict(method="sample", top_p=0.9, temperature=0.7, max_new_tokens=50, stop=["\n"]),
+    judge=rouge_1,
+)

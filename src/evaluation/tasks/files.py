@@ -124,8 +124,11 @@ def records(path: Path) -> Iterator[Record]:
     if text.lstrip().startswith("["):
         parsed = enumerate(read_json(path), 1)
     else:
-        parsed = ((number, _parsed_line(path, number, line))
-                  for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        parsed = (
+            (number, _parsed_line(path, number, line))
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip()
+        )
     empty = True
     for number, values in parsed:
         empty = False

@@ -23,5 +23,11 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
         yield Choice([(CONTEXT.format(label=label), record.text("sentence")) for label in labels], labels, answer)
 
 
-PAPER = Task("IFLYTEK", "https://storage.googleapis.com/cluebenchmark/tasks/iflytek_public.zip",
-             {"dev": ("dev.json",)}, read, reported={"top1_acc": (74.26, 79.03, 80.15)}, training=("train.json",))
+PAPER = Task(
+    "IFLYTEK",
+    "https://storage.googleapis.com/cluebenchmark/tasks/iflytek_public.zip",
+    {"dev": ("dev.json",)},
+    read,
+    reported={"top1_acc": (74.26, 79.03, 80.15)},
+    training=("train.json",),
+)

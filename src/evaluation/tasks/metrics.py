@@ -73,9 +73,9 @@ def begins_with_answer(prediction: str, answers: Sequence[str]) -> dict[str, flo
 
 def wilson(right: float, count: int) -> tuple[float, float]:
     """The 95% interval of a share, `right` of `count` (Wilson's score interval)."""
-    share, square = right / count, CONFIDENCE ** 2
+    share, square = right / count, CONFIDENCE**2
     middle = (share + square / (2 * count)) / (1 + square / count)
-    half = CONFIDENCE / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count ** 2))
+    half = CONFIDENCE / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

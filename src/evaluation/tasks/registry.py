@@ -5,8 +5,26 @@ from importlib import import_module
 from src.common.errors import InputError, nearest
 from src.evaluation.tasks.task import Task
 
-NAMES = ("c3", "cmrc2018", "drcd", "dureader", "webqa", "cmrc2017", "cmrc2019", "pd", "cft", "chid", "tnews", "iflytek",
-         "afqmc", "ocnli", "cmnli", "csl", "wsc2020", "wplc")
+NAMES = (
+    "c3",
+    "cmrc2018",
+    "drcd",
+    "dureader",
+    "webqa",
+    "cmrc2017",
+    "cmrc2019",
+    "pd",
+    "cft",
+    "chid",
+    "tnews",
+    "iflytek",
+    "afqmc",
+    "ocnli",
+    "cmnli",
+    "csl",
+    "wsc2020",
+    "wplc",
+)
 VARIANTS = ("paper", "mindformers")
 
 

@@ -43,8 +43,10 @@ def questions(path: Path) -> Iterator[Question]:
     """
     content = read_json(path)
     if isinstance(content, list):
-        articles = [[record] for record in (Record(values, f"{path}, record {number}")
-                                            for number, values in enumerate(content, 1))]
+        articles = [
+            [record]
+            for record in (Record(values, f"{path}, record {number}") for number, values in enumerate(content, 1))
+        ]
         names, answers_of = ("context_text", "query_text"), _plain_answers
     else:
         articles = [record.records("paragraphs") for record in Record(content, str(path)).records("data")]

@@ -136,5 +136,7 @@ class Task:
             found = [folder / name for name in names if (folder / name).is_file()]
             if found:
                 return found
-        raise InputError(f"--task_path {path} has no {split} file of {self.title}, {' or '.join(names)}; "
-                         f"they are published at {self.home}")
+        raise InputError(
+            f"--task_path {path} has no {split} file of {self.title}, {' or '.join(names)}; "
+            f"they are published at {self.home}"
+        )

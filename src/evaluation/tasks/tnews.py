@@ -10,10 +10,23 @@ from src.evaluation.tasks.files import Record, records
 from src.evaluation.tasks.task import Choice, Reading, Task
 
 CONTEXT = "这是关于{label}的文章："
-LABELS = {"news_story": "故事", "news_culture": "文化", "news_entertainment": "娱乐", "news_sports": "体育",
-          "news_finance": "财经", "news_house": "房产", "news_car": "汽车", "news_edu": "教育", "news_tech": "科技",
-          "news_military": "军事", "news_travel": "旅行", "news_world": "世界", "news_stock": "股票",
-          "news_agriculture": "农业", "news_game": "游戏"}
+LABELS = {
+    "news_story": "故事",
+    "news_culture": "文化",
+    "news_entertainment": "娱乐",
+    "news_sports": "体育",
+    "news_finance": "财经",
+    "news_house": "房产",
+    "news_car": "汽车",
+    "news_edu": "教育",
+    "news_tech": "科技",
+    "news_military": "军事",
+    "news_travel": "旅行",
+    "news_world": "世界",
+    "news_stock": "股票",
+    "news_agriculture": "农业",
+    "news_game": "游戏",
+}
 WRONG_LABELS = 3
 MINDFORMERS_SEED = 2
 SHOWN, SHOWN_LENGTH = 6, 150  # MindFormers draws so many headlines to show, and cuts them to so many characters
@@ -41,7 +54,7 @@ def read_as_mindformers(path: Path, reading: Reading) -> Iterator[Choice]:
     answers = [record.choice("label_desc", LABELS) for record in found]
     known = sorted(set(answers))
     draw = np.random.default_rng(MINDFORMERS_SEED + reading.seed)
-    shown = _shown(found, answers, known, draw)[:reading.shots]
+    shown = _shown(found, answers, known, draw)[: reading.shots]
     before = "".join(text + "\n" for text in shown)
     for record, answer in zip(found, answers, strict=True):
         others = [label for label in known if label != answer]
@@ -58,13 +71,22 @@ def _shown(found: list[Record], answers: list[str], known: list[str], draw: np.r
     each = (SHOWN - 1) // len(known) + 1
     chosen = np.concatenate([places[:each] for places in of_labels])
     draw.shuffle(chosen)
-    return [(CONTEXT.format(label=answers[place]) + found[place].text("sentence"))[:SHOWN_LENGTH]
-            for place in chosen[:SHOWN]]
+    return [
+        (CONTEXT.format(label=answers[place]) + found[place].text("sentence"))[:SHOWN_LENGTH]
+        for place in chosen[:SHOWN]
+    ]
 
 
 _FILES = {"dev": ("dev.json",), "test": ("test.json",)}
 _HOME = "https://storage.googleapis.com/cluebenchmark/tasks/tnews_public.zip"
 
 PAPER = Task("TNEWS", _HOME, _FILES, read, reported={"top1_acc": (60.95, 57.95, 63.62)}, training=("train.json",))
-MINDFORMERS = Task("TNEWS", _HOME, _FILES, read_as_mindformers, reported={"top1_acc": (None, 64.58, None)},
-                   reported_by="MindFormers", own_shots=True)
+MINDFORMERS = Task(
+    "TNEWS",
+    _HOME,
+    _FILES,
+    read_as_mindformers,
+    reported={"top1_acc": (None, 64.58, None)},
+    reported_by="MindFormers",
+    own_shots=True,
+)

@@ -21,8 +21,12 @@ def read(path: Path, reading: Reading) -> Iterator[Prompt]:
     empty = True
     for name, values in content.items():
         record = Record(values, f"{path}, record '{name}'")
-        answers = [answer for evidence in record.record("evidences").all_records()
-                   for answer in evidence.texts("answer") if answer != NO_ANSWER]
+        answers = [
+            answer
+            for evidence in record.record("evidences").all_records()
+            for answer in evidence.texts("answer")
+            if answer != NO_ANSWER
+        ]
         if answers:
             empty = False
             yield Prompt(PROMPT.format(question=record.text("question")), list(dict.fromkeys(answers)))
@@ -30,7 +34,14 @@ def read(path: Path, reading: Reading) -> Iterator[Prompt]:
         raise InputError(f"{path} has no question with an answer")
 
 
-PAPER = Task("WebQA", "https://spaces.ac.cn/archives/4338",
-             {"dev": ("me_validation.ann.json",), "test": ("me_test.ann.json",)}, read, "generation", ("em", "f1"),
-             training=("me_train.json",),
-             generation=dict(method="sample", top_k=5, max_new_tokens=50, stop=["\n"]), judge=exact_match_and_f1)
+PAPER = Task(
+    "WebQA",
+    "https://spaces.ac.cn/archives/4338",
+    {"dev": ("me_validation.ann.json",), "test": ("me_test.ann.json",)},
+    read,
+    "generation",
+    ("em", "f1"),
+    training=("me_train.json",),
+    generation=dict(method="sample", top_k=5, max_new_tokens=50, stop=["\n"]),
+    judge=exact_match_and_f1,
+)

@@ -16,11 +16,19 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
         before, mask, _ = record.text("masked_text").partition(MASK)
         word = record.text("correct_word")
         if not (mask and before and word):
-            raise InputError(f"{record.where}: 'masked_text' has no {MASK} with a text before it, or 'correct_word' is "
-                             "empty")
+            raise InputError(
+                f"{record.where}: 'masked_text' has no {MASK} with a text before it, or 'correct_word' is empty"
+            )
         yield Choice([(before, word)], [word], word)
 
 
-PAPER = Task("WPLC", "https://git.openi.org.cn/PCL-Platform.Intelligence/WPLC", {"dev": ("dev.json", "dev.jsonl"),
-                                                                              "test": ("test.json", "test.jsonl")},
-             read, "perplexity", ("perplexity",), training=("train.json", "train.jsonl"), cut="front")
+PAPER = Task(
+    "WPLC",
+    "https://git.openi.org.cn/PCL-Platform.Intelligence/WPLC",
+    {"dev": ("dev.json", "dev.jsonl"), "test": ("test.json", "test.jsonl")},
+    read,
+    "perplexity",
+    ("perplexity",),
+    training=("train.json", "train.jsonl"),
+    cut="front",
+)

@@ -16,12 +16,20 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
     for record in records(path):
         text, target = record.text("text"), record.record("target")
         begin, pronoun, noun = target.number("span2_index"), target.text("span2_text"), target.text("span1_text")
-        if text[begin:begin + len(pronoun)] != pronoun:
-            raise InputError(f"{record.where}: 'span2_text' is '{pronoun}', but 'text' has "
-                             f"'{text[begin:begin + len(pronoun)]}' at {begin}")
-        replaced = text[:begin] + noun + text[begin + len(pronoun):]
+        if text[begin : begin + len(pronoun)] != pronoun:
+            raise InputError(
+                f"{record.where}: 'span2_text' is '{pronoun}', but 'text' has "
+                f"'{text[begin : begin + len(pronoun)]}' at {begin}"
+            )
+        replaced = text[:begin] + noun + text[begin + len(pronoun) :]
         yield Choice([("", replaced), ("", text)], list(LABELS), record.choice("label", LABELS))
 
 
-PAPER = Task("WSC2020", "https://storage.googleapis.com/cluebenchmark/tasks/cluewsc2020_public.zip",
-             {"dev": ("dev.json",)}, read, reported={"top1_acc": (73.36, 75.33, 72.70)}, training=("train.json",))
+PAPER = Task(
+    "WSC2020",
+    "https://storage.googleapis.com/cluebenchmark/tasks/cluewsc2020_public.zip",
+    {"dev": ("dev.json",)},
+    read,
+    reported={"top1_acc": (73.36, 75.33, 72.70)},
+    training=("train.json",),
+)

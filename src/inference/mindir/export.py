@@ -67,8 +67,12 @@ def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> No
     for kind in (longest, *others):
         inputs = [Tensor(np.zeros(shape, np.int32)) for shape in manifest.graphs[kind]]
         with _weights_apart():
-            ms.export(_cell(model, next_logits, kind), *inputs, file_format="MINDIR",
-                      file_name=str(temporary / graph_name(kind).removesuffix("_graph.mindir")))
+            ms.export(
+                _cell(model, next_logits, kind),
+                *inputs,
+                file_format="MINDIR",
+                file_name=str(temporary / graph_name(kind).removesuffix("_graph.mindir")),
+            )
         if kind != longest:
             _share_weights(temporary, kind, longest)
     manifest.write(temporary)

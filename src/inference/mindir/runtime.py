@@ -49,8 +49,10 @@ class MindirRuntime:
     def open(self, rows: int, capacity: int) -> None:
         """See `src.inference.job.RowRuntime`."""
         if rows > self.manifest.rows:
-            raise InputError(f"{rows} texts at once are too many for {self.folder}, which was exported with room for "
-                             f"{self.manifest.rows}; ask for fewer, or export with --rows {rows}")
+            raise InputError(
+                f"{rows} texts at once are too many for {self.folder}, which was exported with room for "
+                f"{self.manifest.rows}; ask for fewer, or export with --rows {rows}"
+            )
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """See `src.inference.job.RowRuntime`."""
@@ -64,8 +66,8 @@ class MindirRuntime:
         """See `src.inference.job.Runtime`."""
         rows = self.manifest.rows
         all_ids, all_positions = np.zeros((2, rows), np.int32)
-        all_ids[:len(ids)], all_positions[:len(ids)] = ids, positions
-        return self._run("1", all_ids[:, None], all_positions, np.zeros(rows), np.arange(rows))[:len(ids)]
+        all_ids[: len(ids)], all_positions[: len(ids)] = ids, positions
+        return self._run("1", all_ids[:, None], all_positions, np.zeros(rows), np.arange(rows))[: len(ids)]
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `src.inference.job.Runtime`."""
@@ -82,7 +84,7 @@ class MindirRuntime:
         check_scored(tokens, start, self.seq_length, self.vocab_size)
         size = _smallest(self.manifest.score_lengths, len(tokens) - 1)
         values = self._run(f"score_{size}", _padded(tokens[:-1], size), _padded(tokens[1:], size)[0])
-        return values[start - 1:len(tokens) - 1]
+        return values[start - 1 : len(tokens) - 1]
 
     def _run(self, kind: str, *inputs: Sequence[int] | np.ndarray) -> np.ndarray:
         result = self.call(kind, *(np.ascontiguousarray(values, np.int32) for values in inputs))
@@ -114,5 +116,5 @@ def _smallest(lengths: Sequence[int], tokens: int) -> int:
 
 def _padded(tokens: Sequence[int], length: int) -> np.ndarray:
     row = np.zeros((1, length), np.int32)
-    row[0, :len(tokens)] = tokens
+    row[0, : len(tokens)] = tokens
     return row

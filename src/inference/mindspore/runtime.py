@@ -47,8 +47,10 @@ class KeyValueCache(nn.Cell):
         super().__init__(auto_prefix=False)
         shape = (batch, num_heads, capacity, config.head_size)
         dtype = getattr(ms, config.compute_dtype)
-        self.keys, self.values = (Parameter(Tensor(np.zeros(shape), dtype), name=f"cache.{name}.{kind}",
-                                            requires_grad=False) for kind in ("key", "value"))
+        self.keys, self.values = (
+            Parameter(Tensor(np.zeros(shape), dtype), name=f"cache.{name}.{kind}", requires_grad=False)
+            for kind in ("key", "value")
+        )
         self.lower_to = ops.ScatterNdMin()
         self.raise_to = ops.ScatterNdMax()
 
@@ -97,8 +99,14 @@ class NextLogits(nn.Cell):
         self.hidden_size = config.hidden_size
         self.has_head = model.backbone.top_query_layer in layers
         self.num_heads = layers[0].attention.num_heads  # of a slice of the model, fewer than the configuration's
-        self.caches = nn.CellList([KeyValueCache(config, self.num_heads, batch, capacity, str(number))
-                                   for number in range(len(layers))], auto_prefix=False) if capacity else None
+        self.caches = (
+            nn.CellList(
+                [KeyValueCache(config, self.num_heads, batch, capacity, str(number)) for number in range(len(layers))],
+                auto_prefix=False,
+            )
+            if capacity
+            else None
+        )
 
     def construct(self, ids: Tensor, position: Tensor, last: Tensor, rows: Tensor, x: Tensor | None = None) -> Tensor:
         batch, tokens = ids.shape
@@ -107,17 +115,22 @@ class NextLogits(nn.Cell):
         if self.caches is None:
             return self._last_logits(before, position_ids, tokens, last, None)
         heads = ops.cast(ops.range(0, self.num_heads, 1), ms.int32)
-        places = ops.concat((ops.tile(ops.reshape(rows, (batch, 1, 1, 1)), (1, self.num_heads, tokens, 1)),
-                             ops.tile(ops.reshape(heads, (1, self.num_heads, 1, 1)), (batch, 1, tokens, 1)),
-                             ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1))),
-                            -1)                                                             # (B, A, T, 3)
+        places = ops.concat(
+            (
+                ops.tile(ops.reshape(rows, (batch, 1, 1, 1)), (1, self.num_heads, tokens, 1)),
+                ops.tile(ops.reshape(heads, (1, self.num_heads, 1, 1)), (batch, 1, tokens, 1)),
+                ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1)),
+            ),
+            -1,
+        )  # (B, A, T, 3)
         caches = ()
         for cell in self.caches:
             caches += (ops.partial(cell, places),)
         return self._last_logits(before, position_ids, self.capacity if tokens == 1 else tokens, last, caches)
 
-    def _last_logits(self, before: Tensor, position_ids: Tensor, seen: int, last: Tensor,
-                     caches: tuple[Callable, ...] | None) -> Tensor:
+    def _last_logits(
+        self, before: Tensor, position_ids: Tensor, seen: int, last: Tensor, caches: tuple[Callable, ...] | None
+    ) -> Tensor:
         batch, tokens = position_ids.shape
         table = None
         if self.has_head:
@@ -232,6 +245,7 @@ def _compute(stage: Callable[..., Tensor], relay: Relay | None, *inputs: np.ndar
 
 def _compiled(cell: nn.Cell) -> Callable:
     """The cell's graph. A cell's own call looks through all of its cells each time, which takes milliseconds."""
+
     @ms.jit
     def call(*inputs: Tensor) -> Tensor:
         return cell(*inputs)
@@ -243,8 +257,9 @@ def _pad(ids: np.ndarray, length: int) -> np.ndarray:
     return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
 
 
-def build_runtime(model: PanguAlphaModel, use_past: bool = True, cpu_kernels: bool = False,
-                  mesh: Mesh | None = None) -> CachedRuntime | RecomputeRuntime:
+def build_runtime(
+    model: PanguAlphaModel, use_past: bool = True, cpu_kernels: bool = False, mesh: Mesh | None = None
+) -> CachedRuntime | RecomputeRuntime:
     """The runtime of a model: with its cache, and where wanted the compiled kernels, or the slow check without.
 
     Args:

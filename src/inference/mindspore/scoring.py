@@ -20,8 +20,8 @@ from src.nn.operators import CrossEntropy
 from src.pangu_alpha import PanguAlphaModel
 
 LOSSES_AT_ONCE = 512  # of the logits (LOSSES_AT_ONCE, V) only so many rows exist at a time
-LONGEST_ROW = 2       # times the position table: a row of branches may have more tokens than any text
-SHARED = 0            # the branch that all others see
+LONGEST_ROW = 2  # times the position table: a row of branches may have more tokens than any text
+SHARED = 0  # the branch that all others see
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class HiddenStates(nn.Cell):
     def construct(self, ids: Tensor, positions: Tensor, branches: Tensor) -> Tensor:
         rows, length = ids.shape
         place = ops.range(0, length, 1)
-        earlier = ops.reshape(place, (1, length)) <= ops.reshape(place, (length, 1))        # (S, S)
+        earlier = ops.reshape(place, (1, length)) <= ops.reshape(place, (length, 1))  # (S, S)
         seen = ops.reshape(branches, (rows, 1, length))
         visible = ops.logical_or(seen == SHARED, seen == ops.reshape(branches, (rows, length, 1)))
         # Nothing is dropped at experts: what a token gets may not depend on how many are computed with it.
@@ -105,11 +105,12 @@ class _Row:
     branches: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        parts = [self.requests[0].tokens[:self.shared], *(one.tokens[self.shared:-1] for one in self.requests)]
+        parts = [self.requests[0].tokens[: self.shared], *(one.tokens[self.shared : -1] for one in self.requests)]
         starts = [0] + [self.shared] * len(self.requests)
         self.tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
-        self.positions = np.concatenate([np.arange(begin, begin + len(part))
-                                         for begin, part in zip(starts, parts, strict=True)])
+        self.positions = np.concatenate(
+            [np.arange(begin, begin + len(part)) for begin, part in zip(starts, parts, strict=True)]
+        )
         self.branches = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
     def wanted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,10 +120,11 @@ class _Row:
         for request in self.requests:
             before = np.arange(request.start - 1, len(request.tokens) - 1)
             places.append(np.where(before < self.shared, before, before - self.shared + begin))
-            labels.append(np.asarray(request.tokens[request.start:]))
+            labels.append(np.asarray(request.tokens[request.start :]))
             begin += len(request.tokens) - 1 - self.shared
-        pairs, which = np.unique(np.stack([np.concatenate(places), np.concatenate(labels)]), axis=1,
-                                 return_inverse=True)
+        pairs, which = np.unique(
+            np.stack([np.concatenate(places), np.concatenate(labels)]), axis=1, return_inverse=True
+        )
         return pairs[0], pairs[1], which.reshape(-1)
 
 
@@ -152,7 +154,7 @@ def plan_rows(group: Sequence[Request], hidden_size: int, seq_length: int, share
 
     plans, size = [alone], len(group)
     while shared and size > 1:
-        rows = [_Row(group[first:first + size], shared) for first in range(0, len(group), size)]
+        rows = [_Row(group[first : first + size], shared) for first in range(0, len(group), size)]
         if max(row_length(len(row.tokens)) for row in rows) <= LONGEST_ROW * row_length(seq_length):
             plans.append(rows)
         size = -(-size // 2)
@@ -177,8 +179,14 @@ class TokenScorer:
         margins: Also tell whether the model would have said each token itself.
     """
 
-    def __init__(self, model: PanguAlphaModel, batch_size: int = 4, cpu_kernels: bool = False, share: bool = True,
-                 margins: bool = False):
+    def __init__(
+        self,
+        model: PanguAlphaModel,
+        batch_size: int = 4,
+        cpu_kernels: bool = False,
+        share: bool = True,
+        margins: bool = False,
+    ):
         self.config = model.config
         self.share = share
         self.computed_tokens = 0  # padding included, for benchmarks
@@ -203,8 +211,8 @@ class TokenScorer:
                 waiting.setdefault(row_length(len(row.tokens)), []).append((number, row))
             for length, rows in waiting.items():
                 while len(rows) >= self._rows(length):
-                    yield from self._finish(rows[:self._rows(length)], length, unfinished, found)
-                    del rows[:self._rows(length)]
+                    yield from self._finish(rows[: self._rows(length)], length, unfinished, found)
+                    del rows[: self._rows(length)]
         for length, rows in sorted(waiting.items()):
             if rows:
                 yield from self._finish(rows, length, unfinished, found)
@@ -213,12 +221,18 @@ class TokenScorer:
         """Rows of a batch: a power of two."""
         return 1 << (max(1, self._tokens_at_once // length).bit_length() - 1)
 
-    def _finish(self, batch: Sequence[tuple[int, _Row]], length: int, unfinished: dict[int, list[_Row]],
-                found: dict[int, list[np.ndarray]]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    def _finish(
+        self,
+        batch: Sequence[tuple[int, _Row]],
+        length: int,
+        unfinished: dict[int, list[_Row]],
+        found: dict[int, list[np.ndarray]],
+    ) -> Iterator[tuple[int, list[np.ndarray]]]:
         """Compute a batch; what becomes complete with it."""
         for (number, row), scores in zip(batch, self._compute([row for _, row in batch], length), strict=True):
-            row_scores = np.split(scores, np.cumsum([len(one.tokens) - one.start for one in row.requests])[:-1],
-                                  axis=-1)
+            row_scores = np.split(
+                scores, np.cumsum([len(one.tokens) - one.start for one in row.requests])[:-1], axis=-1
+            )
             found.setdefault(id(row), row_scores)
             if all(id(other) in found for other in unfinished[number]):
                 yield number, [one for other in unfinished.pop(number) for one in found.pop(id(other))]
@@ -230,8 +244,11 @@ class TokenScorer:
         places, labels, picks, total = [], [], [], 0
         for number, row in enumerate(rows):
             size = len(row.tokens)
-            ids[number, :size], positions[number, :size], branches[number, :size] = row.tokens, row.positions, \
-                row.branches
+            ids[number, :size], positions[number, :size], branches[number, :size] = (
+                row.tokens,
+                row.positions,
+                row.branches,
+            )
             row_places, row_labels, which = row.wanted()
             places.append(row_places + number * length)
             labels.append(row_labels)

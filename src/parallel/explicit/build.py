@@ -37,8 +37,9 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
     training, parameters = config.training, model.trainable_params()
     layout = Layout(mesh, config.model, [parameter.name for parameter in parameters])
     network = PanguAlphaWithLoss(config.model, model)
-    optimizer = (ShardedOptimizer(training, parameters, layout) if mesh.plan.optimizer_shard else
-                 Optimizer(training, parameters))
+    optimizer = (
+        ShardedOptimizer(training, parameters, layout) if mesh.plan.optimizer_shard else Optimizer(training, parameters)
+    )
     if config.parallel.optimizer_offload:
         keep_on_host(optimizer)
     apply_gradients = ApplyGradients(optimizer, training.clip_norm, config.micro_steps)

@@ -57,10 +57,12 @@ class Layout:
     def is_counted(self, name: str, group: Group) -> bool:
         """Whether this rank is the first of a group to hold its part: it alone adds it to a global sum."""
         plan, mine = self.mesh.plan, self.boxes[name]
-        for rank in group.ranks[:group.index]:
+        for rank in group.ranks[: group.index]:
             at = plan.coordinates(rank)
-            if at.pipeline in sharding.stages(name, plan) and \
-                    sharding.optimizer_box(name, self.shapes[name], plan, at) == mine:
+            if (
+                at.pipeline in sharding.stages(name, plan)
+                and sharding.optimizer_box(name, self.shapes[name], plan, at) == mine
+            ):
                 return False
         return True
 
@@ -128,8 +130,14 @@ class ReduceGradients(nn.Cell):
         messages = []
         for (group, is_cut), members in kinds.items():
             send, rows = (ReduceScatter(group), group.size) if is_cut else (AllReduce(group), 1)
-            messages.append(Messages(send, rows, [layout.held[names[i]].shape for i in members],
-                                     [layout.boxes[names[i]].shape for i in members]))
+            messages.append(
+                Messages(
+                    send,
+                    rows,
+                    [layout.held[names[i]].shape for i in members],
+                    [layout.boxes[names[i]].shape for i in members],
+                )
+            )
         self.messages = nn.CellList(messages)
         places = {i: (kind, place) for kind, members in enumerate(self.members) for place, i in enumerate(members)}
         self.places = tuple(places.get(i, (-1, 0)) for i in range(len(names)))
@@ -137,11 +145,11 @@ class ReduceGradients(nn.Cell):
     def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.tied >= 0:
             total = self.sum_tied(gradients[self.tied])
-            gradients = gradients[:self.tied] + (total,) + gradients[self.tied + 1:]
+            gradients = gradients[: self.tied] + (total,) + gradients[self.tied + 1 :]
         if self.partial:
             totals = self.sum_partial(tuple([gradients[i] for i in self.partial]))
             for k, i in enumerate(self.partial):
-                gradients = gradients[:i] + (totals[k],) + gradients[i + 1:]
+                gradients = gradients[:i] + (totals[k],) + gradients[i + 1 :]
         sent = ()
         for kind, send in enumerate(self.messages):
             chosen = ()
@@ -201,9 +209,14 @@ class ShardedOptimizer(nn.Cell):
                 kinds[layout.replicas(name)].append(i)
         self.held = tuple(ParameterTuple([parameters[i] for i in members]) for members in kinds.values())
         self.parts = tuple(ParameterTuple([updated[i] for i in members]) for members in kinds.values())
-        self.messages = nn.CellList([
-            Messages(AllGather(group), 1, [updated[i].shape for i in members], [parameters[i].shape for i in members])
-            for group, members in kinds.items()])
+        self.messages = nn.CellList(
+            [
+                Messages(
+                    AllGather(group), 1, [updated[i].shape for i in members], [parameters[i].shape for i in members]
+                )
+                for group, members in kinds.items()
+            ]
+        )
 
     def _part(self, held: Parameter) -> Parameter:
         value = self.layout.part(held.name, held.asnumpy())
@@ -220,8 +233,9 @@ class ShardedOptimizer(nn.Cell):
             for whole, part in zip(held, parts, strict=True):
                 part.set_data(Tensor(self.layout.part(whole.name, whole.asnumpy()), part.dtype))
 
-    def construct(self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor,
-                  beta2_power: Tensor) -> tuple[Tensor, ...]:
+    def construct(
+        self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
+    ) -> tuple[Tensor, ...]:
         updated = self.inner(gradients, factor, lr, beta1_power, beta2_power)
         done = ()
         for kind, send in enumerate(self.messages):

@@ -104,8 +104,15 @@ class Stage(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network, self.is_last = network, is_last
 
-    def construct(self, x: Tensor, position_ids: Tensor, attention_mask: Tensor, dropout_key: Tensor | None,
-                  ids: Tensor, loss_mask: Tensor | None) -> Tensor:
+    def construct(
+        self,
+        x: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        dropout_key: Tensor | None,
+        ids: Tensor,
+        loss_mask: Tensor | None,
+    ) -> Tensor:
         x, _ = self.network.model.backbone(x, position_ids, attention_mask, dropout_key)
         return self.network.of_hidden(x, ids, loss_mask) if self.is_last else x
 
@@ -125,9 +132,17 @@ class StageObjective(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network, self.is_last = network, is_last
 
-    def construct(self, x: Tensor, gradient: Tensor | None, loss_scale: Tensor, position_ids: Tensor,
-                  attention_mask: Tensor, dropout_key: Tensor | None, ids: Tensor,
-                  loss_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def construct(
+        self,
+        x: Tensor,
+        gradient: Tensor | None,
+        loss_scale: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        dropout_key: Tensor | None,
+        ids: Tensor,
+        loss_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         x, balance = self.network.model.backbone(x, position_ids, attention_mask, dropout_key)
         if self.is_last:
             loss = self.network.of_hidden(x, ids, loss_mask)
@@ -147,9 +162,12 @@ class Backward(nn.Cell):
     def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], sums: ParameterTuple, links: Links):
         super().__init__(auto_prefix=False)
         self.sums, self.is_first = sums, links.is_first
-        self.value_and_gradients = ms.value_and_grad(StageObjective(network, links.is_last),
-                                                     None if links.is_first else 0, ParameterTuple(parameters),
-                                                     has_aux=True)
+        self.value_and_gradients = ms.value_and_grad(
+            StageObjective(network, links.is_last),
+            None if links.is_first else 0,
+            ParameterTuple(parameters),
+            has_aux=True,
+        )
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         (_, loss), gradients = self.value_and_gradients(*inputs)
@@ -165,8 +183,9 @@ class ApplySums(nn.Cell):
         super().__init__(auto_prefix=False)
         self.apply_gradients, self.sums = apply_gradients, sums
 
-    def construct(self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor,
-                  beta2_power: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(
+        self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return self.apply_gradients(take(self.sums), loss_scale, lr, beta1_power, beta2_power)
 
 
@@ -181,8 +200,14 @@ class PipelineStepper:
         sequence_parallel: Each tensor-parallel rank hands on its own tokens.
     """
 
-    def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], apply_gradients: ApplyGradients,
-                 mesh: Mesh, sequence_parallel: bool = False):
+    def __init__(
+        self,
+        network: PanguAlphaWithLoss,
+        parameters: list[Parameter],
+        apply_gradients: ApplyGradients,
+        mesh: Mesh,
+        sequence_parallel: bool = False,
+    ):
         self._stages_after = mesh.plan.pipeline - 1 - mesh.at.pipeline
         self._links = Links(mesh)
         model = network.model.config
@@ -225,8 +250,9 @@ class PipelineStepper:
             if not self._links.is_first:
                 self._links.down(of_x)
         norm, finite = self._apply(scale, *scalars.tensors())
-        return StepResult(float(np.mean([loss.asnumpy() for loss in losses])), float(norm.asnumpy()),
-                          bool(finite.asnumpy()))
+        return StepResult(
+            float(np.mean([loss.asnumpy() for loss in losses])), float(norm.asnumpy()), bool(finite.asnumpy())
+        )
 
     def evaluate(self, batch: Sequence[Tensor]) -> float:
         """This rank's share of the loss of a batch; 0 before the last stage."""
@@ -263,8 +289,9 @@ class Relay:
         self._width, self._vocab_size = config.hidden_size, config.vocab_size
         self._dtype = getattr(ms, config.compute_dtype)
 
-    def __call__(self, stage: Callable[..., Tensor], ids: Tensor, position: Tensor, last: Tensor,
-                 rows: Tensor) -> Tensor:
+    def __call__(
+        self, stage: Callable[..., Tensor], ids: Tensor, position: Tensor, last: Tensor, rows: Tensor
+    ) -> Tensor:
         """The logits (B, V) that `runtime.NextLogits` computes of ids (B, T), position, last and rows (B,)."""
         x = None
         if not self._links.is_first:

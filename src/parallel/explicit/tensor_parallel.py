@@ -28,8 +28,9 @@ from src.parallel.mesh import Group
 from src.parallel.plan.sharding import WORD_TABLE
 
 
-def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: bool = False,
-                    vocab_parallel: bool = True) -> None:
+def attach_to_model(
+    model: PanguAlphaModel, group: Group, sequence_parallel: bool = False, vocab_parallel: bool = True
+) -> None:
     """Let a model, whose parameters are this rank's slices, compute with the others of its group.
 
     Args:
@@ -65,8 +66,9 @@ def attach_to_model(model: PanguAlphaModel, group: Group, sequence_parallel: boo
             feed.ffn.mapping.product = BeforeFirst(Copy(group), feed.ffn.mapping.product)
             feed.ffn.projection.product = Chain(feed.ffn.projection.product, Reduce(group))
             if sequence_parallel:
-                layer.layernorm2.normalize = Chain(layer.layernorm2.normalize,
-                                                   JoinTokens(group, model.config.seq_length))
+                layer.layernorm2.normalize = Chain(
+                    layer.layernorm2.normalize, JoinTokens(group, model.config.seq_length)
+                )
                 feed.dropout = Chain(feed.dropout, SplitTokens(group, model.config.seq_length))
         else:
             layer.layernorm2.normalize = Chain(layer.layernorm2.normalize, copy())
@@ -146,8 +148,9 @@ class LogSumExpOfParts(nn.Cell):
         log_denominator = ops.log(total[0])
         return log_denominator - total[1], log_denominator + ops.reshape(largest, (-1,))
 
-    def bprop(self, logits: Tensor, labels: Tensor, out: tuple[Tensor, Tensor],
-              dout: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def bprop(
+        self, logits: Tensor, labels: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Softmax minus one-hot, of this rank's part of the vocabulary; labels have no gradient."""
         softmax = ops.exp(logits - ops.reshape(out[1], (-1, 1)))
         target = self.one_hot(labels - self.begin, self.rows, self.on, self.off)  # none where it is another rank's

@@ -28,8 +28,17 @@ PROG = "python -m src.parallel.launch"
 LOCALHOST = "127.0.0.1"
 DEFAULT_PORT = 8118  # MindSpore's own, where other machines must know it
 # What other launchers set: left over, it would contradict what is set here.
-LAUNCH_VARIABLES = ("MS_ROLE", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_NODE_ID", "RANK_TABLE_FILE",
-                    "RANK_SIZE", "RANK_ID", "DEVICE_ID")
+LAUNCH_VARIABLES = (
+    "MS_ROLE",
+    "MS_WORKER_NUM",
+    "MS_SCHED_HOST",
+    "MS_SCHED_PORT",
+    "MS_NODE_ID",
+    "RANK_TABLE_FILE",
+    "RANK_SIZE",
+    "RANK_ID",
+    "DEVICE_ID",
+)
 MPI_RANK, MPI_LOCAL_RANK, MPI_SIZE = "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"
 
 
@@ -92,8 +101,10 @@ def local_ranks(arguments: LaunchArguments, table: RankTable | None) -> LocalRan
     """
     if arguments.mpirun:
         if os.environ.get(MPI_SIZE) != str(arguments.rank_size):
-            raise InputError(f"--mpirun: mpirun started {os.environ.get(MPI_SIZE, 'nothing')} ({MPI_SIZE}), but "
-                             f"--rank_size is {arguments.rank_size}: mpirun -n {arguments.rank_size} {PROG} ...")
+            raise InputError(
+                f"--mpirun: mpirun started {os.environ.get(MPI_SIZE, 'nothing')} ({MPI_SIZE}), but "
+                f"--rank_size is {arguments.rank_size}: mpirun -n {arguments.rank_size} {PROG} ..."
+            )
         rank = int(os.environ[MPI_RANK])
         return LocalRanks(range(rank, rank + 1), (int(os.environ[MPI_LOCAL_RANK]),))
     if table and arguments.rank_start is None and arguments.local_device_num is None:
@@ -103,8 +114,10 @@ def local_ranks(arguments: LaunchArguments, table: RankTable | None) -> LocalRan
         number = arguments.local_device_num
         ranks = range(start, arguments.rank_size if number is None else start + number)
     if not ranks or ranks.stop > arguments.rank_size:
-        raise InputError(f"--rank_start {ranks.start} and --local_device_num {arguments.local_device_num or 0} go "
-                         f"beyond the run's ranks, 0 to {arguments.rank_size - 1}")
+        raise InputError(
+            f"--rank_start {ranks.start} and --local_device_num {arguments.local_device_num or 0} go "
+            f"beyond the run's ranks, 0 to {arguments.rank_size - 1}"
+        )
     if table:
         return LocalRanks(ranks, tuple(device.device_id for device in table.devices_of(ranks)))
     return LocalRanks(ranks, tuple(range(len(ranks))))
@@ -134,8 +147,10 @@ def scheduler_place(arguments: LaunchArguments, table: RankTable | None, ranks: 
     if not address and not alone and table:
         address = table.place(0)[0].server_id
     if not address and not alone:
-        raise InputError(f"only ranks {ranks.start} to {ranks.stop - 1} of {arguments.rank_size} are here: give "
-                         "--scheduler_address, the address of the machine of rank 0, on all machines")
+        raise InputError(
+            f"only ranks {ranks.start} to {ranks.stop - 1} of {arguments.rank_size} are here: give "
+            "--scheduler_address, the address of the machine of rank 0, on all machines"
+        )
     try:
         address = socket.gethostbyname(address or LOCALHOST)
     except OSError as error:
@@ -143,11 +158,14 @@ def scheduler_place(arguments: LaunchArguments, table: RankTable | None, ranks: 
     port = arguments.scheduler_port or (free_port() if alone else DEFAULT_PORT)
     if 0 in ranks:
         if not is_local(address):
-            raise InputError(f"the scheduler runs beside rank 0, but {address} is no address of this machine: give its "
-                             "own as --scheduler_address")
+            raise InputError(
+                f"the scheduler runs beside rank 0, but {address} is no address of this machine: give its "
+                "own as --scheduler_address"
+            )
         if is_taken(address, port):
-            raise InputError(f"port {port} of {address} is in use by another program; give another "
-                             "--scheduler_port, on all machines")
+            raise InputError(
+                f"port {port} of {address} is in use by another program; give another --scheduler_port, on all machines"
+            )
     return address, port
 
 
@@ -199,11 +217,23 @@ def supervisor(arguments: LaunchArguments, program: Sequence[str]) -> Supervisor
             own = {"RANK_ID": str(rank), "DEVICE_ID": str(device)}
             if meets:
                 own |= {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank)}
-            members.append(Member(f"rank {rank}", command, common | own, log_dir / f"device{rank}" / f"log{rank}.log",
-                                  shown=rank == shown, asks=rank == 0))
+            members.append(
+                Member(
+                    f"rank {rank}",
+                    command,
+                    common | own,
+                    log_dir / f"device{rank}" / f"log{rank}.log",
+                    shown=rank == shown,
+                    asks=rank == 0,
+                )
+            )
         if meets and 0 in here.ranks:
-            scheduler = Member("the scheduler", [sys.executable, "-m", "src.parallel.launch.scheduler"],
-                               common | {"MS_ROLE": "MS_SCHED"}, log_dir / "device0" / "scheduler.log")
+            scheduler = Member(
+                "the scheduler",
+                [sys.executable, "-m", "src.parallel.launch.scheduler"],
+                common | {"MS_ROLE": "MS_SCHED"},
+                log_dir / "device0" / "scheduler.log",
+            )
     except OSError as error:
         raise InputError(f"--log_dir {log_dir}: {error.filename} cannot be written: {error.strerror}") from error
     return Supervisor(members, scheduler, ranks_elsewhere=len(here.ranks) < arguments.rank_size)
@@ -213,9 +243,8 @@ def main() -> None:
     """The command line."""
     own, program = sys.argv[1:], []
     if "--" in own:
-        own, program = own[:own.index("--")], own[own.index("--") + 1:]
+        own, program = own[: own.index("--")], own[own.index("--") + 1 :]
     arguments = parse(LaunchArguments, PROG, own)
     if arguments.mpirun:
         die_with(os.getppid())
     sys.exit(supervisor(arguments, program).run())
-

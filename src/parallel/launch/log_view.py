@@ -66,7 +66,7 @@ class LogView:
     def _show(self, chunk: bytes) -> None:
         lines = (self._held + chunk).splitlines(keepends=True)
         self._held = b""
-        if lines[-1][-1:] not in b"\r\n" and NOISE_PREFIX.startswith(lines[-1][:len(NOISE_PREFIX)]):
+        if lines[-1][-1:] not in b"\r\n" and NOISE_PREFIX.startswith(lines[-1][: len(NOISE_PREFIX)]):
             self._held = lines.pop()  # of a line that may become noise, the rest is waited for
         lines = [line for line in lines if not self.is_noise(line)]
         self._errors |= {line.rstrip() for line in lines if line.startswith(ERROR_PREFIX)}

@@ -1,8 +1,8 @@
 """Rank tables: which rank is which device of which machine, as JSON in HCCL's format 1.0.
 
-    {"version": "1.0", "server_count": "1", "status": "completed",
-     "server_list": [{"server_id": "10.0.0.1", "host_nic_ip": "reserve",
-                      "device": [{"device_id": "0", "device_ip": "192.1.27.6", "rank_id": "0"}]}]}
+{"version": "1.0", "server_count": "1", "status": "completed",
+ "server_list": [{"server_id": "10.0.0.1", "host_nic_ip": "reserve",
+                  "device": [{"device_id": "0", "device_ip": "192.1.27.6", "rank_id": "0"}]}]}
 """
 
 import json
@@ -77,11 +77,14 @@ class RankTable:
             if place in ranks.values():
                 raise InputError(f"{self.name}: {place} is there twice (rank_id {device.rank_id} is the second)")
             if device.rank_id in ranks:
-                raise InputError(f"{self.name}: rank_id {device.rank_id} is given twice, to {ranks[device.rank_id]} "
-                                 f"and to {place}")
+                raise InputError(
+                    f"{self.name}: rank_id {device.rank_id} is given twice, to {ranks[device.rank_id]} and to {place}"
+                )
             if not 0 <= device.rank_id < len(places):
-                raise InputError(f"{self.name}: rank_id {device.rank_id} of {place} is outside 0 to "
-                                 f"{len(places) - 1}, the ranks of its {len(places)} devices")
+                raise InputError(
+                    f"{self.name}: rank_id {device.rank_id} of {place} is outside 0 to "
+                    f"{len(places) - 1}, the ranks of its {len(places)} devices"
+                )
             ranks[device.rank_id] = place
 
     def _places(self) -> list[tuple[Server, Device]]:
@@ -103,8 +106,10 @@ class RankTable:
             InputError: It has more or fewer ranks.
         """
         if self.size != rank_size:
-            raise InputError(f"{self.name} lists {self.size} devices (rank_id 0 to {self.size - 1}), but the run has "
-                             f"{rank_size} ranks")
+            raise InputError(
+                f"{self.name} lists {self.size} devices (rank_id 0 to {self.size - 1}), but the run has "
+                f"{rank_size} ranks"
+            )
 
     def devices_of(self, ranks: range) -> list[Device]:
         """The devices of some ranks of one machine, in the order of the ranks.
@@ -117,8 +122,10 @@ class RankTable:
         places = [self.place(rank) for rank in ranks]
         machines = sorted({server.server_id for server, _ in places})
         if len(machines) > 1:
-            raise InputError(f"{self.name}: ranks {ranks.start} to {ranks.stop - 1} are on {len(machines)} machines "
-                             f"({', '.join(machines)}); each machine starts its own")
+            raise InputError(
+                f"{self.name}: ranks {ranks.start} to {ranks.stop - 1} are on {len(machines)} machines "
+                f"({', '.join(machines)}); each machine starts its own"
+            )
         return [device for _, device in places]
 
     def ranks_here(self) -> range:
@@ -130,8 +137,10 @@ class RankTable:
         here = [server for server in self.servers if len(self.servers) == 1 or is_local(server.server_id)]
         if len(here) != 1:
             ids = ", ".join(server.server_id for server in here or self.servers)
-            raise InputError(f"{self.name}: this machine has {len(here)} of the addresses in server_list ({ids}); give "
-                             "--rank_start and --local_device_num")
+            raise InputError(
+                f"{self.name}: this machine has {len(here)} of the addresses in server_list ({ids}); give "
+                "--rank_start and --local_device_num"
+            )
         ranks = sorted(device.rank_id for device in here[0].devices)
         if ranks != list(range(ranks[0], ranks[0] + len(ranks))):
             raise InputError(f"{self.name}: the ranks of {here[0].server_id} are not consecutive: {ranks}")
@@ -143,10 +152,22 @@ class RankTable:
         Raises:
             InputError: The folder can't be written in.
         """
-        servers = [{"server_id": server.server_id,
-                    "device": [{"device_id": str(device.device_id), "device_ip": device.device_ip,
-                                "rank_id": str(device.rank_id), **device.others} for device in server.devices],
-                    **server.others} for server in self.servers]
+        servers = [
+            {
+                "server_id": server.server_id,
+                "device": [
+                    {
+                        "device_id": str(device.device_id),
+                        "device_ip": device.device_ip,
+                        "rank_id": str(device.rank_id),
+                        **device.others,
+                    }
+                    for device in server.devices
+                ],
+                **server.others,
+            }
+            for server in self.servers
+        ]
         table = {"version": VERSION, "server_count": str(len(servers)), "server_list": servers, "status": COMPLETED}
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -166,8 +187,9 @@ def read(path: Path) -> RankTable:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"rank table {path} can't be read: {error.strerror}; `python -m src.parallel.hccl_tools` "
-                         "writes one") from error
+        raise InputError(
+            f"rank table {path} can't be read: {error.strerror}; `python -m src.parallel.hccl_tools` writes one"
+        ) from error
     except ValueError as error:
         raise InputError(f"rank table {path} is not JSON: {error}") from error
     fields = _Fields(table, f"rank table {path}")
@@ -176,14 +198,22 @@ def read(path: Path) -> RankTable:
             raise InputError(f"rank table {path}: {name} is '{fields.text(name)}'; only '{wanted}' can be used")
     servers = tuple(_server(entry) for entry in fields.entries("server_list"))
     if fields.number("server_count") != len(servers):
-        raise InputError(f"rank table {path}: server_count is {fields.number('server_count')}, but server_list has "
-                         f"{len(servers)}")
+        raise InputError(
+            f"rank table {path}: server_count is {fields.number('server_count')}, but server_list has {len(servers)}"
+        )
     return RankTable(servers, f"rank table {path}")
 
 
 def _server(fields: "_Fields") -> Server:
-    devices = tuple(Device(entry.number("device_id"), entry.text("device_ip"), entry.number("rank_id"),
-                           entry.others("device_id", "device_ip", "rank_id")) for entry in fields.entries("device"))
+    devices = tuple(
+        Device(
+            entry.number("device_id"),
+            entry.text("device_ip"),
+            entry.number("rank_id"),
+            entry.others("device_id", "device_ip", "rank_id"),
+        )
+        for entry in fields.entries("device")
+    )
     return Server(fields.text("server_id"), devices, fields.others("server_id", "device"))
 
 
@@ -241,8 +271,10 @@ def merge(tables: list[RankTable], name: str) -> RankTable:
             for device in server.devices:
                 key = (server.server_id, device.device_id)
                 if key in holders:
-                    raise InputError(f"device {device.device_id} of {server.server_id} is in {holders[key]} and in "
-                                     f"{table.name} (rank_id {device.rank_id}); each device can be in one")
+                    raise InputError(
+                        f"device {device.device_id} of {server.server_id} is in {holders[key]} and in "
+                        f"{table.name} (rank_id {device.rank_id}); each device can be in one"
+                    )
                 holders[key] = table.name
             known = servers.get(server.server_id, replace(server, devices=()))
             in_order = sorted(server.devices, key=lambda device: device.rank_id)

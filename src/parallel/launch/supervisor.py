@@ -20,8 +20,10 @@ SCHEDULER_SECONDS = 3.0  # for the scheduler to end after the last rank
 SIGNAL_STATUS = 128  # a shell's exit status for a process that a signal ended, less the signal's number
 LOG_LINES, LOG_BYTES = 20, 1 << 16  # of a failed process's log: told, and looked through
 # What MindSpore adds to an error: its own and the graph's stacks, up to its next section or log line.
-STACKS = re.compile(r"-{20,}\n- (?:The Function Call Stack|The Traceback of Net Construct|C\+\+ Call Stack).*\n-{20,}\n"
-                    r"(?:(?!-{20,}\n|\[[A-Z]+\] ).*\n)*")
+STACKS = re.compile(
+    r"-{20,}\n- (?:The Function Call Stack|The Traceback of Net Construct|C\+\+ Call Stack).*\n-{20,}\n"
+    r"(?:(?!-{20,}\n|\[[A-Z]+\] ).*\n)*"
+)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -47,8 +49,15 @@ class Member:
         asks: It reads this process's standard input; others read nothing.
     """
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path,
-                 shown: bool = False, asks: bool = False):
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        shown: bool = False,
+        asks: bool = False,
+    ):
         self.name, self.log = name, log
         self.status: int | None = None  # once ended: its exit status, or the negative number of a signal
         self._command, self._environment, self._asks = command, environment, asks
@@ -68,8 +77,14 @@ class Member:
         with self.log.open("ab") as log:
             output, errors = (view.inlet for view in self.views) if self.views else (log, subprocess.STDOUT)
             self._process = subprocess.Popen(
-                self._command, env=self._environment, stdin=None if self._asks else subprocess.DEVNULL, stdout=output,
-                stderr=errors, start_new_session=True, preexec_fn=prepare)
+                self._command,
+                env=self._environment,
+                stdin=None if self._asks else subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=prepare,
+            )
 
     @property
     def running(self) -> bool:
@@ -213,8 +228,10 @@ class Supervisor:
         if member.status < 0:
             how = f"was killed by {signal.Signals(-member.status).name}"
             how += " (for want of memory?)" if member.status == -signal.SIGKILL else ""
-        self._say(f"error: {member.name} {how}, so all ranks are stopped; the end of {member.log}:",
-                  *(f"    {line}" for line in lines))
+        self._say(
+            f"error: {member.name} {how}, so all ranks are stopped; the end of {member.log}:",
+            *(f"    {line}" for line in lines),
+        )
 
     def _say(self, *lines: str) -> None:
         views = [view for rank in self._ranks for view in rank.views]

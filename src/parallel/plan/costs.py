@@ -98,8 +98,15 @@ def rank_memory(config: RunConfig, rank: int) -> RankMemory:
         gradients += held.size * (FLOAT32 if summed else _item_size(config, name))
         moments += 2 * FLOAT32 * updated.size
         slices += updated.size * _item_size(config, name) if updated != held else 0
-    return RankMemory(parameters, weights, gradients, moments, slices, activations(config, plan, at.pipeline),
-                      config.parallel.optimizer_offload)
+    return RankMemory(
+        parameters,
+        weights,
+        gradients,
+        moments,
+        slices,
+        activations(config, plan, at.pipeline),
+        config.parallel.optimizer_offload,
+    )
 
 
 def _shapes_of_stage(config: RunConfig, plan: Plan, stage: int) -> dict[str, tuple[int, ...]]:
@@ -198,8 +205,13 @@ def layer_activations(config: RunConfig, layer: int) -> int:
     attention = 4 * hidden // parallel.tensor
     softmax_item = ITEM_SIZE[model.softmax_compute_dtype]
     cast_or_dropped = item if dropout or softmax_item != item else 0
-    weights = tokens * model.seq_length * model.num_heads // parallel.tensor * (
-        softmax_item + cast_or_dropped + dropout * item)
+    weights = (
+        tokens
+        * model.seq_length
+        * model.num_heads
+        // parallel.tensor
+        * (softmax_item + cast_or_dropped + dropout * item)
+    )
     if model.has_experts(layer):
         places = _expert_places(config)
         rows = config.training.batch_size * places
@@ -214,8 +226,12 @@ def communication(config: RunConfig, rank: int) -> list[Communication]:
     """What a rank sends in an optimizer step; single numbers (loss, norm, overflow) left out."""
     plan = Plan.of(config.parallel, config.model)
     stage = plan.coordinates(rank).pipeline
-    found = [*_tensor(config, plan, rank), *_data(config, plan, rank), *_pipeline(config, plan, stage),
-             *_expert(config, plan, stage)]
+    found = [
+        *_tensor(config, plan, rank),
+        *_data(config, plan, rank),
+        *_pipeline(config, plan, stage),
+        *_expert(config, plan, stage),
+    ]
     return [one for one in found if one.payload]
 
 
@@ -232,11 +248,15 @@ def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
     of_micro_batch = _tensor_of_micro_batch(config, plan, at.pipeline)
     payload = Counter({operation: config.micro_steps * size for operation, size in of_micro_batch.items()})
     if config.parallel.sequence_parallel:
-        payload["AllReduce"] += FLOAT32 * sum(box(name, shape, plan, at).size for name, shape in
-                                              _shapes_of_stage(config, plan, at.pipeline).items()
-                                              if is_of_own_tokens(name))
-    return [Communication("tensor", operation, plan.tensor, payload[operation])
-            for operation in ("AllReduce", "ReduceScatter", "AllGather")]
+        payload["AllReduce"] += FLOAT32 * sum(
+            box(name, shape, plan, at).size
+            for name, shape in _shapes_of_stage(config, plan, at.pipeline).items()
+            if is_of_own_tokens(name)
+        )
+    return [
+        Communication("tensor", operation, plan.tensor, payload[operation])
+        for operation in ("AllReduce", "ReduceScatter", "AllGather")
+    ]
 
 
 def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter[str]:
@@ -283,8 +303,10 @@ def _data(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
             payload[operation, ranks] += held.size * FLOAT32
         if len(stages(name, plan)) > 1:
             tied += held.size * FLOAT32
-    return [*(Communication("data", operation, ranks, size) for (operation, ranks), size in payload.items()
-              if ranks > 1), Communication("tied embedding", "AllReduce", 2, tied)]
+    return [
+        *(Communication("data", operation, ranks, size) for (operation, ranks), size in payload.items() if ranks > 1),
+        Communication("tied embedding", "AllReduce", 2, tied),
+    ]
 
 
 def _pipeline(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:

@@ -56,8 +56,15 @@ class Plan:
     @classmethod
     def of(cls, parallel: ParallelConfig, model: PanguAlphaConfig) -> "Plan":
         """The plan of a checked configuration."""
-        return cls(parallel.pipeline, parallel.data, parallel.expert, parallel.tensor, parallel.optimizer_shard,
-                   model.num_layers, parallel.vocab_parallel)
+        return cls(
+            parallel.pipeline,
+            parallel.data,
+            parallel.expert,
+            parallel.tensor,
+            parallel.optimizer_shard,
+            model.num_layers,
+            parallel.vocab_parallel,
+        )
 
     @property
     def world_size(self) -> int:
@@ -99,8 +106,10 @@ class Plan:
     def group(self, rank: int, *axes: str) -> tuple[int, ...]:
         """The ranks, in order, whose coordinates are those of `rank` on all but these of AXES."""
         at = self.coordinates(rank)
-        spans = [range(getattr(self, axis)) if axis in axes else [value]
-                 for axis, value in zip(AXES, astuple(at), strict=True)]
+        spans = [
+            range(getattr(self, axis)) if axis in axes else [value]
+            for axis, value in zip(AXES, astuple(at), strict=True)
+        ]
         return tuple(self.rank(Coordinates(*place)) for place in product(*spans))
 
     def at_stage(self, rank: int, stage: int) -> int:

@@ -8,38 +8,50 @@ from src.parallel.plan.costs import bubble, communication, rank_memory
 from src.parallel.plan.plan import Plan
 
 MOST_ROWS = 16  # of the table of ranks, before only the first and last ranks of each stage are shown
-_UNITS = (("GiB", 2 ** 30), ("MiB", 2 ** 20), ("KiB", 2 ** 10))
+_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _KINDS = ("tensor", "data", "pipeline", "tied embedding", "expert")  # of communication
 
 
 def describe(config: RunConfig) -> str:
     """All that `--plan` prints."""
     plan = Plan.of(config.parallel, config.model)
-    return "\n\n".join([_summary(config, plan), _ranks(plan), _stages(config, plan), _memory(config, plan),
-                        _traffic(config, plan)])
+    return "\n\n".join(
+        [_summary(config, plan), _ranks(plan), _stages(config, plan), _memory(config, plan), _traffic(config, plan)]
+    )
 
 
 def _summary(config: RunConfig, plan: Plan) -> str:
     model, training, parallel = config.model, config.training, config.parallel
     experts = f", {model.num_experts} experts every {model.expert_interval} layers" if model.num_experts else ""
     tokens = plan.data_ranks * config.micro_steps * training.batch_size * model.seq_length
-    switched_on = [name for name in ("optimizer_shard", "sequence_parallel", "recompute", "recompute_slice_activation",
-                                "optimizer_offload")
-                   if getattr(parallel, name)]
+    switched_on = [
+        name
+        for name in (
+            "optimizer_shard",
+            "sequence_parallel",
+            "recompute",
+            "recompute_slice_activation",
+            "optimizer_offload",
+        )
+        if getattr(parallel, name)
+    ]
     if plan.vocab_parts < plan.tensor:
         switched_on.append("the whole word table on each tensor rank")
-    return "\n".join([
-        f"model   {model.num_parameters:,} parameters: {model.num_layers} layers (the query layer counted), "
-        f"hidden size {model.hidden_size}, {model.num_heads} heads,",
-        f"        vocabulary {model.vocab_size}{experts}; weights {model.param_init_dtype}, computed in "
-        f"{model.compute_dtype}",
-        f"world   {plan.world_size} ranks = {plan.pipeline} pipeline (pp) x {plan.data} data (dp) x {plan.expert} "
-        f"expert (ep) x {plan.tensor} tensor (tp)",
-        *([f"        with {', '.join(switched_on)}"] if switched_on else []),
-        f"batch   {tokens:,} tokens a step = {plan.data_ranks} ranks with data of their own x {config.micro_steps} "
-        f"micro-batches x {training.batch_size} sequences x {model.seq_length}",
-        f"bubble  {bubble(plan.pipeline, config.micro_steps):.1%} of a step = ({plan.pipeline} stages - 1) / "
-        f"({config.micro_steps} micro-batches + {plan.pipeline} - 1)"])
+    return "\n".join(
+        [
+            f"model   {model.num_parameters:,} parameters: {model.num_layers} layers (the query layer counted), "
+            f"hidden size {model.hidden_size}, {model.num_heads} heads,",
+            f"        vocabulary {model.vocab_size}{experts}; weights {model.param_init_dtype}, computed in "
+            f"{model.compute_dtype}",
+            f"world   {plan.world_size} ranks = {plan.pipeline} pipeline (pp) x {plan.data} data (dp) x {plan.expert} "
+            f"expert (ep) x {plan.tensor} tensor (tp)",
+            *([f"        with {', '.join(switched_on)}"] if switched_on else []),
+            f"batch   {tokens:,} tokens a step = {plan.data_ranks} ranks with data of their own x {config.micro_steps} "
+            f"micro-batches x {training.batch_size} sequences x {model.seq_length}",
+            f"bubble  {bubble(plan.pipeline, config.micro_steps):.1%} of a step = ({plan.pipeline} stages - 1) / "
+            f"({config.micro_steps} micro-batches + {plan.pipeline} - 1)",
+        ]
+    )
 
 
 def _ranks(plan: Plan) -> str:
@@ -51,8 +63,10 @@ def _ranks(plan: Plan) -> str:
     groups = {"tensor group": ("tensor",), "data group": ("data",), "pipeline group": ("pipeline",)}
     if plan.expert > 1:
         groups |= {"expert group": ("expert",), "data x expert group": ("data", "expert")}
-    rows = [[rank, *astuple(plan.coordinates(rank)), *(_ranges(plan.group(rank, *axes)) for axes in groups.values())]
-            for rank in shown]
+    rows = [
+        [rank, *astuple(plan.coordinates(rank)), *(_ranges(plan.group(rank, *axes)) for axes in groups.values())]
+        for rank in shown
+    ]
     return _table(f"{which}, and the groups that each is in", ["rank", "pp", "dp", "ep", "tp", *groups], rows)
 
 
@@ -77,13 +91,18 @@ def _layer_names(plan: Plan, stage: int) -> str:
 
 def _memory(config: RunConfig, plan: Plan) -> str:
     held = [rank_memory(config, _stage_ranks(plan, stage)[0]) for stage in range(plan.pipeline)]
-    columns = {"weights": "weights", "gradients": "gradients",
-               "moments": "moments (host)" if config.parallel.optimizer_offload else "moments"}
+    columns = {
+        "weights": "weights",
+        "gradients": "gradients",
+        "moments": "moments (host)" if config.parallel.optimizer_offload else "moments",
+    }
     told = ""
     if any(memory.slices for memory in held):
         columns["slices"] = "updated slices"
-        told = ("\nupdated slices: a copy of the rows that the rank updates, of each parameter whose rows divide "
-                "over its replicas")
+        told = (
+            "\nupdated slices: a copy of the rows that the rank updates, of each parameter whose rows divide "
+            "over its replicas"
+        )
     columns |= {"activations": "activations (estimate)", "total": "total"}
     unit, size = _unit(max(memory.total for memory in held))
     rows = [[stage, *(f"{getattr(memory, name) / size:.3f}" for name in columns)] for stage, memory in enumerate(held)]
@@ -99,13 +118,18 @@ def _traffic(config: RunConfig, plan: Plan) -> str:
     rows = []
     for stage, of_stage in enumerate(sends):
         payloads = [sum(one.payload for one in of_stage if one.kind == kind) for kind in kinds]
-        rows.append([stage, *(f"{value / size:.3f}" for value in (*payloads, sum(payloads),
-                                                                  sum(one.sent for one in of_stage)))])
-    table = _table(f"Communication a step and rank, {unit} of payload (an AllReduce counts its array once)",
-                   ["stage", *kinds, "total", "sent by a ring"], rows)
+        rows.append(
+            [stage, *(f"{value / size:.3f}" for value in (*payloads, sum(payloads), sum(one.sent for one in of_stage)))]
+        )
+    table = _table(
+        f"Communication a step and rank, {unit} of payload (an AllReduce counts its array once)",
+        ["stage", *kinds, "total", "sent by a ring"],
+        rows,
+    )
     for kind in kinds:
-        operations = dict.fromkeys(f"{one.operation} among {one.ranks}" for of_stage in sends for one in of_stage
-                                   if one.kind == kind)
+        operations = dict.fromkeys(
+            f"{one.operation} among {one.ranks}" for of_stage in sends for one in of_stage if one.kind == kind
+        )
         table += f"\n{kind}: {', '.join(operations)}"
     if config.parallel.device_target == "CPU":
         table += "\non a CPU all of them are made of float32 AllReduces, which send more"

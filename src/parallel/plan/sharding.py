@@ -17,18 +17,31 @@ EXPERT = ".output.ffn."
 # The axis that tensor parallel slices, by the end of a name; what isn't here is whole on every rank. Matrices into
 # heads and hidden units are sliced by columns (their biases with them), those out of them by rows.
 _TENSOR_AXES = {
-    "attention.dense1.weight": 0, "attention.dense1.bias": 0,  # stored (out, in)
-    "attention.dense2.weight": 0, "attention.dense2.bias": 0,
-    "attention.dense3.weight": 0, "attention.dense3.bias": 0,
+    "attention.dense1.weight": 0,
+    "attention.dense1.bias": 0,  # stored (out, in)
+    "attention.dense2.weight": 0,
+    "attention.dense2.bias": 0,
+    "attention.dense3.weight": 0,
+    "attention.dense3.bias": 0,
     "attention.projection.weight": 0,
-    "output.mapping.weight": 1, "output.mapping.bias": 0,
+    "output.mapping.weight": 1,
+    "output.mapping.bias": 0,
     "output.projection.weight": 0,
-    "output.ffn.mapping.weight": 2, "output.ffn.mapping.bias": 1,  # axis 0 is the expert
+    "output.ffn.mapping.weight": 2,
+    "output.ffn.mapping.bias": 1,  # axis 0 is the expert
     "output.ffn.projection.weight": 1,
     WORD_TABLE: 0,
 }
-_OF_OWN_TOKENS = ("layernorm.gamma", "layernorm.beta", "layernorm1.gamma", "layernorm1.beta", "layernorm2.gamma",
-                  "layernorm2.beta", "attention.projection.bias", "output.projection.bias")
+_OF_OWN_TOKENS = (
+    "layernorm.gamma",
+    "layernorm.beta",
+    "layernorm1.gamma",
+    "layernorm1.beta",
+    "layernorm2.gamma",
+    "layernorm2.beta",
+    "attention.projection.bias",
+    "output.projection.bias",
+)
 _ENDS = sorted(_TENSOR_AXES, key=len, reverse=True)
 
 
@@ -75,8 +88,10 @@ class Box:
 
     def within(self, outer: "Box") -> "Box":
         """The same part, counted from where `outer` begins."""
-        return Box(tuple(b - o for b, o in zip(self.begin, outer.begin, strict=True)),
-                   tuple(e - o for e, o in zip(self.end, outer.begin, strict=True)))
+        return Box(
+            tuple(b - o for b, o in zip(self.begin, outer.begin, strict=True)),
+            tuple(e - o for e, o in zip(self.end, outer.begin, strict=True)),
+        )
 
 
 def tensor_axis(name: str, vocab_parallel: bool = True) -> int | None:
@@ -144,19 +159,31 @@ def parameter_shapes(config: PanguAlphaConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {"layernorm2.gamma": (hidden,), "layernorm2.beta": (hidden,)}
         if config.has_experts(number):
             experts = config.num_experts
-            shapes |= {"output.router.dense.weight": (hidden, experts),
-                       "output.ffn.mapping.weight": (experts, hidden, ffn), "output.ffn.mapping.bias": (experts, ffn),
-                       "output.ffn.projection.weight": (experts, ffn, hidden),
-                       "output.ffn.projection.bias": (experts, hidden)}
+            shapes |= {
+                "output.router.dense.weight": (hidden, experts),
+                "output.ffn.mapping.weight": (experts, hidden, ffn),
+                "output.ffn.mapping.bias": (experts, ffn),
+                "output.ffn.projection.weight": (experts, ffn, hidden),
+                "output.ffn.projection.bias": (experts, hidden),
+            }
         else:
-            shapes |= {"output.mapping.weight": (hidden, ffn), "output.mapping.bias": (ffn,),
-                       "output.projection.weight": (ffn, hidden), "output.projection.bias": (hidden,)}
+            shapes |= {
+                "output.mapping.weight": (hidden, ffn),
+                "output.mapping.bias": (ffn,),
+                "output.projection.weight": (ffn, hidden),
+                "output.projection.bias": (hidden,),
+            }
         return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
 
-    shapes = {WORD_TABLE: (config.vocab_size, hidden),
-              "backbone.embedding.position_embedding.embedding_table": (config.seq_length, hidden)}
+    shapes = {
+        WORD_TABLE: (config.vocab_size, hidden),
+        "backbone.embedding.position_embedding.embedding_table": (config.seq_length, hidden),
+    }
     for number in range(config.num_layers - 1):
         shapes |= layer(f"backbone.blocks.{number}", number)
-    shapes |= {"backbone.layernorm.gamma": (hidden,), "backbone.layernorm.beta": (hidden,),
-               "backbone.top_query_embedding.embedding_table": (config.seq_length, hidden)}
+    shapes |= {
+        "backbone.layernorm.gamma": (hidden,),
+        "backbone.layernorm.beta": (hidden,),
+        "backbone.top_query_embedding.embedding_table": (config.seq_length, hidden),
+    }
     return shapes | layer("backbone.top_query_layer", config.num_layers - 1)

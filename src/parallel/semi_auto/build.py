@@ -29,8 +29,14 @@ class InferredHolder(Holder):
 
     layouts: Mapping[str, Layout]
 
-    def __init__(self, plan: Plan, rank: int, config: PanguAlphaConfig, layouts: Mapping[str, Layout],
-                 all_true: Callable[[bool], bool] = bool):
+    def __init__(
+        self,
+        plan: Plan,
+        rank: int,
+        config: PanguAlphaConfig,
+        layouts: Mapping[str, Layout],
+        all_true: Callable[[bool], bool] = bool,
+    ):
         super().__init__(plan, rank, parameter_shapes(config), all_true)
         object.__setattr__(self, "layouts", layouts)
 

@@ -23,8 +23,10 @@ class ShardedCache(nn.Cell):
     def __init__(self, config: PanguAlphaConfig, batch: int, capacity: int, tensor: int, name: str):
         super().__init__(auto_prefix=False)
         shape, dtype = (batch, config.num_heads, capacity, config.head_size), getattr(ms, config.compute_dtype)
-        self.keys, self.values = (Parameter(initializer("zeros", shape, dtype), name=f"cache.{name}.{kind}",
-                                            requires_grad=False) for kind in ("key", "value"))
+        self.keys, self.values = (
+            Parameter(initializer("zeros", shape, dtype), name=f"cache.{name}.{kind}", requires_grad=False)
+            for kind in ("key", "value")
+        )
         heads, whole = (1, tensor, 1, 1), (1, 1, 1, 1)
         self.capacity = capacity
         self.places = Tensor(np.arange(capacity).reshape(1, 1, capacity, 1), ms.int32)
@@ -44,8 +46,10 @@ class ShardedCache(nn.Cell):
             others = self.others(1.0, here)
             keys = self.assign(self.keys, self.add(self.mul(self.keys, others), self.mul(key, here)))
             return keys, self.assign(self.values, self.add(self.mul(self.values, others), self.mul(value, here)))
-        keys, values = (self.write_rows(self.keys, rows, self._padded(key)),
-                        self.write_rows(self.values, rows, self._padded(value)))
+        keys, values = (
+            self.write_rows(self.keys, rows, self._padded(key)),
+            self.write_rows(self.values, rows, self._padded(value)),
+        )
         return ops.depend(key, keys), ops.depend(value, values)
 
     def _padded(self, x: Tensor) -> Tensor:
@@ -57,8 +61,10 @@ class ShardedCache(nn.Cell):
 
 def make_caches(config: PanguAlphaConfig, plan: Plan, batch: int, capacity: int) -> nn.CellList:
     """Every layer's cache."""
-    return nn.CellList([ShardedCache(config, batch, capacity, plan.tensor, str(layer))
-                        for layer in range(config.num_layers)], auto_prefix=False)
+    return nn.CellList(
+        [ShardedCache(config, batch, capacity, plan.tensor, str(layer)) for layer in range(config.num_layers)],
+        auto_prefix=False,
+    )
 
 
 class SemiAutoNextLogits(nn.Cell):

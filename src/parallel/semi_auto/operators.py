@@ -26,13 +26,25 @@ class Pointwise(nn.Cell):
     def __init__(self, make: Callable[[], ops.Primitive], *parts: int, operands: int = 2):
         super().__init__()
         first, second, third, fourth = (*parts, 1, 1, 1)[:4]
-        strategies = ((), (first,), (first, second), (1, second), (first, 1), (first, second, third),
-                      (first, second, third, fourth))
+        strategies = (
+            (),
+            (first,),
+            (first, second),
+            (1, second),
+            (first, 1),
+            (first, second, third),
+            (first, second, third, fourth),
+        )
         # A row alone stays whole: the compiler would number its parts otherwise than a matrix's, and then gather them.
-        alone = (*strategies[:ROW], (1, 1), *strategies[ROW + 1:])
-        self.operators = tuple(make().shard((one,)) for one in alone) if operands == 1 else tuple(
-            tuple(make().shard((one, other) if other else (alone[kind], other)) for other in strategies)
-            for kind, one in enumerate(strategies))
+        alone = (*strategies[:ROW], (1, 1), *strategies[ROW + 1 :])
+        self.operators = (
+            tuple(make().shard((one,)) for one in alone)
+            if operands == 1
+            else tuple(
+                tuple(make().shard((one, other) if other else (alone[kind], other)) for other in strategies)
+                for kind, one in enumerate(strategies)
+            )
+        )
         self.operands = operands
 
     def construct(self, x: Tensor | float, y: object = None) -> Tensor:
@@ -147,8 +159,14 @@ def activation(cell: nn.Cell, strategy: tuple[int, ...] | ms.Layout) -> ops.Prim
 
 def shard_dropout(cell: Dropout, width: int, *parts: int) -> None:
     """A dropout, of an array in `parts`; `width` is that of LongRange."""
-    for name, make in (("add", ops.Add), ("mul", ops.Mul), ("xor", ops.BitwiseXor), ("bit_and", ops.BitwiseAnd),
-                       ("shift", ops.RightShift), ("greater_equal", ops.GreaterEqual)):
+    for name, make in (
+        ("add", ops.Add),
+        ("mul", ops.Mul),
+        ("xor", ops.BitwiseXor),
+        ("bit_and", ops.BitwiseAnd),
+        ("shift", ops.RightShift),
+        ("greater_equal", ops.GreaterEqual),
+    ):
         setattr(cell, name, Pointwise(make, *parts))
     cell.cast = Pointwise(ops.Cast, *parts, operands=1)
     cell.range = LongRange(width)

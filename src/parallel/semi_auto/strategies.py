@@ -134,8 +134,9 @@ def _experts(cell: MixtureOfExperts, width: int, plan: Plan, rows: int) -> None:
     # Whole on tensor-parallel ranks, it would be shared out over these, too.
     cell.ffn.projection.bias.parallel_optimizer = False
     for linear, rows_in, rows_out in ((cell.ffn.mapping, "None", "tensor"), (cell.ffn.projection, "tensor", "None")):
-        linear.product = ops.BatchMatMul().shard((layout("expert", "data", rows_in),
-                                                  layout("expert", rows_in, rows_out)))
+        linear.product = ops.BatchMatMul().shard(
+            (layout("expert", "data", rows_in), layout("expert", rows_in, rows_out))
+        )
         linear.add_bias = ops.Add().shard((layout("expert", "data", rows_out), layout("expert", "None", rows_out)))
         linear.expand_dims = ops.ExpandDims().shard((layout("expert", rows_out),))
     shard_dropout(cell.dropout, width, rows)

@@ -37,25 +37,37 @@ def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path
     settings = {}
     if plan.optimizer_shard:
         # Without the last one, what is whole on tensor-parallel ranks would be shared out over these, too.
-        settings |= {"enable_parallel_optimizer": True, "parallel_optimizer_config": {
-            "parallel_optimizer_threshold": 0, "optimizer_weight_shard_size": plan.data_ranks}}
+        settings |= {
+            "enable_parallel_optimizer": True,
+            "parallel_optimizer_config": {
+                "parallel_optimizer_threshold": 0,
+                "optimizer_weight_shard_size": plan.data_ranks,
+            },
+        }
     if strategy_file is not None:
         settings["strategy_ckpt_config"] = {"save_file": str(strategy_file), "only_trainable_params": False}
     mode = ms.ParallelMode.SEMI_AUTO_PARALLEL
     if config.parallel.strategy_search:
         mode, settings["search_mode"] = ms.ParallelMode.AUTO_PARALLEL, "recursive_programming"
     ms.set_auto_parallel_context(
-        parallel_mode=mode, device_num=plan.world_size, global_rank=rank,
-        pipeline_stages=plan.pipeline, gradients_mean=False, enable_alltoall=True,
-        dataset_strategy=tuple((plan.data_ranks, *[1] * (number - 1)) for number in axes), **settings)
+        parallel_mode=mode,
+        device_num=plan.world_size,
+        global_rank=rank,
+        pipeline_stages=plan.pipeline,
+        gradients_mean=False,
+        enable_alltoall=True,
+        dataset_strategy=tuple((plan.data_ranks, *[1] * (number - 1)) for number in axes),
+        **settings,
+    )
 
 
 class ClonedOptimizer(Optimizer):
     """An optimizer whose moments the compiler slices as it slices their parameters. Without data until it has."""
 
     def _moments(self, prefix: str, names: list[str]) -> ParameterTuple:
-        return ParameterTuple([clone(parameter, f"{prefix}.{name}")
-                               for parameter, name in zip(self.parameters, names, strict=True)])
+        return ParameterTuple(
+            [clone(parameter, f"{prefix}.{name}") for parameter, name in zip(self.parameters, names, strict=True)]
+        )
 
 
 def clone(parameter: Parameter, name: str) -> Parameter:
@@ -109,8 +121,16 @@ class SemiAutoTrainStep(nn.Cell):
         As `src.pangu_alpha_wrapcell.TrainStep`; the loss is a sum over micro-batches.
     """
 
-    def __init__(self, loss: nn.Cell, network: nn.Cell, parameters: Sequence[Parameter], own: Sequence[int],
-                 apply_gradients: ApplyGradients, accumulates: bool, optimizer_shard: bool):
+    def __init__(
+        self,
+        loss: nn.Cell,
+        network: nn.Cell,
+        parameters: Sequence[Parameter],
+        own: Sequence[int],
+        apply_gradients: ApplyGradients,
+        accumulates: bool,
+        optimizer_shard: bool,
+    ):
         super().__init__(auto_prefix=False)
         self.network = network
         self.loss = loss
@@ -121,7 +141,8 @@ class SemiAutoTrainStep(nn.Cell):
             self.accu_grads = ParameterTuple([clone(weight, SUMS + weight.name) for weight in parameters])
         self.gradients = ops.GradOperation(get_by_list=True, sens_param=True)
         self.loss_scale, self.lr, self.beta1_power, self.beta2_power = (
-            Parameter(Tensor(0.0, ms.float32), name=f"scalar.{name}", requires_grad=False) for name in SCALARS)
+            Parameter(Tensor(0.0, ms.float32), name=f"scalar.{name}", requires_grad=False) for name in SCALARS
+        )
         self.assign = ops.Assign()
 
     @property
@@ -142,13 +163,15 @@ class SemiAutoTrainStep(nn.Cell):
         for i in self.own:
             gradients += (of_all[i],)
         if not self.accumulates:
-            return (loss,) + self.apply_gradients(gradients, self.loss_scale, self.lr, self.beta1_power,
-                                                  self.beta2_power)
+            return (loss,) + self.apply_gradients(
+                gradients, self.loss_scale, self.lr, self.beta1_power, self.beta2_power
+            )
         sums, added = (), ops.depend(of_all, self.accu_grads)  # so that those of other stages are there, too
         for i in self.own:
             sums += (ops.depend(self.accu_grads[i], added),)
-        result = self.apply_gradients(gradients if self.optimizer_shard else sums, self.loss_scale, self.lr,
-                                      self.beta1_power, self.beta2_power)
+        result = self.apply_gradients(
+            gradients if self.optimizer_shard else sums, self.loss_scale, self.lr, self.beta1_power, self.beta2_power
+        )
         cleared = ()
         for place, i in enumerate(self.own):
             cleared += (self.assign(self.accu_grads[i], ops.zeros_like(ops.depend(sums[place], result))),)
@@ -162,8 +185,14 @@ class Objective(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
 
-    def construct(self, ids: Tensor, position_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor | None = None,
-                  dropout_key: Tensor | None = None) -> Tensor:
+    def construct(
+        self,
+        ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        loss_mask: Tensor | None = None,
+        dropout_key: Tensor | None = None,
+    ) -> Tensor:
         objective, _ = self.network.with_balance(ids, position_ids, attention_mask, loss_mask, dropout_key)
         return objective
 
@@ -193,8 +222,9 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
         if config.parallel.optimizer_offload:
             keep_on_host(optimizer)
         apply_gradients = ApplyGradients(optimizer, config.training.clip_norm, config.micro_steps * interleaved)
-        apply_gradients.global_norm = NormOfSlices([_copies(config, plan, parameter.name) for parameter in held],
-                                                   plan.world_size == 1)
+        apply_gradients.global_norm = NormOfSlices(
+            [_copies(config, plan, parameter.name) for parameter in held], plan.world_size == 1
+        )
         step = SemiAutoTrainStep(network, objective, parameters, own, apply_gradients, several, plan.optimizer_shard)
     step.set_train()
     return step, optimizer
@@ -251,15 +281,20 @@ def _joined(micro_batches: Iterable[Sequence[Tensor | None]]) -> list[Tensor]:
 def no_batch(config: RunConfig) -> list[Tensor]:
     """A rank's inputs of the graph, to compile it."""
     rows, length = config.training.batch_size * config.micro_steps, config.model.seq_length
-    shapes = [((rows, length + 1), np.int32), ((rows, length), np.int32), ((rows, length, length), np.bool_),
-              ((rows, length), np.float32)]
+    shapes = [
+        ((rows, length + 1), np.int32),
+        ((rows, length), np.int32),
+        ((rows, length, length), np.bool_),
+        ((rows, length), np.float32),
+    ]
     if config.model.dropout_rate:
         shapes.append(((rows,), np.int32))
     return [Tensor(np.zeros(shape, dtype)) for shape, dtype in shapes]
 
 
-def compile_step(config: RunConfig, rank: int,
-                 strategy_file: Path | None = None) -> tuple[SemiAutoTrainStep, Optimizer]:
+def compile_step(
+    config: RunConfig, rank: int, strategy_file: Path | None = None
+) -> tuple[SemiAutoTrainStep, Optimizer]:
     """A rank's compiled step, whose parameters have no data yet and whose `parameter_layout_dict` is how the compiler
     has sliced them; and the optimizer in it. Arguments: see `enter`."""
     batch = no_batch(config)
@@ -273,8 +308,9 @@ def compile_step(config: RunConfig, rank: int,
     step.compile(*batch)
     if config.parallel.strategy_search:  # the slices are known now: compiled again, the norm counts each once
         norm = step.apply_gradients.global_norm
-        norm.shares = tuple(_share(step.parameter_layout_dict[parameter.name], plan) for parameter in
-                            step.held_parameters)
+        norm.shares = tuple(
+            _share(step.parameter_layout_dict[parameter.name], plan) for parameter in step.held_parameters
+        )
         step.compile_cache.clear()
         step.compile(*batch)
     return step, optimizer

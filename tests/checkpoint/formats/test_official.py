@@ -53,11 +53,25 @@ def test_512_files_of_a_known_model(tmp_path):
 
 def test_13bs_names_and_other_prefixes_older_names_and_tables(tmp_path):
     model = PanguAlphaConfig(vocab_size=40, hidden_size=80, num_layers=40, num_heads=40, seq_length=8)
-    make_release(tmp_path / "release", model, data=2, tensor=4, shard=2, prefix="filitered_",
-                 table_name="13B_{}.npy", older_names=True)
+    make_release(
+        tmp_path / "release",
+        model,
+        data=2,
+        tensor=4,
+        shard=2,
+        prefix="filitered_",
+        table_name="13B_{}.npy",
+        older_names=True,
+    )
     (tmp_path / "release" / STRATEGY).rename(tmp_path / "strategy.ckpt")
-    converted("official", "mindspore", tmp_path / "release", tmp_path / "whole.ckpt", checkpoint_name="filitered",
-              strategy=str(tmp_path / "strategy.ckpt"))
+    converted(
+        "official",
+        "mindspore",
+        tmp_path / "release",
+        tmp_path / "whole.ckpt",
+        checkpoint_name="filitered",
+        strategy=str(tmp_path / "strategy.ckpt"),
+    )
     found = read_checkpoint(tmp_path / "whole.ckpt")
     assert len(found) == 645 and bits(found) == bits(known(model))
 
@@ -78,11 +92,24 @@ def test_tables_named_as_parameters(release, tmp_path):
         assert source.read(name).tobytes() == known(SMALL)[name].tobytes()
 
 
-@pytest.mark.parametrize("layout", [
-    ([8, 4], [0, -1], 0, 0), ([8, 4], [-1, 0], 0, 0), ([4, 8], [1, -1], 0, 0), ([2, 4, 4], [0, 2], 0, 0),
-    ([8, 4], [0, -1], 4, 8), ([8, 4], [0, -1], 4, 2), ([4, 8], [1, -1], 1, 4), ([2, 4, 4], [1, -1], 1, 8),
-    ([2, 4, 4], [1, -1], 1, 2), ([2, 4, 4], [2, 1], 1, 4), ([8, 4], [-1, -1], 1, 32), ([2, 16], [1, 0], 0, 0)],
-    ids=str)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ([8, 4], [0, -1], 0, 0),
+        ([8, 4], [-1, 0], 0, 0),
+        ([4, 8], [1, -1], 0, 0),
+        ([2, 4, 4], [0, 2], 0, 0),
+        ([8, 4], [0, -1], 4, 8),
+        ([8, 4], [0, -1], 4, 2),
+        ([4, 8], [1, -1], 1, 4),
+        ([2, 4, 4], [1, -1], 1, 8),
+        ([2, 4, 4], [1, -1], 1, 2),
+        ([2, 4, 4], [2, 1], 1, 4),
+        ([8, 4], [-1, -1], 1, 32),
+        ([2, 16], [1, 0], 0, 0),
+    ],
+    ids=str,
+)
 def test_layouts_are_read_as_mindspore_transforms_them(tmp_path, layout):
     values = np.arange(128 * 16, dtype=np.float32).reshape(128, 16)
     name = "backbone.blocks.0.attention.dense1.weight"
@@ -100,8 +127,10 @@ def test_layouts_are_read_as_mindspore_transforms_them(tmp_path, layout):
 
 def test_layouts_of_the_releases_are_cut_as_mindspore_cuts():
     values = np.arange(128 * 16).reshape(128, 16)
-    for devices, tensor_map, step, shard, axes in (([8, 1, 4], [0, 1], 4, 8, ((2,), (1,))),
-                                                   ([8, 1, 4], [1, 0], 4, 4, ((1,), (2,)))):
+    for devices, tensor_map, step, shard, axes in (
+        ([8, 1, 4], [0, 1], 4, 8, ((2,), (1,))),
+        ([8, 1, 4], [1, 0], 4, 4, ((1,), (2,))),
+    ):
         layout = Layout(tuple(devices), axes, (), shard, (0,))
         for rank, held in enumerate(slices_of(values, (devices, tensor_map, step, shard), 32)):
             np.testing.assert_array_equal(values[layout.box(rank, values.shape).index], held)
@@ -118,8 +147,11 @@ def test_uneven_rows_and_all_of_the_repeats(tmp_path):
     (tmp_path / "s.ckpt").write_bytes(content.SerializeToString())
     layout = read_strategy(tmp_path / "s.ckpt")[name]
     assert layout.whole((5, 4)) == (8, 4)
-    assert [(layout.box(rank, (8, 4)).begin[0], layout.box(rank, (8, 4)).end[0]) for rank in range(6)] == \
-        [(0, 5), (5, 7), (7, 8)] * 2
+    assert [(layout.box(rank, (8, 4)).begin[0], layout.box(rank, (8, 4)).end[0]) for rank in range(6)] == [
+        (0, 5),
+        (5, 7),
+        (7, 8),
+    ] * 2
     write_strategy(tmp_path / "all.ckpt", {name: ([2, 3], [0, -1], 3, -1)})
     layout = read_strategy(tmp_path / "all.ckpt")[name]
     assert [layout.box(rank, (12, 4)).begin[0] for rank in range(6)] == [0, 4, 8, 2, 6, 10]
@@ -131,8 +163,9 @@ def test_stages_of_a_pipeline(tmp_path):
     (tmp_path / "strategy").mkdir()
     for stage, name in enumerate(names):
         write_strategy(tmp_path / f"strategy/ckpt_strategy_rank_{2 * stage}.ckpt", {name: ([2], [0, -1], 0, 0)})
-        content = ParallelStrategyMap.FromString((tmp_path / f"strategy/ckpt_strategy_rank_{2 * stage}.ckpt")
-                                                 .read_bytes())
+        content = ParallelStrategyMap.FromString(
+            (tmp_path / f"strategy/ckpt_strategy_rank_{2 * stage}.ckpt").read_bytes()
+        )
         content.parallel_strategy_item[0].parallel_strategys.stage = stage
         (tmp_path / f"strategy/ckpt_strategy_rank_{2 * stage}.ckpt").write_bytes(content.SerializeToString())
     layouts = read_strategy(tmp_path / "strategy")
@@ -172,7 +205,7 @@ def test_a_killed_conversion_goes_on(release, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", SLOW, *flags], cwd=ROOT, stderr=subprocess.DEVNULL)
     until = time.monotonic() + TIMEOUT
     while time.monotonic() < until and sum(file.stat().st_size for file in unfinished.glob("*.part")) < 60000:
-        time.sleep(.02)
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait(TIMEOUT) == -signal.SIGKILL and not output.exists()
     done = converted("official", "mindspore", release, output)
@@ -198,7 +231,7 @@ def test_shards_that_are_there_are_kept(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         converted(*given, shard_mb=1)
     monkeypatch.setattr(shards, "write_safetensors", lambda path, *rest: written.append(path.name) or real(path, *rest))
-    assert converted(*given, shard_mb=1).went_on > 2 ** 20
+    assert converted(*given, shard_mb=1).went_on > 2**20
     assert len(written) == len(set(written)) == len(list((tmp_path / "whole").glob("*.safetensors"))) > 3
     converted("safetensors", "mindspore", tmp_path / "whole", tmp_path / "back.ckpt")
     assert bits(read_checkpoint(tmp_path / "back.ckpt")) == bits(known(model))
@@ -245,6 +278,7 @@ def test_the_scripts_take_a_release(release, tmp_path):
         assert ("53 parameters" in done.stderr) == made
     assert bits(read_checkpoint(tmp_path / "release/whole/filerted.ckpt")) == bits(known(SMALL))
     (tmp_path / "release/filerted_3.ckpt").unlink()
-    done = subprocess.run(["bash", "-c", call.replace("filerted", "filer")], cwd=ROOT, capture_output=True, text=True,
-                          timeout=TIMEOUT)
+    done = subprocess.run(
+        ["bash", "-c", call.replace("filerted", "filer")], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
+    )
     assert (done.returncode, done.stdout) == (2, "") and "that of rank 3 is missing" in done.stderr

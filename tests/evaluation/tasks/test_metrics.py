@@ -8,17 +8,20 @@ import pytest
 from src.evaluation.tasks import metrics
 
 
-@pytest.mark.parametrize(("prediction", "answers", "em", "f1"), [
-    ("郑州市。", ["郑州市"], 1, 1),
-    ("郑州", ["郑州市"], 0, 2 * 1 * (2 / 3) / (1 + 2 / 3)),
-    ("是郑州市的", ["郑州市"], 0, 2 * (3 / 5) * 1 / (3 / 5 + 1)),
-    ("郑州在河南", ["河南", "郑州在河南省"], 0, 2 * 1 * (5 / 6) / (1 + 5 / 6)),
-    ("河南郑州", ["郑州河南"], 0, 0.5),                # the longest run, not what both have
-    ("", ["郑州"], 0, 0),
-    ("光荣和Koei Games", ["光荣和koei games"], 1, 1),   # in lower case
-    ("1999年", ["1998年"], 0, 0.5),                    # jieba's words: 1999, 年
-    ("《红楼梦》……", ["红楼梦"], 0, 2 * 0.6 / 1.6),       # the ellipsis is not dropped
-])
+@pytest.mark.parametrize(
+    ("prediction", "answers", "em", "f1"),
+    [
+        ("郑州市。", ["郑州市"], 1, 1),
+        ("郑州", ["郑州市"], 0, 2 * 1 * (2 / 3) / (1 + 2 / 3)),
+        ("是郑州市的", ["郑州市"], 0, 2 * (3 / 5) * 1 / (3 / 5 + 1)),
+        ("郑州在河南", ["河南", "郑州在河南省"], 0, 2 * 1 * (5 / 6) / (1 + 5 / 6)),
+        ("河南郑州", ["郑州河南"], 0, 0.5),  # the longest run, not what both have
+        ("", ["郑州"], 0, 0),
+        ("光荣和Koei Games", ["光荣和koei games"], 1, 1),  # in lower case
+        ("1999年", ["1998年"], 0, 0.5),  # jieba's words: 1999, 年
+        ("《红楼梦》……", ["红楼梦"], 0, 2 * 0.6 / 1.6),  # the ellipsis is not dropped
+    ],
+)
 def test_exact_match_and_f1(prediction, answers, em, f1):
     found = metrics.exact_match_and_f1(prediction, answers)
     assert found["em"] == em and found["f1"] == pytest.approx(f1)
@@ -28,8 +31,15 @@ def test_the_longest_run_by_brute_force():
     draw = np.random.default_rng(0)
     for _ in range(50):
         first, second = ("".join(draw.choice(list("abc"), draw.integers(0, 9))) for _ in range(2))
-        longest = max((end - begin for begin in range(len(first) + 1) for end in range(begin, len(first) + 1)
-                       if first[begin:end] in second), default=0)
+        longest = max(
+            (
+                end - begin
+                for begin in range(len(first) + 1)
+                for end in range(begin, len(first) + 1)
+                if first[begin:end] in second
+            ),
+            default=0,
+        )
         assert metrics.longest_common_run(first, second) == longest
 
 
@@ -39,14 +49,17 @@ def test_rouge_1_counts_segments():
     assert metrics.rouge_1("", ["好"])["rouge_1"] == 0
 
 
-@pytest.mark.parametrize(("prediction", "right"), [
-    ("明月，何时", 1), (" 明 月", 1), ("“明月”", 1), ("明日", 0), ("", 0)])
+@pytest.mark.parametrize(
+    ("prediction", "right"), [("明月，何时", 1), (" 明 月", 1), ("“明月”", 1), ("明日", 0), ("", 0)]
+)
 def test_a_cloze_s_answer_comes_first(prediction, right):
     assert metrics.begins_with_answer(prediction, ["明月"]) == {"top1_acc": right}
 
 
-@pytest.mark.parametrize(("right", "count", "low", "high"), [
-    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (6458, 10000, 0.6364, 0.6551)])
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (6458, 10000, 0.6364, 0.6551)],
+)
 def test_wilson(right, count, low, high):
     """Published values of the interval: 0.2775 for 0 of 10, 0.2366 to 0.7634 for 5 of 10."""
     assert metrics.wilson(right, count) == pytest.approx((low, high), abs=1e-4)
@@ -57,6 +70,6 @@ def test_the_bootstrap_is_near_the_normal_interval():
     values, weights = draw.normal(0.3, 0.2, 2000), draw.integers(1, 5, 2000).astype(float)
     low, high = metrics.bootstrap(values, weights)
     mean = np.average(values, weights=weights)
-    half = 1.96 * 0.2 * math.sqrt((weights ** 2).sum()) / weights.sum()
+    half = 1.96 * 0.2 * math.sqrt((weights**2).sum()) / weights.sum()
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=half / 5)
     assert metrics.bootstrap(values, weights) == (low, high)

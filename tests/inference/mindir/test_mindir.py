@@ -55,8 +55,10 @@ def test_default_lengths_end_with_the_table():
     assert default_lengths(8) == [8]
 
 
-@pytest.mark.parametrize("settings", [{}, dict(method="sample", seed=5, top_p=0.9), dict(repetition_penalty=1.3),
-                                      dict(method="beam", num_beams=3)])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, dict(method="sample", seed=5, top_p=0.9), dict(repetition_penalty=1.3), dict(method="beam", num_beams=3)],
+)
 def test_tokens_are_the_checkpoint_s(model, runtime, settings):
     texts = prompts()[:1] if settings.get("method") == "beam" else prompts()
     tokens = generate(runtime, texts, **settings)
@@ -90,9 +92,16 @@ def test_weights_are_stored_and_held_once(folder, runtime):
     assert len(addresses) > 50 and all(len(places) == 1 for places in addresses.values())
 
 
-@pytest.mark.parametrize(("tokens", "start", "told"), [
-    ([11], 1, "a text of 1 tokens"), (list(range(10, 10 + SEQ_LENGTH + 2)), 1, "it may have 2 to 49"),
-    ([11, 12], 0, "start is 0"), ([11, 12], 2, "start is 2"), ([11, 50], 1, "the id 50")])
+@pytest.mark.parametrize(
+    ("tokens", "start", "told"),
+    [
+        ([11], 1, "a text of 1 tokens"),
+        (list(range(10, 10 + SEQ_LENGTH + 2)), 1, "it may have 2 to 49"),
+        ([11, 12], 0, "start is 0"),
+        ([11, 12], 2, "start is 2"),
+        ([11, 50], 1, "the id 50"),
+    ],
+)
 def test_texts_that_can_not_be_scored(runtime, tokens, start, told):
     with pytest.raises(InputError, match=told):
         runtime.score(tokens, start)
@@ -109,8 +118,13 @@ def test_an_export_replaces_what_was_there(model, tmp_path):
         export_model(model, Manifest(model.config, "jieba", None, 9, 1, lengths, []), tmp_path)
         Manifest.read(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "log0.log", "model.json", "pangu_alpha_48_graph.mindir", "pangu_alpha_48_variables",
-        "pangu_alpha_1_graph.mindir", "pangu_alpha_reorder_graph.mindir"}
+        "log0.log",
+        "model.json",
+        "pangu_alpha_48_graph.mindir",
+        "pangu_alpha_48_variables",
+        "pangu_alpha_1_graph.mindir",
+        "pangu_alpha_reorder_graph.mindir",
+    }
     with pytest.raises(InputError, match="without the graphs that score"):
         MindirRuntime(tmp_path).score([11, 12], 1)
 

@@ -38,8 +38,10 @@ def prompts(lengths=LENGTHS, seed=0):
 
 def generate(runtime, texts, **settings):
     config = GenerationConfig(**dict(max_new_tokens=64, end_token=9) | settings)
-    return [[(answer.tokens, answer.finish_reason) for answer in group]
-            for group in generate_tokens(runtime, texts, config, CONFIG.pad_token)]
+    return [
+        [(answer.tokens, answer.finish_reason) for answer in group]
+        for group in generate_tokens(runtime, texts, config, CONFIG.pad_token)
+    ]
 
 
 def test_kinds(runtimes):
@@ -57,15 +59,16 @@ def test_logits_are_the_specification_s(model_and_weights, runtimes):
     texts = prompts((4, 20))
     ids, lengths = np.full((2, 20), CONFIG.pad_token, np.int32), np.array([4, 20], np.int32)
     for row, text in zip(ids, texts, strict=True):
-        row[:len(text)] = text
+        row[: len(text)] = text
     for runtime in runtimes:
         grown = [list(text) for text in texts]
         logits = runtime.prefill(ids, lengths, 40)
         for step in range(6):
             for row, text in enumerate(grown):
                 size = len(text)
-                expected = numpy_pangu.logits(weights, CONFIG, np.array([text]), np.arange(size)[None],
-                                              np.tril(np.ones((1, size, size))))[0, -1]
+                expected = numpy_pangu.logits(
+                    weights, CONFIG, np.array([text]), np.arange(size)[None], np.tril(np.ones((1, size, size)))
+                )[0, -1]
                 assert np.abs(logits[row] - expected).max() < 1e-4
                 text.append(int(expected.argmin()))
             logits = runtime.decode(np.array([text[-1] for text in grown], np.int32), lengths + step)

@@ -21,15 +21,23 @@ def model_and_weights():
 def draw_group(draw, shared, lengths):
     """Requests with a common beginning, different tokens after it, scored from anywhere."""
     beginning = draw.integers(10, 50, shared).tolist()
-    texts = [beginning + [10 + number, *draw.integers(10, 50, length - 1).tolist()]
-             for number, length in enumerate(lengths)]
+    texts = [
+        beginning + [10 + number, *draw.integers(10, 50, length - 1).tolist()] for number, length in enumerate(lengths)
+    ]
     return [Request(text, int(draw.integers(1, len(text)))) for text in texts]
 
 
 def groups():
     draw = np.random.default_rng(0)
-    sizes = [(60, (3, 1, 7, 2)), (0, (20, 9)), (1, (2, 2)), (10, (30, 30, 30)), (80, (16, 17)), (33, (5,)),
-             (40, (9, 9, 1, 1, 20, 3, 2, 2, 8, 5))]
+    sizes = [
+        (60, (3, 1, 7, 2)),
+        (0, (20, 9)),
+        (1, (2, 2)),
+        (10, (30, 30, 30)),
+        (80, (16, 17)),
+        (33, (5,)),
+        (40, (9, 9, 1, 1, 20, 3, 2, 2, 8, 5)),
+    ]
     return [draw_group(draw, *size) for size in sizes]
 
 
@@ -37,7 +45,7 @@ def truth(weights, config, request):
     ids = np.array([request.tokens])
     size = ids.shape[1] - 1
     logits = numpy_pangu.logits(weights, config, ids[:, :-1], np.arange(size)[None], np.tril(np.ones((1, size, size))))
-    return -numpy_pangu.token_losses(logits, ids)[0, request.start - 1:]
+    return -numpy_pangu.token_losses(logits, ids)[0, request.start - 1 :]
 
 
 def scores(model, wanted, **settings):
@@ -89,13 +97,15 @@ def test_margins_tell_what_the_model_would_say(model_and_weights):
     draw = np.random.default_rng(9)
     text = draw.integers(10, 50, 20).tolist()
     size = len(text)
-    logits = numpy_pangu.logits(weights, model.config, np.array([text]), np.arange(size)[None],
-                                np.tril(np.ones((1, size, size))))[0]
+    logits = numpy_pangu.logits(
+        weights, model.config, np.array([text]), np.arange(size)[None], np.tril(np.ones((1, size, size)))
+    )[0]
     text.append(int(logits[-1].argmax()))
     [[found]] = scores(model, [[Request(text, 15)]], margins=True)
     np.testing.assert_allclose(found[0], truth(weights, model.config, Request(text, 15)), atol=1e-4)
-    np.testing.assert_allclose(found[1], [row.max() - row[label] for row, label in zip(logits[14:], text[15:],
-                                                                                     strict=True)], atol=1e-4)
+    np.testing.assert_allclose(
+        found[1], [row.max() - row[label] for row, label in zip(logits[14:], text[15:], strict=True)], atol=1e-4
+    )
     assert found[1][-1] == 0 < found[1][:-1].max()
 
 
@@ -170,7 +180,13 @@ def test_experts_do_not_mix_what_is_computed_together():
     for request, own in zip(group, scores(model, [group])[0], strict=True):
         ids = np.array([request.tokens])
         size = ids.shape[1] - 1
-        logits = numpy_pangu.logits(weights, model.config, ids[:, :-1], np.arange(size)[None],
-                                    np.tril(np.ones((1, size, size))), drop_tokens=False)
-        expected = -numpy_pangu.token_losses(logits, ids)[0, request.start - 1:]
+        logits = numpy_pangu.logits(
+            weights,
+            model.config,
+            ids[:, :-1],
+            np.arange(size)[None],
+            np.tril(np.ones((1, size, size))),
+            drop_tokens=False,
+        )
+        expected = -numpy_pangu.token_losses(logits, ids)[0, request.start - 1 :]
         np.testing.assert_allclose(own, expected, atol=1e-4)

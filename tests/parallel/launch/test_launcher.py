@@ -57,11 +57,19 @@ else:
 def folder(tmp_path):
     """An empty folder with rank.py, and a rank table of two machines with two ranks each."""
     (tmp_path / "rank.py").write_text(RANK)
-    servers = [{"server_id": server, "device": [{"device_id": str(device), "device_ip": f"192.168.0.{rank}",
-                                                 "rank_id": str(rank)} for device, rank in devices]}
-               for server, devices in (("192.0.2.1", [(4, 0), (6, 1)]), ("127.0.0.1", [(0, 2), (1, 3)]))]
-    (tmp_path / "four.json").write_text(json.dumps({"version": "1.0", "server_count": "2", "server_list": servers,
-                                                    "status": "completed"}))
+    servers = [
+        {
+            "server_id": server,
+            "device": [
+                {"device_id": str(device), "device_ip": f"192.168.0.{rank}", "rank_id": str(rank)}
+                for device, rank in devices
+            ],
+        }
+        for server, devices in (("192.0.2.1", [(4, 0), (6, 1)]), ("127.0.0.1", [(0, 2), (1, 3)]))
+    ]
+    (tmp_path / "four.json").write_text(
+        json.dumps({"version": "1.0", "server_count": "2", "server_list": servers, "status": "completed"})
+    )
     return tmp_path
 
 
@@ -127,7 +135,11 @@ def test_ascend_ranks_get_their_place_in_the_table(folder, mark):
     for rank, device in ((2, "0"), (3, "1")):
         environment = json.loads(log(folder, rank))
         assert {name: environment.get(name) for name in ("RANK_ID", "DEVICE_ID", "RANK_SIZE", "RANK_TABLE_FILE")} == {
-            "RANK_ID": str(rank), "DEVICE_ID": device, "RANK_SIZE": "4", "RANK_TABLE_FILE": str(folder / "four.json")}
+            "RANK_ID": str(rank),
+            "DEVICE_ID": device,
+            "RANK_SIZE": "4",
+            "RANK_TABLE_FILE": str(folder / "four.json"),
+        }
         assert not any(name.startswith("MS_") for name in environment)
     assert sorted(path.name for path in folder.iterdir()) == ["device2", "device3", "four.json", "rank.py"]
 
@@ -139,8 +151,15 @@ def test_ranks_of_a_cluster_know_their_scheduler(folder, mark, monkeypatch):
     assert (status, errors) == (0, "")
     ranks = [json.loads(log(folder / "logs", rank)) for rank in (0, 1)]
     for rank, environment in enumerate(ranks):
-        wanted = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "MS_NODE_ID": str(rank), "RANK_ID": str(rank),
-                  "DEVICE_ID": str(rank), "RANK_SIZE": "2", "MS_SCHED_HOST": "127.0.0.1"}
+        wanted = {
+            "MS_ROLE": "MS_WORKER",
+            "MS_WORKER_NUM": "2",
+            "MS_NODE_ID": str(rank),
+            "RANK_ID": str(rank),
+            "DEVICE_ID": str(rank),
+            "RANK_SIZE": "2",
+            "MS_SCHED_HOST": "127.0.0.1",
+        }
         assert {name: environment.get(name) for name in wanted} == wanted
         assert "RANK_TABLE_FILE" not in environment
     assert ranks[0]["MS_SCHED_PORT"] == ranks[1]["MS_SCHED_PORT"]
@@ -153,8 +172,9 @@ def test_an_mpi_process_is_one_rank(folder, mark, monkeypatch):
     flags = ["--mpirun", "--rank_size=2", "--scheduler_address=127.0.0.1", "--scheduler_port=12345"]
     environments = {}
     for device_target in ("CPU", "GPU"):
-        status, told, errors = finish(launch(folder, *flags, f"--device_target={device_target}",
-                                             behaviours=["all:environment"]))
+        status, told, errors = finish(
+            launch(folder, *flags, f"--device_target={device_target}", behaviours=["all:environment"])
+        )
         assert (status, told, errors) == (0, "", "")  # only rank 0 is shown
         environments[device_target] = json.loads(log(folder, 1))
         assert [environments[device_target][name] for name in ("RANK_ID", "DEVICE_ID")] == ["1", "0"]
@@ -176,8 +196,10 @@ def test_a_failing_rank_ends_all_and_is_told_first(folder, mark):
     assert time.monotonic() - started < supervisor.GRACE_SECONDS
     assert status == 3
     assert told == "waiting\n"
-    assert errors == ("error: rank 1 ended with status 3, so all ranks are stopped; the end of device1/log1.log:\n"
-                      "    working\n    step 2\n    Traceback\n")
+    assert errors == (
+        "error: rank 1 ended with status 3, so all ranks are stopped; the end of device1/log1.log:\n"
+        "    working\n    step 2\n    Traceback\n"
+    )
 
 
 def test_a_killed_rank_ends_even_those_that_do_not_listen(folder, mark):
@@ -246,9 +268,14 @@ def test_inner_stacks_are_not_told(folder, mark):
     status, _, errors = finish(launch(folder, *FIRST_TWO, behaviours=["0:wait", "1:log"]))
     assert status == 1
     assert errors.splitlines()[1:] == [
-        "    [ERROR] KERNEL(1,2,python): launch failed.", "    Traceback (most recent call last):",
-        '      File "train.py", line 24, in <module>', "        run_program(main)", "    RuntimeError:",
-        "    - Kernel error:", "    Launch kernel failed: AllReduce-op0"]
+        "    [ERROR] KERNEL(1,2,python): launch failed.",
+        "    Traceback (most recent call last):",
+        '      File "train.py", line 24, in <module>',
+        "        run_program(main)",
+        "    RuntimeError:",
+        "    - Kernel error:",
+        "    Launch kernel failed: AllReduce-op0",
+    ]
 
 
 @pytest.mark.parametrize(("number", "wanted"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -323,9 +350,15 @@ sys.exit(Supervisor([rank], scheduler, ranks_elsewhere=False).run())
 
 
 def test_rank_0_can_ask(folder, mark):
-    process = subprocess.run([sys.executable, "-m", "src.parallel.launch", *FIRST_TWO, "--", "rank.py", "0:ask"],
-                             input="a prompt\n", env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=folder, text=True,
-                             capture_output=True, timeout=TIMEOUT)
+    process = subprocess.run(
+        [sys.executable, "-m", "src.parallel.launch", *FIRST_TWO, "--", "rank.py", "0:ask"],
+        input="a prompt\n",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
     assert (process.returncode, process.stdout, process.stderr) == (0, "asked: a prompt\n", "")
 
 
@@ -346,17 +379,32 @@ BAD = {
     "an unknown device": (["--rank_size=2", "--device_target=TPU"], ["rank.py"], ["device_target", "TPU"]),
     "a table that is not there": (["--rank_size=2", "--rank_table=no.json"], ["rank.py"], ["no.json", "can't be read"]),
     "a table of another size": (["--rank_size=2", "--rank_table=four.json"], ["rank.py"], ["lists 4 devices", "2"]),
-    "ranks beyond the run": (["--rank_size=2", "--rank_start=1", "--local_device_num=2"], ["rank.py"],
-                             ["--rank_start 1", "--local_device_num 2", "0 to 1"]),
+    "ranks beyond the run": (
+        ["--rank_size=2", "--rank_start=1", "--local_device_num=2"],
+        ["rank.py"],
+        ["--rank_start 1", "--local_device_num 2", "0 to 1"],
+    ),
     "a start beyond the run": (["--rank_size=2", "--rank_start=2"], ["rank.py"], ["--rank_start 2", "0 to 1"]),
-    "ranks of two machines": ([*ASCEND, "--rank_start=1", "--local_device_num=2"], ["rank.py"],
-                              ["ranks 1 to 2 are on 2 machines"]),
-    "several machines that can't meet": (["--rank_size=4", "--local_device_num=2"], ["rank.py"],
-                                         ["ranks 0 to 1 of 4", "--scheduler_address"]),
-    "a scheduler elsewhere": (["--rank_size=2", "--scheduler_address=192.0.2.1"], ["rank.py"],
-                              ["192.0.2.1 is no address of this machine"]),
-    "a scheduler nobody knows": (["--rank_size=2", "--scheduler_address=no.such.host.invalid"], ["rank.py"],
-                                 ["no.such.host.invalid is not known"]),
+    "ranks of two machines": (
+        [*ASCEND, "--rank_start=1", "--local_device_num=2"],
+        ["rank.py"],
+        ["ranks 1 to 2 are on 2 machines"],
+    ),
+    "several machines that can't meet": (
+        ["--rank_size=4", "--local_device_num=2"],
+        ["rank.py"],
+        ["ranks 0 to 1 of 4", "--scheduler_address"],
+    ),
+    "a scheduler elsewhere": (
+        ["--rank_size=2", "--scheduler_address=192.0.2.1"],
+        ["rank.py"],
+        ["192.0.2.1 is no address of this machine"],
+    ),
+    "a scheduler nobody knows": (
+        ["--rank_size=2", "--scheduler_address=no.such.host.invalid"],
+        ["rank.py"],
+        ["no.such.host.invalid is not known"],
+    ),
     "a port that is taken": (["--rank_size=2", "--scheduler_port={taken}"], ["rank.py"], ["port {taken}", "in use"]),
     "a port that is none": (["--rank_size=2", "--scheduler_port=70000"], ["rank.py"], ["70000", "65535"]),
     "logs in a file": (["--rank_size=2", "--log_dir=rank.py"], ["rank.py"], ["--log_dir rank.py"]),
@@ -369,8 +417,13 @@ def test_bad_arguments_start_nothing(name, folder, mark):
     flags, program, parts = BAD[name]
     with socket.create_server(("127.0.0.1", 0)) as server:
         names = {"taken": server.getsockname()[1]}
-        status, told, errors = run("-m", "src.parallel.launch", *(flag.format_map(names) for flag in flags),
-                                   *(["--", *program] if program else []), cwd=folder)
+        status, told, errors = run(
+            "-m",
+            "src.parallel.launch",
+            *(flag.format_map(names) for flag in flags),
+            *(["--", *program] if program else []),
+            cwd=folder,
+        )
     assert (status, told) == (2, "")
     assert errors.startswith("error: ") and errors.count("\n") == 1
     for part in parts:

@@ -13,17 +13,28 @@ from tests.support.programs import run
 # The example of two machines in MindFormers' documentation of its hccl tools, at half its width.
 IPS = {"10.0.0.1": ["192.168.0.0", "192.168.1.0"], "10.0.0.2": ["192.168.0.1", "192.168.1.1"]}
 TABLE = {
-    "version": "1.0", "server_count": "2",
+    "version": "1.0",
+    "server_count": "2",
     "server_list": [
-        {"server_id": "10.0.0.1",
-         "device": [{"device_id": "0", "device_ip": "192.168.0.0", "rank_id": "0"},
-                    {"device_id": "1", "device_ip": "192.168.1.0", "rank_id": "1"}],
-         "host_nic_ip": "reserve"},
-        {"server_id": "10.0.0.2",
-         "device": [{"device_id": "4", "device_ip": "192.168.0.1", "rank_id": "2"},
-                    {"device_id": "5", "device_ip": "192.168.1.1", "rank_id": "3", "device_port": "16666"}],
-         "host_nic_ip": "reserve"}],
-    "status": "completed"}
+        {
+            "server_id": "10.0.0.1",
+            "device": [
+                {"device_id": "0", "device_ip": "192.168.0.0", "rank_id": "0"},
+                {"device_id": "1", "device_ip": "192.168.1.0", "rank_id": "1"},
+            ],
+            "host_nic_ip": "reserve",
+        },
+        {
+            "server_id": "10.0.0.2",
+            "device": [
+                {"device_id": "4", "device_ip": "192.168.0.1", "rank_id": "2"},
+                {"device_id": "5", "device_ip": "192.168.1.1", "rank_id": "3", "device_port": "16666"},
+            ],
+            "host_nic_ip": "reserve",
+        },
+    ],
+    "status": "completed",
+}
 
 
 @pytest.fixture
@@ -47,7 +58,11 @@ def test_a_table_is_read(written):
     table = read(written())
     assert table.size == 4
     assert [(table.place(rank)[0].server_id, table.place(rank)[1].device_id) for rank in range(4)] == [
-        ("10.0.0.1", 0), ("10.0.0.1", 1), ("10.0.0.2", 4), ("10.0.0.2", 5)]
+        ("10.0.0.1", 0),
+        ("10.0.0.1", 1),
+        ("10.0.0.2", 4),
+        ("10.0.0.2", 5),
+    ]
     assert [found.device_id for found in table.devices_of(range(2, 4))] == [4, 5]
     table.check_size(4)
 
@@ -70,27 +85,39 @@ WRONG = {
     "not completed": (lambda t: t.update(status="initializing"), ["status is 'initializing'"]),
     "no machines": (lambda t: t.update(server_list=[]), ["server_list", "not empty"]),
     "machines that are no list": (lambda t: t.update(server_list={"server_id": "10.0.0.1"}), ["server_list"]),
-    "a machine that is a text": (lambda t: t["server_list"].__setitem__(0, "10.0.0.1"),
-                                 ["server_list[0].device is missing"]),
+    "a machine that is a text": (
+        lambda t: t["server_list"].__setitem__(0, "10.0.0.1"),
+        ["server_list[0].device is missing"],
+    ),
     "a lying count": (lambda t: t.update(server_count="3"), ["server_count is 3", "has 2"]),
     "a count in words": (lambda t: t.update(server_count="two"), ["server_count is 'two'", "whole number"]),
     "no server_id": (lambda t: t["server_list"][1].pop("server_id"), ["server_list[1].server_id is missing"]),
     "no devices": (lambda t: t["server_list"][1].update(device=[]), ["server_list[1].device", "not empty"]),
     "a machine twice": (lambda t: t["server_list"][1].update(server_id="10.0.0.1"), ["10.0.0.1 twice"]),
-    "no device_id": (lambda t: device(t, 3).pop("device_id"),
-                     ["server_list[1].device[1].device_id is missing", "rank_id 3"]),
-    "no device_ip": (lambda t: device(t, 0).pop("device_ip"),
-                     ["server_list[0].device[0].device_ip is missing", "rank_id 0"]),
+    "no device_id": (
+        lambda t: device(t, 3).pop("device_id"),
+        ["server_list[1].device[1].device_id is missing", "rank_id 3"],
+    ),
+    "no device_ip": (
+        lambda t: device(t, 0).pop("device_ip"),
+        ["server_list[0].device[0].device_ip is missing", "rank_id 0"],
+    ),
     "no rank_id": (lambda t: device(t, 2).pop("rank_id"), ["server_list[1].device[0].rank_id is missing"]),
-    "an empty device_ip": (lambda t: device(t, 1).update(device_ip=""), ["device_ip is \"\"", "rank_id 1"]),
+    "an empty device_ip": (lambda t: device(t, 1).update(device_ip=""), ['device_ip is ""', "rank_id 1"]),
     "a negative device_id": (lambda t: device(t, 1).update(device_id="-1"), ["device_id is '-1'", "rank_id 1"]),
     "a rank that is a list": (lambda t: device(t, 1).update(rank_id=[1]), ["device[1].rank_id is [1]"]),
-    "a rank twice": (lambda t: device(t, 3).update(rank_id="1"),
-                     ["rank_id 1 is given twice", "device 1 of 10.0.0.1", "device 5 of 10.0.0.2"]),
-    "a rank too large": (lambda t: device(t, 3).update(rank_id="4"),
-                         ["rank_id 4", "device 5 of 10.0.0.2", "outside 0 to 3"]),
-    "a device twice": (lambda t: device(t, 3).update(device_id="4"),
-                       ["device 4 of 10.0.0.2 is there twice", "rank_id 3"]),
+    "a rank twice": (
+        lambda t: device(t, 3).update(rank_id="1"),
+        ["rank_id 1 is given twice", "device 1 of 10.0.0.1", "device 5 of 10.0.0.2"],
+    ),
+    "a rank too large": (
+        lambda t: device(t, 3).update(rank_id="4"),
+        ["rank_id 4", "device 5 of 10.0.0.2", "outside 0 to 3"],
+    ),
+    "a device twice": (
+        lambda t: device(t, 3).update(device_id="4"),
+        ["device 4 of 10.0.0.2 is there twice", "rank_id 3"],
+    ),
 }
 
 
@@ -105,8 +132,10 @@ def test_a_wrong_table_is_refused_by_name(name, written):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "part"), [('{"version": "1.0",', "not JSON"), ("[]", "version is missing"),
-                                               (None, "can't be read"), ("", "not JSON")])
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [('{"version": "1.0",', "not JSON"), ("[]", "version is missing"), (None, "can't be read"), ("", "not JSON")],
+)
 def test_what_is_no_table_is_refused(content, part, tmp_path):
     path = tmp_path / "table.json"
     if content is not None:
@@ -153,15 +182,32 @@ def test_local_addresses():
 # hccl_tools
 
 
-@pytest.mark.parametrize(("text", "devices"), [("[0,8)", range(8)), ("[4,8)", range(4, 8)), ("[1,3)", range(1, 3)),
-                                               (" [ 0 , 1 ) ", range(1)), ("[0,16)", range(16))])
+@pytest.mark.parametrize(
+    ("text", "devices"),
+    [
+        ("[0,8)", range(8)),
+        ("[4,8)", range(4, 8)),
+        ("[1,3)", range(1, 3)),
+        (" [ 0 , 1 ) ", range(1)),
+        ("[0,16)", range(16)),
+    ],
+)
 def test_device_num(text, devices):
     assert hccl_tools.devices_of(text, 16) == devices
 
 
-@pytest.mark.parametrize(("text", "part"), [
-    ("[0,8]", r'"\[0,8\)" for devices 0 to 7'), ("0,8", "not of the form"), ("[0,9)", "end at 8"),
-    ("[4,4)", "must go up"), ("[3,6)", "cuts through"), ("[0,6)", "cuts through"), ("8", "not of the form")])
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("[0,8]", r'"\[0,8\)" for devices 0 to 7'),
+        ("0,8", "not of the form"),
+        ("[0,9)", "end at 8"),
+        ("[4,4)", "must go up"),
+        ("[3,6)", "cuts through"),
+        ("[0,6)", "cuts through"),
+        ("8", "not of the form"),
+    ],
+)
 def test_impossible_device_num(text, part):
     with pytest.raises(InputError, match=part):
         hccl_tools.devices_of(text, 8)
@@ -192,7 +238,9 @@ def test_a_container_s_visible_devices(tmp_path, monkeypatch):
     table, name = hccl_tools.rank_table(arguments)
     assert name == "hccl_2p_01_10.0.0.9.json"
     assert [(found.device_id, found.device_ip, found.rank_id) for found in table.servers[0].devices] == [
-        (6, "192.1.0.6", 0), (7, "192.1.0.7", 1)]
+        (6, "192.1.0.6", 0),
+        (7, "192.1.0.7", 1),
+    ]
 
 
 def test_this_machine_s_address(monkeypatch):
@@ -208,9 +256,14 @@ def test_tables_are_written_and_merged(tmp_path):
     for (server, ips), devices in zip(IPS.items(), ("[0,2)", "[4,6)"), strict=True):
         others = ",".join(f"192.0.2.{number}" for number in range(8)).split(",")
         first = int(devices[1])
-        others[first:first + 2] = ips
-        status, told, errors = hccl("--dry_run", f"--device_num={devices}", f"--server_ip={server}",
-                                    f"--device_ips={','.join(others)}", folder=tmp_path)
+        others[first : first + 2] = ips
+        status, told, errors = hccl(
+            "--dry_run",
+            f"--device_num={devices}",
+            f"--server_ip={server}",
+            f"--device_ips={','.join(others)}",
+            folder=tmp_path,
+        )
         assert (status, errors) == (0, "")
     assert told.endswith("written: hccl_2p_45_10.0.0.2.json\n")
     tables = sorted(path.name for path in tmp_path.iterdir())
@@ -227,8 +280,10 @@ BAD_COMMANDS = {
     "no Ascend devices": (["hccl_tools", "--server_ip=10.0.0.1"], ["/etc/hccn.conf", "--dry_run"]),
     "the end in brackets": (["hccl_tools", "--dry_run", "--device_num=[0,8]"], ["[0,8]", "[0,8)"]),
     "addresses without a dry run": (["hccl_tools", "--device_ips=1.2.3.4"], ["--device_ips", "--dry_run"]),
-    "too few addresses": (["hccl_tools", "--dry_run", "--device_ips=1.2.3.4", "--server_ip=10.0.0.1"],
-                          ["1 addresses for 8"]),
+    "too few addresses": (
+        ["hccl_tools", "--dry_run", "--device_ips=1.2.3.4", "--server_ip=10.0.0.1"],
+        ["1 addresses for 8"],
+    ),
     "visible devices in words": (["hccl_tools", "--dry_run", "--visible_devices=all"], ["--visible_devices 'all'"]),
     "one table": (["merge_hccl", "{table}"], ["two or more"]),
     "no table": (["merge_hccl"], ["two or more"]),
@@ -242,8 +297,9 @@ BAD_COMMANDS = {
 def test_bad_commands(name, written, tmp_path):
     table = written()
     (module, *arguments), parts = BAD_COMMANDS[name]
-    status, told, errors = run("-m", f"src.parallel.{module}", *(part.format(table=table) for part in arguments),
-                               cwd=tmp_path)
+    status, told, errors = run(
+        "-m", f"src.parallel.{module}", *(part.format(table=table) for part in arguments), cwd=tmp_path
+    )
     assert (status, told) == (2, "")
     assert errors.startswith("error: ") and errors.count("\n") == 1
     for part in parts:
@@ -253,11 +309,13 @@ def test_bad_commands(name, written, tmp_path):
 
 def test_merging_keeps_one_entry_a_machine(written, tmp_path):
     """Two tables of one machine, whose ranks both begin at 0, and fields that are not read here."""
+
     def only(number):
         def change(table):
             del table["server_list"][1]
             table["server_list"][0]["device"] = [device(TABLE, number) | {"rank_id": "0"}]
             table["server_count"] = "1"
+
         return change
 
     table = merge([read(written(only(3), "a.json")), read(written(only(0), "b.json"))], "both")

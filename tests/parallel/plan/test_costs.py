@@ -38,8 +38,13 @@ HIDDEN = 2 * 16 * 32 * 4  # bytes of the hidden states of 2 sequences
 
 
 def config_of(parallel=None, model=None, **training):
-    return TrainConfig(replace(MODEL, **model or {}), DataConfig(), TrainingConfig(**dict(batch_size=2) | training),
-                       ParallelConfig(**parallel or {}), GenerationConfig())
+    return TrainConfig(
+        replace(MODEL, **model or {}),
+        DataConfig(),
+        TrainingConfig(**dict(batch_size=2) | training),
+        ParallelConfig(**parallel or {}),
+        GenerationConfig(),
+    )
 
 
 def held_by(config, rank=0):
@@ -89,7 +94,8 @@ def test_half_precision_weights():
 def test_which_parameters_stay_float32(changes):
     model = PanguAlphaModel(replace(TINY, param_init_dtype="float16", **changes))
     assert {p.name: is_float32(p.name) for p in model.get_parameters()} == {
-        p.name: p.dtype == ms.float32 for p in model.get_parameters()}
+        p.name: p.dtype == ms.float32 for p in model.get_parameters()
+    }
 
 
 def test_offloaded_moments_are_not_on_the_device():
@@ -106,7 +112,9 @@ EXECUTED = {
     "experts over ep2 x tp2": (dict(expert=2, tensor=2), dict(num_experts=4)),
     "all at once, half precision": (
         dict(data=2, expert=2, tensor=2, pipeline=2, micro_batch_num=2, optimizer_shard=True),
-        dict(num_experts=4, vocab_size=52, param_init_dtype="float16"))}
+        dict(num_experts=4, vocab_size=52, param_init_dtype="float16"),
+    ),
+}
 
 
 @pytest.mark.parametrize("parallel, model", EXECUTED.values(), ids=EXECUTED)
@@ -124,8 +132,12 @@ def test_each_rank_s_parameters_take_the_planned_bytes(monkeypatch, parallel, mo
         before = set(map(id, others))
         held = bytes_by_kind(parameter for parameter in parameters() if id(parameter) not in before)
         planned, summed = rank_memory(config, rank), config.micro_steps > 1
-        assert held == {"weights": planned.weights, "moments": planned.moments, "slices": planned.slices,
-                        "gradients": planned.gradients if summed else 0}
+        assert held == {
+            "weights": planned.weights,
+            "moments": planned.moments,
+            "slices": planned.slices,
+            "gradients": planned.gradients if summed else 0,
+        }
         assert planned.parameters == sum(parameter.size for parameter in model.get_parameters())
         del stepper
 
@@ -133,11 +145,23 @@ def test_each_rank_s_parameters_take_the_planned_bytes(monkeypatch, parallel, mo
 def random_config(seed):
     draw = random.Random(seed)
     tensor, expert, pipeline = draw.choice([1, 2, 4]), draw.choice([1, 2]), draw.randint(1, 3)
-    parallel = dict(tensor=tensor, expert=expert, pipeline=pipeline, data=draw.randint(1, 3), micro_batch_num=3,
-                    optimizer_shard=draw.random() < 0.7, sequence_parallel=tensor > 1 and draw.random() < 0.5,
-                    recompute=draw.random() < 0.5, vocab_parallel=draw.random() < 0.7)
-    model = dict(num_layers=draw.randint(3, 6), num_experts=2 * expert * draw.randint(expert - 1, 1),
-                 dropout_rate=draw.choice([0.0, 0.1]), param_init_dtype=draw.choice(["float32", "float16"]))
+    parallel = dict(
+        tensor=tensor,
+        expert=expert,
+        pipeline=pipeline,
+        data=draw.randint(1, 3),
+        micro_batch_num=3,
+        optimizer_shard=draw.random() < 0.7,
+        sequence_parallel=tensor > 1 and draw.random() < 0.5,
+        recompute=draw.random() < 0.5,
+        vocab_parallel=draw.random() < 0.7,
+    )
+    model = dict(
+        num_layers=draw.randint(3, 6),
+        num_experts=2 * expert * draw.randint(expert - 1, 1),
+        dropout_rate=draw.choice([0.0, 0.1]),
+        param_init_dtype=draw.choice(["float32", "float16"]),
+    )
     return config_of(parallel, model)
 
 
@@ -192,16 +216,24 @@ def test_an_expert_layer_s_activations_by_hand():
     expected = 8 * 4096 + 8192 + rows * (2 * 32 + 2 * 128) * 4 + 2 * (2 * 16 * 20) * 4
     assert layer_activations(experts, 1) == expected
     assert layer_activations(experts, 0) == layer_activations(config_of(), 0)
-    parts = [config_of(dict(tensor=2, sequence_parallel=on), dict(num_experts=4, expert_interval=2, dropout_rate=0.1))
-             for on in (False, True)]  # the mask of what comes back from the experts is one of all tokens
+    parts = [
+        config_of(dict(tensor=2, sequence_parallel=on), dict(num_experts=4, expert_interval=2, dropout_rate=0.1))
+        for on in (False, True)
+    ]  # the mask of what comes back from the experts is one of all tokens
     assert layer_activations(parts[0], 1) - layer_activations(parts[1], 1) == 3 * HIDDEN // 2
 
 
 @pytest.mark.parametrize("tensor", [1, 2, 8])
 def test_a_layer_s_activations_are_those_of_megatron(tensor):
     """Korthikanti et al. (arXiv 2205.05198), equation 2, without dropout: s b h (8 + 24 / t) + 2 a s^2 b / t bytes."""
-    half = dict(hidden_size=64, ffn_hidden_size=256, num_heads=8, seq_length=32, compute_dtype="float16",
-                softmax_compute_dtype="float16")
+    half = dict(
+        hidden_size=64,
+        ffn_hidden_size=256,
+        num_heads=8,
+        seq_length=32,
+        compute_dtype="float16",
+        softmax_compute_dtype="float16",
+    )
     s, b, h, a, t = 32, 2, 64, 8, tensor
     expected = s * b * h * (8 + 24 / t) + 2 * a * s * s * b / t
     assert layer_activations(config_of(dict(tensor=tensor), half), 0) == expected
@@ -227,6 +259,7 @@ def test_what_a_stage_keeps():
 def test_what_the_compiler_keeps_to_compute_the_rest_again():
     """Of 4 layers no LayerNorm's output; and sliced, half of each second LayerNorm's input on each tensor rank, and of
     several micro-batches also of the inputs of blocks 1 and 2: the query layer's comes from the last LayerNorm."""
+
     def kept(**settings):
         config = config_of(dict(tensor=2, recompute=True, micro_batch_num=2) | settings, dict(num_layers=4))
         return activations(config, Plan.of(config.parallel, config.model), 0)
@@ -264,8 +297,10 @@ def test_tensor_parallel_sends():
     each rank's largest logit."""
     config = config_of(dict(tensor=2))
     number_a_token = 2 * 16 * 4
-    assert payloads(config) == {("tensor", "AllReduce", 2): (4 * 3 + 3) * HIDDEN + 2 * number_a_token,
-                                ("tensor", "AllGather", 2): 2 * number_a_token}
+    assert payloads(config) == {
+        ("tensor", "AllReduce", 2): (4 * 3 + 3) * HIDDEN + 2 * number_a_token,
+        ("tensor", "AllGather", 2): 2 * number_a_token,
+    }
     twice = payloads(config_of(dict(tensor=2), accumulation_steps=2))
     assert twice == {key: 2 * payload for key, payload in payloads(config).items()}
 
@@ -280,8 +315,10 @@ def test_a_whole_vocabulary_is_held_and_sends_nothing():
     assert activations(whole, plan, 0) - activations(parts, Plan.of(parts.parallel, parts.model), 0) == logits // 2
     assert payloads(whole) == {("tensor", "AllReduce", 2): (4 * 3 + 1) * HIDDEN}
     assert payloads(config_of(dict(tensor=2, sequence_parallel=True, vocab_parallel=False))) == {
-        ("tensor", "AllReduce", 2): HIDDEN + 4 * (3 * 6 * 32 + 64), ("tensor", "ReduceScatter", 2): 12 * HIDDEN,
-        ("tensor", "AllGather", 2): 14 * HIDDEN}
+        ("tensor", "AllReduce", 2): HIDDEN + 4 * (3 * 6 * 32 + 64),
+        ("tensor", "ReduceScatter", 2): 12 * HIDDEN,
+        ("tensor", "AllGather", 2): 14 * HIDDEN,
+    }
 
 
 def test_experts_add_up_their_own_rows():
@@ -293,6 +330,7 @@ def test_experts_add_up_their_own_rows():
 
 def test_a_forward_pass_that_is_computed_again_leaves_out_the_last_sum_of_a_layer():
     """That of attention is needed again; that of a feed-forward layer is not, that of experts is by their router."""
+
     def again(**model):
         plain, recomputed = (payloads(config_of(dict(tensor=2, recompute=on), model)) for on in (False, True))
         return recomputed["tensor", "AllReduce", 2] - plain["tensor", "AllReduce", 2]
@@ -317,7 +355,8 @@ def test_sequence_parallel_scatters_and_gathers():
     assert payloads(config_of(dict(tensor=2, sequence_parallel=True))) == {
         ("tensor", "AllReduce", 2): 2 * HIDDEN + 2 * number_a_token + 4 * (3 * 6 * 32 + 64),
         ("tensor", "ReduceScatter", 2): 13 * HIDDEN,
-        ("tensor", "AllGather", 2): 14 * HIDDEN + 2 * number_a_token}
+        ("tensor", "AllGather", 2): 14 * HIDDEN + 2 * number_a_token,
+    }
 
 
 def test_sequence_parallel_around_experts():
@@ -331,16 +370,19 @@ def test_sequence_parallel_around_experts():
 
 
 def test_a_stage_hands_on_its_own_tokens():
-    plain, spread = (payloads(config_of(dict(tensor=2, pipeline=3, micro_batch_num=4, sequence_parallel=on)), 2)
-                     for on in (False, True))
+    plain, spread = (
+        payloads(config_of(dict(tensor=2, pipeline=3, micro_batch_num=4, sequence_parallel=on)), 2)
+        for on in (False, True)
+    )
     assert plain["pipeline", "Exchange", 2] == 2 * spread["pipeline", "Exchange", 2] == 11 * HIDDEN
 
 
 def test_hidden_states_are_sent_in_the_compute_dtype_but_as_float32_on_a_cpu():
     half = dict(compute_dtype="float16", num_experts=4, expert_interval=3)
     parallel = dict(tensor=2, expert=2, pipeline=2, micro_batch_num=2)
-    on_cpu, on_ascend = (payloads(config_of(parallel | dict(device_target=target), half), 7)
-                         for target in ("CPU", "Ascend"))
+    on_cpu, on_ascend = (
+        payloads(config_of(parallel | dict(device_target=target), half), 7) for target in ("CPU", "Ascend")
+    )
     for kind in (("pipeline", "Exchange", 2), ("expert", "AlltoAll", 2)):
         assert on_cpu[kind] == 2 * on_ascend[kind] > 0
     loss = 2 * 2 * 2 * 16 * 4  # of two micro-batches, float32 everywhere
@@ -353,10 +395,15 @@ def test_hidden_states_are_sent_in_the_compute_dtype_but_as_float32_on_a_cpu():
 def test_data_parallel_sends_gradients():
     assert payloads(config_of(dict(data=3))) == {("data", "AllReduce", 3): 4 * 40736}
     assert payloads(config_of(dict(data=2, optimizer_shard=True))) == {
-        ("data", "ReduceScatter", 2): 4 * 40736, ("data", "AllGather", 2): 4 * 40736}
+        ("data", "ReduceScatter", 2): 4 * 40736,
+        ("data", "AllGather", 2): 4 * 40736,
+    }
     odd = payloads(config_of(dict(data=3, optimizer_shard=True)))
-    assert odd == {("data", "ReduceScatter", 3): 4 * 1536, ("data", "AllGather", 3): 4 * 1536,
-                   ("data", "AllReduce", 3): 4 * (40736 - 1536)}
+    assert odd == {
+        ("data", "ReduceScatter", 3): 4 * 1536,
+        ("data", "AllGather", 3): 4 * 1536,
+        ("data", "AllReduce", 3): 4 * (40736 - 1536),
+    }
 
 
 def test_neighbouring_stages_exchange_hidden_states_and_gradients():
@@ -373,12 +420,16 @@ def test_experts_have_replicas_and_exchanges_of_their_own():
     config = config_of(dict(data=3, expert=2), dict(num_experts=4, expert_interval=3))
     experts = 2 * 8352
     assert payloads(config) == {
-        ("data", "AllReduce", 3): 4 * experts, ("data", "AllReduce", 6): 4 * (40736 - 8352 + 128),
-        ("expert", "AlltoAll", 2): 4 * 2 * 20 * 32 * 4}  # there and back, forward and backward; 20 places a sequence
+        ("data", "AllReduce", 3): 4 * experts,
+        ("data", "AllReduce", 6): 4 * (40736 - 8352 + 128),
+        ("expert", "AlltoAll", 2): 4 * 2 * 20 * 32 * 4,
+    }  # there and back, forward and backward; 20 places a sequence
 
 
-@pytest.mark.parametrize("operation, sent", [("AllReduce", 150), ("ReduceScatter", 75), ("AllGather", 75),
-                                             ("AlltoAll", 75), ("Exchange", 100)])
+@pytest.mark.parametrize(
+    "operation, sent",
+    [("AllReduce", 150), ("ReduceScatter", 75), ("AllGather", 75), ("AlltoAll", 75), ("Exchange", 100)],
+)
 def test_what_a_rank_of_a_ring_of_4_sends_of_100_bytes(operation, sent):
     assert Communication("data", operation, 4, 100).sent == sent
 

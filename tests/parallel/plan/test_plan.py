@@ -24,8 +24,14 @@ def random_plan(seed):
     """A plan of up to 5 x 4 x 3 x 4 ranks."""
     draw = random.Random(seed)
     pipeline = draw.randint(1, 5)
-    return Plan(pipeline, draw.randint(1, 4), draw.randint(1, 3), draw.randint(1, 4), draw.random() < 0.5,
-                draw.randint(max(2, pipeline), 12))
+    return Plan(
+        pipeline,
+        draw.randint(1, 4),
+        draw.randint(1, 3),
+        draw.randint(1, 4),
+        draw.random() < 0.5,
+        draw.randint(max(2, pipeline), 12),
+    )
 
 
 def grid(plan):
@@ -84,8 +90,12 @@ def test_data_ranks_and_neighbouring_stages(seed):
 def test_eight_ranks_by_hand():
     plan = Plan(pipeline=2, data=2, tensor=2, num_layers=5)
     assert [plan.coordinates(rank) for rank in (0, 1, 2, 5, 7)] == [
-        Coordinates(0, 0, 0, 0), Coordinates(0, 0, 0, 1), Coordinates(0, 1, 0, 0), Coordinates(1, 0, 0, 1),
-        Coordinates(1, 1, 0, 1)]
+        Coordinates(0, 0, 0, 0),
+        Coordinates(0, 0, 0, 1),
+        Coordinates(0, 1, 0, 0),
+        Coordinates(1, 0, 0, 1),
+        Coordinates(1, 1, 0, 1),
+    ]
     assert [plan.group(6, axis) for axis in AXES] == [(2, 6), (4, 6), (6,), (6, 7)]
     assert [list(plan.layers(stage)) for stage in (0, 1)] == [[0, 1, 2], [3, 4]]
 
@@ -105,49 +115,90 @@ def test_the_plan_of_a_configuration():
     train_config(dict(vocab_size=53), {}, dict(tensor=2, vocab_parallel=False))  # 53 need not divide
 
 
-@pytest.mark.parametrize("settings, told", [
-    (dict(world_size=8, data=3, tensor=2), r"parallel.data 3 x tensor 2 x pipeline 1 x expert 1 makes 6 ranks, but "
-                                           r"parallel.world_size is 8; 8 ranks would fit the last three"),
-    (dict(world_size=8, tensor=3), r"data 2 x tensor 3 .* makes 6 ranks, but .* is 8; 9 ranks would fit"),
-    (dict(world_size=2, tensor=4), r"makes 4 ranks, but parallel.world_size is 2; 4 ranks would fit"),
-    (dict(tensor=0), "parallel.tensor is 0; it must be at least 1"),
-    (dict(micro_batch_num=0), "parallel.micro_batch_num is 0"),
-    (dict(tensor=2, recompute_slice_activation=True), "recompute_slice_activation needs parallel.recompute, and"),
-    (dict(recompute=True, recompute_slice_activation=True), "slice_activation .* parallel.tensor of 2 or more without"),
-    (dict(data=2, sequence_parallel=True), "sequence_parallel needs parallel.tensor of 2 or more"),
-])
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        (
+            dict(world_size=8, data=3, tensor=2),
+            r"parallel.data 3 x tensor 2 x pipeline 1 x expert 1 makes 6 ranks, but "
+            r"parallel.world_size is 8; 8 ranks would fit the last three",
+        ),
+        (dict(world_size=8, tensor=3), r"data 2 x tensor 3 .* makes 6 ranks, but .* is 8; 9 ranks would fit"),
+        (dict(world_size=2, tensor=4), r"makes 4 ranks, but parallel.world_size is 2; 4 ranks would fit"),
+        (dict(tensor=0), "parallel.tensor is 0; it must be at least 1"),
+        (dict(micro_batch_num=0), "parallel.micro_batch_num is 0"),
+        (dict(tensor=2, recompute_slice_activation=True), "recompute_slice_activation needs parallel.recompute, and"),
+        (
+            dict(recompute=True, recompute_slice_activation=True),
+            "slice_activation .* parallel.tensor of 2 or more without",
+        ),
+        (dict(data=2, sequence_parallel=True), "sequence_parallel needs parallel.tensor of 2 or more"),
+    ],
+)
 def test_impossible_meshes(settings, told):
     with pytest.raises(InputError, match=told):
         ParallelConfig(**settings)
 
 
 def train_config(model, training, parallel):
-    return TrainConfig(PanguAlphaConfig(**SMALL | model), DataConfig(), TrainingConfig(**training),
-                       ParallelConfig(**parallel), GenerationConfig())
+    return TrainConfig(
+        PanguAlphaConfig(**SMALL | model),
+        DataConfig(),
+        TrainingConfig(**training),
+        ParallelConfig(**parallel),
+        GenerationConfig(),
+    )
 
 
-@pytest.mark.parametrize("model, training, parallel, told", [
-    (dict(num_heads=2), {}, dict(tensor=4), "parallel.tensor 4 does not divide model.num_heads 2; 2 does"),
-    (dict(vocab_size=50), {}, dict(tensor=4), "parallel.tensor 4 does not divide model.vocab_size 50; 2 does"),
-    (dict(ffn_hidden_size=90), {}, dict(tensor=4),
-     "parallel.tensor 4 does not divide model.ffn_hidden_size 90; 3 does"),
-    (dict(seq_length=30), {}, dict(tensor=4, sequence_parallel=True),
-     "parallel.tensor 4 does not divide model.seq_length 30; 3 does"),
-    ({}, {}, dict(pipeline=4, micro_batch_num=4), r"parallel.pipeline 4 is more than the model's 3 layers \(the query "
-                                                  r"layer counted\); at most that many fit"),
-    ({}, {}, dict(pipeline=3, micro_batch_num=2),
-     r"parallel.micro_batch_num 2 x training.accumulation_steps 1 gives 2 micro-batches, fewer than the 3 stages "
-     r"\(parallel.pipeline\); parallel.micro_batch_num 3 would fit"),
-    ({}, dict(accumulation_steps=2), dict(pipeline=3), r"gives 2 micro-batches, .*micro_batch_num 2 would fit"),
-    ({}, {}, dict(expert=2), "parallel.expert 2 does not divide model.num_experts 0; 1 does"),
-    (dict(num_experts=6), {}, dict(expert=4), "parallel.expert 4 does not divide model.num_experts 6; 3 does"),
-    (dict(num_experts=2), {}, dict(expert=4), "parallel.expert 4 does not divide model.num_experts 2; 2 does"),
-    ({}, dict(optimizer="lamb"), dict(tensor=2), "lamb needs the norms of whole parameters: use adamw"),
-    ({}, dict(optimizer="lamb"), dict(data=2, optimizer_shard=True), "lamb needs the norms of whole parameters"),
-    (dict(num_experts=4), dict(optimizer="lamb"), dict(expert=2), "lamb needs the norms of whole parameters"),
-    *(({}, {}, dict(world_size=8, strategy_search=True) | chosen, "strategy_search leaves everything to MindSpore's")
-      for chosen in (dict(tensor=2), dict(optimizer_shard=True), dict(vocab_parallel=False))),
-])
+@pytest.mark.parametrize(
+    "model, training, parallel, told",
+    [
+        (dict(num_heads=2), {}, dict(tensor=4), "parallel.tensor 4 does not divide model.num_heads 2; 2 does"),
+        (dict(vocab_size=50), {}, dict(tensor=4), "parallel.tensor 4 does not divide model.vocab_size 50; 2 does"),
+        (
+            dict(ffn_hidden_size=90),
+            {},
+            dict(tensor=4),
+            "parallel.tensor 4 does not divide model.ffn_hidden_size 90; 3 does",
+        ),
+        (
+            dict(seq_length=30),
+            {},
+            dict(tensor=4, sequence_parallel=True),
+            "parallel.tensor 4 does not divide model.seq_length 30; 3 does",
+        ),
+        (
+            {},
+            {},
+            dict(pipeline=4, micro_batch_num=4),
+            r"parallel.pipeline 4 is more than the model's 3 layers \(the query "
+            r"layer counted\); at most that many fit",
+        ),
+        (
+            {},
+            {},
+            dict(pipeline=3, micro_batch_num=2),
+            r"parallel.micro_batch_num 2 x training.accumulation_steps 1 gives 2 micro-batches, fewer than the 3 "
+            r"stages \(parallel.pipeline\); parallel.micro_batch_num 3 would fit",
+        ),
+        ({}, dict(accumulation_steps=2), dict(pipeline=3), r"gives 2 micro-batches, .*micro_batch_num 2 would fit"),
+        ({}, {}, dict(expert=2), "parallel.expert 2 does not divide model.num_experts 0; 1 does"),
+        (dict(num_experts=6), {}, dict(expert=4), "parallel.expert 4 does not divide model.num_experts 6; 3 does"),
+        (dict(num_experts=2), {}, dict(expert=4), "parallel.expert 4 does not divide model.num_experts 2; 2 does"),
+        ({}, dict(optimizer="lamb"), dict(tensor=2), "lamb needs the norms of whole parameters: use adamw"),
+        ({}, dict(optimizer="lamb"), dict(data=2, optimizer_shard=True), "lamb needs the norms of whole parameters"),
+        (dict(num_experts=4), dict(optimizer="lamb"), dict(expert=2), "lamb needs the norms of whole parameters"),
+        *(
+            (
+                {},
+                {},
+                dict(world_size=8, strategy_search=True) | chosen,
+                "strategy_search leaves everything to MindSpore's",
+            )
+            for chosen in (dict(tensor=2), dict(optimizer_shard=True), dict(vocab_parallel=False))
+        ),
+    ],
+)
 def test_plans_that_do_not_fit_the_model(model, training, parallel, told):
     with pytest.raises(InputError, match=told) as raised:
         train_config(model, training, parallel)
@@ -155,13 +206,17 @@ def test_plans_that_do_not_fit_the_model(model, training, parallel, told):
 
 
 def test_plans_that_do_fit():
-    config = train_config(dict(num_experts=4), dict(accumulation_steps=3),
-                          dict(tensor=2, pipeline=3, expert=2, sequence_parallel=True, optimizer_shard=True))
+    config = train_config(
+        dict(num_experts=4),
+        dict(accumulation_steps=3),
+        dict(tensor=2, pipeline=3, expert=2, sequence_parallel=True, optimizer_shard=True),
+    )
     assert config.micro_steps == 3
     assert train_config({}, dict(optimizer="lamb"), dict(data=2, pipeline=2, micro_batch_num=2)).micro_steps == 2
 
 
 def test_prediction_needs_no_micro_batches():
-    config = RunConfig(PanguAlphaConfig(**SMALL), DataConfig(), TrainingConfig(), ParallelConfig(pipeline=3),
-                       GenerationConfig())
+    config = RunConfig(
+        PanguAlphaConfig(**SMALL), DataConfig(), TrainingConfig(), ParallelConfig(pipeline=3), GenerationConfig()
+    )
     assert config.micro_steps == 1

@@ -10,11 +10,25 @@ from src.parallel.plan.costs import communication, rank_memory
 from src.parallel.plan.report import describe
 from tests.support.programs import ROOT, finish, run, start
 
-LARGE = ["--mode=200B", "--parallel.tensor=8", "--parallel.pipeline=16", "--parallel.data=16",
-         "--parallel.optimizer_shard=true", "--parallel.micro_batch_num=32"]
-ALL_KINDS = ["--mode=tiny", "--model.num_experts=4", "--parallel.tensor=2", "--parallel.expert=2", "--parallel.data=2",
-             "--parallel.pipeline=2", "--parallel.micro_batch_num=4", "--parallel.optimizer_shard=true"]
-GIB, MIB = 2 ** 30, 2 ** 20
+LARGE = [
+    "--mode=200B",
+    "--parallel.tensor=8",
+    "--parallel.pipeline=16",
+    "--parallel.data=16",
+    "--parallel.optimizer_shard=true",
+    "--parallel.micro_batch_num=32",
+]
+ALL_KINDS = [
+    "--mode=tiny",
+    "--model.num_experts=4",
+    "--parallel.tensor=2",
+    "--parallel.expert=2",
+    "--parallel.data=2",
+    "--parallel.pipeline=2",
+    "--parallel.micro_batch_num=4",
+    "--parallel.optimizer_shard=true",
+]
+GIB, MIB = 2**30, 2**20
 
 
 def config_of(*flags):
@@ -23,13 +37,19 @@ def config_of(*flags):
 
 def rows(report, title):
     """The cells of a table by its title, header first."""
-    lines = report[report.index(f"\n{title}") + 1:].split("\n\n")[0].splitlines()
+    lines = report[report.index(f"\n{title}") + 1 :].split("\n\n")[0].splitlines()
     return [re.split(r"\s{2,}", line.strip()) for line in (lines[1], *lines[3:]) if re.match(r" *\w+  ", line)]
 
 
-@pytest.mark.parametrize("flags", [["--mode=tiny"], ["--mode=2.6B", "--parallel.tensor=8"], ALL_KINDS,
-                                   [*LARGE, "--parallel.recompute", "--parallel.sequence_parallel",
-                                    "--parallel.optimizer_offload"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--mode=tiny"],
+        ["--mode=2.6B", "--parallel.tensor=8"],
+        ALL_KINDS,
+        [*LARGE, "--parallel.recompute", "--parallel.sequence_parallel", "--parallel.optimizer_offload"],
+    ],
+)
 def test_reports_fit_a_terminal(flags):
     report = describe(config_of(*flags))
     assert max(map(len, report.splitlines())) <= 120
@@ -49,8 +69,18 @@ def test_one_rank():
 def test_all_ranks_of_a_small_plan():
     report = describe(config_of(*ALL_KINDS))
     header, *ranks = rows(report, "Ranks")
-    assert header == ["rank", "pp", "dp", "ep", "tp", "tensor group", "data group", "pipeline group", "expert group",
-                      "data x expert group"]
+    assert header == [
+        "rank",
+        "pp",
+        "dp",
+        "ep",
+        "tp",
+        "tensor group",
+        "data group",
+        "pipeline group",
+        "expert group",
+        "data x expert group",
+    ]
     assert [row[0] for row in ranks] == [str(rank) for rank in range(16)]
     assert ranks[5] == ["5", "0", "1", "0", "1", "4, 5", "1, 5", "5, 13", "5, 7", "1, 3 .. 7"]
     assert [row[2] for row in rows(report, "Stages")[1:]] == ["embedding, blocks 0-1", "query layer, head"]
@@ -74,8 +104,10 @@ def test_the_tables_hold_the_figures():
     for stage, row in enumerate(stages):
         found = communication(config, 8 * stage)
         sums = [sum(one.payload for one in found if one.kind == kind) for kind in header[1:6]]
-        assert row == [str(stage), *(f"{figure / MIB:.3f}"
-                                     for figure in (*sums, sum(sums), sum(one.sent for one in found)))]
+        assert row == [
+            str(stage),
+            *(f"{figure / MIB:.3f}" for figure in (*sums, sum(sums), sum(one.sent for one in found))),
+        ]
 
 
 def test_what_is_counted_is_told_where_a_cpu_sends_more():
@@ -98,20 +130,23 @@ def test_200_billion_on_2048_ranks():
     # A middle stage, of 4 layers: (4 h^2 + 2 h f) / 8 in matrices, biases into heads and units (3 h + f) / 8, those out
     # of them and the LayerNorms, 6 h, whole.
     hidden = 16384
-    held = 4 * (12 * hidden ** 2 // 8 + 7 * hidden // 8 + 6 * hidden)
+    held = 4 * (12 * hidden**2 // 8 + 7 * hidden // 8 + 6 * hidden)
     assert stages[2][3] == f"{held:,}"
-    assert rows(report, "Memory a rank, GiB")[2][1:5] == [f"{figure / GIB:.3f}" for figure in
-                                                         (4 * held, 4 * held, 8 * held / 16, 4 * held / 16)]
+    assert rows(report, "Memory a rank, GiB")[2][1:5] == [
+        f"{figure / GIB:.3f}" for figure in (4 * held, 4 * held, 8 * held / 16, 4 * held / 16)
+    ]
 
 
 @pytest.mark.parametrize("flags", [["--mode=2.6B", "--parallel.tensor", "8", "--plan"], [*LARGE, "--plan=true"]])
 def test_a_plan_is_printed_without_mindspore_and_without_a_file(tmp_path, flags):
-    program = ("import runpy, sys\n"
-               f"sys.argv[1:] = {flags}\n"
-               "try:\n"
-               f"    runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
-               "finally:\n"
-               "    print('MindSpore:', 'mindspore' in sys.modules)\n")
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv[1:] = {flags}\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    print('MindSpore:', 'mindspore' in sys.modules)\n"
+    )
     status, output, errors = finish(start("-B", "-c", program, cwd=tmp_path), timeout=60)
     assert (status, errors) == (0, "") and output.endswith("MindSpore: False\n")
     assert describe(config_of(*flags)) in output

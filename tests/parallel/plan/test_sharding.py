@@ -27,12 +27,20 @@ def draw_case(seed):
     """A model and a plan that fits it."""
     draw = random.Random(seed)
     tensor, expert, pipeline = draw.choice([1, 2, 4]), draw.choice([1, 2]), draw.randint(1, 4)
-    model = PanguAlphaConfig(vocab_size=4 * draw.randint(3, 9), hidden_size=8, num_layers=draw.randint(pipeline + 1, 6),
-                             num_heads=4, ffn_hidden_size=4 * draw.randint(1, 5), seq_length=draw.randint(2, 6),
-                             eod_token=1, num_experts=expert * draw.randint(expert - 1, 2),
-                             expert_interval=draw.randint(1, 2))
-    return model, Plan(pipeline, draw.randint(1, 3), expert, tensor, draw.random() < 0.7, model.num_layers,
-                       draw.random() < 0.7)
+    model = PanguAlphaConfig(
+        vocab_size=4 * draw.randint(3, 9),
+        hidden_size=8,
+        num_layers=draw.randint(pipeline + 1, 6),
+        num_heads=4,
+        ffn_hidden_size=4 * draw.randint(1, 5),
+        seq_length=draw.randint(2, 6),
+        eod_token=1,
+        num_experts=expert * draw.randint(expert - 1, 2),
+        expert_interval=draw.randint(1, 2),
+    )
+    return model, Plan(
+        pipeline, draw.randint(1, 3), expert, tensor, draw.random() < 0.7, model.num_layers, draw.random() < 0.7
+    )
 
 
 CASES = [draw_case(seed) for seed in range(40)]
@@ -41,13 +49,22 @@ CASES = [draw_case(seed) for seed in range(40)]
 def test_the_drawn_cases_cover_all_kinds():
     assert {plan.tensor for _, plan in CASES} == {1, 2, 4} and {plan.expert for _, plan in CASES} == {1, 2}
     assert {plan.pipeline for _, plan in CASES} == {1, 2, 3, 4} and {plan.optimizer_shard for _, plan in CASES} == {
-        True, False}
+        True,
+        False,
+    }
     assert {(plan.tensor, plan.vocab_parallel) for _, plan in CASES} >= {(2, True), (2, False), (4, True), (4, False)}
     assert any(model.num_experts for model, _ in CASES)
 
 
-@pytest.mark.parametrize("changes", [{}, dict(ffn_hidden_size=48, num_layers=2),
-                                     dict(num_experts=4), dict(num_experts=2, expert_interval=1, expert_top_k=2)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(ffn_hidden_size=48, num_layers=2),
+        dict(num_experts=4),
+        dict(num_experts=2, expert_interval=1, expert_top_k=2),
+    ],
+)
 def test_parameter_shapes_are_those_of_the_model_in_its_order(changes):
     config = replace(TINY, **changes)
     of_model = [(parameter.name, tuple(parameter.shape)) for parameter in PanguAlphaModel(config).get_parameters()]
@@ -55,26 +72,29 @@ def test_parameter_shapes_are_those_of_the_model_in_its_order(changes):
     assert sum(np.prod(shape) for _, shape in of_model) == config.num_parameters
 
 
-@pytest.mark.parametrize("name, axis", [
-    (WORD_TABLE, 0),
-    ("backbone.embedding.position_embedding.embedding_table", None),
-    ("backbone.top_query_embedding.embedding_table", None),
-    ("backbone.layernorm.gamma", None),
-    ("backbone.blocks.11.layernorm2.beta", None),
-    ("backbone.blocks.11.attention.dense1.weight", 0),  # stored (out, in)
-    ("backbone.blocks.11.attention.dense3.bias", 0),
-    ("backbone.top_query_layer.attention.projection.weight", 0),  # stored (in, out), as all below
-    ("backbone.top_query_layer.attention.projection.bias", None),
-    ("backbone.blocks.0.output.mapping.weight", 1),
-    ("backbone.blocks.0.output.mapping.bias", 0),
-    ("backbone.blocks.0.output.projection.weight", 0),
-    ("backbone.blocks.0.output.projection.bias", None),
-    ("backbone.blocks.1.output.router.dense.weight", None),
-    ("backbone.blocks.1.output.ffn.mapping.weight", 2),
-    ("backbone.blocks.1.output.ffn.mapping.bias", 1),
-    ("backbone.blocks.1.output.ffn.projection.weight", 1),
-    ("backbone.blocks.1.output.ffn.projection.bias", None),
-])
+@pytest.mark.parametrize(
+    "name, axis",
+    [
+        (WORD_TABLE, 0),
+        ("backbone.embedding.position_embedding.embedding_table", None),
+        ("backbone.top_query_embedding.embedding_table", None),
+        ("backbone.layernorm.gamma", None),
+        ("backbone.blocks.11.layernorm2.beta", None),
+        ("backbone.blocks.11.attention.dense1.weight", 0),  # stored (out, in)
+        ("backbone.blocks.11.attention.dense3.bias", 0),
+        ("backbone.top_query_layer.attention.projection.weight", 0),  # stored (in, out), as all below
+        ("backbone.top_query_layer.attention.projection.bias", None),
+        ("backbone.blocks.0.output.mapping.weight", 1),
+        ("backbone.blocks.0.output.mapping.bias", 0),
+        ("backbone.blocks.0.output.projection.weight", 0),
+        ("backbone.blocks.0.output.projection.bias", None),
+        ("backbone.blocks.1.output.router.dense.weight", None),
+        ("backbone.blocks.1.output.ffn.mapping.weight", 2),
+        ("backbone.blocks.1.output.ffn.mapping.bias", 1),
+        ("backbone.blocks.1.output.ffn.projection.weight", 1),
+        ("backbone.blocks.1.output.ffn.projection.bias", None),
+    ],
+)
 def test_what_tensor_parallel_slices(name, axis):
     """Column parallel into heads and hidden units, row parallel out of them (Megatron-LM, section 3)."""
     assert tensor_axis(name) == axis
@@ -91,11 +111,16 @@ def test_a_whole_vocabulary_is_on_each_tensor_rank():
 
 def test_stages_by_hand():
     plan = Plan(pipeline=3, num_layers=7)  # layers 0-2, 3-4, 5-6; the query layer is 6
-    expected = {WORD_TABLE: (0, 2), "backbone.embedding.position_embedding.embedding_table": (0,),
-                "backbone.blocks.2.layernorm1.gamma": (0,), "backbone.blocks.3.layernorm1.gamma": (1,),
-                "backbone.blocks.5.output.mapping.bias": (2,), "backbone.layernorm.gamma": (2,),
-                "backbone.top_query_embedding.embedding_table": (2,),
-                "backbone.top_query_layer.attention.dense1.bias": (2,)}
+    expected = {
+        WORD_TABLE: (0, 2),
+        "backbone.embedding.position_embedding.embedding_table": (0,),
+        "backbone.blocks.2.layernorm1.gamma": (0,),
+        "backbone.blocks.3.layernorm1.gamma": (1,),
+        "backbone.blocks.5.output.mapping.bias": (2,),
+        "backbone.layernorm.gamma": (2,),
+        "backbone.top_query_embedding.embedding_table": (2,),
+        "backbone.top_query_layer.attention.dense1.bias": (2,),
+    }
     assert {name: stages(name, plan) for name in expected} == expected
     assert stages(WORD_TABLE, Plan(num_layers=7)) == (0,)
 
@@ -180,9 +205,12 @@ def test_replicas_parts_follow_each_other_in_memory(model, plan):
 
 @pytest.mark.parametrize("model, plan", CASES)
 def test_all_ranks_together_hold_each_number_of_the_model(model, plan):
-    different = {(name, box(name, shape, plan, plan.coordinates(rank)))
-                 for name, shape in parameter_shapes(model).items() for rank in range(plan.world_size)
-                 if plan.coordinates(rank).pipeline in stages(name, plan)}
+    different = {
+        (name, box(name, shape, plan, plan.coordinates(rank)))
+        for name, shape in parameter_shapes(model).items()
+        for rank in range(plan.world_size)
+        if plan.coordinates(rank).pipeline in stages(name, plan)
+    }
     assert sum(part.size for _, part in different) == model.num_parameters
 
 

@@ -32,13 +32,20 @@ def dry_run(*flags):
 def planned(output):
     """Of each rank that was compiled: how many arrays and messages are as the plan says."""
     assert "differs" not in output
-    return [tuple(map(int, found)) for found in
-            re.findall(r"plan    the same: (\d+) parameters and inputs, .* (\d+) messages", output)]
+    return [
+        tuple(map(int, found))
+        for found in re.findall(r"plan    the same: (\d+) parameters and inputs, .* (\d+) messages", output)
+    ]
 
 
 def test_every_kind_of_rank_is_as_planned():
-    status, output, errors = dry_run(*SPREAD, "--parallel.optimizer_shard", "--model.dropout_rate=0.1",
-                                     "--model.compute_dtype=float16", "--model.param_init_dtype=float16")
+    status, output, errors = dry_run(
+        *SPREAD,
+        "--parallel.optimizer_shard",
+        "--model.dropout_rate=0.1",
+        "--model.compute_dtype=float16",
+        "--model.param_init_dtype=float16",
+    )
     assert status == 0, errors
     assert re.findall(r"^rank (\d)", output, re.MULTILINE) == ["0", "4"]
     # Both blocks, embedding and scalars; of each parameter itself, a sum of gradients and two moments.
@@ -46,12 +53,20 @@ def test_every_kind_of_rank_is_as_planned():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--parallel.optimizer_shard"],
-                                   ["--parallel.optimizer_shard", "--model.vocab_size=2002"],  # rows that don't divide
-                                   ["--parallel.optimizer_shard", "--parallel.vocab_parallel=false"],
-                                   ["--parallel.recompute"], ["--parallel.sequence_parallel"],
-                                   ["--parallel.recompute", "--parallel.recompute_slice_activation"],
-                                   ["--parallel.micro_batch_interleaved=2", "--parallel.fusion_groups=3"]], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--parallel.optimizer_shard"],
+        ["--parallel.optimizer_shard", "--model.vocab_size=2002"],  # rows that don't divide
+        ["--parallel.optimizer_shard", "--parallel.vocab_parallel=false"],
+        ["--parallel.recompute"],
+        ["--parallel.sequence_parallel"],
+        ["--parallel.recompute", "--parallel.recompute_slice_activation"],
+        ["--parallel.micro_batch_interleaved=2", "--parallel.fusion_groups=3"],
+    ],
+    ids=str,
+)
 def test_every_rank_of_eight_is_as_planned(flags):
     status, output, errors = dry_run(*SPREAD, *flags, "--rank=all")
     assert status == 0, errors
@@ -62,35 +77,65 @@ def test_a_whole_vocabulary_is_as_planned():
     """Among 2: 12 sums in the layers, none of the embedding and of a row's loss; 3 of the losses of both replicas, and
     gradients of 10 parameters a layer. Among 4: gradients of 6 parameters a layer, three tables and the last LayerNorm;
     and the norm."""
-    status, output, errors = dry_run("--parallel.tensor=2", "--parallel.data=2", "--parallel.vocab_parallel=false",
-                                     "--model.vocab_size=2001", "--rank=3")
+    status, output, errors = dry_run(
+        "--parallel.tensor=2",
+        "--parallel.data=2",
+        "--parallel.vocab_parallel=false",
+        "--model.vocab_size=2001",
+        "--rank=3",
+    )
     assert status == 0, errors
     assert planned(output) == [(167, 69)] and "45 AllReduce among 2" in output and "24 AllReduce among 4" in output
 
 
 def test_recomputed_activations_are_gathered_from_the_ranks_that_keep_their_slices():
     """What goes into the second LayerNorm of three layers, 8 x 128 tokens of 128 float32 numbers each."""
-    status, output, errors = dry_run("--parallel.tensor=2", "--parallel.recompute",
-                                     "--parallel.recompute_slice_activation")
+    status, output, errors = dry_run(
+        "--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"
+    )
     assert status == 0, errors
     assert planned(output) and "3 AllGather among 2 (1.5 MiB)" in output
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [["--parallel.recompute"], ["--parallel.micro_batch_interleaved=2"],
-                                   ["--parallel.recompute", "--parallel.recompute_slice_activation",
-                                    "--parallel.micro_batch_num=2", "--model.dropout_rate=0.1"]], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--parallel.recompute"],
+        ["--parallel.micro_batch_interleaved=2"],
+        [
+            "--parallel.recompute",
+            "--parallel.recompute_slice_activation",
+            "--parallel.micro_batch_num=2",
+            "--model.dropout_rate=0.1",
+        ],
+    ],
+    ids=str,
+)
 def test_experts_of_several_layers_are_as_planned(flags):
-    status, output, errors = dry_run("--model.num_experts=4", "--model.expert_interval=1", "--parallel.expert=2",
-                                     "--parallel.data=2", "--parallel.tensor=2", *flags)
+    status, output, errors = dry_run(
+        "--model.num_experts=4",
+        "--model.expert_interval=1",
+        "--parallel.expert=2",
+        "--parallel.data=2",
+        "--parallel.tensor=2",
+        *flags,
+    )
     assert status == 0, errors + output
     assert planned(output)
 
 
 def test_experts_are_as_planned():
-    status, output, errors = dry_run("--model.num_experts=4", "--model.expert_interval=1", "--model.num_layers=2",
-                                     "--parallel.expert=2", "--parallel.data=2", "--parallel.tensor=2",
-                                     "--parallel.optimizer_shard", "--rank=3")
+    status, output, errors = dry_run(
+        "--model.num_experts=4",
+        "--model.expert_interval=1",
+        "--model.num_layers=2",
+        "--parallel.expert=2",
+        "--parallel.data=2",
+        "--parallel.tensor=2",
+        "--parallel.optimizer_shard",
+        "--rank=3",
+    )
     assert status == 0, errors
     assert planned(output) and "8 AlltoAll among 2" in output  # two a layer, forward and backward
 
@@ -101,12 +146,16 @@ def test_generation_is_as_planned():
     assert planned(output) == [(63, 8)] * 2  # AllReduces: the embedding, two a layer; an AllGather of the logits
 
 
-@pytest.mark.parametrize("flags", [
-    [], pytest.param(["--parallel.vocab_parallel=false"], marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "flags", [[], pytest.param(["--parallel.vocab_parallel=false"], marks=pytest.mark.slow)], ids=str
+)
 def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
     """Ranks of both stages get the parts that their layouts say, and the strategy file says the same of all."""
-    config = parse(TrainConfig, "train.py", ["--mode=tiny", *SPREAD, *flags, "--parallel.optimizer_shard",
-                                             f"--training.output={tmp_path}"])
+    config = parse(
+        TrainConfig,
+        "train.py",
+        ["--mode=tiny", *SPREAD, *flags, "--parallel.optimizer_shard", f"--training.output={tmp_path}"],
+    )
     model = PanguAlphaModel(config.model)
     whole = random_weights(model)
     ms.save_checkpoint(model, str(tmp_path / "whole.ckpt"))
@@ -173,20 +222,26 @@ def test_another_mindspore_is_refused_in_one_line():
 
 def test_nothing_can_be_executed():
     """The process of a rank has a compiler, and nothing behind it."""
-    program = ("from src.parallel.semi_auto.dry_run.simulation import simulate; simulate('Ascend', 2, 0);"
-               "import mindspore as ms;"
-               "ms.set_context(mode=0); print(ms.ops.add(ms.Tensor([1.0]), ms.Tensor([1.0])).asnumpy())")
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                            check=False)
+    program = (
+        "from src.parallel.semi_auto.dry_run.simulation import simulate; simulate('Ascend', 2, 0);"
+        "import mindspore as ms;"
+        "ms.set_context(mode=0); print(ms.ops.add(ms.Tensor([1.0]), ms.Tensor([1.0])).asnumpy())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert result.returncode != 0 and "2." not in result.stdout
 
 
-@pytest.mark.parametrize("flags, told", [
-    (["--rank=8", *SPREAD], "--rank '8' is none of 0 to 7, all, all-kinds"),
-    (["--parallel.backend=explicit", *SPREAD], "--dry_run compiles parallel.backend semi_auto, not explicit"),
-    (["--parallel.data=36"], "works on 1, 2, 4 or a multiple of 8 ranks"),
-    (["--rank=first", *SPREAD], "--rank 'first' is none of 0 to 7, all, all-kinds"),
-])
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--rank=8", *SPREAD], "--rank '8' is none of 0 to 7, all, all-kinds"),
+        (["--parallel.backend=explicit", *SPREAD], "--dry_run compiles parallel.backend semi_auto, not explicit"),
+        (["--parallel.data=36"], "works on 1, 2, 4 or a multiple of 8 ranks"),
+        (["--rank=first", *SPREAD], "--rank 'first' is none of 0 to 7, all, all-kinds"),
+    ],
+)
 def test_what_cannot_be_is_refused_before_the_compiler(flags, told):
     status, output, errors = dry_run(*flags)
     assert status == 2 and output == "" and errors.count("\n") == 1

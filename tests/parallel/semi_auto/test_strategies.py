@@ -13,14 +13,7 @@ from src.dataset import causal
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
-from src.pangu_alpha_config import (
-    DataConfig,
-    GenerationConfig,
-    ParallelConfig,
-    RunConfig,
-    TrainConfig,
-    TrainingConfig,
-)
+from src.pangu_alpha_config import DataConfig, GenerationConfig, ParallelConfig, RunConfig, TrainConfig, TrainingConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
 from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
@@ -50,9 +43,14 @@ def test_annotated_logits_loss_and_gradients_are_the_peer_s(golden_model, golden
     assert_loss_and_gradients_are_the_peer_s(network, golden_batch)
 
 
-@pytest.mark.parametrize("changes, recompute", [
-    (dict(dropout_rate=0.2, hidden_act="gelu"), True),
-    (dict(num_layers=2, num_experts=4, expert_top_k=2, capacity_factor=0.5, dropout_rate=0.1), False)], ids=str)
+@pytest.mark.parametrize(
+    "changes, recompute",
+    [
+        (dict(dropout_rate=0.2, hidden_act="gelu"), True),
+        (dict(num_layers=2, num_experts=4, expert_top_k=2, capacity_factor=0.5, dropout_rate=0.1), False),
+    ],
+    ids=str,
+)
 def test_annotations_change_nothing(changes, recompute):
     """The same masks, places and losses, and gradients but for rounding, as before; also where much is computed again
     (of one rank, nothing that is kept is sliced)."""
@@ -123,23 +121,57 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
     assert tokens == PEER["greedy"].tolist()
 
 
-@pytest.mark.parametrize("flags, told", [
-    (["--model.num_heads=20", "--model.hidden_size=160", "--parallel.tensor=8"],
-     "parallel.tensor 8 does not divide model.num_heads 20; 5 does"),
-    (["--parallel.world_size=8", "--parallel.pipeline=3"], "but parallel.world_size is 8; 9 ranks would fit"),
-    (["--parallel.pipeline=5", "--parallel.micro_batch_num=5"],
-     "parallel.pipeline 5 is more than the model's 3 layers"),
-    (["--parallel.pipeline=3"], "fewer than the 3 stages (parallel.pipeline); parallel.micro_batch_num 3 would fit"),
-    (["--model.num_experts=4", "--parallel.expert=3"], "parallel.expert 3 does not divide model.num_experts 4; 2 does"),
-    (["--model.num_experts=4", "--parallel.pipeline=2", "--parallel.micro_batch_num=2", "--parallel.backend=semi_auto"],
-     "parallel.backend semi_auto has no pipeline for a model with experts"),
-    (["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"],
-     "parallel.recompute_slice_activation are parallel.backend semi_auto's, which this run is not"),
-    (["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation", "--dry_run",
-      "--parallel.micro_batch_interleaved=2", "--parallel.micro_batch_num=2"], "in steps of one micro-batch alone, as"),
-    (["--parallel.data=6", "--parallel.backend=semi_auto"], "on 1, 2, 4 or a multiple of 8 ranks"),
-    (["--parallel.tensor=2", "--parallel.backend=semi_auto"], "--dry_run compiles it, parallel.backend explicit runs"),
-])
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (
+            ["--model.num_heads=20", "--model.hidden_size=160", "--parallel.tensor=8"],
+            "parallel.tensor 8 does not divide model.num_heads 20; 5 does",
+        ),
+        (["--parallel.world_size=8", "--parallel.pipeline=3"], "but parallel.world_size is 8; 9 ranks would fit"),
+        (
+            ["--parallel.pipeline=5", "--parallel.micro_batch_num=5"],
+            "parallel.pipeline 5 is more than the model's 3 layers",
+        ),
+        (
+            ["--parallel.pipeline=3"],
+            "fewer than the 3 stages (parallel.pipeline); parallel.micro_batch_num 3 would fit",
+        ),
+        (
+            ["--model.num_experts=4", "--parallel.expert=3"],
+            "parallel.expert 3 does not divide model.num_experts 4; 2 does",
+        ),
+        (
+            [
+                "--model.num_experts=4",
+                "--parallel.pipeline=2",
+                "--parallel.micro_batch_num=2",
+                "--parallel.backend=semi_auto",
+            ],
+            "parallel.backend semi_auto has no pipeline for a model with experts",
+        ),
+        (
+            ["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"],
+            "parallel.recompute_slice_activation are parallel.backend semi_auto's, which this run is not",
+        ),
+        (
+            [
+                "--parallel.tensor=2",
+                "--parallel.recompute",
+                "--parallel.recompute_slice_activation",
+                "--dry_run",
+                "--parallel.micro_batch_interleaved=2",
+                "--parallel.micro_batch_num=2",
+            ],
+            "in steps of one micro-batch alone, as",
+        ),
+        (["--parallel.data=6", "--parallel.backend=semi_auto"], "on 1, 2, 4 or a multiple of 8 ranks"),
+        (
+            ["--parallel.tensor=2", "--parallel.backend=semi_auto"],
+            "--dry_run compiles it, parallel.backend explicit runs",
+        ),
+    ],
+)
 def test_wrong_plans_are_refused_before_the_compiler(flags, told, capsys):
     with pytest.raises((SystemExit, InputError)) as refused:
         parse(TrainConfig, "train.py", ["--mode=tiny", *flags])

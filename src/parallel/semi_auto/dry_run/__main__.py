@@ -16,12 +16,18 @@ def main() -> None:
     job = json.loads(job_file.read_text())
     folder = job_file.parent / "graph"
     folder.mkdir()
-    compiled = compile_graph(load_config(job_file.parent / "config.yaml"), job["rank"], job["graph"], job["rows"],
-                             folder)
+    compiled = compile_graph(
+        load_config(job_file.parent / "config.yaml"), job["rank"], job["graph"], job["rows"], folder
+    )
     collectives = [asdict(one) | {"count": number} for one, number in compiled.graph.collectives.items()]
     parameters = {name: asdict(array) for name, array in compiled.graph.parameters.items()}
-    result = {"seconds": compiled.seconds, "peak_memory": compiled.peak_memory, "slices": compiled.slices,
-              "collectives": collectives, "parameters": parameters}
+    result = {
+        "seconds": compiled.seconds,
+        "peak_memory": compiled.peak_memory,
+        "slices": compiled.slices,
+        "collectives": collectives,
+        "parameters": parameters,
+    }
     (job_file.parent / "result.json").write_text(json.dumps(result))
 
 

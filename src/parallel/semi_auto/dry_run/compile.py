@@ -80,8 +80,11 @@ def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Pa
 
 
 def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
-    os.environ |= {"MS_DEV_SAVE_GRAPHS": "2", "MS_DEV_DUMP_IR_PASSES": "validate",
-                   "MS_DEV_SAVE_GRAPHS_PATH": str(folder)}
+    os.environ |= {
+        "MS_DEV_SAVE_GRAPHS": "2",
+        "MS_DEV_DUMP_IR_PASSES": "validate",
+        "MS_DEV_SAVE_GRAPHS_PATH": str(folder),
+    }
     from src.parallel.semi_auto.dry_run.simulation import simulate
 
     simulate(config.parallel.device_target, config.parallel.world_size, rank)

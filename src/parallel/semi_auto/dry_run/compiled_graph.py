@@ -77,7 +77,7 @@ def read_graph(path: Path, num_layers: int) -> Graph:
     head, *bodies = re.split(r"^subgraph @", text, flags=re.MULTILINE)
     entry = re.search(r"# IR entry: @(\S+)", head)[1]
     parameters = {name: Array(_shape(shape), dtype) for name, dtype, shape in _PARAMETER.findall(head)}
-    graphs = {body[:body.index("(")]: body for body in bodies}
+    graphs = {body[: body.index("(")]: body for body in bodies}
     times: Counter[str] = Counter()
     _count_calls(entry, graphs, times)
     nodes = [(times[name], node) for name, body in graphs.items() for node in _nodes(body, num_layers)]
@@ -125,9 +125,14 @@ class _Node:
         layer = re.search(r"blocks(?:-CellList/|\.)(\d+)[-.]", place)
         if layer:
             return f"layer {layer[1]}"
-        for mark, part in (("top_query_layer", f"layer {self.num_layers - 1}"), ("embedding", "embedding"),
-                           ("micro_inputs-", "batch"), ("interleave_inputs-", "batch"), ("global_norm-", "norm"),
-                           ("layernorm", "final LayerNorm")):
+        for mark, part in (
+            ("top_query_layer", f"layer {self.num_layers - 1}"),
+            ("embedding", "embedding"),
+            ("micro_inputs-", "batch"),
+            ("interleave_inputs-", "batch"),
+            ("global_norm-", "norm"),
+            ("layernorm", "final LayerNorm"),
+        ):
             if mark in place:
                 return part
         return "head and loss"
@@ -149,20 +154,29 @@ class _Node:
 
 def _nodes(body: str, num_layers: int) -> Iterator[_Node]:
     lines = body.splitlines()
-    defined = {line[2:line.index("(")]: line for line in lines if line.startswith("  %") and "(" in line}
+    defined = {line[2 : line.index("(")]: line for line in lines if line.startswith("  %") and "(" in line}
     for number, line in enumerate(lines):
         match = _COLLECTIVE.match(line)
         if not match:
             continue
         comes_out = match[1] in ("AllGather", "Receive")
         dtype, shape = _TENSOR.findall(lines[number + 1].partition(" -> ")[2 if comes_out else 0])[0]
-        scope = next((re.search(r"scope: \((.*)\)", one)[1] for one in lines[number + 1:number + 4]
-                      if "scope: (" in one), "")
+        scope = next(
+            (re.search(r"scope: \((.*)\)", one)[1] for one in lines[number + 1 : number + 4] if "scope: (" in one), ""
+        )
         ranks = re.search(r"group_rank_ids: \(([\d, ]*)\)", line) or re.search(r"rank_list: \(([\d, ]*)\)", line)
         instance = re.search(r"instance name: (\S+?)}", line)
         unique = re.search(r"forward_comm_node_unique_id: \"(\d+)\"", line)
-        yield _Node(match[1], _shape(ranks[1]), _bytes(_shape(shape), dtype), scope, instance[1] if instance else "",
-                    unique[1] if unique else "", _parameter(line, defined), num_layers)
+        yield _Node(
+            match[1],
+            _shape(ranks[1]),
+            _bytes(_shape(shape), dtype),
+            scope,
+            instance[1] if instance else "",
+            unique[1] if unique else "",
+            _parameter(line, defined),
+            num_layers,
+        )
 
 
 def _parameter(line: str, defined: dict[str, str]) -> str:

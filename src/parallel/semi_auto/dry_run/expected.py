@@ -51,8 +51,10 @@ def inference_messages(plan: Plan) -> Counter[Message]:
         return Counter()
     found = Counter({("AllReduce", plan.tensor, f"layer {layer}", "forward"): 2 for layer in range(plan.num_layers)})
     if plan.vocab_parallel:
-        found |= {("AllReduce", plan.tensor, "embedding", "forward"): 1,
-                  ("AllGather", plan.tensor, "head and loss", "forward"): 1}
+        found |= {
+            ("AllReduce", plan.tensor, "embedding", "forward"): 1,
+            ("AllGather", plan.tensor, "head and loss", "forward"): 1,
+        }
     return found
 
 
@@ -72,8 +74,11 @@ def held_bytes(config: RunConfig, plan: Plan, rank: int) -> dict[str, int]:
             left = updated_box(name, shape, plan, rank).size - cut.size
             more += left
             item += cut.size if left else 0
-    found = {"weights": memory.weights, "updated slices": memory.slices - item * ITEM_SIZE[
-        config.model.param_init_dtype], "moments": memory.moments + 2 * FLOAT32 * more}
+    found = {
+        "weights": memory.weights,
+        "updated slices": memory.slices - item * ITEM_SIZE[config.model.param_init_dtype],
+        "moments": memory.moments + 2 * FLOAT32 * more,
+    }
     return found | ({"gradients": memory.gradients} if config.micro_steps > 1 else {})
 
 

@@ -21,7 +21,7 @@ from src.parallel.semi_auto.dry_run.compiled_graph import Array, Collective, Gra
 from src.parallel.semi_auto.dry_run.simulation import require_version
 
 ROOT = Path(__file__).resolve().parents[4]
-MIB = 2 ** 20
+MIB = 2**20
 KEPT = ("backbone.", "adam_", "accu_grads.", "cache.")  # not inputs, nor the step's scalars
 
 
@@ -51,9 +51,12 @@ def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",
     for number in _ranks(plan, config, rank):
         for graph in graphs:
             compiled = _compile(config, number, graph, rows)
-            differences = (differences_to_plan(config, plan, number, compiled) if graph == "training" else
-                           _different_slices(expected.inference_slices(config, plan, number, rows), compiled)
-                           + _different_messages(expected.inference_messages(plan), compiled))
+            differences = (
+                differences_to_plan(config, plan, number, compiled)
+                if graph == "training"
+                else _different_slices(expected.inference_slices(config, plan, number, rows), compiled)
+                + _different_messages(expected.inference_messages(plan), compiled)
+            )
             print(describe(config, number, graph, compiled, differences), flush=True)
             differing += differences
     if differing:
@@ -82,9 +85,15 @@ def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
         config.save(folder / "config.yaml")
         job = folder / "job.json"
         job.write_text(json.dumps({"rank": rank, "graph": graph, "rows": rows}))
-        process = subprocess.run([sys.executable, "-m", "src.parallel.semi_auto.dry_run", str(job)], cwd=folder,
-                                 text=True, capture_output=True, preexec_fn=_deep_stack, check=False,
-                                 env=os.environ | {"PYTHONPATH": str(ROOT)})
+        process = subprocess.run(
+            [sys.executable, "-m", "src.parallel.semi_auto.dry_run", str(job)],
+            cwd=folder,
+            text=True,
+            capture_output=True,
+            preexec_fn=_deep_stack,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
         if process.returncode:
             raise InputError(f"rank {rank} does not compile: {_reason(process.stderr)}")
         result = json.loads((folder / "result.json").read_text())
@@ -117,27 +126,35 @@ def differences_to_plan(config: RunConfig, plan: Plan, rank: int, compiled: Comp
         return []
     found = _different_slices(expected.slices(config, plan, rank), compiled)
     held = held_bytes(compiled)
-    found += [f"{name}: {held[name]:,} bytes, planned {number:,}"
-              for name, number in expected.held_bytes(config, plan, rank).items() if held[name] != number]
+    found += [
+        f"{name}: {held[name]:,} bytes, planned {number:,}"
+        for name, number in expected.held_bytes(config, plan, rank).items()
+        if held[name] != number
+    ]
     if not expected.has_formula(config):
         return found
     return found + _different_messages(expected.messages(config, plan, rank), compiled)
 
 
 def _different_slices(planned: dict[str, tuple[int, ...]], compiled: Compiled) -> list[str]:
-    held = {name: array.shape for name, array in compiled.graph.parameters.items()
-            if name.startswith(KEPT)}
-    return [f"{name}: {held.get(name, 'not held')}, planned {planned.get(name, 'nothing')}"
-            for name in sorted({*planned, *held}) if held.get(name) != planned.get(name)]
+    held = {name: array.shape for name, array in compiled.graph.parameters.items() if name.startswith(KEPT)}
+    return [
+        f"{name}: {held.get(name, 'not held')}, planned {planned.get(name, 'nothing')}"
+        for name in sorted({*planned, *held})
+        if held.get(name) != planned.get(name)
+    ]
 
 
 def _different_messages(planned: Counter[expected.Message], compiled: Compiled) -> list[str]:
     sent = Counter()
     for one, number in compiled.graph.collectives.items():
         sent[one.operation, len(one.ranks), one.part, one.phase] += number
-    return [f"{operation} among {ranks}, {part}, {phase}: {sent[key]} times, planned {planned[key]}"
-            for key in sorted({*planned, *sent}) if sent[key] != planned[key]
-            for operation, ranks, part, phase in [key]]
+    return [
+        f"{operation} among {ranks}, {part}, {phase}: {sent[key]} times, planned {planned[key]}"
+        for key in sorted({*planned, *sent})
+        if sent[key] != planned[key]
+        for operation, ranks, part, phase in [key]
+    ]
 
 
 def held_bytes(compiled: Compiled) -> dict[str, int]:
@@ -168,19 +185,29 @@ def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, diffe
         sums[one.operation, len(one.ranks)] += number
         sizes[one.operation, len(one.ranks)] += number * one.bytes
     groups = dict.fromkeys(_ranges(one.ranks) for one in compiled.graph.collectives)
-    sent = ", ".join(f"{number} {operation} among {ranks} ({sizes[operation, ranks] / MIB:.1f} MiB)"
-                     for (operation, ranks), number in sorted(sums.items()))
-    lines = [f"rank {rank} (pp {stage}, dp {data}, ep {expert}, tp {tensor}), {graph}: compiled in "
-             f"{compiled.seconds:.1f} s, {compiled.peak_memory / MIB:,.0f} MiB at most",
-             f"  holds   {held}", f"  sends   {sent or 'nothing'}",
-             f"  groups  {'; '.join(groups) or 'none'}"]
+    sent = ", ".join(
+        f"{number} {operation} among {ranks} ({sizes[operation, ranks] / MIB:.1f} MiB)"
+        for (operation, ranks), number in sorted(sums.items())
+    )
+    lines = [
+        f"rank {rank} (pp {stage}, dp {data}, ep {expert}, tp {tensor}), {graph}: compiled in "
+        f"{compiled.seconds:.1f} s, {compiled.peak_memory / MIB:,.0f} MiB at most",
+        f"  holds   {held}",
+        f"  sends   {sent or 'nothing'}",
+        f"  groups  {'; '.join(groups) or 'none'}",
+    ]
     if config.parallel.strategy_search:
         lines.append("  plan    none: strategies were searched for")
     elif not differences:
-        sent_as_planned = (f", and {sum(compiled.graph.collectives.values())} messages" if expected.has_formula(config)
-                           else "; of its messages nothing is planned (docs/parallel.md)")
-        lines.append(f"  plan    the same: {len(compiled.graph.parameters)} parameters and inputs, shape for shape, "
-                     f"bytes{sent_as_planned}")
+        sent_as_planned = (
+            f", and {sum(compiled.graph.collectives.values())} messages"
+            if expected.has_formula(config)
+            else "; of its messages nothing is planned (docs/parallel.md)"
+        )
+        lines.append(
+            f"  plan    the same: {len(compiled.graph.parameters)} parameters and inputs, shape for shape, "
+            f"bytes{sent_as_planned}"
+        )
     return "\n".join([*lines, *(f"  plan    differs: {one}" for one in differences)])
 
 

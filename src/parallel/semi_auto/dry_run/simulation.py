@@ -31,8 +31,9 @@ def require_version(installed: str) -> None:
         InputError: It is another version than VERSION.
     """
     if installed != VERSION and not has_cann():
-        raise InputError(f"--dry_run on a host without CANN works with MindSpore {VERSION} alone; {installed} is "
-                         "installed")
+        raise InputError(
+            f"--dry_run on a host without CANN works with MindSpore {VERSION} alone; {installed} is installed"
+        )
 
 
 def simulate(device_target: str, world_size: int, rank: int) -> None:
