@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import predict
-from src.common.cli import check_mode, parse
+from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.model_sizes import check_mode
+from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
 from src.inference.manifest import MANIFEST_FILE
-from src.pangu_alpha_config import GenerationConfig
 
 GENERATION = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 

@@ -8,9 +8,8 @@ import os
 from dataclasses import dataclass, field
 
 from src.common.cli import parse
-from src.common.errors import BackendError, InputError, run_program
-from src.inference.continuous_batching import BusyError, TimeLimitError
-from src.pangu_alpha_config import GenerationConfig
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError, run_program
+from src.common.settings import GenerationConfig
 from src.serving.chat import Turn
 from src.serving.openai_client import OnlineModels
 

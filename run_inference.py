@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import yaml
 
 import predict
-from src.common.cli import mode_file, parse
+from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.model_sizes import mode_file
 from src.cpu.machine import require_memory
 from src.pangu_alpha_config import PanguAlphaConfig
 

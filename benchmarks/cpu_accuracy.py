@@ -15,12 +15,12 @@ from tqdm import tqdm
 from benchmarks.harness import print_table
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.settings import GenerationConfig
 from src.cpu.quantize import QuantizeArguments, quantize
 from src.cpu.runtime import CpuRuntime
 from src.cpu.weight_file import WEIGHTS_FILE
 from src.generate import generate_tokens
 from src.inference.sampling import log_normalizer
-from src.pangu_alpha_config import GenerationConfig
 
 
 @dataclass

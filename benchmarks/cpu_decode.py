@@ -22,8 +22,9 @@ import yaml
 from tqdm import trange
 
 from benchmarks.harness import Contestant, peak_memory, print_table, ratio_of_pairs
-from src.common.cli import mode_file, parse
+from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.model_sizes import mode_file
 from src.pangu_alpha_config import PanguAlphaConfig
 
 Worker = Callable[[int, int], list[float]]

@@ -14,7 +14,8 @@ import numpy as np
 from benchmarks.harness import Contestant, print_table, ratio_of_pairs, require_torch
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
-from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
+from src.common.settings import ParallelConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 
 Worker = Callable[[int, int], list[float]]
 

@@ -18,6 +18,7 @@ from mindspore import Tensor, nn, ops
 from benchmarks.harness import print_table, ratio_of_pairs
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.settings import ParallelConfig
 from src.device import prepare_device
 from src.evaluation.prompts import Demonstrations, Prompting
 from src.evaluation.tasks.registry import find_task
@@ -25,7 +26,7 @@ from src.evaluation.tasks.task import Reading
 from src.inference.mindspore.runtime import build_runtime
 from src.inference.mindspore.scoring import Request, TokenScorer
 from src.pangu_alpha import PanguAlphaModel
-from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization_jieba import JiebaTokenizer
 
 Groups = list[list[Request]]

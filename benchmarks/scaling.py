@@ -18,14 +18,8 @@ import numpy as np
 from benchmarks.harness import Contestant, ask_together, cores, peak_memory, print_table, rate_cells, ratio_of_pairs
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
-from src.pangu_alpha_config import (
-    DataConfig,
-    GenerationConfig,
-    PanguAlphaConfig,
-    ParallelConfig,
-    TrainConfig,
-    TrainingConfig,
-)
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig, TrainConfig
 from src.parallel.launch.launcher import LOCALHOST, free_port
 from src.parallel.launch.supervisor import die_with
 from src.parallel.plan.costs import communication

@@ -21,7 +21,8 @@ from benchmarks.harness import (
 )
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
-from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig, TrainingConfig
+from src.common.settings import ParallelConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 
 OURS, EAGER, COMPILED = "MindSpore, this project", "PyTorch eager", "torch.compile"
 SPECIAL_IDS = 10  # below them are <pad> and its like, which carry no loss

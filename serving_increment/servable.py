@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from serving_increment.ranks import Ranks, RanksError
-from src.common.errors import InputError, nearest
-from src.inference.continuous_batching import BusyError, TimeLimitError
+from src.common.errors import BusyError, InputError, TimeLimitError, nearest
+from src.common.settings import GenerationConfig
 from src.inference.manifest import Manifest
 from src.inference.mindir.runtime import MindirRuntime, graph_name
-from src.pangu_alpha_config import GenerationConfig
 from src.serving.service import TextService, open_exported
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")

@@ -3,7 +3,7 @@
 import mindspore as ms
 
 from src.common.errors import InputError
-from src.pangu_alpha_config import ParallelConfig
+from src.common.settings import ParallelConfig
 
 CALL_DEPTH = 100000  # MindSpore's default, 1000, is too little for the unrolled updates of a deep network
 

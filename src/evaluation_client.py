@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.evaluation.config import DEFAULT_SERVER
 from src.inference.mindspore.scoring import Request
-from src.pangu_alpha_config import GenerationConfig
 
 SECONDS = 3600  # for one answer: a server on a CPU may read a long text for minutes, after those of others
 # What the servable's `predict` takes, of the settings of an answer.

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.inference.beam_search import search_beams
 from src.inference.job import Batch, Completion, Job, Runtime
 from src.inference.sampling import Penalties, choose_tokens, largest_entries, log_normalizer, row_generator
-from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer
 
 INCOMPLETE_CHARACTER = "\ufffd"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.generate import TextGenerator, generate_tokens, stream_tokens
-from src.pangu_alpha_config import GenerationConfig
 from tests.support.toy_runtime import PAD, ToyRuntime
 
 

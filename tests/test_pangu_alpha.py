@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from mindspore import ParameterTuple, Tensor, ops
 
+from src.common.settings import GenerationConfig, TrainingConfig
 from src.dataset import causal, eod_reset
 from src.generate import generate_tokens
 from src.inference.mindspore.runtime import build_runtime
 from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
-from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, TrainStep
 from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_ids, random_model

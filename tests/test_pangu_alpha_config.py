@@ -4,16 +4,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from src.common.cli import modes, parse
+from src.common.cli import parse
 from src.common.errors import InputError
-from src.pangu_alpha_config import (
-    DataConfig,
-    GenerationConfig,
-    PanguAlphaConfig,
-    ParallelConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from src.common.model_sizes import modes
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 
 SIZES = {  # from the paper and the ModelZoo: layers, hidden, heads, learning rates, and the weights in billions
     "1.3B": (16, 1024, 32, 1e-4, 1e-6, 0.24),

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from src.common.settings import TrainingConfig
 from src.dataset import eod_reset
 from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
-from src.pangu_alpha_config import TrainingConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
 from src.training.trainer import LossScale
 from tests.support.programs import TINY, random_ids, random_model

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from src.common.errors import InputError
-from src.tokenization_gpt import GPTTokenizer
+from src.tokenization import GPTTokenizer
 from tests.support.make_tokenizer_data import SENTENCES, byte_characters, make_gpt, merge
 
 

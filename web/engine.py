@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from src.common.errors import InputError, nearest
+from src.common.settings import GenerationConfig
 from src.generate import TextCompletion
-from src.pangu_alpha_config import GenerationConfig
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
 from src.serving.openai_client import Answer, OnlineModels
 

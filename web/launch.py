@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from src.common.cli import parse
-from src.common.errors import BackendError, InputError
-from src.inference.continuous_batching import BusyError, TimeLimitError
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 
 if TYPE_CHECKING:
     from web.engine import Engine

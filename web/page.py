@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from src.common.errors import InputError
-from src.pangu_alpha_config import GenerationConfig
+from src.common.settings import GenerationConfig
 from src.serving.openai_client import Answer
 from web.engine import Engine, follow
 from web.words import LANGUAGES, explain, say

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from src.common.errors import BackendError, InputError, TooLongError
-from src.inference.continuous_batching import BusyError, TimeLimitError
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError, TooLongError
 from src.serving.openai_client import KeyRefusedError, UnknownModelError
 
 logger = logging.getLogger("pangu")

@@ -4,8 +4,7 @@ import logging
 
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from src.common.errors import BackendError, InputError
-from src.inference.continuous_batching import BusyError, TimeLimitError
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 
 logger = logging.getLogger("pangu")
 _STATUSES = {InputError: 422, BusyError: 429, BackendError: 503, TimeLimitError: 504}

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, current_app, jsonify, render_template, re
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from src.common.errors import InputError
-from src.pangu_alpha_config import GenerationConfig
+from src.common.settings import GenerationConfig
 
 FOLDER = str(Path(__file__).parent)
 routes = Blueprint("page", __name__)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from src.pangu_alpha_config import GenerationConfig
+from src.common.settings import GenerationConfig
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue
 
 MOST_SEED_BITS = 31

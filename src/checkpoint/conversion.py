@@ -19,9 +19,10 @@ from src.checkpoint.convert import ConvertArguments
 from src.checkpoint.formats import hf, megatron, mindformers, mindspore, official, safetensors
 from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Source, Target, model_of
 from src.checkpoint.slices import Holder
-from src.common.cli import mode_file, modes
 from src.common.errors import InputError
-from src.pangu_alpha_config import DataConfig, GenerationConfig, PanguAlphaConfig, RunConfig, TrainingConfig
+from src.common.model_sizes import mode_file, modes
+from src.common.settings import DataConfig, GenerationConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import parameter_shapes
 

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.common.cli import modes, parse
+from src.common.cli import parse
 from src.common.errors import InputError, run_program
-from src.pangu_alpha_config import DType, ParallelConfig
+from src.common.model_sizes import modes
+from src.common.settings import ParallelConfig
+from src.pangu_alpha_config import DType
 
 
 @dataclass

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.slices import MOMENTS, Holder, SavedSlices, parameter_of
 from src.common.errors import InputError
-from src.pangu_alpha_config import ParallelConfig, RunConfig, load_config
+from src.common.settings import ParallelConfig
+from src.pangu_alpha_config import RunConfig, load_config
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import Box, parameter_shapes
 

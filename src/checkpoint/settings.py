@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from src.checkpoint import store
-from src.common.cli import check_mode, flag_value, parse
+from src.common.cli import flag_value, parse
+from src.common.model_sizes import check_mode
 from src.pangu_alpha_config import RunConfig
 
 Arguments = TypeVar("Arguments", bound=RunConfig)

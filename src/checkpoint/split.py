@@ -5,7 +5,7 @@ from pathlib import Path
 
 from src.common.cli import parse
 from src.common.errors import run_program
-from src.pangu_alpha_config import ParallelConfig
+from src.common.settings import ParallelConfig
 
 
 @dataclass

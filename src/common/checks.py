@@ -1,4 +1,4 @@
-"""What every tokenizer asks of its vocabulary: where its file is, and whether ids and text belong to it."""
+"""Checks that many settings and both tokenizers share. Each raises InputError with one line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,38 @@ from pathlib import Path
 from src.common.errors import InputError
 
 
-def vocabulary_file(path: str | Path, name: str, remedy: str) -> Path:
-    """The vocabulary file `name`, given itself or the folder that holds it.
+def require(condition: object, message: str) -> None:
+    """Raise InputError with `message` if the condition is false."""
+    if not condition:
+        raise InputError(message)
+
+
+def at_least(minimum: float, settings: object, *names: str, prefix: str = "--") -> None:
+    """Check that attributes of a settings object are not below a minimum. A value of None is not checked.
 
     Args:
-        path: The file, by whatever name, or a folder.
-        name: The file's name inside a folder.
-        remedy: How the user gets such a file; ends the error's line.
+        minimum: Smallest value that is allowed.
+        settings: The object that has the attributes.
+        names: Names of the attributes.
+        prefix: Text before a name in the message: `--` for a flag, `model.` for a setting of a group.
+
+    Raises:
+        InputError: A value is below the minimum.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < minimum:
+            remedy = "not be negative" if minimum == 0 else f"be at least {minimum}"
+            raise InputError(f"{prefix}{name} is {value}; it must {remedy}")
+
+
+def vocabulary_file(path: str | Path, name: str, remedy: str) -> Path:
+    """Find a vocabulary file.
+
+    Args:
+        path: The file itself (it may have any name), or the folder that holds it.
+        name: Name of the file inside a folder.
+        remedy: How the user gets such a file. It ends the error message.
 
     Raises:
         InputError: There is no such file.
@@ -35,7 +60,7 @@ def check_ids(ids: Sequence[int], vocab_size: int) -> None:
 
 
 def check_text(text: str) -> None:
-    """Raise InputError for text that UTF-8 cannot hold (a lone surrogate, as broken JSON escapes leave behind)."""
+    """Raise InputError for text that UTF-8 cannot encode: a lone surrogate, such as a broken JSON escape makes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,15 +1,65 @@
-"""What tells whether a file is the one that was written."""
+"""Files that are whole or absent: atomic writes, and size and CRC-32 to detect damage or a swap."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY_PREFIX = ".unfinished_"
 
 
 def fingerprint(path: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file, as `bytes` and `crc32`."""
+    """Return the size and CRC-32 of a file as `bytes` and `crc32`, to detect damage or a swap."""
     crc = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):
             crc = zlib.crc32(chunk, crc)
     return {"bytes": path.stat().st_size, "crc32": crc}
+
+
+def flush(path: Path) -> None:
+    """Force a file or folder to disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name under which `path` is written until it is whole. It lies in the same folder."""
+    return path.with_name(TEMPORARY_PREFIX + path.name)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a file or a folder under a temporary name, and rename it when the block ends.
+
+    Yields the temporary path, where nothing exists. If the block raises, what was written is removed, and what stood at
+    `path` before stays as it was. A folder can only be renamed if `path` does not exist.
+    """
+    temporary = temporary_path(path)
+    _remove(temporary)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file that is whole or absent, with `\\n` as its line ends."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -121,7 +121,8 @@ def quantize(arguments: QuantizeArguments) -> Manifest:
     from src.checkpoint import store
     from src.checkpoint.conversion import FORMATS, network_of
     from src.checkpoint.formats.parameters import Options
-    from src.pangu_alpha_config import DataConfig, GenerationConfig, load_config
+    from src.common.settings import DataConfig, GenerationConfig
+    from src.pangu_alpha_config import load_config
 
     source = FORMATS[arguments.from_].open_source(
         Path(arguments.checkpoint), Options(arguments.checkpoint_name, arguments.strategy)

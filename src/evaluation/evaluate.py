@@ -15,12 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.evaluation.prompts import Prompting
 from src.evaluation.tasks.task import Choice, Example, Prompt, Reading, Task
 from src.generate import Runtime, generate_tokens
 from src.inference.mindspore.runtime import bucket
 from src.inference.mindspore.scoring import Request
-from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer
 
 PREDICTIONS_FILE, SETTINGS_FILE = "predictions.jsonl", "settings.json"

@@ -16,20 +16,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from src.common.errors import InputError
+from src.common.errors import BusyError, InputError, TimeLimitError
 from src.generate import Sampling
 from src.inference.job import Completion, Job, RowRuntime
 
 Answers = list[list[Completion]]
 Result = TypeVar("Result")
-
-
-class BusyError(Exception):
-    """As many calls wait already as may."""
-
-
-class TimeLimitError(Exception):
-    """A call took longer than it may."""
 
 
 class _Call:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from src.common.errors import InputError, TooLongError
-from src.pangu_alpha_config import GenerationConfig
+from src.common.settings import GenerationConfig
 
 
 class Runtime(Protocol):

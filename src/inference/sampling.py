@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from src.common.errors import InputError
-from src.pangu_alpha_config import GenerationConfig
+from src.common.settings import GenerationConfig
 
 _NUCLEUS_GUESS = 512  # tokens; a nucleus is nearly always smaller, and sorting these is far cheaper than sorting all
 

@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.pangu_alpha_config import TrainingConfig
+from src.common.settings import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

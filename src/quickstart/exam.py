@@ -7,8 +7,8 @@ from pathlib import Path
 
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
-from src.pangu_alpha_config import GenerationConfig
 
 BATCH_SIZE = 61  # 854 questions make 14 whole batches, so that one pair of graphs serves all
 SHOWN = 8

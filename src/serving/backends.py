@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from src.common.errors import BackendError, InputError
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
+from src.common.settings import GenerationConfig
 from src.generate import TextCompletion
-from src.inference.continuous_batching import BusyError, TimeLimitError
-from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer
 
 Prompt = str | Sequence[int]

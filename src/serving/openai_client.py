@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import httpx2
 import openai
 
-from src.common.errors import BackendError, InputError, TooLongError, nearest
-from src.inference.continuous_batching import BusyError, TimeLimitError
-from src.pangu_alpha_config import GenerationConfig
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError, TooLongError, nearest
+from src.common.settings import GenerationConfig
 from src.serving.chat import Turn
 
 _TOO_LONG = re.compile(r"context|too (long|large)|seq_length|maximum.*length", re.IGNORECASE)

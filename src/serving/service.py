@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.generate import TextCompletion, TextGenerator
 from src.inference.continuous_batching import ContinuousBatch
 from src.inference.job import RowRuntime, check_scored
 from src.inference.manifest import MANIFEST_FILE, Manifest
-from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import Tokenizer, load_tokenizer
 
 Score = Callable[[Sequence[int], int], np.ndarray]  # (tokens, start) -> log-probabilities of tokens[start:]
@@ -169,8 +169,8 @@ def open_model(
     if is_quantized(path):
         service = open_quantized(path, tokenizer_path, rows, *limits)
     else:
+        from src.common.settings import ParallelConfig
         from src.device import prepare_device
-        from src.pangu_alpha_config import ParallelConfig
 
         prepare_device(ParallelConfig())
         if is_exported(path):

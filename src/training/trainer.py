@@ -14,10 +14,11 @@ from mindspore import Parameter, Tensor
 from src.checkpoint import store
 from src.checkpoint.slices import Holder
 from src.common.errors import InputError
+from src.common.settings import TrainingConfig
 from src.dataset import Batch, TokenBatches, causal, eod_reset
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
-from src.pangu_alpha_config import RunConfig, TrainingConfig
+from src.pangu_alpha_config import RunConfig
 from src.parallel.explicit.build import build_model, build_stepper
 from src.parallel.explicit.data_parallel import ShardedOptimizer
 from src.parallel.mesh import connect

@@ -9,7 +9,8 @@ import pytest
 from benchmarks import cpu_accuracy, cpu_decode
 from src.checkpoint import ckpt_file
 from src.common.errors import InputError
-from src.pangu_alpha_config import DataConfig, GenerationConfig, ParallelConfig, RunConfig, TrainingConfig
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.pangu_alpha_config import RunConfig
 from tests.support.programs import TINY, random_model
 
 

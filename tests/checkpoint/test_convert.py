@@ -11,7 +11,8 @@ from src.checkpoint import ckpt_file, store
 from src.checkpoint.formats import torch_file
 from src.checkpoint.slices import Holder
 from src.common.errors import InputError
-from src.pangu_alpha_config import ParallelConfig, load_config
+from src.common.settings import ParallelConfig
+from src.pangu_alpha_config import load_config
 from src.parallel.plan.sharding import parameter_shapes
 from tests.support.conversion import (
     BFLOAT16,

@@ -3,8 +3,9 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from src.common.cli import flag_value, mode_file, parse
+from src.common.cli import flag_value, parse
 from src.common.errors import InputError, nearest, run_program
+from src.common.model_sizes import mode_file
 from src.pangu_alpha_config import RunConfig
 
 

@@ -17,13 +17,14 @@ from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
 from src.checkpoint.convert import ConvertArguments
 from src.common.errors import InputError, run_program
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.cpu import machine, quantize
 from src.cpu.kernel_network import KernelNetwork
 from src.cpu.quantize import QuantizeArguments
 from src.cpu.runtime import CpuRuntime
 from src.cpu.weight_file import WEIGHTS_FILE
 from src.inference.mindir.runtime import MindirRuntime
-from src.pangu_alpha_config import DataConfig, GenerationConfig, ParallelConfig, RunConfig, TrainingConfig
+from src.pangu_alpha_config import RunConfig
 from tests.support.programs import TINY, random_model
 
 CONFIG = replace(TINY, vocab_size=160, seq_length=48)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.cpu import packing
 from src.cpu.quantize import write_weights
 from src.cpu.runtime import CpuRuntime
@@ -13,7 +14,6 @@ from src.cpu.weight_file import WEIGHTS_FILE, Format, layout, matrices, total_by
 from src.generate import generate_tokens
 from src.inference.manifest import Manifest
 from src.inference.mindspore.runtime import CachedRuntime
-from src.pangu_alpha_config import GenerationConfig
 from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_ids, random_model
 

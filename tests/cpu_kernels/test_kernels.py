@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.common.settings import TrainingConfig
 from src.cpu_kernels import build, cells
 from src.cpu_kernels.attach import attach_to_training, token_decoder
 from src.dataset import eod_reset
@@ -14,7 +15,6 @@ from src.nn import operators, optimizer
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
-from src.pangu_alpha_config import TrainingConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
 from tests.support.programs import TINY, random_ids, random_model
 

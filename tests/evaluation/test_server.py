@@ -11,10 +11,10 @@ import pytest
 import eval as program
 import predict
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.evaluation.backends import model_here
 from src.evaluation.config import flags_of_client
 from src.inference.mindspore.scoring import Request
-from src.pangu_alpha_config import GenerationConfig
 from src.parallel.mesh import connect
 from src.parallel.plan.plan import Plan
 from src.tokenization_jieba import JiebaTokenizer

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from src.common.errors import InputError
+from src.common.errors import BusyError, InputError, TimeLimitError
+from src.common.settings import GenerationConfig
 from src.generate import run_alone
-from src.inference.continuous_batching import BusyError, ContinuousBatch, TimeLimitError
+from src.inference.continuous_batching import ContinuousBatch
 from src.inference.job import Job
-from src.pangu_alpha_config import GenerationConfig
 from tests.support.toy_runtime import PAD, SlowRuntime, ToyRuntime
 
 VOCAB, ROWS = 12, 4

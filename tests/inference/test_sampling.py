@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.inference.sampling import (
     Penalties,
     choose_tokens,
@@ -16,7 +17,6 @@ from src.inference.sampling import (
     log_normalizer,
     row_generator,
 )
-from src.pangu_alpha_config import GenerationConfig
 
 LOGITS = [2.0, 1.5, 1.5, 0.3, -0.2, -1.0, -3.0]
 

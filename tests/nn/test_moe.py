@@ -8,6 +8,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 
 from src.common.cli import parse
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig, TrainingConfig
 from src.cpu_kernels.attach import attach_to_training
 from src.dataset import causal, eod_reset
 from src.generate import generate_tokens
@@ -16,7 +17,7 @@ from src.nn.dropout import dropout_keys
 from src.nn.moe import MixtureOfExperts, Router
 from src.nn.optimizer import Optimizer, StepScalars, is_decayed
 from src.pangu_alpha import FeedForward, PanguAlphaModel, PanguAlphaWithLoss
-from src.pangu_alpha_config import GenerationConfig, PanguAlphaConfig, RunConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Objective, Stepper
 from src.parallel.plan.sharding import parameter_shapes
 from src.parallel.recompute import recompute_layers

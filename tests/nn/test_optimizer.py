@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
+from src.common.settings import TrainingConfig
 from src.nn.optimizer import Optimizer, StepScalars, is_decayed, learning_rate, sum_of_squares
-from src.pangu_alpha_config import TrainingConfig
 
 STEPS = 6
 SHAPES = {

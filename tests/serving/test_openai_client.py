@@ -10,10 +10,9 @@ import time
 import pytest
 
 import pangu_inference_online
-from src.common.errors import BackendError, InputError, TooLongError
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError, TooLongError
+from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
-from src.inference.continuous_batching import BusyError, TimeLimitError
-from src.pangu_alpha_config import GenerationConfig
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue
 from src.serving.openai_client import Answer, KeyRefusedError, OnlineModels, UnknownModelError
 from tests.support.programs import ROOT, run

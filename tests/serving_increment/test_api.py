@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from src.common.errors import BackendError
+from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
-from src.pangu_alpha_config import GenerationConfig
 from src.serving.backends import ServingBackend
 from src.serving.service import TextService
 from tests.support.serving import ROWS, ask, serving, toy_service

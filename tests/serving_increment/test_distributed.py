@@ -8,9 +8,9 @@ import subprocess
 import mindspore as ms
 import pytest
 
+from src.common.settings import GenerationConfig
 from src.generate import generate_tokens
 from src.inference.mindspore.runtime import CachedRuntime
-from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import load_tokenizer
 from tests.support.programs import ROOT, TINY, random_model
 from tests.support.serving import ask, eventually, marked, predicted, script

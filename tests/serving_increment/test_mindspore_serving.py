@@ -7,12 +7,12 @@ import subprocess
 
 import pytest
 
+from src.common.settings import GenerationConfig
 from src.generate import generate_tokens
 from src.inference.manifest import Manifest, vocabulary_md5
 from src.inference.mindir.export import default_lengths, export_model
 from src.inference.mindir.runtime import MindirRuntime
 from src.inference.mindspore.runtime import CachedRuntime
-from src.pangu_alpha_config import GenerationConfig
 from src.tokenization import load_tokenizer
 from tests.support.programs import random_model
 from tests.support.serving import ask, eventually, marked, predicted, script

@@ -10,11 +10,11 @@ import pytest
 
 from serving_increment import servable
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
 from src.inference.manifest import Manifest
 from src.inference.mindir.export import export_model
 from src.inference.mindspore.runtime import CachedRuntime
-from src.pangu_alpha_config import GenerationConfig
 from tests.support.programs import random_model
 from tests.support.serving import toy_service
 from tests.support.toy_runtime import ToyRuntime

@@ -9,14 +9,8 @@ from mindspore.common import np_dtype
 
 from src.checkpoint import store
 from src.checkpoint.slices import Holder
-from src.pangu_alpha_config import (
-    DataConfig,
-    GenerationConfig,
-    PanguAlphaConfig,
-    ParallelConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import box, optimizer_box, parameter_shapes, stages
 

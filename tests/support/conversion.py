@@ -9,7 +9,8 @@ from mindspore.common import np_dtype
 from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
 from src.checkpoint.convert import ConvertArguments
-from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
+from src.common.settings import ParallelConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import Box, parameter_shapes
 
 BFLOAT16 = np.dtype(np_dtype.bfloat16)

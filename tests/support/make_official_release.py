@@ -17,8 +17,9 @@ from mindspore.train.node_strategy_pb2 import ParallelStrategyMap
 from tqdm import tqdm
 
 from src.checkpoint import ckpt_file
-from src.common.cli import mode_file, parse
+from src.common.cli import parse
 from src.common.errors import run_program
+from src.common.model_sizes import mode_file
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import Box, parameter_shapes
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
+from src.common.settings import ParallelConfig
 from src.data.mindrecord import RecordWriter
 from src.device import prepare_device
 from src.pangu_alpha import PanguAlphaModel
-from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 
 prepare_device(ParallelConfig())  # as every entry point does: graph mode is what is tested
 

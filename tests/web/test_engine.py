@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from src.common.errors import TooLongError
-from src.pangu_alpha_config import GenerationConfig
+from src.common.settings import GenerationConfig
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
 from src.serving.openai_client import Answer
 from tests.support.serving import toy_service

@@ -8,7 +8,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from serving_increment.flask.app import AppSettings, create_app
-from src.inference.continuous_batching import BusyError
+from src.common.errors import BusyError
 from src.serving.chat import Turn, dialogue
 from src.serving.openai_client import Answer
 from tests.support.browser import asked_hosts, chromium, element, needs_chromium, telling, until
@@ -263,7 +263,7 @@ def test_settings_reach_the_model_and_retries_differ(endless, desktop):
 
 
 def settings_of(**settings):
-    from src.pangu_alpha_config import GenerationConfig
+    from src.common.settings import GenerationConfig
 
     return GenerationConfig(method="sample", **settings)
 

@@ -8,9 +8,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from src.common.settings import TrainingConfig
 from src.nn.optimizer import Optimizer
 from src.pangu_alpha import PanguAlphaWithLoss
-from src.pangu_alpha_config import PanguAlphaConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.explicit.collectives import AllGather, AllReduce, Chain, ReduceScatter
 from src.parallel.mesh import Group, Mesh
 from src.parallel.plan import sharding

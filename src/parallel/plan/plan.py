@@ -8,7 +8,8 @@ from dataclasses import astuple, dataclass, replace
 from itertools import product
 
 from src.common.errors import InputError
-from src.pangu_alpha_config import PanguAlphaConfig, ParallelConfig
+from src.common.settings import ParallelConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import pytest
 
 from src.checkpoint import store
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.generate import generate_tokens
 from src.inference.mindspore.runtime import CachedRuntime, RecomputeRuntime, bucket, build_runtime, load_model
-from src.pangu_alpha_config import GenerationConfig
 from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_model
 

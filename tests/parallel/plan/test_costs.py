@@ -7,15 +7,9 @@ from dataclasses import replace
 import mindspore as ms
 import pytest
 
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.pangu_alpha import PanguAlphaModel
-from src.pangu_alpha_config import (
-    DataConfig,
-    GenerationConfig,
-    PanguAlphaConfig,
-    ParallelConfig,
-    TrainConfig,
-    TrainingConfig,
-)
+from src.pangu_alpha_config import PanguAlphaConfig, TrainConfig
 from src.parallel.explicit.build import build_model, build_stepper
 from src.parallel.mesh import Mesh
 from src.parallel.plan.costs import (

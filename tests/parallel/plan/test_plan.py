@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from src.common.errors import InputError
-from src.pangu_alpha_config import (
-    DataConfig,
-    GenerationConfig,
-    PanguAlphaConfig,
-    ParallelConfig,
-    RunConfig,
-    TrainConfig,
-    TrainingConfig,
-)
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig, TrainConfig
 from src.parallel.plan.plan import AXES, Coordinates, Plan
 
 SMALL = dict(hidden_size=32, num_layers=3, num_heads=4, vocab_size=52)

@@ -9,11 +9,12 @@ from mindspore import ParameterTuple, Tensor, ops
 
 from src.common.cli import parse
 from src.common.errors import InputError
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.dataset import causal
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
-from src.pangu_alpha_config import DataConfig, GenerationConfig, ParallelConfig, RunConfig, TrainConfig, TrainingConfig
+from src.pangu_alpha_config import RunConfig, TrainConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
 from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
