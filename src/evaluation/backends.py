@@ -1,13 +1,19 @@
 """What scores and answers the questions of a benchmark: a model here, or a server's."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.evaluation.config import EvalConfig
 from src.evaluation.evaluate import Answerer, ModelAnswerer, Scorer
-from src.evaluation_client import Servable, ServerAnswerer, ServerScorer
 from src.inference.mindspore.runtime import build_runtime, load_model
-from src.inference.mindspore.scoring import TokenScorer
+from src.inference.mindspore.scoring import Request, TokenScorer
 from src.parallel.mesh import Mesh
+from src.serving.backends import SENT, Servable
 from src.tokenization import Tokenizer
 
 
@@ -33,3 +39,44 @@ def model_of_server(address: str) -> tuple[Scorer, Answerer]:
     """
     servable = Servable(address)
     return ServerScorer(servable), ServerAnswerer(servable)
+
+
+class ServerScorer:
+    """An `src.evaluation.evaluate.Scorer` by a server. The texts of a group go in one call."""
+
+    def __init__(self, servable: Servable):
+        self._servable = servable
+
+    def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """See `src.inference.mindspore.scoring.TokenScorer`."""
+        for number, group in enumerate(groups):
+            answers = self._servable.call(
+                "score", [{"input_ids": list(map(int, request.tokens)), "start": request.start} for request in group]
+            )
+            yield number, [self._log_probs(request, answer) for request, answer in zip(group, answers, strict=True)]
+
+    def _log_probs(self, request: Request, answer: dict[str, Any]) -> np.ndarray:
+        found = np.asarray(answer.get("log_probs", ()), np.float32).reshape(-1)
+        if len(found) != len(request.tokens) - request.start:
+            raise InputError(
+                f"--server {self._servable.address} answers to score: {len(found)} log_probs for "
+                f"{len(request.tokens) - request.start} tokens; is it another version's servable?"
+            )
+        return found
+
+
+class ServerAnswerer:
+    """An `src.evaluation.evaluate.Answerer` by a server, one prompt a call."""
+
+    def __init__(self, servable: Servable):
+        self._servable = servable
+
+    def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
+        """See `src.evaluation.evaluate.Answerer`."""
+        settings = {name: getattr(config, name) for name in SENT}
+        for number, tokens in prompts:
+            [answer] = self._servable.call(
+                "predict",
+                [{"input_ids": tokens, "max_generate_length": config.max_new_tokens, "number": number, **settings}],
+            )
+            yield number, answer["output_sentence"]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from src.common.cli import flag_value
 from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig
+from src.serving.backends import DEFAULT_SERVER
 
-DEFAULT_SERVER = "http://127.0.0.1:1500"
 CLIENT_FLAG = "--enable_client"
 # What the ModelZoo's predict.py calls the flags of eval.py, when it evaluates through a server.
 CLIENT_FLAGS = {"--eval_task": "--task", "--eval_data_url": "--task_path", "--tokenizer_path": "--data.tokenizer_path"}

@@ -131,3 +131,71 @@ class ServingBackend:
             raise BackendError(
                 "MindSpore Serving does not answer; it may be starting anew: try again in some seconds"
             ) from error
+
+
+DEFAULT_SERVER = "http://127.0.0.1:1500"
+SECONDS = 3600  # for one answer: a server on a CPU may read a long text for minutes, after those of others
+# What the servable's `predict` takes, of the settings of an answer.
+SENT = (
+    "method",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "end_token",
+    "stop",
+    "seed",
+)
+
+
+class Servable:
+    """The methods of the servable `pangu`.
+
+    Args:
+        address: Of the REST interface, http://HOST:PORT.
+    """
+
+    def __init__(self, address: str):
+        self.address = address.rstrip("/")
+        if not self.address.startswith(("http://", "https://")):
+            raise InputError(f"--server {address} is no address such as {DEFAULT_SERVER}")
+
+    def call(self, method: str, instances: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the server answers to each instance.
+
+        Raises:
+            InputError: It does not answer, or with an error.
+        """
+        request = urllib.request.Request(
+            f"{self.address}/model/pangu:{method}",
+            json.dumps({"instances": list(instances)}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as reply:
+                answer = reply.read()
+        except urllib.error.HTTPError as error:
+            answer = error.read() or str(error).encode()
+        except OSError as error:
+            raise InputError(
+                f"--server {self.address} does not answer ({getattr(error, 'reason', error)}); start it: "
+                "bash serving_increment/start_pangu_standalone.sh"
+            ) from error
+        return self._checked(method, answer, len(instances))
+
+    def _checked(self, method: str, answer: bytes, number: int) -> list[dict[str, Any]]:
+        try:
+            found = json.loads(answer)
+            instances = found["instances"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"--server {self.address} answers to {method}: {_shown(answer)}") from None
+        bad = next((one for one in instances if not isinstance(one, dict) or "error_msg" in one), None)
+        if bad is not None or len(instances) != number:
+            raise InputError(f"--server {self.address} answers to {method}: {_shown(answer)}")
+        return instances
+
+
+def _shown(answer: bytes) -> str:
+    return " ".join(answer[:300].decode(errors="replace").split()) or "nothing"
