@@ -11,29 +11,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
 from tqdm import tqdm
 
 from src.checkpoint import store
-from src.checkpoint.convert import ConvertArguments
-from src.checkpoint.formats import hf, megatron, mindformers, mindspore, official, safetensors
-from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Source, Target, model_of
+from src.checkpoint.convert_arguments import ConvertArguments
+from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Source, Target
+from src.checkpoint.formats.registry import FORMATS, network_of
 from src.checkpoint.slices import Holder
 from src.common.errors import InputError
-from src.common.model_sizes import mode_file, modes
+from src.common.files import flush, temporary_path
 from src.common.settings import DataConfig, GenerationConfig, TrainingConfig
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import parameter_shapes
 
-FORMATS = {
-    "mindspore": mindspore,
-    "official": official,
-    "mindformers": mindformers,
-    "safetensors": safetensors,
-    "megatron": megatron,
-    "hf": hf,
-}
 RESUMED = "source.json"  # in an unfinished folder: what is being converted, and how
 _CHUNK = 1 << 22  # elements that are cast at once
 
@@ -112,7 +103,7 @@ def convert(arguments: ConvertArguments) -> Summary:
         summary.cast_to = cast.name
         summary.cast = Counter(kind.dtype.name for kind in kinds.values() if kind.dtype != cast)
     read = partial(_read, source, cast, summary)
-    folder = output.with_name(store.TEMPORARY_PREFIX + output.name)
+    folder = temporary_path(output)
     _begin(folder, arguments, source)
     try:
         if arguments.to == "mindspore" and not arguments.is_one_file:
@@ -128,47 +119,6 @@ def convert(arguments: ConvertArguments) -> Summary:
         shutil.rmtree(folder)
         raise
     return summary
-
-
-def network_of(
-    source: Source,
-    num_heads: int | None = None,
-    size: str = "",
-    vocab_size: int | None = None,
-    heads_needed: bool = True,
-) -> PanguAlphaConfig:
-    """The network of a checkpoint, which must be what a command line says of it.
-
-    Args:
-        num_heads: Where neither the checkpoint nor its size says.
-        size: Of configs/, that it must be of.
-        vocab_size: That it must have.
-        heads_needed: Whether it must be known how many heads there are.
-
-    Raises:
-        InputError: It isn't.
-    """
-    model = model_of(source, num_heads)
-    if size:
-        named = yaml.safe_load(mode_file(size).read_text(encoding="utf-8"))["model"]
-        for name in ("hidden_size", "num_layers"):
-            if getattr(model, name) != named[name]:
-                raise InputError(f"{source.path} has {name} {getattr(model, name)}, but --size {size} {named[name]}")
-    if vocab_size not in (None, model.vocab_size):
-        raise InputError(f"{source.path} has a vocabulary of {model.vocab_size}, not of {vocab_size} (--vocab_size)")
-    heads = num_heads or source.settings.get("num_heads") or _known_heads(model)
-    if heads is None and heads_needed:
-        raise InputError(f"{source.path} doesn't say how many attention heads it has: give --num_heads")
-    return replace(model, num_heads=heads or 1)
-
-
-def _known_heads(model: PanguAlphaConfig) -> int | None:
-    """Heads of the size of configs/ that has such layers."""
-    for mode in modes():
-        named = yaml.safe_load(mode_file(mode).read_text(encoding="utf-8"))["model"]
-        if (named.get("hidden_size"), named.get("num_layers")) == (model.hidden_size, model.num_layers):
-            return named.get("num_heads")
-    return None
 
 
 def check_md5(listed: Path, folder: Path) -> None:
@@ -247,8 +197,7 @@ def _write_files(folder: Path, target: Target, read: Callable[[str], np.ndarray]
             if not (folder / file.name).exists():
                 part = _part(folder / file.name)
                 file.write(part, file.pieces[done:], _values(file.pieces[done:], read, bar))
-                with part.open("rb") as content:
-                    os.fsync(content.fileno())
+                flush(part)
                 part.rename(folder / file.name)
     for name, text in target.texts.items():
         (folder / name).write_text(text, encoding="utf-8")

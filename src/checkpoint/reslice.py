@@ -1,6 +1,5 @@
 """A checkpoint written anew, in the slices of another plan, a parameter at a time."""
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.slices import MOMENTS, Holder, SavedSlices, parameter_of
 from src.common.errors import InputError
+from src.common.files import written_whole
 from src.common.settings import ParallelConfig
 from src.pangu_alpha_config import RunConfig, load_config
 from src.parallel.plan.plan import Plan
@@ -70,20 +70,14 @@ def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -
     moments = [prefix + name for prefix in MOMENTS for name in shapes if prefix + name in saved.names]
     _check(saved, shapes, [*shapes, *moments])
     state = store.read_state(checkpoint)
-    temporary = output.with_name(store.TEMPORARY_PREFIX + output.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with written_whole(output) as temporary:
+        temporary.mkdir(parents=True)
         with tqdm(total=_bytes(saved, [*shapes, *moments]), unit="B", unit_scale=True, disable=None) as bar:
             reports = [
                 _write_rank(temporary, saved, Holder(plan, rank, shapes), moments, bar)
                 for rank in range(plan.world_size)
             ]
         store.complete(temporary, reports, state, config.save)
-        temporary.rename(output)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
     written = [file["bytes"] for report in reports for file in report["files"].values()]
     return Summary(state["step"], plan.world_size, len(written), len(shapes), len(moments), sum(written))
 

@@ -8,7 +8,6 @@ CRC-32 of each file, so that one which was damaged or mixed up later is noticed.
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +19,11 @@ from mindspore import Parameter, Tensor
 from src.checkpoint import ckpt_file
 from src.checkpoint.slices import MOMENTS, Holder, SavedSlices, Slice
 from src.common.errors import InputError
-from src.common.files import fingerprint
+from src.common.files import TEMPORARY_PREFIX, fingerprint, flush, temporary_path
 
 MODEL, OPTIMIZER = "model", "optimizer"
 MODEL_FILE, OPTIMIZER_FILE = f"{MODEL}.ckpt", f"{OPTIMIZER}.ckpt"
 STATE_FILE, CONFIG_FILE, LAYOUT_FILE = "state.json", "config.yaml", "layout.json"
-TEMPORARY_PREFIX = ".unfinished_"
 _STEP_PREFIX, _REPLACED = "step_", ".replaced"
 _NOT_THE_MODELS = (*MOMENTS, "accumulated.")
 ALONE = Holder()
@@ -54,7 +52,8 @@ def save(
     Raises:
         InputError: The ranks don't write into the same folder.
     """
-    temporary = folder / f"{TEMPORARY_PREFIX}{step}"
+    final = folder / f"{_STEP_PREFIX}{step:08d}"
+    temporary = temporary_path(final)
     if holder.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(TEMPORARY_PREFIX + "*"):
@@ -69,7 +68,6 @@ def save(
     if holder.rank:
         _write_json(temporary / _report_name(holder.rank), report)
     holder.barrier()
-    final = folder / f"{_STEP_PREFIX}{step:08d}"
     if holder.rank == 0:
         reports = [report, *(_taken_report(temporary, rank) for rank in range(1, holder.plan.world_size))]
         complete(temporary, reports, state | {"step": step}, write_config)
@@ -94,7 +92,7 @@ def write_slices(folder: Path, holder: Holder, contents: Mapping[str, Mapping[st
         file = folder / (f"{kind}.ckpt" if holder.plan.world_size == 1 else f"{kind}_rank{holder.rank:04d}.ckpt")
         layout[file.name] = {}
         ckpt_file.write(file, _noted(((name, values[name]()) for name in written), holder, layout[file.name]))
-        _flush(file)
+        flush(file)
         files[file.name] = fingerprint(file)
     return {"files": files, "layout": layout}
 
@@ -140,7 +138,7 @@ def complete(folder: Path, reports: Sequence[dict], state: dict, write_config: C
         if not (folder / name).is_file() or (folder / name).stat().st_size != recorded["bytes"]:
             raise InputError(f"{folder / name} was written but is not there whole: all ranks must share that folder")
     write_config(folder / CONFIG_FILE)
-    _flush(folder / CONFIG_FILE)
+    flush(folder / CONFIG_FILE)
     added = [CONFIG_FILE]
     if len(reports) > 1:
         _write_json(folder / LAYOUT_FILE, layout)
@@ -150,12 +148,12 @@ def complete(folder: Path, reports: Sequence[dict], state: dict, write_config: C
             slices.check(name, slices.whole(name).box)
     files |= {name: fingerprint(folder / name) for name in added}
     _write_json(folder / STATE_FILE, state | {"files": files}, indent=1)
-    _flush(folder)
+    flush(folder)
 
 
 def _write_json(path: Path, content: dict, indent: int | None = None) -> None:
     path.write_text(json.dumps(content, indent=indent))
-    _flush(path)
+    flush(path)
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
@@ -165,17 +163,9 @@ def _put_in_place(temporary: Path, final: Path) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     temporary.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
     for old in final.parent.glob(_STEP_PREFIX + "*" + _REPLACED):
         shutil.rmtree(old)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -119,8 +119,8 @@ def quantize(arguments: QuantizeArguments) -> Manifest:
         InputError: What is to be read is damaged, or the engine can't run such a network.
     """
     from src.checkpoint import store
-    from src.checkpoint.conversion import FORMATS, network_of
     from src.checkpoint.formats.parameters import Options
+    from src.checkpoint.formats.registry import FORMATS, network_of
     from src.common.settings import DataConfig, GenerationConfig
     from src.pangu_alpha_config import load_config
 

@@ -84,7 +84,7 @@ def test_only_the_newest_are_kept(tmp_path):
 
 def test_an_unfinished_checkpoint_is_ignored_and_cleared_away(tmp_path):
     save(tmp_path, 5)
-    shutil.copytree(tmp_path / "step_00000005", tmp_path / ".unfinished_9")
+    shutil.copytree(tmp_path / "step_00000005", tmp_path / ".unfinished_step_00000009")
     assert store.newest(tmp_path).name == "step_00000005"
     save(tmp_path, 6)
     assert steps(tmp_path) == ["step_00000005", "step_00000006"]
@@ -399,7 +399,7 @@ def test_ranks_that_do_not_share_a_folder_are_told(tmp_path):
     def save(holder):
         model, optimizer = parameters_of(held_values(whole_values(), TWO, holder.rank))
         folder = tmp_path / str(holder.rank)
-        (folder / ".unfinished_3").mkdir(parents=True)
+        (folder / ".unfinished_step_00000003").mkdir(parents=True)
         store.save(folder, 3, model, optimizer, {}, lambda path: path.write_text(""), 3, holder)
 
     with pytest.raises(InputError, match="rank 1 has written nothing into .*training.output must be a folder that all"):

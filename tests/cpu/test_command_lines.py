@@ -15,7 +15,7 @@ from serving_increment.flask import loading
 from serving_increment.flask.server import ServerConfig
 from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
-from src.checkpoint.convert import ConvertArguments
+from src.checkpoint.convert_arguments import ConvertArguments
 from src.common.errors import InputError, run_program
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.cpu import machine, quantize

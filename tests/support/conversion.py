@@ -8,7 +8,7 @@ from mindspore.common import np_dtype
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
-from src.checkpoint.convert import ConvertArguments
+from src.checkpoint.convert_arguments import ConvertArguments
 from src.common.settings import ParallelConfig
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import Box, parameter_shapes
