@@ -14,16 +14,8 @@ from src.common.errors import InputError
 from src.common.settings import ParallelConfig
 from src.pangu_alpha_config import load_config
 from src.parallel.plan.sharding import parameter_shapes
-from tests.support.conversion import (
-    BFLOAT16,
-    SMALL,
-    bits,
-    converted,
-    mixed_values,
-    read_checkpoint,
-    small,
-    write_checkpoint,
-)
+from tests.support.checkpoints import BFLOAT16, bits
+from tests.support.conversion import SMALL, converted, mixed_values, read_checkpoint, small, write_checkpoint
 from tests.support.programs import ROOT, run
 
 TARGETS = [

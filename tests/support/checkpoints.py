@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore.common import np_dtype
@@ -137,3 +138,26 @@ def load_ranks(source, of, names=tuple(SHAPES)):
         return {parameter.name: parameter.asnumpy() for parameter in [*model, *optimizer]}
 
     return [load(Holder(of, rank, SHAPES)) for rank in range(of.world_size)]
+
+
+def parameters(seed=0, dtype=np.float32, names=("a.weight", "b.bias")):
+    """Parameters of shape (3, 4) with random values."""
+    draw = np.random.default_rng(seed)
+    return [Parameter(Tensor(draw.normal(size=(3, 4)).astype(dtype)), name=name) for name in names]
+
+
+def write_with_mindspore(file, named):
+    """Write arrays by name with mindspore.save_checkpoint."""
+    ms.save_checkpoint([{"name": name, "data": Tensor(value)} for name, value in named.items()], str(file))
+
+
+def steps(folder):
+    """Return the sorted names of a folder's entries."""
+    return [path.name for path in sorted(folder.iterdir())]
+
+
+def flip_a_bit(file, offset):
+    """Damage a file: change one bit of the byte at `offset`."""
+    content = bytearray(file.read_bytes())
+    content[offset] ^= 1
+    file.write_bytes(content)

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from mindspore.common import np_dtype
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
@@ -12,8 +11,8 @@ from src.checkpoint.convert_arguments import ConvertArguments
 from src.common.settings import ParallelConfig
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import Box, parameter_shapes
+from tests.support.checkpoints import BFLOAT16
 
-BFLOAT16 = np.dtype(np_dtype.bfloat16)
 DTYPES = (np.dtype("float32"), np.dtype("float16"), BFLOAT16)
 SMALL = PanguAlphaConfig(vocab_size=52, hidden_size=32, num_layers=3, num_heads=4, seq_length=16)
 
@@ -58,11 +57,6 @@ def arguments(from_, to, checkpoint, output, **others):
 def converted(*positional, **others):
     """Convert, and return what the closing line says."""
     return convert(arguments(*positional, **others))
-
-
-def bits(values):
-    """The arrays' bytes, types and shapes, by name."""
-    return {name: (array.shape, str(array.dtype), array.tobytes()) for name, array in values.items()}
 
 
 def small(**changes):

@@ -18,7 +18,8 @@ from src.checkpoint.formats.parameters import Options
 from src.checkpoint.formats.strategy import Layout, read_strategy
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import parameter_shapes
-from tests.support.conversion import arguments, bits, converted, read_checkpoint
+from tests.support.checkpoints import bits
+from tests.support.conversion import arguments, converted, read_checkpoint
 from tests.support.make_official_release import STRATEGY, TABLES, known_value, make_release, slices_of, write_strategy
 from tests.support.programs import ROOT
 
