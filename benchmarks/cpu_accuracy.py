@@ -19,7 +19,7 @@ from src.common.settings import GenerationConfig
 from src.cpu.quantize import QuantizeArguments, quantize
 from src.cpu.runtime import CpuRuntime
 from src.cpu.weight_file import WEIGHTS_FILE
-from src.generate import generate_tokens
+from src.inference.loop import generate_tokens
 from src.inference.sampling import log_normalizer
 
 

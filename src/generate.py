@@ -1,22 +1,15 @@
-"""The one generation loop: prompts in, answers out, for every runtime that can `prefill` and `decode`.
-
-A runtime computes logits and keeps the cache; which token comes next, when an answer ends and what may be shown of it
-is decided here. `TextGenerator` is for text, `generate_tokens` and `stream_tokens` are for ids; `Sampling` is the part
-of the loop that knows of no runtime, for `src.inference.continuous_batching`, whose rows come and go.
-"""
+"""Text generation: texts in, texts out, over the token loop of `src.inference.loop`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
-from src.inference.beam_search import search_beams
-from src.inference.job import Batch, Completion, Job, Runtime
-from src.inference.sampling import Penalties, choose_tokens, largest_entries, log_normalizer, row_generator
+from src.inference.job import Completion, Job
+from src.inference.loop import run_alone
+from src.inference.runtime import Runtime
 from src.tokenization import Tokenizer
 
 INCOMPLETE_CHARACTER = "\ufffd"
@@ -27,125 +20,6 @@ class TextCompletion(Completion):
     """An answer whose `text` ends before the stop text."""
 
     text: str = ""
-
-
-def stream_tokens(
-    runtime: Runtime,
-    prompts: list[list[int]],
-    config: GenerationConfig,
-    pad_token: int,
-    vocab_size: int | None = None,
-    is_stop: Callable[[list[int]], bool] | None = None,
-    numbers: Sequence[int] | None = None,
-) -> Iterator[list[list[Completion]]]:
-    """Answer prompts, showing the answers after every step.
-
-    Args:
-        runtime: The model.
-        prompts: Ids, at least one a prompt; their lengths may differ.
-        config: How to choose tokens and when to end. A prompt with no room for max_new_tokens gets a shorter answer.
-        pad_token: Fills what the runtime need not read.
-        vocab_size: Ids that may come in prompts and answers; the runtime's when None. Less than the runtime's where
-            the model has more rows than the tokenizer has pieces.
-        is_stop: Told the tokens of an answer after each new one; true ends it.
-        numbers: The prompts' numbers, from which (and the seed) sampling draws; 0, 1, 2, ... when None. With numbers of
-            its own a prompt gets the same answer in whatever company.
-
-    Returns:
-        An iterator; each step gives num_samples answers a prompt, the same objects every time, grown by at most one
-        token. Beam search shows nothing before its end: one step, the best answers first, fewer only when not so many
-        different ones exist.
-
-    Raises:
-        InputError: A prompt is empty, leaves no room for an answer or has unknown ids; end_token is unknown. Raised
-            here, before the first step.
-    """
-    allowed = runtime.vocab_size if vocab_size is None else vocab_size
-    return run_alone(Job(runtime, prompts, config, pad_token, allowed, is_stop, numbers))
-
-
-def run_alone(job: Job) -> Iterator[list[list[Completion]]]:
-    """The steps of a job that has the runtime to itself, see `stream_tokens`."""
-    return search_beams(job) if job.config.method == "beam" else _sample(job)
-
-
-def generate_tokens(
-    runtime: Runtime,
-    prompts: list[list[int]],
-    config: GenerationConfig,
-    pad_token: int,
-    vocab_size: int | None = None,
-    is_stop: Callable[[list[int]], bool] | None = None,
-    numbers: Sequence[int] | None = None,
-) -> list[list[Completion]]:
-    """The finished answers of `stream_tokens`, which explains the arguments: num_samples for each prompt."""
-    *_, answers = stream_tokens(runtime, prompts, config, pad_token, vocab_size, is_stop, numbers)
-    return answers
-
-
-class Sampling:
-    """Greedy search and sampling, told the logits: every answer is a row of its own and goes its own way.
-
-    Args:
-        job: Its prompts get num_samples rows each, one after the other.
-    """
-
-    def __init__(self, job: Job) -> None:
-        samples = range(job.config.num_samples)
-        self.job = job
-        self.answers = [[Completion() for _ in samples] for _ in job.prompts]
-        self.prompts = [prompt for prompt in job.prompts for _ in samples]
-        self.live = np.arange(len(self.prompts))  # rows that still grow
-        numbers = range(len(job.prompts)) if job.numbers is None else job.numbers
-        self._generators = [row_generator(job.config.seed, number, sample) for number in numbers for sample in samples]
-        self._penalties = Penalties(self.prompts, job.vocab_size, job.config)
-
-    def advance(self, logits: np.ndarray) -> np.ndarray:
-        """Add a token to each live answer; of those that end, the rows are live no more.
-
-        Args:
-            logits: float32 (number of live rows, V).
-
-        Returns:
-            int64 (number of rows still live,): the tokens that these rows are to read.
-        """
-        job, live = self.job, self.live
-        normalizers = log_normalizer(logits)
-        tokens = choose_tokens(
-            self._penalties.apply(logits[:, : job.vocab_size], live),
-            job.config,
-            [self._generators[row] for row in live],
-        )
-        log_probs = logits[np.arange(len(live)), tokens] - normalizers
-        growing = []
-        for place, row in enumerate(live):
-            answer = self.answers[row // job.config.num_samples][row % job.config.num_samples]
-            known = len(answer.tokens)
-            job.extend(answer, int(tokens[place]), float(log_probs[place]), job.limit(self.prompts[row]))
-            if job.likeliest and len(answer.tokens) > known:
-                answer.likeliest.append(
-                    [
-                        (token, float(logits[place, token] - normalizers[place]))
-                        for _, token in largest_entries(logits[place : place + 1, : job.vocab_size], job.likeliest)
-                    ]
-                )
-            growing.append(answer.finish_reason is None)
-        self._penalties.count(tokens, live)
-        self.live = live[growing]
-        return tokens[growing]
-
-
-def _sample(job: Job) -> Iterator[list[list[Completion]]]:
-    """All prompts begin together, and the rows wait for the longest answer."""
-    sampling = Sampling(job)
-    batch = Batch(job, job.config.num_samples)
-    logits = batch.prefill()
-    while True:
-        tokens = sampling.advance(logits[sampling.live])
-        yield sampling.answers
-        if not len(tokens):
-            return
-        logits = batch.decode(tokens, sampling.live)
 
 
 class TextGenerator:
@@ -182,7 +56,7 @@ class TextGenerator:
         """Answer texts: num_samples answers each, for beam search the best first.
 
         Raises:
-            InputError: As `stream_tokens`.
+            InputError: As `src.inference.loop.stream_tokens`.
         """
         *_, answers = self.run(self._job(texts))
         return [[self._shown(answer) for answer in group] for group in answers]
@@ -191,7 +65,7 @@ class TextGenerator:
         """Answer one text piece by piece; together the pieces are the text of `generate([text])`'s first answer.
 
         Raises:
-            InputError: As `stream_tokens`; at once, before the first piece.
+            InputError: As `src.inference.loop.stream_tokens`; at once, before the first piece.
         """
         one = TextGenerator(self.runtime, self.tokenizer, replace(self.config, num_samples=1), self.pad_token, self.run)
         return _pieces(one.completions([text]))
@@ -203,11 +77,11 @@ class TextGenerator:
 
         Args:
             prompts: Texts or ids.
-            numbers: As `stream_tokens`.
+            numbers: As `src.inference.loop.stream_tokens`.
             likeliest: How many of the likeliest ids to note at each token.
 
         Raises:
-            InputError: As `stream_tokens`; at once, before the first step.
+            InputError: As `src.inference.loop.stream_tokens`; at once, before the first step.
         """
         steps = self.run(self._job(prompts, numbers, likeliest))
         return ([[self._shown(answer) for answer in group] for group in step] for step in steps)

@@ -1,7 +1,7 @@
 """Settings of a run: data, training, parallel plan, text generation. The docstrings are the command line's help."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Optional
 
 from src.common.checks import at_least, require
 
@@ -70,7 +70,7 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     end_learning_rate: float = 1e-6
     warmup_steps: int = 2000
-    decay_steps: int | None = None
+    decay_steps: Optional[int] = None
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -165,8 +165,8 @@ class ParallelConfig:
     micro_batch_interleaved: int = 1
     strategy_search: bool = False
     cpu_kernels: bool = True
-    world_size: int | None = None
-    data: int | None = None
+    world_size: Optional[int] = None
+    data: Optional[int] = None
     tensor: int = 1
     vocab_parallel: bool = True
     pipeline: int = 1

@@ -1,4 +1,4 @@
-"""A quantised model as a runtime of the generation loop (`src.inference.job.RowRuntime`), and as a scorer of texts."""
+"""The runtime of a quantised model: a `RowRuntime` (`src.inference.runtime`) that can also score texts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from src.cpu.weight_file import (
     tensors,
     total_bytes,
 )
-from src.inference.job import check_scored
 from src.inference.manifest import MANIFEST_FILE, Manifest
 from src.inference.sampling import log_normalizer
+from src.inference.score_request import check_scored
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization import Tokenizer
 
@@ -115,12 +115,12 @@ class CpuRuntime:
         return self.manifest.load_tokenizer(path or own)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.inference.job.RowRuntime`."""
+        """See `src.inference.runtime.RowRuntime`."""
         if self._cache is None or (self._cache.rows, self._cache.capacity) != (rows, capacity):
             self._cache = None  # the old one's memory first
             require_memory(
@@ -131,7 +131,7 @@ class CpuRuntime:
             self._cache = Cache(self.config, rows, capacity)
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.inference.job.RowRuntime`."""
+        """See `src.inference.runtime.RowRuntime`."""
         return np.concatenate(
             [
                 self.network.read(self._words[prompt[:length]], self._cache, row, [length - 1])
@@ -140,11 +140,11 @@ class CpuRuntime:
         )
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         return self.network.decode(self._words[ids], positions, self._cache)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self._cache.reorder(rows)
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:

@@ -11,7 +11,8 @@ from src.common.settings import GenerationConfig
 from src.evaluation.config import EvalConfig
 from src.evaluation.evaluate import Answerer, ModelAnswerer, Scorer
 from src.inference.mindspore.runtime import build_runtime, load_model
-from src.inference.mindspore.scoring import Request, TokenScorer
+from src.inference.mindspore.scoring import TokenScorer
+from src.inference.score_request import Request
 from src.parallel.mesh import Mesh
 from src.serving.backends import SENT, Servable
 from src.tokenization import Tokenizer

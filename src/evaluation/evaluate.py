@@ -18,9 +18,10 @@ from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.evaluation.prompts import Prompting
 from src.evaluation.tasks.task import Choice, Example, Prompt, Reading, Task
-from src.generate import Runtime, generate_tokens
-from src.inference.mindspore.runtime import bucket
-from src.inference.mindspore.scoring import Request
+from src.inference.loop import generate_tokens
+from src.inference.padding import bucket
+from src.inference.runtime import Runtime
+from src.inference.score_request import Request
 from src.tokenization import Tokenizer
 
 PREDICTIONS_FILE, SETTINGS_FILE = "predictions.jsonl", "settings.json"

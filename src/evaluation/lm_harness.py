@@ -31,7 +31,8 @@ from src.common.cli import parse
 from src.device import prepare_device
 from src.evaluation.evaluate import ModelAnswerer
 from src.inference.mindspore.runtime import build_runtime, load_model
-from src.inference.mindspore.scoring import Request, TokenScorer
+from src.inference.mindspore.scoring import TokenScorer
+from src.inference.score_request import Request
 from src.pangu_alpha_config import RunConfig
 from src.tokenization import load_tokenizer
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from src.common.errors import InputError
 from src.evaluation.tasks.task import Choice, Prompt, Task
-from src.inference.mindspore.scoring import Request
+from src.inference.score_request import Request
 from src.tokenization import Tokenizer
 
 Score = Literal["mean", "modelzoo"]

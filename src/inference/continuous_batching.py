@@ -17,8 +17,9 @@ from typing import TypeVar
 import numpy as np
 
 from src.common.errors import BusyError, InputError, TimeLimitError
-from src.generate import Sampling
-from src.inference.job import Completion, Job, RowRuntime
+from src.inference.job import Completion, Job
+from src.inference.loop import Sampling
+from src.inference.runtime import RowRuntime
 
 Answers = list[list[Completion]]
 Result = TypeVar("Result")
@@ -80,8 +81,8 @@ class ContinuousBatch:
         return self.rows - len(self._free)
 
     def run(self, job: Job) -> Iterator[Answers]:
-        """The steps of a job, see `src.generate.stream_tokens`; a slow reader misses some, never the last. Closing the
-        iterator ends the generation.
+        """Run a job and return its steps, see `src.inference.loop.stream_tokens`. A slow reader misses some steps but
+        never the last one. Closing the iterator ends the generation.
 
         Raises:
             InputError: The job can't be run among others.

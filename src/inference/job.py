@@ -1,88 +1,16 @@
-"""What a call of the generation loop is made of: the runtime, the checked job, its answers, its rows."""
+"""One call of the generation loop: the checked job, its answers and its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from src.common.errors import InputError, TooLongError
 from src.common.settings import GenerationConfig
-
-
-class Runtime(Protocol):
-    """A model that is ready to compute, and the keys and values of what it has read."""
-
-    seq_length: int  # rows of the position table: the longest text, in tokens
-    vocab_size: int  # V, the width of the logits
-
-    def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """Start afresh with B prompts.
-
-        Args:
-            ids: int32 (B, P), padded on the right.
-            lengths: int32 (B,), the prompts' true lengths, each at least 1.
-            capacity: Most tokens that a row will ever hold, prompt and answer.
-
-        Returns:
-            float32 (B, V): the logits after the last token of each prompt.
-        """
-
-    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Read one more token in each row.
-
-        Args:
-            ids: int32 (B,).
-            positions: int32 (B,), each below the capacity. A row that no longer matters gets a pad token where it has
-                already read one.
-
-        Returns:
-            float32 (B, V): the logits after these tokens.
-        """
-
-    def reorder(self, rows: np.ndarray) -> None:
-        """Row i of the cache becomes a copy of what row rows[i] was; rows: int64 (B,)."""
-
-
-class RowRuntime(Runtime, Protocol):
-    """A runtime whose rows can begin anew one by one, while the others go on."""
-
-    def open(self, rows: int, capacity: int) -> None:
-        """Make a cache of that many rows, of whatever content; `decode` then takes all of them each time.
-
-        Raises:
-            InputError: This runtime has no room for so many.
-        """
-
-    def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Begin anew in some of the rows.
-
-        Args:
-            ids: int32 (n, P), padded on the right.
-            lengths: int32 (n,), the prompts' true lengths, each at least 1.
-            rows: int64 (n,), different ones.
-
-        Returns:
-            float32 (n, V): the logits after the last token of each prompt.
-        """
-
-
-def check_scored(tokens: Sequence[int], start: int, seq_length: int, vocab_size: int) -> None:
-    """Raises InputError where the log-probabilities of tokens[start:] can't be had of a model.
-
-    Args:
-        tokens: At least two; one more than the position table has rows may be given, since the last is only a label.
-        start: At least 1.
-    """
-    if not 2 <= len(tokens) <= seq_length + 1:
-        raise InputError(f"a text of {len(tokens)} tokens can't be scored; it may have 2 to {seq_length + 1}")
-    if not 1 <= start < len(tokens):
-        raise InputError(f"start is {start}; of {len(tokens)} tokens it must lie in 1 to {len(tokens) - 1}")
-    unknown = [token for token in tokens if not 0 <= token < vocab_size]
-    if unknown:
-        raise InputError(f"the text holds the id {unknown[0]}, outside the vocabulary of {vocab_size} ids")
+from src.inference.runtime import Runtime
 
 
 @dataclass

@@ -16,8 +16,9 @@ from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.generate import TextCompletion, TextGenerator
 from src.inference.continuous_batching import ContinuousBatch
-from src.inference.job import RowRuntime, check_scored
 from src.inference.manifest import MANIFEST_FILE, Manifest
+from src.inference.runtime import RowRuntime
+from src.inference.score_request import check_scored
 from src.tokenization import Tokenizer, load_tokenizer
 
 Score = Callable[[Sequence[int], int], np.ndarray]  # (tokens, start) -> log-probabilities of tokens[start:]
@@ -67,7 +68,7 @@ class TextService:
             likeliest: How many of the likeliest ids to note at each token.
 
         Raises:
-            InputError, BusyError: At once, see `src.generate.stream_tokens` and `src.inference.continuous_batching`.
+            InputError, BusyError: At once, see `src.inference.loop.stream_tokens` and `ContinuousBatch.run`.
             TimeLimitError: From the iterator.
         """
         generator = TextGenerator(self.batch.runtime, self.tokenizer, config, 0, self.batch.run)
@@ -195,7 +196,8 @@ def open_checkpoint(
     """
     from src.checkpoint import store
     from src.inference.mindspore.runtime import build_runtime, load_model
-    from src.inference.mindspore.scoring import Request, TokenScorer
+    from src.inference.mindspore.scoring import TokenScorer
+    from src.inference.score_request import Request
     from src.pangu_alpha_config import load_config
 
     weights = store.find(path)

@@ -120,7 +120,7 @@ def test_the_evaluation_s_tables(monkeypatch, capsys):
 
 
 def test_ways_that_find_other_scores_are_not_compared():
-    from src.inference.mindspore.scoring import Request
+    from src.inference.score_request import Request
 
     ways = {"one": lambda groups: [np.zeros(3)], "other": lambda groups: [np.ones(3)]}
     with pytest.raises(InputError, match="'other' finds other scores than 'one'"):

@@ -11,7 +11,7 @@ from src.cpu import packing
 from src.cpu.quantize import write_weights
 from src.cpu.runtime import CpuRuntime
 from src.cpu.weight_file import WEIGHTS_FILE, Format, layout, matrices, total_bytes
-from src.generate import generate_tokens
+from src.inference.loop import generate_tokens
 from src.inference.manifest import Manifest
 from src.inference.mindspore.runtime import CachedRuntime
 from tests.support import numpy_pangu

@@ -14,7 +14,7 @@ from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.evaluation.backends import model_here
 from src.evaluation.config import flags_of_client
-from src.inference.mindspore.scoring import Request
+from src.inference.score_request import Request
 from src.parallel.mesh import connect
 from src.parallel.plan.plan import Plan
 from src.tokenization_jieba import JiebaTokenizer

@@ -9,9 +9,9 @@ import pytest
 
 from src.common.errors import BusyError, InputError, TimeLimitError
 from src.common.settings import GenerationConfig
-from src.generate import run_alone
 from src.inference.continuous_batching import ContinuousBatch
 from src.inference.job import Job
+from src.inference.loop import run_alone
 from tests.support.toy_runtime import PAD, SlowRuntime, ToyRuntime
 
 VOCAB, ROWS = 12, 4

@@ -9,7 +9,7 @@ import mindspore as ms
 import pytest
 
 from src.common.settings import GenerationConfig
-from src.generate import generate_tokens
+from src.inference.loop import generate_tokens
 from src.inference.mindspore.runtime import CachedRuntime
 from src.tokenization import load_tokenizer
 from tests.support.programs import ROOT, TINY, random_model

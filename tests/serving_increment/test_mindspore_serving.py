@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from src.common.settings import GenerationConfig
-from src.generate import generate_tokens
+from src.inference.loop import generate_tokens
 from src.inference.manifest import Manifest, vocabulary_md5
 from src.inference.mindir.export import default_lengths, export_model
 from src.inference.mindir.runtime import MindirRuntime

@@ -1,10 +1,12 @@
 """A model of two tokens' memory: small enough for brute force, with a cache that can go wrong."""
 
+import itertools
 import math
 import threading
 import time
 
 import numpy as np
+import pytest
 
 PAD = 0
 
@@ -92,3 +94,38 @@ class PacedRuntime(ToyRuntime):
     def decode(self, ids, positions):
         time.sleep(0.01)
         return super().decode(ids, positions)
+
+
+def greedy_answer(runtime, prompt, end_token, limit):
+    """Return tokens, log-probability and finish reason, found by a plain loop without a cache."""
+    tokens, total = [], 0.0
+    while len(tokens) < limit:
+        log_probs = runtime.log_probs(prompt + tokens)
+        token = int(log_probs.argmax())
+        total += log_probs[token]
+        if token == end_token:
+            return tokens, total, "end"
+        tokens.append(token)
+    return tokens, total, "length"
+
+
+def assert_same(completion, expected):
+    tokens, log_prob, reason = expected
+    assert (completion.tokens, completion.finish_reason) == (tokens, reason)
+    assert completion.log_prob == pytest.approx(log_prob, rel=1e-5)
+
+
+def random_prompts(vocab_size, lengths, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, vocab_size, length).tolist() for length in lengths]
+
+
+def all_answers(runtime, prompt, end_token, limit):
+    """Yield every possible answer: those that end within `limit` tokens, and those that are cut off there."""
+    for length in range(1, limit + 1):
+        for tokens in itertools.product(range(runtime.vocab_size), repeat=length):
+            if end_token in tokens[:-1] or (length < limit and tokens[-1] != end_token):
+                continue
+            total = sum(runtime.log_probs(prompt + list(tokens[:i]))[token] for i, token in enumerate(tokens))
+            ended = tokens[-1] == end_token
+            yield list(tokens[: len(tokens) - ended]), total, "end" if ended else "length"

@@ -13,8 +13,9 @@ from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
 
 from src.inference.manifest import MANIFEST_FILE, Manifest
 from src.inference.mindir.runtime import graph_name
-from src.inference.mindspore.runtime import SMALLEST_BUCKET, NextLogits, Reorder
+from src.inference.mindspore.runtime import NextLogits, Reorder
 from src.inference.mindspore.scoring import HiddenStates, TokenLosses
+from src.inference.padding import SMALLEST_BUCKET
 from src.pangu_alpha import PanguAlphaModel
 
 TEMPORARY = ".unfinished"

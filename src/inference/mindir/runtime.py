@@ -1,4 +1,4 @@
-"""Exported graphs as a runtime of the generation loop (`src.inference.job.RowRuntime`), and as a scorer of texts."""
+"""The runtime of exported graphs: a `RowRuntime` (`src.inference.runtime`) that can also score texts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.common.errors import InputError
-from src.inference.job import check_scored
 from src.inference.manifest import Manifest
+from src.inference.score_request import check_scored
 
 
 def graph_name(kind: str) -> str:
@@ -42,12 +42,12 @@ class MindirRuntime:
         self._graphs: dict[str, nn.GraphCell] = {}
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.inference.job.RowRuntime`."""
+        """See `src.inference.runtime.RowRuntime`."""
         if rows > self.manifest.rows:
             raise InputError(
                 f"{rows} texts at once are too many for {self.folder}, which was exported with room for "
@@ -55,7 +55,7 @@ class MindirRuntime:
             )
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.inference.job.RowRuntime`."""
+        """See `src.inference.runtime.RowRuntime`."""
         logits = []
         for prompt, length, row in zip(ids, lengths, rows):
             size = _smallest(self.manifest.prefill_lengths, length)
@@ -63,14 +63,14 @@ class MindirRuntime:
         return np.concatenate(logits)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         rows = self.manifest.rows
         all_ids, all_positions = np.zeros((2, rows), np.int32)
         all_ids[: len(ids)], all_positions[: len(ids)] = ids, positions
         return self._run("1", all_ids[:, None], all_positions, np.zeros(rows), np.arange(rows))[: len(ids)]
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self._run("reorder", np.concatenate([rows, np.arange(len(rows), self.manifest.rows)]))
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""MindSpore as a runtime of the generation loop (`src.inference.job`): prefill, decode, the cache between them."""
+"""MindSpore as a runtime of the generation loop (`src.inference.runtime`): prefill, decode, the cache between them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from src.checkpoint import store
 from src.checkpoint.slices import Holder
 from src.cpu_kernels.attach import attach_to_model, token_decoder
 from src.cpu_kernels.token_decoder import TokenDecoder
+from src.inference.padding import bucket
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.explicit import expert_parallel, tensor_parallel
@@ -19,13 +20,6 @@ from src.parallel.explicit.pipeline_parallel import Relay
 from src.parallel.mesh import Mesh
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import parameter_shapes
-
-SMALLEST_BUCKET = 16
-
-
-def bucket(length: int, seq_length: int) -> int:
-    """The padded length that is computed for `length` tokens: a power of two, so that few graphs are compiled."""
-    return min(seq_length, max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()))
 
 
 class KeyValueCache(nn.Cell):
@@ -169,12 +163,12 @@ class CachedRuntime:
         self._cached_for = (0, 0)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.inference.job.RowRuntime`."""
+        """See `src.inference.runtime.RowRuntime`."""
         wanted = (rows, bucket(capacity, self.seq_length))
         if self._cached_for == wanted:
             return
@@ -186,7 +180,7 @@ class CachedRuntime:
             self._token_decoder = token_decoder(self._model, [(cache.keys, cache.values) for cache in cell.caches])
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.inference.job.RowRuntime`."""
+        """See `src.inference.runtime.RowRuntime`."""
         padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
         logits = _compute(self._next_logits, self._relay, padded, np.zeros(len(ids)), lengths - 1, rows)
         if self._token_decoder:
@@ -194,14 +188,14 @@ class CachedRuntime:
         return logits
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         if self._token_decoder:
             return self._token_decoder(ids, positions)
         rows = np.arange(len(ids))
         return _compute(self._next_logits, self._relay, ids[:, None], positions, np.zeros(len(ids)), rows)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self._reorder(Tensor(rows.astype(np.int32)))
         if self._token_decoder:
             self._token_decoder.locate()
@@ -218,17 +212,17 @@ class RecomputeRuntime:
         self._ids = np.zeros((0, 0), np.int32)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self._ids = _pad(ids, bucket(capacity, self.seq_length))
         return self._next_logits(lengths - 1)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self._ids[np.arange(len(ids)), positions] = ids
         return self._next_logits(positions)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.inference.job.Runtime`."""
+        """See `src.inference.runtime.Runtime`."""
         self._ids = self._ids[rows]
 
     def _next_logits(self, last: np.ndarray) -> np.ndarray:

@@ -15,30 +15,14 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.cpu_kernels.attach import cross_entropy
-from src.inference.mindspore.runtime import SMALLEST_BUCKET
+from src.inference.padding import row_length
+from src.inference.score_request import Request
 from src.nn.operators import CrossEntropy
 from src.pangu_alpha import PanguAlphaModel
 
 LOSSES_AT_ONCE = 512  # of the logits (LOSSES_AT_ONCE, V) only so many rows exist at a time
 LONGEST_ROW = 2  # times the position table: a row of branches may have more tokens than any text
 SHARED = 0  # the branch that all others see
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be scored.
-
-    Args:
-        tokens: Ids of a text. The last one is only a label, so that a text may be one longer than the position table.
-        start: The first scored token, at least 1: nothing predicts the first token of a text.
-    """
-
-    tokens: Sequence[int]
-    start: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.start < len(self.tokens):
-            raise ValueError(f"start {self.start} must lie in 1 to {len(self.tokens) - 1}, the last of the tokens")
 
 
 class HiddenStates(nn.Cell):
@@ -126,11 +110,6 @@ class _Row:
             np.stack([np.concatenate(places), np.concatenate(labels)]), axis=1, return_inverse=True
         )
         return pairs[0], pairs[1], which.reshape(-1)
-
-
-def row_length(tokens: int) -> int:
-    """The padded length of a row: a power of two."""
-    return max(SMALLEST_BUCKET, 1 << (tokens - 1).bit_length())
 
 
 def plan_rows(group: Sequence[Request], hidden_size: int, seq_length: int, share: bool = True) -> list[_Row]:

@@ -8,12 +8,13 @@ import pytest
 
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
-from src.generate import generate_tokens
+from src.inference.loop import generate_tokens
 from src.inference.manifest import Manifest, vocabulary_md5
 from src.inference.mindir.export import default_lengths, export_model
 from src.inference.mindir.runtime import MindirRuntime
 from src.inference.mindspore.runtime import CachedRuntime
-from src.inference.mindspore.scoring import Request, TokenScorer
+from src.inference.mindspore.scoring import TokenScorer
+from src.inference.score_request import Request
 from tests.support.programs import random_model
 
 ROWS, SEQ_LENGTH = 3, 48

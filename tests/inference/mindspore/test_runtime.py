@@ -9,8 +9,9 @@ import pytest
 from src.checkpoint import store
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
-from src.generate import generate_tokens
-from src.inference.mindspore.runtime import CachedRuntime, RecomputeRuntime, bucket, build_runtime, load_model
+from src.inference.loop import generate_tokens
+from src.inference.mindspore.runtime import CachedRuntime, RecomputeRuntime, build_runtime, load_model
+from src.inference.padding import bucket
 from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_model
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from src.inference.mindspore.runtime import build_runtime
-from src.inference.mindspore.scoring import Request, TokenScorer, plan_rows, row_length
+from src.inference.mindspore.scoring import TokenScorer, plan_rows
+from src.inference.padding import row_length
+from src.inference.score_request import Request
 from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_model
 

@@ -1,0 +1,69 @@
+"""What the generation loop asks of a model: two protocols, `Runtime` and `RowRuntime`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Runtime(Protocol):
+    """A model that is ready to compute, and the KV cache of the texts that it has read.
+
+    Attributes:
+        seq_length: Rows of the position table, which is the longest text in tokens.
+        vocab_size: V, the width of the logits.
+    """
+
+    seq_length: int
+    vocab_size: int
+
+    def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
+        """Clear the cache and read B prompts.
+
+        Args:
+            ids: int32 (B, P), padded on the right.
+            lengths: int32 (B,), the true lengths of the prompts, each at least 1.
+            capacity: Most tokens that a row will ever hold, prompt and answer together.
+
+        Returns:
+            float32 (B, V), the logits after the last token of each prompt.
+        """
+
+    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Read one more token in each row.
+
+        Args:
+            ids: int32 (B,).
+            positions: int32 (B,), each below the capacity. A row whose answer has ended gets a pad token at a position
+                that it has already read.
+
+        Returns:
+            float32 (B, V), the logits after these tokens.
+        """
+
+    def reorder(self, rows: np.ndarray) -> None:
+        """Replace row i of the cache by a copy of row rows[i]; rows is int64 (B,)."""
+
+
+class RowRuntime(Runtime, Protocol):
+    """A runtime that can start a new text in some rows while the others continue."""
+
+    def open(self, rows: int, capacity: int) -> None:
+        """Allocate a cache of `rows` rows with undefined content. After it, `decode` takes all rows each time.
+
+        Raises:
+            InputError: This runtime has no room for so many rows.
+        """
+
+    def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Start n new texts in some of the rows.
+
+        Args:
+            ids: int32 (n, P), padded on the right.
+            lengths: int32 (n,), the true lengths of the prompts, each at least 1.
+            rows: int64 (n,), different row numbers.
+
+        Returns:
+            float32 (n, V), the logits after the last token of each prompt.
+        """
