@@ -13,14 +13,13 @@ from src.evaluation.config import EvalConfig, settings_of
 
 def evaluate(config: EvalConfig, weights: Path | None) -> None:
     """Read the benchmark, find the model, predict, report. Files come first: what is wrong there is told at once."""
-    from src.device import prepare_device
     from src.evaluation.backends import model_here, model_of_server
     from src.evaluation.evaluate import Predictions, predict_all, read_demonstrations, read_items
     from src.evaluation.prompts import Demonstrations, Prompting
     from src.evaluation.report import Report
     from src.evaluation.tasks.registry import find_task
     from src.evaluation.tasks.task import Reading
-    from src.parallel.mesh import connect
+    from src.parallel.mesh import connect, prepare_device
     from src.parallel.plan.plan import Plan
     from src.tokenization import load_tokenizer
 

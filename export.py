@@ -67,11 +67,10 @@ def main() -> None:
 
         dry_run(config, config.rank, ("prefill", "decode"), config.rows)
         return
-    from src.device import prepare_device
     from src.inference.manifest import Manifest, vocabulary_md5
     from src.inference.mindir.export import default_lengths, export_model
     from src.inference.mindspore.runtime import build_runtime, load_model
-    from src.parallel.mesh import connect
+    from src.parallel.mesh import connect, prepare_device
     from src.parallel.plan.plan import Plan
 
     path = config.data.tokenizer_path

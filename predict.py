@@ -135,9 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         dry_run(config, config.rank, ("prefill", "decode"), config.generation.num_samples)
         return
-    from src.device import prepare_device
     from src.inference.mindspore.runtime import build_runtime, load_model
-    from src.parallel.mesh import connect
+    from src.parallel.mesh import connect, prepare_device
     from src.parallel.plan.plan import Plan
     from src.tokenization import load_tokenizer
 

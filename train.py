@@ -18,7 +18,7 @@ def main() -> None:
         dry_run(config, config.rank)
         return
     # MindSpore takes seconds to import: bad arguments and --help are answered before.
-    from src.device import prepare_device
+    from src.parallel.mesh import prepare_device
     from src.training.trainer import Trainer
 
     prepare_device(config.parallel)

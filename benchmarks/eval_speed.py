@@ -19,7 +19,6 @@ from benchmarks.harness import print_table, ratio_of_pairs
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
-from src.device import prepare_device
 from src.evaluation.prompts import Demonstrations, Prompting
 from src.evaluation.tasks.registry import find_task
 from src.evaluation.tasks.task import Reading
@@ -28,6 +27,7 @@ from src.inference.mindspore.scoring import TokenScorer
 from src.inference.score_request import Request
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.mesh import prepare_device
 from src.tokenization_jieba import JiebaTokenizer
 
 Groups = list[list[Request]]

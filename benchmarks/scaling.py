@@ -108,8 +108,7 @@ class Rank:
         from mindspore import Tensor
 
         from src.dataset import causal
-        from src.device import prepare_device
-        from src.parallel.mesh import connect
+        from src.parallel.mesh import connect, prepare_device
         from src.parallel.plan.plan import Plan
 
         self.config = arguments.config(plan)

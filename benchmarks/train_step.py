@@ -86,10 +86,10 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
 
     from src.cpu_kernels.attach import attach_to_training
     from src.dataset import causal
-    from src.device import prepare_device
     from src.nn.optimizer import Optimizer, StepScalars
     from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
     from src.pangu_alpha_wrapcell import ApplyGradients, TrainStep
+    from src.parallel.mesh import prepare_device
 
     prepare_device(ParallelConfig())
     model = PanguAlphaModel(arguments.model)

@@ -15,9 +15,8 @@ import numpy as np
 from serving_increment.ranks import ANEW, distributed_address, distributed_key, identity, receive, send
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
-from src.device import prepare_device
 from src.inference.mindir.runtime import MindirRuntime
-from src.parallel.mesh import Mesh, connect
+from src.parallel.mesh import Mesh, connect, prepare_device
 from src.parallel.plan.plan import Plan
 
 ANEW_STATUS = 75  # sysexits.h, EX_TEMPFAIL: to be tried again

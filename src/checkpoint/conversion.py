@@ -17,11 +17,11 @@ from src.checkpoint import store
 from src.checkpoint.convert_arguments import ConvertArguments
 from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Source, Target
 from src.checkpoint.formats.registry import FORMATS, network_of
-from src.checkpoint.slices import Holder
 from src.common.errors import InputError
 from src.common.files import flush, temporary_path
 from src.common.settings import DataConfig, GenerationConfig, TrainingConfig
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+from src.parallel.plan.holder import Holder
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import parameter_shapes
 

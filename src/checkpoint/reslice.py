@@ -9,11 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from src.checkpoint import ckpt_file, store
-from src.checkpoint.slices import MOMENTS, Holder, SavedSlices, parameter_of
+from src.checkpoint.slices import SavedSlices
 from src.common.errors import InputError
 from src.common.files import written_whole
 from src.common.settings import ParallelConfig
 from src.pangu_alpha_config import RunConfig, load_config
+from src.parallel.plan.holder import MOMENTS, Holder, parameter_of
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import Box, parameter_shapes
 

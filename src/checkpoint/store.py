@@ -17,9 +17,10 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from src.checkpoint import ckpt_file
-from src.checkpoint.slices import MOMENTS, Holder, SavedSlices, Slice
+from src.checkpoint.slices import SavedSlices, Slice
 from src.common.errors import InputError
 from src.common.files import TEMPORARY_PREFIX, fingerprint, flush, temporary_path
+from src.parallel.plan.holder import MOMENTS, Holder
 
 MODEL, OPTIMIZER = "model", "optimizer"
 MODEL_FILE, OPTIMIZER_FILE = f"{MODEL}.ckpt", f"{OPTIMIZER}.ckpt"

@@ -28,12 +28,12 @@ except ImportError as error:
 
 from src.checkpoint import store
 from src.common.cli import parse
-from src.device import prepare_device
 from src.evaluation.evaluate import ModelAnswerer
 from src.inference.mindspore.runtime import build_runtime, load_model
 from src.inference.mindspore.scoring import TokenScorer
 from src.inference.score_request import Request
 from src.pangu_alpha_config import RunConfig
+from src.parallel.mesh import prepare_device
 from src.tokenization import load_tokenizer
 
 Pair = tuple[tuple[str, str], list[int], list[int]]

@@ -1,16 +1,36 @@
-"""The connected ranks: who this process is, and the groups that it talks in."""
+"""The device of this process, its place among the connected ranks, and the groups in which it communicates."""
 
 import os
 from dataclasses import dataclass
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
 
 from src.common.errors import InputError
+from src.common.settings import ParallelConfig
 from src.parallel.plan.plan import AXES, Coordinates, Plan
 
 LAUNCHED = ("MS_WORKER_NUM", "RANK_TABLE_FILE", "OMPI_COMM_WORLD_SIZE")  # by msrun, for a rank table, by mpirun
+CALL_DEPTH = 100000  # MindSpore's default, 1000, is too small for the unrolled updates of a deep network
+
+
+def prepare_device(config: ParallelConfig) -> None:
+    """Select graph mode on the configured device.
+
+    Raises:
+        InputError: MindSpore here has no such device.
+    """
+    try:
+        ms.set_context(mode=ms.GRAPH_MODE, device_target=config.device_target, max_call_depth=CALL_DEPTH)
+        if config.device_target != "CPU":
+            ms.set_device(config.device_target, config.device_id)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(
+            f"parallel.device_target {config.device_target} (device {config.device_id}) is not available "
+            f"to the MindSpore that is installed: {str(error).splitlines()[0]}; CPU always is"
+        ) from error
 
 
 @dataclass(frozen=True)

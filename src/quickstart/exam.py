@@ -48,9 +48,9 @@ def main() -> None:
     arguments = parse(ExamArguments, "python -m src.quickstart.exam")
     questions = read_questions(arguments.questions)
     from src.checkpoint import store
-    from src.device import prepare_device
     from src.inference.mindspore.runtime import build_runtime, load_model
     from src.pangu_alpha_config import load_config
+    from src.parallel.mesh import prepare_device
     from src.tokenization import load_tokenizer
 
     weights = store.find(arguments.checkpoint)

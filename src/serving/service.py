@@ -171,7 +171,7 @@ def open_model(
         service = open_quantized(path, tokenizer_path, rows, *limits)
     else:
         from src.common.settings import ParallelConfig
-        from src.device import prepare_device
+        from src.parallel.mesh import prepare_device
 
         prepare_device(ParallelConfig())
         if is_exported(path):

@@ -12,19 +12,16 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from src.checkpoint import store
-from src.checkpoint.slices import Holder
 from src.common.errors import InputError
 from src.common.settings import TrainingConfig
 from src.dataset import Batch, TokenBatches, causal, eod_reset
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha_config import RunConfig
-from src.parallel.explicit.build import build_model, build_stepper
+from src.parallel.build import build_training
 from src.parallel.explicit.data_parallel import ShardedOptimizer
 from src.parallel.mesh import connect
 from src.parallel.plan.plan import AXES, Plan
-from src.parallel.plan.sharding import parameter_shapes
-from src.parallel.semi_auto.build import build as build_semi_auto
 from src.training.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
 
 SIGNAL_STATUS = 128  # a shell's exit status for a process that a signal ended, less the signal's number
@@ -107,13 +104,9 @@ class Trainer:
         self.validation_batches = self._batches(data.validation, shuffle=False) if data.validation else None
         if training.eval_interval and self.validation_batches is None:
             raise InputError("training.eval_interval is set but data.validation is not")
-        if config.is_semi_auto:
-            self.parameters, self.stepper, self.optimizer, self.holder = build_semi_auto(config, self.mesh)
-        else:
-            model = build_model(config.model, self.mesh, training.seed)
-            self.parameters = list(model.get_parameters())
-            self.stepper, self.optimizer = build_stepper(config, model, self.mesh)
-            self.holder = Holder(self.mesh.plan, self.mesh.rank, parameter_shapes(config.model), self.mesh.all_true)
+        parts = build_training(config, self.mesh)
+        self.parameters, self.stepper = parts.parameters, parts.stepper
+        self.optimizer, self.holder = parts.optimizer, parts.holder
         self.progress = self._start()
         self.stopped_by = 0
 

@@ -9,10 +9,10 @@ from safetensors.numpy import load_file
 
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.formats import torch_file
-from src.checkpoint.slices import Holder
 from src.common.errors import InputError
 from src.common.settings import ParallelConfig
 from src.pangu_alpha_config import load_config
+from src.parallel.plan.holder import Holder
 from src.parallel.plan.sharding import parameter_shapes
 from tests.support.checkpoints import BFLOAT16, bits
 from tests.support.conversion import SMALL, converted, mixed_values, read_checkpoint, small, write_checkpoint

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from src.checkpoint import ckpt_file
-from src.checkpoint.slices import Holder, SavedSlices, Slice
+from src.checkpoint.slices import SavedSlices, Slice
 from src.common.errors import InputError
+from src.parallel.plan.holder import Holder
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import Box
 from tests.support.checkpoints import SHAPES, held_values, plan, whole_values

@@ -13,8 +13,8 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from src.checkpoint import store
-from src.checkpoint.slices import Holder
 from src.common.errors import InputError
+from src.parallel.plan.holder import Holder
 from tests.support.checkpoints import (
     SHAPES,
     at_once,

@@ -9,9 +9,9 @@ from mindspore import Parameter, Tensor
 from mindspore.common import np_dtype
 
 from src.checkpoint import store
-from src.checkpoint.slices import Holder
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+from src.parallel.plan.holder import Holder
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import box, optimizer_box, parameter_shapes, stages
 

@@ -12,9 +12,9 @@ from mindspore import Tensor
 
 from src.common.settings import ParallelConfig
 from src.data.mindrecord import RecordWriter
-from src.device import prepare_device
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.mesh import prepare_device
 
 prepare_device(ParallelConfig())  # as every entry point does: graph mode is what is tested
 

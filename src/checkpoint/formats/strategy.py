@@ -6,8 +6,6 @@ Devices whose slices are equal then share that slice's rows out among opt_weight
 """
 
 import tempfile
-from dataclasses import dataclass
-from itertools import accumulate
 from math import prod
 from pathlib import Path
 
@@ -20,63 +18,11 @@ from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind, Source, is_parameter, official_name
 from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.plan.device_layout import DeviceLayout
 from src.parallel.plan.sharding import Box, parameter_shapes, tensor_axis
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a parameter is sliced.
-
-    Args:
-        devices: The matrix of a stage's devices.
-        axes: For each axis of the parameter, which axes of the matrix slice it.
-        rows: Rows of each slice of axis 0, where they differ; empty where they are equal.
-        shards: Devices with the same slice that each keep some rows of it; 1 where each keeps all.
-        stages: Pipeline stages that hold the parameter.
-    """
-
-    devices: tuple[int, ...]
-    axes: tuple[tuple[int, ...], ...]
-    rows: tuple[int, ...]
-    shards: int
-    stages: tuple[int, ...]
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """Slices along each axis of the parameter, without the rows' shards."""
-        return tuple(prod(self.devices[axis] for axis in axes) for axes in self.axes)
-
-    def whole(self, held: tuple[int, ...]) -> tuple[int, ...]:
-        """The parameter's shape, given that of what a device holds."""
-        shape = tuple(size * parts for size, parts in zip(held, self.parts, strict=True))
-        if self.rows:
-            return (sum(self.rows), *shape[1:])
-        return (shape[0] * self.shards, *shape[1:])
-
-    def box(self, device: int, shape: tuple[int, ...]) -> Box:
-        """The part of a parameter of that (whole) shape that a device of its stage holds."""
-        at = [int(number) for number in np.unravel_index(device, self.devices)]
-        box = Box.whole(shape)
-        for axis, (axes, parts) in enumerate(zip(self.axes, self.parts, strict=True)):
-            which = 0
-            for device_axis in axes:
-                which = which * self.devices[device_axis] + at[device_axis]
-            if axis == 0 and self.rows:
-                ends = [0, *accumulate(self.rows)]
-                box = Box((ends[which], *box.begin[1:]), (ends[which + 1], *box.end[1:]))
-            else:
-                box = box.part(axis, which, parts)
-        if self.shards == 1:
-            return box
-        sliced = {axis for axes in self.axes for axis in axes}
-        which = 0
-        for axis, size in enumerate(self.devices):
-            if axis not in sliced:
-                which = which * size + at[axis]
-        return box.part(0, which % self.shards, self.shards)
-
-
-def read_strategy(path: Path) -> dict[str, Layout]:
+def read_strategy(path: Path) -> dict[str, DeviceLayout]:
     """The layouts of a strategy file by official names; a folder of files is one of a file a pipeline stage.
 
     Raises:
@@ -90,7 +36,7 @@ def read_strategy(path: Path) -> dict[str, Layout]:
         raise InputError(f"--strategy {path} is no strategy file of MindSpore's ({_first_line(error)})") from error
     if not items:
         raise InputError(f"--strategy {path} is no strategy file of MindSpore's, or says nothing of any parameter")
-    layouts: dict[str, Layout] = {}
+    layouts: dict[str, DeviceLayout] = {}
     for key, item in items.items():
         stage, name = key.split("-", 1) if key.partition("-")[0].isdigit() else ("0", key)
         name = official_name(name)
@@ -142,7 +88,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def _layout(path: Path, name: str, item: node_strategy_pb2.ParallelLayouts, stages: tuple[int, ...]) -> Layout:
+def _layout(path: Path, name: str, item: node_strategy_pb2.ParallelLayouts, stages: tuple[int, ...]) -> DeviceLayout:
     devices = tuple(item.dev_matrix[0].dim) or (1,)
     if len(item.tensor_map) > 1:
         numbers = [tuple(entry.dim) for entry in item.tensor_map if entry.dim]
@@ -159,7 +105,7 @@ def _layout(path: Path, name: str, item: node_strategy_pb2.ParallelLayouts, stag
     repeats = prod(devices) // prod(devices[axis] for axis in used)
     shards = item.opt_weight_shard_size if item.opt_weight_shard_step else 0
     shards = repeats if shards == -1 else max(shards, 1)
-    layout = Layout(devices, axes, rows, shards, stages)
+    layout = DeviceLayout(devices, axes, rows, shards, stages)
     if repeats % shards or (rows and (shards > 1 or len(rows) != layout.parts[0] or prod(layout.parts[1:]) > 1)):
         raise InputError(
             f"--strategy {path}: '{name}' can't be shared out in {shards} by devices {list(devices)} "
@@ -215,7 +161,7 @@ def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
     return Source(path, kinds, read, [*files.values(), *([strategy] if strategy.is_file() else [])], others)
 
 
-def _slices(layout: Layout, devices: int, shape: tuple[int, ...]) -> dict[int, Box]:
+def _slices(layout: DeviceLayout, devices: int, shape: tuple[int, ...]) -> dict[int, Box]:
     """The ranks that hold a parameter of that shape, one of those with the same slice, and their slices."""
     first = layout.stages[0] * devices
     by_box = {layout.box(device, shape): first + device for device in reversed(range(devices))}
@@ -223,7 +169,7 @@ def _slices(layout: Layout, devices: int, shape: tuple[int, ...]) -> dict[int, B
 
 
 def _kind(
-    name: str, layout: Layout, devices: int, files: dict[int, Path], held: dict[int, dict[str, ckpt_file.Stored]]
+    name: str, layout: DeviceLayout, devices: int, files: dict[int, Path], held: dict[int, dict[str, ckpt_file.Stored]]
 ) -> Kind:
     """The whole parameter's, once all ranks are known to hold what the layout says."""
     first_rank = layout.stages[0] * devices

@@ -8,18 +8,15 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.checkpoint import store
-from src.checkpoint.slices import Holder
 from src.cpu_kernels.attach import attach_to_model, token_decoder
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.inference.padding import bucket
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.explicit import expert_parallel, tensor_parallel
-from src.parallel.explicit.build import build_model
-from src.parallel.explicit.pipeline_parallel import Relay
+from src.parallel.build import build_inference, connect_inference
 from src.parallel.mesh import Mesh
-from src.parallel.plan.plan import Plan
-from src.parallel.plan.sharding import parameter_shapes
+
+Relay = Callable[..., Tensor]  # see src.parallel.build.connect_inference
 
 
 class KeyValueCache(nn.Cell):
@@ -264,13 +261,7 @@ def build_runtime(
     """
     if use_past and cpu_kernels:
         attach_to_model(model)
-    relay = None
-    if mesh and mesh.plan.world_size > 1:
-        tensor_parallel.attach_to_model(model, mesh.group("tensor"), vocab_parallel=mesh.plan.vocab_parallel)
-        if mesh.plan.vocab_parallel:
-            tensor_parallel.attach_to_logits(model, mesh.group("tensor"))
-        expert_parallel.attach_to_model(model, mesh.group("expert"))
-        relay = Relay(mesh, model.config) if mesh.plan.pipeline > 1 else None
+    relay = connect_inference(model, mesh)
     if not use_past:
         return RecomputeRuntime(model, relay)
     return CachedRuntime(model, relay, decode_by_kernel=cpu_kernels and (mesh is None or mesh.plan.world_size == 1))
@@ -282,9 +273,7 @@ def load_model(config: PanguAlphaConfig, weights: Path | None, mesh: Mesh | None
     Raises:
         InputError: The checkpoint doesn't fit.
     """
-    mesh = mesh or Mesh(Plan(num_layers=config.num_layers))
-    model = build_model(config, mesh, seed=0 if weights is None else None)
+    model, holder = build_inference(config, mesh, seed=0 if weights is None else None)
     if weights is not None:
-        holder = Holder(mesh.plan, mesh.rank, parameter_shapes(config), mesh.all_true)
         store.load(weights, model.get_parameters(), holder)
     return model

@@ -9,7 +9,7 @@ from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
 from src.parallel.explicit import data_parallel, expert_parallel, pipeline_parallel, tensor_parallel
 from src.parallel.explicit.data_parallel import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
-from src.parallel.explicit.pipeline_parallel import PipelineStepper
+from src.parallel.explicit.pipeline_parallel import PipelineStepper, Relay
 from src.parallel.initial_values import allocate
 from src.parallel.mesh import Mesh
 from src.parallel.plan import sharding
@@ -60,3 +60,21 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
     if mesh.plan.pipeline > 1:
         return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
     return Stepper(network, parameters, apply_gradients), optimizer
+
+
+def connect_inference(model: PanguAlphaModel, mesh: Mesh) -> Relay | None:
+    """Attach the collectives of generation and scoring to a model of `build_model`.
+
+    Args:
+        model: This rank's part. Compiled kernels are attached to it before, because their cells are wrapped here.
+        mesh: This rank's place, among several ranks.
+
+    Returns:
+        Passes hidden states from one pipeline stage to the next; None for a model without stages.
+    """
+    group = mesh.group("tensor")
+    tensor_parallel.attach_to_model(model, group, vocab_parallel=mesh.plan.vocab_parallel)
+    if mesh.plan.vocab_parallel:
+        tensor_parallel.attach_to_logits(model, group)
+    expert_parallel.attach_to_model(model, mesh.group("expert"))
+    return Relay(mesh, model.config) if mesh.plan.pipeline > 1 else None

@@ -6,12 +6,12 @@ from pathlib import Path
 from mindspore import Parameter, nn
 from mindspore.communication import management
 
-from src.checkpoint.formats.strategy import Layout
-from src.checkpoint.slices import Holder, parameter_of
 from src.nn.optimizer import Optimizer
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.initial_values import allocate
 from src.parallel.mesh import Mesh
+from src.parallel.plan.device_layout import DeviceLayout
+from src.parallel.plan.holder import Holder, parameter_of
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import Box, parameter_shapes, stages
 from src.parallel.semi_auto.train_step import SUMS, SemiAutoStepper, compile_step
@@ -27,14 +27,14 @@ class InferredHolder(Holder):
         layouts: Of what the rank holds, by the names of parameters and moments.
     """
 
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, DeviceLayout]
 
     def __init__(
         self,
         plan: Plan,
         rank: int,
         config: PanguAlphaConfig,
-        layouts: Mapping[str, Layout],
+        layouts: Mapping[str, DeviceLayout],
         all_true: Callable[[bool], bool] = bool,
     ):
         super().__init__(plan, rank, parameter_shapes(config), all_true)
@@ -57,7 +57,7 @@ class InferredHolder(Holder):
         return all(layout.box(device, whole) != self.box(name) for device in range(self.device))
 
 
-def inferred_layouts(cell: nn.Cell, stage: int) -> dict[str, Layout]:
+def inferred_layouts(cell: nn.Cell, stage: int) -> dict[str, DeviceLayout]:
     """The layouts of what a rank of a stage holds, of a cell that was compiled in semi-automatic parallel."""
     layouts = {}
     for name, (devices, tensor_map, _, _, _, sharing_group, *_) in cell.parameter_layout_dict.items():
@@ -65,7 +65,7 @@ def inferred_layouts(cell: nn.Cell, stage: int) -> dict[str, Layout]:
         axes = tuple((len(devices) - 1 - number,) if number >= 0 else () for number in tensor_map)
         is_shared = sharing_group and not name.startswith(SUMS)  # sums have that group, too, but are not cut by it
         sharing = management.get_group_size(sharing_group) if is_shared else 1
-        layouts[name] = Layout(devices, axes, (), sharing, (stage,))
+        layouts[name] = DeviceLayout(devices, axes, (), sharing, (stage,))
     return layouts
 
 

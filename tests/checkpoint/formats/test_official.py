@@ -15,8 +15,9 @@ from mindspore.train.node_strategy_pb2 import ParallelStrategyMap
 from src.checkpoint import ckpt_file, conversion
 from src.checkpoint.formats import official, shards
 from src.checkpoint.formats.parameters import Options
-from src.checkpoint.formats.strategy import Layout, read_strategy
+from src.checkpoint.formats.strategy import read_strategy
 from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.plan.device_layout import DeviceLayout
 from src.parallel.plan.sharding import parameter_shapes
 from tests.support.checkpoints import bits
 from tests.support.conversion import arguments, converted, read_checkpoint
@@ -132,7 +133,7 @@ def test_layouts_of_the_releases_are_cut_as_mindspore_cuts():
         ([8, 1, 4], [0, 1], 4, 8, ((2,), (1,))),
         ([8, 1, 4], [1, 0], 4, 4, ((1,), (2,))),
     ):
-        layout = Layout(tuple(devices), axes, (), shard, (0,))
+        layout = DeviceLayout(tuple(devices), axes, (), shard, (0,))
         for rank, held in enumerate(slices_of(values, (devices, tensor_map, step, shard), 32)):
             np.testing.assert_array_equal(values[layout.box(rank, values.shape).index], held)
 

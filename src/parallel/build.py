@@ -1,0 +1,83 @@
+"""Build this rank's part of a model, for training or for inference, with the engine that the settings choose."""
+
+from dataclasses import dataclass
+
+from mindspore import Parameter
+
+from src.nn.optimizer import Optimizer
+from src.pangu_alpha import PanguAlphaModel
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
+from src.pangu_alpha_wrapcell import Stepper
+from src.parallel.explicit import build as explicit
+from src.parallel.explicit.data_parallel import ShardedOptimizer
+from src.parallel.explicit.pipeline_parallel import PipelineStepper, Relay
+from src.parallel.mesh import Mesh
+from src.parallel.plan.holder import Holder
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.sharding import parameter_shapes
+from src.parallel.semi_auto import build as semi_auto
+from src.parallel.semi_auto.train_step import SemiAutoStepper
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """What a rank trains, and with what.
+
+    Args:
+        parameters: Parameters that this rank holds, with their initial values.
+        stepper: Runs one optimizer step or one validation batch.
+        optimizer: The optimizer in the stepper. Its `state` holds the moments.
+        holder: Which part of each parameter and moment this rank holds, for checkpoints.
+    """
+
+    parameters: list[Parameter]
+    stepper: Stepper | PipelineStepper | SemiAutoStepper
+    optimizer: Optimizer | ShardedOptimizer
+    holder: Holder
+
+
+def build_training(config: RunConfig, mesh: Mesh) -> TrainingParts:
+    """Build what trains this rank's part of a model, connected to the other ranks.
+
+    MindSpore's compiler spreads the model where the settings choose it (parallel.backend), and otherwise the explicit
+    collectives do.
+    """
+    if config.is_semi_auto:
+        return TrainingParts(*semi_auto.build(config, mesh))
+    model = explicit.build_model(config.model, mesh, config.training.seed)
+    stepper, optimizer = explicit.build_stepper(config, model, mesh)
+    return TrainingParts(list(model.get_parameters()), stepper, optimizer, _holder(config.model, mesh))
+
+
+def build_inference(
+    config: PanguAlphaConfig, mesh: Mesh | None = None, seed: int | None = None
+) -> tuple[PanguAlphaModel, Holder]:
+    """Build this rank's part of a model, not yet connected to the other ranks.
+
+    Args:
+        config: The whole model.
+        mesh: This rank's place; None for a model in one piece.
+        seed: Seed of the initial weights; None for zeros, where weights are loaded.
+
+    Returns:
+        The model, and which part of each parameter it holds.
+    """
+    mesh = mesh or Mesh(Plan(num_layers=config.num_layers))
+    return explicit.build_model(config, mesh, seed), _holder(config, mesh)
+
+
+def connect_inference(model: PanguAlphaModel, mesh: Mesh | None) -> Relay | None:
+    """Connect a model of `build_inference` to the other ranks, so that each of them gets the logits of all words.
+
+    Attach compiled kernels before, because their cells are wrapped here.
+
+    Returns:
+        Passes hidden states from one pipeline stage to the next; None for a model without stages.
+    """
+    if mesh is None or mesh.plan.world_size == 1:
+        return None
+    return explicit.connect_inference(model, mesh)
+
+
+def _holder(config: PanguAlphaConfig, mesh: Mesh) -> Holder:
+    return Holder(mesh.plan, mesh.rank, parameter_shapes(config), mesh.all_true)
