@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For the other scripts: `. "$(dirname "$0")/common.sh"` makes the environment and sets ROOT and VENV_PYTHON.
 set -euo pipefail
 

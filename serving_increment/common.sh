@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For the start scripts: `. "$(dirname "$0")/common.sh"`. What they leave behind (logs, sockets, what stop_pangu.sh needs)
 # lies in PANGU_RUN, a folder; serving_increment itself when not given.
 SERVING=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -20,11 +20,11 @@ ours() {
 
 signal=TERM
 for ((tenths = 0; tenths < 300; tenths++)); do
-    processes=$(ours)
-    [ -n "$processes" ] || break
+    mapfile -t processes < <(ours)
+    [ ${#processes[@]} -gt 0 ] || break
     [ $tenths -ne 200 ] || signal=KILL
     if [ $((tenths % 100)) -eq 0 ]; then
-        kill -$signal $processes 2> /dev/null || true
+        kill -$signal "${processes[@]}" 2> /dev/null || true
     fi
     sleep 0.1
 done
