@@ -1,5 +1,5 @@
-// What the kernels share. They are called by mindspore.ops.Custom, or in its manner; every array is contiguous float32 but for labels and
-// positions, which are int32. Comments `shape -> shape` give a kernel's inputs and outputs.
+// What the kernels share. They are called by mindspore.ops.Custom, or in its manner; every array is contiguous float32
+// but for labels and positions, which are int32. Comments `shape -> shape` give a kernel's inputs and outputs.
 
 #pragma once
 
@@ -45,9 +45,8 @@ void parallel(int64_t count, int64_t work, const Body &body) {
   const int64_t parts = std::clamp<int64_t>(count * work / kLeastWork, 1, std::min(cores, std::max<int64_t>(count, 1)));
   std::vector<std::future<void>> others;
   for (int64_t part = 1; part < parts; ++part) {
-    others.push_back(std::async(std::launch::async, [&body, part, parts, count] {
-      body(count * part / parts, count * (part + 1) / parts);
-    }));
+    others.push_back(std::async(
+        std::launch::async, [&body, part, parts, count] { body(count * part / parts, count * (part + 1) / parts); }));
   }
   body(0, count / parts);
   for (auto &other : others) other.get();
@@ -164,12 +163,12 @@ inline float dot(const float *x, const float *y, int64_t n) {
 }  // namespace pangu
 
 // The entry point of a kernel: 0, or 1 where it failed.
-#define KERNEL(name)                                                                                                \
+#define KERNEL(name)                                                                                                 \
   extern "C" int pangu_##name(int count, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) { \
-    try {                                                                                                           \
-      pangu::name({count, data, ranks, shapes});                                                                           \
-      return 0;                                                                                                     \
-    } catch (...) {                                                                                                 \
-      return 1;                                                                                                     \
-    }                                                                                                               \
+    try {                                                                                                            \
+      pangu::name({count, data, ranks, shapes});                                                                     \
+      return 0;                                                                                                      \
+    } catch (...) {                                                                                                  \
+      return 1;                                                                                                      \
+    }                                                                                                                \
   }

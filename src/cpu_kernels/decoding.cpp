@@ -31,7 +31,8 @@ struct Layer {
   const float *gamma2, *beta2, *mapping, *mapping_bias, *output, *output_bias;
   float *keys, *values;  // the caches (B, A, C, d)
 };
-constexpr int kIds = 0, kPositions = 1, kEpsilon = 2, kWords = 3, kPlaces = 4, kQueries = 5, kFinal = 6, kFirstLayer = 8;
+constexpr int kIds = 0, kPositions = 1, kEpsilon = 2, kWords = 3, kPlaces = 4, kQueries = 5, kFinal = 6,
+              kFirstLayer = 8;
 constexpr int kLayerInputs = 18;
 
 // One token's way through the layers. A member of the team computes whole heads and a share of the hidden units, and
@@ -118,7 +119,8 @@ class Decoder {
   // The member's heads: new keys and values into the caches, attention over them, and their share of the projection.
   void attend(const Layer &layer, const float *query, const float *x, int64_t member) {
     const float factor = 1.0f / std::sqrt(std::sqrt(static_cast<float>(head_size_)));
-    const int64_t cache = capacity_ * head_size_, first = team_.share(heads_, member), last = team_.share(heads_, member + 1);
+    const int64_t cache = capacity_ * head_size_, first = team_.share(heads_, member),
+                  last = team_.share(heads_, member + 1);
     Vector q(rows_ * head_size_), weights(capacity_), mixed(rows_ * width_);
     for (int64_t head = first; head < last; ++head) {
       float *keys = layer.keys + head * cache, *values = layer.values + head * cache;

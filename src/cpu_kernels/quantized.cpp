@@ -38,7 +38,9 @@ class Reader {
         x_(tiles_ * n_.hidden), top_queries_(x_.size()), queries_(x_.size()), mixed_(x_.size()),
         inner_(tiles_ * n_.inner), wanted_(wanted_input_.tiles * n_.hidden), scratch_(t_.threads, Scratch(*this)) {}
 
-  void run() { team_.run([this](int64_t member) { work(member); }); }
+  void run() {
+    team_.run([this](int64_t member) { work(member); });
+  }
 
  private:
   using Lanes = std::vector<Floats>;

@@ -235,7 +235,8 @@ class Multiplier {
         for (int64_t row = begin; row < end;) {
           const bool whole = row + kTileRows <= end;
           const auto multiply_some = whole ? two ? multiply_tile<kTileRows, 2> : multiply_tile<kTileRows, 1>
-                                           : two ? multiply_tile<1, 2> : multiply_tile<1, 1>;
+                                     : two ? multiply_tile<1, 2>
+                                           : multiply_tile<1, 1>;
           multiply_some(codes + (row - begin) * stride, stride, matrix.scales + row * input.blocks, input, tile, first,
                         count, products_.data() + tile * kPanel + row - begin);
           row += whole ? kTileRows : 1;
