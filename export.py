@@ -69,14 +69,11 @@ def main() -> None:
         return
     from src.inference.manifest import Manifest, vocabulary_md5
     from src.inference.mindir.export import default_lengths, export_model
-    from src.inference.mindspore.runtime import build_runtime, load_model
-    from src.parallel.mesh import connect, prepare_device
-    from src.parallel.plan.plan import Plan
+    from src.inference.mindspore.load import open_checkpoint
 
     path = config.data.tokenizer_path
     md5 = vocabulary_md5(path) if path else None
-    prepare_device(config.parallel)
-    mesh = connect(Plan.of(config.parallel, config.model))
+    opened = open_checkpoint(config, weights, cpu_kernels=False)
     lengths = sorted({*(config.prefill_lengths or default_lengths(config.model.seq_length)), config.model.seq_length})
     manifest = Manifest(
         config.model,
@@ -86,12 +83,10 @@ def main() -> None:
         config.rows,
         lengths,
         lengths if config.task else [],
-        mesh.rank,
-        mesh.plan.world_size,
+        opened.mesh.rank,
+        opened.mesh.plan.world_size,
     )
-    model = load_model(config.model, weights, mesh)
-    build_runtime(model, mesh=mesh)  # attaches the ranks' messages to the model
-    export_model(model, manifest, Path(config.output.format(rank=mesh.rank)))
+    export_model(opened.model, manifest, Path(config.output.format(rank=opened.mesh.rank)))
     print("Export finished and now exit.")
 
 

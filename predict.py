@@ -135,20 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         dry_run(config, config.rank, ("prefill", "decode"), config.generation.num_samples)
         return
-    from src.inference.mindspore.runtime import build_runtime, load_model
-    from src.parallel.mesh import connect, prepare_device
-    from src.parallel.plan.plan import Plan
-    from src.tokenization import load_tokenizer
+    from src.inference.mindspore.load import open_checkpoint
 
-    prepare_device(config.parallel)
-    mesh = connect(Plan.of(config.parallel, config.model))
-    tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
-    runtime = build_runtime(
-        load_model(config.model, weights, mesh), config.generation.use_past, config.parallel.uses_cpu_kernels, mesh
-    )
-    generator = TextGenerator(runtime, tokenizer, config.generation, config.model.pad_token)
+    opened = open_checkpoint(config, weights)
+    tokenizer = opened.tokenizer  # a missing vocabulary is reported before the model is loaded
+    generator = TextGenerator(opened.runtime, tokenizer, config.generation, config.model.pad_token)
     prompts = read_prompts(config.prompt_file) if config.prompt_file else [config.prompt] * bool(config.prompt)
-    with nullcontext() if mesh.rank == 0 else redirect_stdout(None):  # all ranks make the same text: one shows it
+    # All ranks make the same text, so one of them prints it.
+    with nullcontext() if opened.mesh.rank == 0 else redirect_stdout(None):
         answer_all(generator, prompts, config.stream)
 
 

@@ -67,7 +67,7 @@ class BenchmarkArguments:
 
 def make_ours(config: PanguAlphaConfig) -> Worker:
     """A worker: of a length, and a number of tokens to decode there; the seconds of each, or of a prefill when 0."""
-    from src.inference.mindspore.runtime import build_runtime
+    from src.inference.mindspore.load import build_runtime
     from src.pangu_alpha import PanguAlphaModel
     from src.parallel.mesh import prepare_device
 

@@ -22,7 +22,7 @@ from src.common.settings import ParallelConfig
 from src.evaluation.prompts import Demonstrations, Prompting
 from src.evaluation.tasks.registry import find_task
 from src.evaluation.tasks.task import Reading
-from src.inference.mindspore.runtime import build_runtime
+from src.inference.mindspore.load import build_runtime
 from src.inference.mindspore.scoring import TokenScorer
 from src.inference.score_request import Request
 from src.pangu_alpha import PanguAlphaModel

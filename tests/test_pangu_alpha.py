@@ -11,7 +11,7 @@ from mindspore import ParameterTuple, Tensor, ops
 from src.common.settings import GenerationConfig, TrainingConfig
 from src.dataset import causal, eod_reset
 from src.inference.loop import generate_tokens
-from src.inference.mindspore.runtime import build_runtime
+from src.inference.mindspore.load import build_runtime
 from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig

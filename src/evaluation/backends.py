@@ -10,7 +10,7 @@ from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.evaluation.config import EvalConfig
 from src.evaluation.evaluate import Answerer, ModelAnswerer, Scorer
-from src.inference.mindspore.runtime import build_runtime, load_model
+from src.inference.mindspore.load import build_runtime, load_model
 from src.inference.mindspore.scoring import TokenScorer
 from src.inference.score_request import Request
 from src.parallel.mesh import Mesh

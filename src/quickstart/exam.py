@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parse(ExamArguments, "python -m src.quickstart.exam")
     questions = read_questions(arguments.questions)
     from src.checkpoint import store
-    from src.inference.mindspore.runtime import build_runtime, load_model
+    from src.inference.mindspore.load import build_runtime, load_model
     from src.pangu_alpha_config import load_config
     from src.parallel.mesh import prepare_device
     from src.tokenization import load_tokenizer

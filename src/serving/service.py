@@ -19,7 +19,7 @@ from src.inference.continuous_batching import ContinuousBatch
 from src.inference.manifest import MANIFEST_FILE, Manifest
 from src.inference.runtime import RowRuntime
 from src.inference.score_request import check_scored
-from src.tokenization import Tokenizer, load_tokenizer
+from src.tokenization import Tokenizer
 
 Score = Callable[[Sequence[int], int], np.ndarray]  # (tokens, start) -> log-probabilities of tokens[start:]
 
@@ -194,28 +194,15 @@ def open_checkpoint(
     Raises:
         InputError: There is none, or the vocabulary doesn't fit.
     """
-    from src.checkpoint import store
-    from src.inference.mindspore.runtime import build_runtime, load_model
-    from src.inference.mindspore.scoring import TokenScorer
+    from src.inference.mindspore.load import open_run
     from src.inference.score_request import Request
-    from src.pangu_alpha_config import load_config
 
-    weights = store.find(path)
-    beside = store.config_beside(weights)
-    if beside is None:
-        raise InputError(
-            f"{path} has no config.yaml beside it, as a run here leaves; export it (python export.py) and "
-            "serve the exported folder"
-        )
-    config = load_config(beside)
-    tokenizer = load_tokenizer(config.data.tokenizer, tokenizer_path or config.data.tokenizer_path)
-    model = load_model(config.model, weights)
-    runtime = build_runtime(model, cpu_kernels=config.parallel.uses_cpu_kernels)
-    scorer = TokenScorer(model, cpu_kernels=config.parallel.uses_cpu_kernels)
+    opened = open_run(path, tokenizer_path)
+    tokenizer, runtime, scorer = opened.tokenizer, opened.runtime, opened.scorer()
 
     def score(tokens: Sequence[int], start: int) -> np.ndarray:
         check_scored(tokens, start, runtime.seq_length, runtime.vocab_size)
         [(_, [log_probs])] = scorer.score([[Request(tokens, start)]])
         return log_probs
 
-    return TextService(runtime, score, tokenizer, config.generation.end_token, rows, waiting_limit, time_limit)
+    return TextService(runtime, score, tokenizer, opened.config.generation.end_token, rows, waiting_limit, time_limit)

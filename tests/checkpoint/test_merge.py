@@ -8,7 +8,7 @@ import pytest
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.reslice import reslice
 from src.common.errors import InputError
-from src.inference.mindspore.runtime import load_model
+from src.inference.mindspore.load import load_model
 from src.pangu_alpha_config import load_config
 from tests.support.checkpoints import CONFIG, SHAPES, bits, load_ranks, plan, run_config, save_ranks, whole_values
 from tests.support.programs import run

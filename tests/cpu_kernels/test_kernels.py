@@ -10,7 +10,8 @@ from src.common.settings import TrainingConfig
 from src.cpu_kernels import build, cells
 from src.cpu_kernels.attach import attach_to_training, token_decoder
 from src.dataset import eod_reset
-from src.inference.mindspore.runtime import NextLogits, build_runtime
+from src.inference.mindspore.load import build_runtime
+from src.inference.mindspore.runtime import NextLogits
 from src.nn import operators, optimizer
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import Optimizer, StepScalars

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from src.common.errors import InputError
-from src.inference.mindspore.runtime import load_model
+from src.inference.mindspore.load import load_model
 from src.tokenization_jieba import JiebaTokenizer
 from tests.conftest import LABELS
 from tests.support.evaluation import MODEL, configuration, evaluate, log_probs

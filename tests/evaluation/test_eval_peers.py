@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from src.evaluation.tasks.cmrc2018 import judge_as_mindformers
-from src.inference.mindspore.runtime import load_model
+from src.inference.mindspore.load import load_model
 from src.tokenization_jieba import JiebaTokenizer
 from tests.support import numpy_pangu
 from tests.support.evaluation import configuration, evaluate

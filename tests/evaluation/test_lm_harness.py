@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from src.inference.mindspore.runtime import load_model
+from src.inference.mindspore.load import load_model
 from src.tokenization_jieba import JiebaTokenizer
 from tests.support import numpy_pangu
 

@@ -12,7 +12,7 @@ from src.common.settings import GenerationConfig, TrainingConfig
 from src.cpu_kernels.attach import attach_to_training
 from src.dataset import causal, eod_reset
 from src.inference.loop import generate_tokens
-from src.inference.mindspore.runtime import build_runtime
+from src.inference.mindspore.load import build_runtime
 from src.nn.dropout import dropout_keys
 from src.nn.moe import MixtureOfExperts, Router
 from src.nn.optimizer import Optimizer, StepScalars, is_decayed

@@ -1,20 +1,16 @@
 """MindSpore as a runtime of the generation loop (`src.inference.runtime`): prefill, decode, the cache between them."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.checkpoint import store
-from src.cpu_kernels.attach import attach_to_model, token_decoder
+from src.cpu_kernels.attach import token_decoder
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.inference.padding import bucket
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.build import build_inference, connect_inference
-from src.parallel.mesh import Mesh
 
 Relay = Callable[..., Tensor]  # see src.parallel.build.connect_inference
 
@@ -151,7 +147,7 @@ class CachedRuntime:
     def __init__(self, model: PanguAlphaModel, relay: Relay | None = None, decode_by_kernel: bool = False):
         self.seq_length = model.config.seq_length
         self.vocab_size = model.config.vocab_size
-        self._model = model
+        self.model = model
         self._relay = relay
         self._decode_by_kernel = decode_by_kernel
         self._next_logits: Callable[..., Tensor] | None = None
@@ -170,11 +166,11 @@ class CachedRuntime:
         if self._cached_for == wanted:
             return
         self._next_logits = self._reorder = self._token_decoder = None  # the old caches' memory first
-        cell = NextLogits(self._model, *wanted)
+        cell = NextLogits(self.model, *wanted)
         self._cached_for = wanted
         self._next_logits, self._reorder = _compiled(cell), _compiled(Reorder(cell.caches))
         if self._decode_by_kernel:
-            self._token_decoder = token_decoder(self._model, [(cache.keys, cache.values) for cache in cell.caches])
+            self._token_decoder = token_decoder(self.model, [(cache.keys, cache.values) for cache in cell.caches])
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """See `src.inference.runtime.RowRuntime`."""
@@ -204,6 +200,7 @@ class RecomputeRuntime:
     def __init__(self, model: PanguAlphaModel, relay: Relay | None = None):
         self.seq_length = model.config.seq_length
         self.vocab_size = model.config.vocab_size
+        self.model = model
         self._relay = relay
         self._logits = NextLogits(model)
         self._ids = np.zeros((0, 0), np.int32)
@@ -246,34 +243,3 @@ def _compiled(cell: nn.Cell) -> Callable:
 
 def _pad(ids: np.ndarray, length: int) -> np.ndarray:
     return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
-
-
-def build_runtime(
-    model: PanguAlphaModel, use_past: bool = True, cpu_kernels: bool = False, mesh: Mesh | None = None
-) -> CachedRuntime | RecomputeRuntime:
-    """The runtime of a model: with its cache, and where wanted the compiled kernels, or the slow check without.
-
-    Args:
-        model: Of `load_model`; what is wanted is attached to it.
-        use_past: With the cache.
-        cpu_kernels: With the kernels where they fit (`ParallelConfig.uses_cpu_kernels`).
-        mesh: The ranks that the model is spread over, all of which generate the same.
-    """
-    if use_past and cpu_kernels:
-        attach_to_model(model)
-    relay = connect_inference(model, mesh)
-    if not use_past:
-        return RecomputeRuntime(model, relay)
-    return CachedRuntime(model, relay, decode_by_kernel=cpu_kernels and (mesh is None or mesh.plan.world_size == 1))
-
-
-def load_model(config: PanguAlphaConfig, weights: Path | None, mesh: Mesh | None = None) -> PanguAlphaModel:
-    """A model, or this rank's slice of it, with the weights of a checkpoint, or with random ones.
-
-    Raises:
-        InputError: The checkpoint doesn't fit.
-    """
-    model, holder = build_inference(config, mesh, seed=0 if weights is None else None)
-    if weights is not None:
-        store.load(weights, model.get_parameters(), holder)
-    return model

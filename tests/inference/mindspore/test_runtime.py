@@ -2,15 +2,13 @@
 
 from dataclasses import replace
 
-import mindspore as ms
 import numpy as np
 import pytest
 
-from src.checkpoint import store
-from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.inference.loop import generate_tokens
-from src.inference.mindspore.runtime import CachedRuntime, RecomputeRuntime, build_runtime, load_model
+from src.inference.mindspore.load import build_runtime
+from src.inference.mindspore.runtime import CachedRuntime, RecomputeRuntime
 from src.inference.padding import bucket
 from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_model
@@ -120,16 +118,3 @@ def test_the_end_of_the_position_table_is_reached_by_both(runtimes):
     cached, recomputed = (generate(runtime, texts, end_token=0) for runtime in runtimes)
     assert cached == recomputed
     assert [len(tokens) for [(tokens, reason)] in cached if reason == "length"] == [6, 4, 8, 1]
-
-
-def test_weights_come_from_a_file(model_and_weights, tmp_path):
-    model, weights = model_and_weights
-    file = tmp_path / "model.ckpt"
-    ms.save_checkpoint(model, str(file))
-    loaded = load_model(CONFIG, file)
-    for parameter in loaded.get_parameters():
-        np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name])
-    with pytest.raises(InputError, match="has no parameter 'backbone.blocks.2"):
-        load_model(replace(CONFIG, num_layers=4), file)
-    assert store.find(tmp_path) == file
-    assert {p.name for p in load_model(CONFIG, None).get_parameters()} == set(weights)

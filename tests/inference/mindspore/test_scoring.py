@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.inference.mindspore.runtime import build_runtime
+from src.inference.mindspore.load import build_runtime
 from src.inference.mindspore.scoring import TokenScorer, plan_rows
 from src.inference.padding import row_length
 from src.inference.score_request import Request
