@@ -1,9 +1,9 @@
-"""Write the rank table of one machine, as the ModelZoo's tool of this name does.
+"""Write the rank table of one machine, like the ModelZoo's tool of this name.
 
     python -m src.parallel.hccl_tools --device_num "[0,8)" [--server_ip IP]
 
-writes hccl_8p_01234567_{ip}.json in the current folder. Tables of several machines are joined by
-`python -m src.parallel.merge_hccl`.
+writes hccl_8p_01234567_{ip}.json in the current folder. `python -m src.parallel.merge_hccl` merges the tables of
+several machines.
 """
 
 import re
@@ -11,27 +11,29 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.common.checks import require
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.parallel.launch.rank_table import Device, RankTable, Server
 
 HCCN_CONF = Path("/etc/hccn.conf")
-GROUP = 4  # the devices of an Atlas machine are wired in groups of four
+GROUP = 4  # an Atlas machine connects its devices in groups of four
 
 
 @dataclass
 class HcclArguments:
     """Write this machine's rank table, hccl_{n}p_{devices}_{ip}.json, in the current folder.
 
-    The devices' addresses come from the driver's /etc/hccn.conf.
+    The devices' addresses come from the driver's file /etc/hccn.conf.
 
     Args:
-        device_num: Which devices, as "[0,8)": from the first number on, the second not counted. Half a group of four
-            can only be with others of its group: [0,2) but not [3,6).
-        visible_devices: What the machine's devices 0, 1, 2, ... really are, in a container that sees only some.
-        server_ip: This machine's address, when its name does not resolve to the right one.
-        dry_run: On a machine without Ascend devices, write a table all the same, to look at or to try launching.
-        device_ips: With dry_run, the addresses of all visible devices; made up when not given.
+        device_num: Range of devices in the form "[0,8)": the first number is included, the second is not. The range
+            must consist of whole groups of four devices or lie inside one group: [0,2) is valid, [3,6) is not.
+        visible_devices: Real numbers of devices 0, 1, 2, ..., for a container that sees only some devices.
+        server_ip: IP address of this machine. Needed if its host name resolves to another address.
+        dry_run: Write a table on a machine without Ascend devices, to look at it or to try the launcher.
+        device_ips: IP addresses of all visible devices, separated by commas. Only valid with dry_run; by default they
+            are made up.
     """
 
     device_num: str = "[0,8)"
@@ -41,25 +43,31 @@ class HcclArguments:
     device_ips: str = ""
 
     def __post_init__(self) -> None:
-        if self.device_ips and not self.dry_run:
-            raise InputError(f"--device_ips is for --dry_run; without it the addresses come from {HCCN_CONF}")
+        require(
+            not self.device_ips or self.dry_run,
+            f"--device_ips is for --dry_run; without it the addresses come from {HCCN_CONF}",
+        )
 
 
 def devices_of(device_num: str, visible: int) -> range:
-    """The devices of "[first,end)", of `visible` ones.
+    """Parse a range of devices, "[first,end)".
+
+    Args:
+        device_num: The text.
+        visible: Number of visible devices.
 
     Raises:
-        InputError: It has another form, is outside, or cuts through groups of four.
+        InputError: The text has another form, the range exceeds the visible devices, or it splits groups of four.
     """
     numbers = re.fullmatch(r"\[\s*(\d+)\s*,\s*(\d+)\s*([)\]])", device_num.strip())
     if not numbers:
         raise InputError(
-            f"--device_num '{device_num}' is not of the form \"[0,8)\": quoted, first number counted, second not"
+            f"--device_num '{device_num}' is not of the form \"[0,8)\": quoted, first number included, second not"
         )
     first, end = int(numbers[1]), int(numbers[2])
     if numbers[3] == "]":
         raise InputError(
-            f"--device_num '{device_num}': the end is not counted, so close it with ')': "
+            f"--device_num '{device_num}': the end is not included, so close it with ')': "
             f'"[{first},{end})" for devices {first} to {end - 1}'
         )
     if not first < end <= visible:
@@ -72,23 +80,23 @@ def devices_of(device_num: str, visible: int) -> range:
 
 
 def read_hccn_conf(path: Path) -> dict[str, str]:
-    """Device ids and their addresses, from lines `address_0=192.1.27.6`.
+    """Return the address of each device id, from lines such as `address_0=192.1.27.6`.
 
     Raises:
-        InputError: It can't be read.
+        InputError: The file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"{path} can't be read ({error.strerror}): is this a machine with Ascend devices, whose "
-            "addresses hccn_tool has set? Elsewhere, --dry_run writes a table to try"
+            f"{path} can't be read ({error.strerror}): on a machine with Ascend devices, set their addresses with "
+            "hccn_tool; on another machine, --dry_run writes a table for a try"
         ) from error
     return dict(re.findall(r"^\s*address_(\d+)\s*=\s*(\S+)", text, re.MULTILINE))
 
 
 def device_ips(arguments: HcclArguments, visible: list[str]) -> dict[str, str]:
-    """The address of each device id."""
+    """Return the address of each device id."""
     if not arguments.dry_run:
         return read_hccn_conf(HCCN_CONF)
     given = (
@@ -96,55 +104,56 @@ def device_ips(arguments: HcclArguments, visible: list[str]) -> dict[str, str]:
         if arguments.device_ips
         else [f"192.168.{100 + index % GROUP}.{101 + index // GROUP}" for index in range(len(visible))]
     )
-    if len(given) != len(visible):
-        raise InputError(f"--device_ips has {len(given)} addresses for {len(visible)} visible devices")
+    require(len(given) == len(visible), f"--device_ips has {len(given)} addresses for {len(visible)} visible devices")
     return dict(zip(visible, given, strict=True))
 
 
 def this_machine() -> str:
-    """The address that this machine's name resolves to.
+    """Return the address to which this machine's name resolves.
 
     Raises:
-        InputError: None that other machines could know.
+        InputError: The name does not resolve, or resolves to an address that other machines cannot use.
     """
     try:
         address = socket.gethostbyname(socket.gethostname())
     except OSError as error:
         raise InputError(f"this machine's name {socket.gethostname()} has no address; give --server_ip") from error
-    if address.startswith("127."):
-        raise InputError(
-            f"this machine's name {socket.gethostname()} stands for {address}, which elsewhere "
-            "means another machine; give --server_ip"
-        )
+    require(
+        not address.startswith("127."),
+        f"this machine's name {socket.gethostname()} resolves to {address}, which other machines cannot use; give "
+        "--server_ip",
+    )
     return address
 
 
 def rank_table(arguments: HcclArguments) -> tuple[RankTable, str]:
-    """The table of this machine, and its file's name.
+    """Return the rank table of this machine and the name of its file.
 
     Raises:
-        InputError: Devices or addresses that can't be.
+        InputError: The devices or addresses are impossible.
     """
     visible = [name.strip() for name in arguments.visible_devices.split(",")]
-    if not all(name.isdigit() for name in visible):
-        raise InputError(f"--visible_devices '{arguments.visible_devices}' is not of the form 0,1,2,3")
+    require(
+        all(name.isdigit() for name in visible),
+        f"--visible_devices '{arguments.visible_devices}' is not of the form 0,1,2,3",
+    )
     numbers = devices_of(arguments.device_num, len(visible))
     addresses = device_ips(arguments, visible)
     server = arguments.server_ip or this_machine()
     devices = []
     for rank, number in enumerate(numbers):
-        if visible[number] not in addresses:
-            raise InputError(
-                f"{HCCN_CONF} has no line address_{visible[number]}=..., the address of device "
-                f"{visible[number]}: set it with hccn_tool"
-            )
-        devices.append(Device(int(visible[number]), addresses[visible[number]], rank))
+        device = visible[number]
+        require(
+            device in addresses,
+            f"{HCCN_CONF} has no line address_{device}=..., the address of device {device}: set it with hccn_tool",
+        )
+        devices.append(Device(int(device), addresses[device], rank))
     name = f"hccl_{len(devices)}p_{''.join(map(str, numbers))}_{server}.json"
     return RankTable((Server(server, tuple(devices), {"host_nic_ip": "reserve"}),), name), name
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     table, name = rank_table(parse(HcclArguments, "python -m src.parallel.hccl_tools"))
     table.write(Path(name))
     for device in table.servers[0].devices:

@@ -1,8 +1,8 @@
-"""Join the rank tables of several machines into one for all, as the ModelZoo's tool of this name does.
+"""Merge the rank tables of several machines into one, like the ModelZoo's tool of this name.
 
     python -m src.parallel.merge_hccl hccl*.json
 
-writes hccl_{machines}s_{ranks}p.json in the current folder; every machine gets a copy.
+writes hccl_{machines}s_{ranks}p.json in the current folder. Copy the file to every machine.
 """
 
 import json
@@ -10,31 +10,31 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.common.checks import require
 from src.common.cli import parse
-from src.common.errors import InputError, run_program
+from src.common.errors import run_program
 from src.parallel.launch.rank_table import merge, read
 
 
 @dataclass
 class MergeArguments:
-    """Join rank tables: `python -m src.parallel.merge_hccl hccl*.json`.
+    """Merge rank tables: `python -m src.parallel.merge_hccl hccl*.json`.
 
     Args:
-        files: The tables, also without this flag's name; ranks are numbered in their order.
+        files: Paths of the tables; they may also follow without the name of this flag. Ranks are numbered in this
+            order.
     """
 
     files: list[str]
 
     def __post_init__(self) -> None:
-        if len(self.files) < 2:
-            raise InputError("give two or more rank tables: python -m src.parallel.merge_hccl hccl*.json")
+        require(len(self.files) > 1, "give two or more rank tables: python -m src.parallel.merge_hccl hccl*.json")
 
 
 def main() -> None:
-    """The command line."""
-    flags, files = [], []
-    for argument in sys.argv[1:]:
-        (flags if argument.startswith("-") else files).append(argument)
+    """Run the command line."""
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    files = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     if files or not flags:
         flags = [*flags, f"--files={json.dumps(files)}"]
     arguments = parse(MergeArguments, "python -m src.parallel.merge_hccl", flags)

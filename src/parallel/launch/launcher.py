@@ -1,13 +1,14 @@
-"""Start this machine's ranks of a run as processes, and stop them together.
+"""Decide which ranks of a run this machine starts, and with which environment.
 
     python -m src.parallel.launch --rank_size 4 -- train.py --mode tiny --parallel.tensor 2 ...
 
 On Ascend with a rank table, each rank gets RANK_TABLE_FILE, RANK_ID and DEVICE_ID. Otherwise the ranks form MindSpore's
-dynamic cluster, which needs a scheduler process beside rank 0: the variables are those that MindSpore's msrun sets.
-msrun itself is not used: it leaves its ranks behind when it is killed, kills them without a chance to save, and waits
-for ever for a scheduler that hangs.
+dynamic cluster, with the variables that MindSpore's msrun sets and a scheduler process beside rank 0. msrun itself is
+not used, for three reasons: it leaves its ranks running when it is killed, it kills them before they can save, and it
+waits without end for a scheduler that hangs.
 
-Rank r's output is in device{r}/log{r}.log, anew each time; that of the first rank here is also on the terminal.
+The output of rank r goes to device{r}/log{r}.log, which is overwritten each time. The output of this machine's first
+rank also goes to the terminal.
 """
 
 import os
@@ -19,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.common.cli import parse
+from src.common.checks import at_least, require
 from src.common.errors import InputError
 from src.parallel.launch.rank_table import RankTable, is_local, read
-from src.parallel.launch.supervisor import Member, Supervisor, die_with
+from src.parallel.launch.supervisor import Member, Supervisor
 
 PROG = "python -m src.parallel.launch"
 LOCALHOST = "127.0.0.1"
-DEFAULT_PORT = 8118  # MindSpore's own, where other machines must know it
-# What other launchers set: left over, it would contradict what is set here.
+DEFAULT_PORT = 8118  # MindSpore's default; used when other machines must know the port
+# Other launchers set these. They are removed, because a value left over would contradict the ones that are set here.
 LAUNCH_VARIABLES = (
     "MS_ROLE",
     "MS_WORKER_NUM",
@@ -49,16 +50,19 @@ class LaunchArguments:
     PROGRAM is a Python file, -m MODULE, or any other program.
 
     Args:
-        rank_size: Ranks of the whole run, on all machines.
-        rank_table: Rank table (JSON, HCCL's format); needed on several Ascend machines.
-        rank_start: First rank of this machine; from the rank table, by this machine's address, when not given.
-        local_device_num: Ranks of this machine; from the rank table, or all that are left, when not given.
-        device_target: CPU, GPU or Ascend.
-        scheduler_address: The machine of rank 0, where there are several; the rank table's when not given.
-        scheduler_port: A port of it; a free one (8118 where there are several machines) when not given.
-        log_dir: Folder of the folders device{rank}.
-        mpirun: This is one of rank_size processes that mpirun started: be its rank only. On GPU, MindSpore then
-            connects the ranks by MPI, otherwise by its scheduler.
+        rank_size: Number of ranks of the whole run, on all machines.
+        rank_table: Path of a rank table (JSON in HCCL's format). A run on several Ascend machines needs one.
+        rank_start: First rank of this machine. By default the launcher finds it in the rank table by this machine's
+            address; without a table it is 0.
+        local_device_num: Number of ranks of this machine. By default the launcher takes it from the rank table;
+            without a table it takes all ranks from rank_start on.
+        device_target: Kind of device: CPU, GPU or Ascend.
+        scheduler_address: Address of the machine of rank 0. A run on several machines needs it; by default it comes
+            from the rank table.
+        scheduler_port: Port of the scheduler. By default a free one, or 8118 if there are several machines.
+        log_dir: Folder in which the folders device{rank} are created.
+        mpirun: mpirun has started rank_size copies of this launcher, and each copy runs one rank. On GPU, MindSpore
+            then connects the ranks by MPI, otherwise by its scheduler.
     """
 
     rank_size: int
@@ -72,21 +76,21 @@ class LaunchArguments:
     mpirun: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("rank_size", 1), ("rank_start", 0), ("local_device_num", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name} is {value}; it must be at least {least}")
-        if self.scheduler_port is not None and not 0 < self.scheduler_port < 1 << 16:
-            raise InputError(f"--scheduler_port is {self.scheduler_port}; it must lie in 1 to 65535")
+        at_least(1, self, "rank_size", "local_device_num")
+        at_least(0, self, "rank_start")
+        require(
+            self.scheduler_port is None or 0 < self.scheduler_port < 1 << 16,
+            f"--scheduler_port is {self.scheduler_port}; it must lie in 1 to 65535",
+        )
 
 
 @dataclass(frozen=True)
 class LocalRanks:
-    """The ranks of this machine.
+    """The ranks that this machine starts.
 
     Args:
-        ranks: They.
-        devices: The device of each.
+        ranks: Consecutive rank numbers.
+        devices: Device number of each rank, in the order of `ranks`.
     """
 
     ranks: range
@@ -94,17 +98,17 @@ class LocalRanks:
 
 
 def local_ranks(arguments: LaunchArguments, table: RankTable | None) -> LocalRanks:
-    """Which ranks this machine starts.
+    """Return the ranks that this machine starts.
 
     Raises:
         InputError: The run or the rank table has no such ranks.
     """
     if arguments.mpirun:
-        if os.environ.get(MPI_SIZE) != str(arguments.rank_size):
-            raise InputError(
-                f"--mpirun: mpirun started {os.environ.get(MPI_SIZE, 'nothing')} ({MPI_SIZE}), but "
-                f"--rank_size is {arguments.rank_size}: mpirun -n {arguments.rank_size} {PROG} ..."
-            )
+        require(
+            os.environ.get(MPI_SIZE) == str(arguments.rank_size),
+            f"--mpirun: mpirun started {os.environ.get(MPI_SIZE, 'nothing')} ({MPI_SIZE}), but "
+            f"--rank_size is {arguments.rank_size}: mpirun -n {arguments.rank_size} {PROG} ...",
+        )
         rank = int(os.environ[MPI_RANK])
         return LocalRanks(range(rank, rank + 1), (int(os.environ[MPI_LOCAL_RANK]),))
     if table and arguments.rank_start is None and arguments.local_device_num is None:
@@ -113,98 +117,100 @@ def local_ranks(arguments: LaunchArguments, table: RankTable | None) -> LocalRan
         start = arguments.rank_start or 0
         number = arguments.local_device_num
         ranks = range(start, arguments.rank_size if number is None else start + number)
-    if not ranks or ranks.stop > arguments.rank_size:
-        raise InputError(
-            f"--rank_start {ranks.start} and --local_device_num {arguments.local_device_num or 0} go "
-            f"beyond the run's ranks, 0 to {arguments.rank_size - 1}"
-        )
+    require(
+        ranks and ranks.stop <= arguments.rank_size,
+        f"--rank_start {ranks.start} and --local_device_num {arguments.local_device_num or 0} go "
+        f"beyond the run's ranks, 0 to {arguments.rank_size - 1}",
+    )
     if table:
         return LocalRanks(ranks, tuple(device.device_id for device in table.devices_of(ranks)))
     return LocalRanks(ranks, tuple(range(len(ranks))))
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port on which no program listens."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
 
 
 def is_taken(address: str, port: int) -> bool:
-    """Whether somebody listens there."""
+    """Return whether a program listens on this port."""
     with socket.socket() as probe:
         return probe.connect_ex((address, port)) == 0
 
 
 def scheduler_place(arguments: LaunchArguments, table: RankTable | None, ranks: range) -> tuple[str, int]:
-    """Address and port at which the ranks meet.
+    """Return address and port of the scheduler.
 
     Raises:
-        InputError: Other machines couldn't know the address, it is not of this machine, or the port is taken.
+        InputError: Other machines cannot know the address, rank 0 is here but the address is not this machine's, or
+            the port is taken.
     """
     alone = len(ranks) == arguments.rank_size
     address = arguments.scheduler_address
     if not address and not alone and table:
         address = table.place(0)[0].server_id
-    if not address and not alone:
-        raise InputError(
-            f"only ranks {ranks.start} to {ranks.stop - 1} of {arguments.rank_size} are here: give "
-            "--scheduler_address, the address of the machine of rank 0, on all machines"
-        )
+    require(
+        address or alone,
+        f"only ranks {ranks.start} to {ranks.stop - 1} of {arguments.rank_size} are here: give "
+        "--scheduler_address, the address of the machine of rank 0, on all machines",
+    )
     try:
         address = socket.gethostbyname(address or LOCALHOST)
     except OSError as error:
         raise InputError(f"--scheduler_address {address} is not known here: {error.strerror}") from error
     port = arguments.scheduler_port or (free_port() if alone else DEFAULT_PORT)
     if 0 in ranks:
-        if not is_local(address):
-            raise InputError(
-                f"the scheduler runs beside rank 0, but {address} is no address of this machine: give its "
-                "own as --scheduler_address"
-            )
-        if is_taken(address, port):
-            raise InputError(
-                f"port {port} of {address} is in use by another program; give another --scheduler_port, on all machines"
-            )
+        require(
+            is_local(address),
+            f"the scheduler runs beside rank 0, but {address} is no address of this machine: give an address of this "
+            "machine as --scheduler_address",
+        )
+        require(
+            not is_taken(address, port),
+            f"port {port} of {address} is in use by another program; give another --scheduler_port, on all machines",
+        )
     return address, port
 
 
 def command_line(program: Sequence[str]) -> list[str]:
-    """What runs a program: this Python, where it is Python.
+    """Return the command that runs a program; a Python file or module runs under this Python.
 
     Raises:
         InputError: There is no such program.
     """
-    if not program:
-        raise InputError(f"no program to start: {PROG} [flags] -- PROGRAM [arguments]")
-    if program[0] == "-m":
+    require(program, f"no program to start: {PROG} [flags] -- PROGRAM [arguments]")
+    name = program[0]
+    if name == "-m":
         return [sys.executable, *program]
-    if program[0].endswith(".py"):
-        if not Path(program[0]).is_file():
-            raise InputError(f"there is no program {program[0]}")
-        return [sys.executable, *program]
-    if not shutil.which(program[0]):
-        raise InputError(f"there is no program {program[0]}")
-    return list(program)
+    is_python = name.endswith(".py")
+    require(Path(name).is_file() if is_python else shutil.which(name), f"there is no program {name}")
+    return [sys.executable, *program] if is_python else list(program)
+
+
+def _shared_environment(arguments: LaunchArguments) -> dict[str, str]:
+    """Return the environment of all ranks, before the variables by which they find each other."""
+    # Unbuffered output, so that the log of a killed rank is complete.
+    own = {"PYTHONUNBUFFERED": "1", "RANK_SIZE": str(arguments.rank_size)}
+    return {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES} | own
 
 
 def supervisor(arguments: LaunchArguments, program: Sequence[str]) -> Supervisor:
-    """The processes of this machine, not yet started.
+    """Prepare the processes of this machine. `run` of the result starts them.
 
     Raises:
-        InputError: Something that was given can't be; nothing is started then.
+        InputError: An argument, the rank table or the program cannot be used; no process has been started.
     """
     command = command_line(program)
     table = read(Path(arguments.rank_table)) if arguments.rank_table else None
     if table:
         table.check_size(arguments.rank_size)
     here = local_ranks(arguments, table)
-    # Unbuffered, so that a log holds all that was said by a rank that is killed.
-    common = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
-    common |= {"PYTHONUNBUFFERED": "1", "RANK_SIZE": str(arguments.rank_size)}
+    common = _shared_environment(arguments)
     by_mpi = arguments.mpirun and arguments.device_target == "GPU"
-    meets = not by_mpi and not (table and arguments.device_target == "Ascend")
-    if meets:
+    in_cluster = not by_mpi and not (table and arguments.device_target == "Ascend")
+    if in_cluster:
         address, port = scheduler_place(arguments, table, here.ranks)
         common = {name: value for name, value in common.items() if not name.startswith("OMPI_COMM_WORLD_")}
         common |= {"MS_WORKER_NUM": str(arguments.rank_size), "MS_SCHED_HOST": address, "MS_SCHED_PORT": str(port)}
@@ -215,19 +221,13 @@ def supervisor(arguments: LaunchArguments, program: Sequence[str]) -> Supervisor
     try:
         for rank, device in zip(here.ranks, here.devices, strict=True):
             own = {"RANK_ID": str(rank), "DEVICE_ID": str(device)}
-            if meets:
+            if in_cluster:
                 own |= {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank)}
+            log = log_dir / f"device{rank}" / f"log{rank}.log"
             members.append(
-                Member(
-                    f"rank {rank}",
-                    command,
-                    common | own,
-                    log_dir / f"device{rank}" / f"log{rank}.log",
-                    shown=rank == shown,
-                    asks=rank == 0,
-                )
+                Member(f"rank {rank}", command, common | own, log, shown=rank == shown, reads_input=rank == 0)
             )
-        if meets and 0 in here.ranks:
+        if in_cluster and 0 in here.ranks:
             scheduler = Member(
                 "the scheduler",
                 [sys.executable, "-m", "src.parallel.launch.scheduler"],
@@ -237,14 +237,3 @@ def supervisor(arguments: LaunchArguments, program: Sequence[str]) -> Supervisor
     except OSError as error:
         raise InputError(f"--log_dir {log_dir}: {error.filename} cannot be written: {error.strerror}") from error
     return Supervisor(members, scheduler, ranks_elsewhere=len(here.ranks) < arguments.rank_size)
-
-
-def main() -> None:
-    """The command line."""
-    own, program = sys.argv[1:], []
-    if "--" in own:
-        own, program = own[: own.index("--")], own[own.index("--") + 1 :]
-    arguments = parse(LaunchArguments, PROG, own)
-    if arguments.mpirun:
-        die_with(os.getppid())
-    sys.exit(supervisor(arguments, program).run())

@@ -1,4 +1,4 @@
-"""Rank tables: which rank is which device of which machine, as JSON in HCCL's format 1.0.
+"""Rank tables: the device and machine of each rank, as JSON in HCCL's format 1.0.
 
 {"version": "1.0", "server_count": "1", "status": "completed",
  "server_list": [{"server_id": "10.0.0.1", "host_nic_ip": "reserve",
@@ -6,14 +6,15 @@
 """
 
 import json
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from src.common.checks import require
 from src.common.errors import InputError
+from src.common.files import write_text
 
 VERSION, COMPLETED = "1.0", "completed"
 
@@ -23,10 +24,10 @@ class Device:
     """One device of a machine.
 
     Args:
-        device_id: Its number on the machine.
-        device_ip: Of its own network card.
-        rank_id: The rank that runs on it.
-        others: Fields of the file that are not read here, and written again as they were.
+        device_id: Number of the device on its machine.
+        device_ip: IP address of the device's own network card.
+        rank_id: Rank that runs on the device.
+        others: Further fields of the file. They are not interpreted, and written back unchanged.
     """
 
     device_id: int
@@ -40,9 +41,9 @@ class Server:
     """One machine.
 
     Args:
-        server_id: Its IP address.
-        devices: Its devices.
-        others: Fields of the file that are not read here, and written again as they were.
+        server_id: IP address of the machine.
+        devices: Devices of the machine.
+        others: Further fields of the file. They are not interpreted, and written back unchanged.
     """
 
     server_id: str
@@ -52,14 +53,14 @@ class Server:
 
 @dataclass(frozen=True)
 class RankTable:
-    """A rank table that holds together: ranks 0 to n - 1, each device once.
+    """A consistent rank table: it has the ranks 0 to n - 1, and each device once.
 
     Args:
         servers: The machines.
-        name: What errors call it: its file.
+        name: Name in error messages, such as "rank table FILE".
 
     Raises:
-        InputError: It doesn't; the line names the table, the field and the rank.
+        InputError: The table is inconsistent. The message names the table, the field and the rank.
     """
 
     servers: tuple[Server, ...]
@@ -68,71 +69,75 @@ class RankTable:
     def __post_init__(self) -> None:
         ids = [server.server_id for server in self.servers]
         for server_id in ids:
-            if ids.count(server_id) > 1:
-                raise InputError(f"{self.name}: server_list names {server_id} twice; one entry a machine")
+            require(
+                ids.count(server_id) == 1,
+                f"{self.name}: server_list names {server_id} twice; give each machine one entry",
+            )
         places = self._places()
         ranks: dict[int, str] = {}
         for server, device in places:
             place = f"device {device.device_id} of {server.server_id}"
-            if place in ranks.values():
-                raise InputError(f"{self.name}: {place} is there twice (rank_id {device.rank_id} is the second)")
-            if device.rank_id in ranks:
-                raise InputError(
-                    f"{self.name}: rank_id {device.rank_id} is given twice, to {ranks[device.rank_id]} and to {place}"
-                )
-            if not 0 <= device.rank_id < len(places):
-                raise InputError(
-                    f"{self.name}: rank_id {device.rank_id} of {place} is outside 0 to "
-                    f"{len(places) - 1}, the ranks of its {len(places)} devices"
-                )
-            ranks[device.rank_id] = place
+            rank = device.rank_id
+            require(
+                place not in ranks.values(), f"{self.name}: {place} is listed twice (second time as rank_id {rank})"
+            )
+            require(
+                rank not in ranks, f"{self.name}: rank_id {rank} is given twice, to {ranks.get(rank)} and to {place}"
+            )
+            require(
+                0 <= rank < len(places),
+                f"{self.name}: rank_id {rank} of {place} is outside 0 to {len(places) - 1}, the ranks of its "
+                f"{len(places)} devices",
+            )
+            ranks[rank] = place
 
     def _places(self) -> list[tuple[Server, Device]]:
         return [(server, device) for server in self.servers for device in server.devices]
 
     @property
     def size(self) -> int:
-        """Its ranks."""
+        """Number of ranks."""
         return len(self._places())
 
     def place(self, rank: int) -> tuple[Server, Device]:
-        """Where a rank of 0 to `size` - 1 runs."""
+        """Return machine and device of a rank from 0 to `size` - 1."""
         return next(place for place in self._places() if place[1].rank_id == rank)
 
     def check_size(self, rank_size: int) -> None:
-        """Refuse it for a run of another size.
+        """Check that the table has as many ranks as the run.
 
         Raises:
-            InputError: It has more or fewer ranks.
+            InputError: The table has more or fewer ranks.
         """
-        if self.size != rank_size:
-            raise InputError(
-                f"{self.name} lists {self.size} devices (rank_id 0 to {self.size - 1}), but the run has "
-                f"{rank_size} ranks"
-            )
+        require(
+            self.size == rank_size,
+            f"{self.name} lists {self.size} devices (rank_id 0 to {self.size - 1}), but the run has {rank_size} ranks",
+        )
 
     def devices_of(self, ranks: range) -> list[Device]:
-        """The devices of some ranks of one machine, in the order of the ranks.
+        """Return the devices of consecutive ranks of one machine, in the order of the ranks.
 
         Raises:
-            InputError: There is no such rank, or they are on several machines.
+            InputError: The table lacks a rank, or the ranks are on several machines.
         """
-        if ranks.stop > self.size:
-            raise InputError(f"{self.name} has no rank_id {ranks.stop - 1}, only 0 to {self.size - 1}")
+        require(ranks.stop <= self.size, f"{self.name} has no rank_id {ranks.stop - 1}, only 0 to {self.size - 1}")
         places = [self.place(rank) for rank in ranks]
         machines = sorted({server.server_id for server, _ in places})
-        if len(machines) > 1:
-            raise InputError(
-                f"{self.name}: ranks {ranks.start} to {ranks.stop - 1} are on {len(machines)} machines "
-                f"({', '.join(machines)}); each machine starts its own"
-            )
+        require(
+            len(machines) == 1,
+            f"{self.name}: ranks {ranks.start} to {ranks.stop - 1} are on {len(machines)} machines "
+            f"({', '.join(machines)}); each machine starts its own ranks",
+        )
         return [device for _, device in places]
 
     def ranks_here(self) -> range:
-        """The ranks of this machine, which is the one with an address of the table.
+        """Return the ranks of this machine.
+
+        This machine is the one whose server_id is an address of this machine, or the only one of the table.
 
         Raises:
-            InputError: It has none or several of them, or its ranks are not consecutive.
+            InputError: No machine or several machines of the table have an address of this machine, or the ranks are
+                not consecutive.
         """
         here = [server for server in self.servers if len(self.servers) == 1 or is_local(server.server_id)]
         if len(here) != 1:
@@ -147,10 +152,10 @@ class RankTable:
         return range(ranks[0], ranks[0] + len(ranks))
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all.
+        """Write the table as JSON, whole or not at all.
 
         Raises:
-            InputError: The folder can't be written in.
+            InputError: The file cannot be written.
         """
         servers = [
             {
@@ -169,20 +174,17 @@ class RankTable:
             for server in self.servers
         ]
         table = {"version": VERSION, "server_count": str(len(servers)), "server_list": servers, "status": COMPLETED}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(table, indent=4) + "\n", encoding="utf-8")
-            temporary.replace(path)
+            write_text(path, json.dumps(table, indent=4) + "\n")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read(path: Path) -> RankTable:
-    """The rank table in a file.
+    """Read a rank table.
 
     Raises:
-        InputError: It can't be read, a field is missing or wrong, or it does not hold together.
+        InputError: The file cannot be read, a field is missing or wrong, or the table is inconsistent.
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -194,13 +196,11 @@ def read(path: Path) -> RankTable:
         raise InputError(f"rank table {path} is not JSON: {error}") from error
     fields = _Fields(table, f"rank table {path}")
     for name, wanted in (("version", VERSION), ("status", COMPLETED)):
-        if fields.text(name) != wanted:
-            raise InputError(f"rank table {path}: {name} is '{fields.text(name)}'; only '{wanted}' can be used")
+        found = fields.text(name)
+        require(found == wanted, f"rank table {path}: {name} is '{found}'; only '{wanted}' can be used")
     servers = tuple(_server(entry) for entry in fields.entries("server_list"))
-    if fields.number("server_count") != len(servers):
-        raise InputError(
-            f"rank table {path}: server_count is {fields.number('server_count')}, but server_list has {len(servers)}"
-        )
+    count = fields.number("server_count")
+    require(count == len(servers), f"rank table {path}: server_count is {count}, but server_list has {len(servers)}")
     return RankTable(servers, f"rank table {path}")
 
 
@@ -219,7 +219,7 @@ def _server(fields: "_Fields") -> Server:
 
 @dataclass(frozen=True)
 class _Fields:
-    """A JSON object somewhere in a table, whose errors name the table, the place and the rank."""
+    """A JSON object inside a table. Its errors name the table, the place in the table and the rank."""
 
     values: Any
     table: str
@@ -228,7 +228,7 @@ class _Fields:
     def text(self, name: str) -> str:
         value = self._value(name)
         if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-            raise self._wrong(name, f"is {json.dumps(value)}; it must be a text")
+            raise self._wrong(name, f"is {json.dumps(value)}; it must be a string")
         return str(value)
 
     def number(self, name: str) -> int:
@@ -257,12 +257,12 @@ class _Fields:
 
 
 def merge(tables: list[RankTable], name: str) -> RankTable:
-    """One table of several: machines in the order given, ranks numbered anew in that order.
+    """Merge tables into one. Machines keep the given order, and ranks are renumbered in that order.
 
-    Devices of one machine that are in several tables become one entry.
+    If several tables list devices of the same machine, the result has one entry for that machine.
 
     Raises:
-        InputError: Two tables hold the same device.
+        InputError: Two tables list the same device.
     """
     holders: dict[tuple[str, int], str] = {}
     servers: dict[str, Server] = {}
@@ -270,11 +270,11 @@ def merge(tables: list[RankTable], name: str) -> RankTable:
         for server in table.servers:
             for device in server.devices:
                 key = (server.server_id, device.device_id)
-                if key in holders:
-                    raise InputError(
-                        f"device {device.device_id} of {server.server_id} is in {holders[key]} and in "
-                        f"{table.name} (rank_id {device.rank_id}); each device can be in one"
-                    )
+                require(
+                    key not in holders,
+                    f"device {device.device_id} of {server.server_id} is in {holders.get(key)} and in {table.name} "
+                    f"(rank_id {device.rank_id}); each device belongs in one table",
+                )
                 holders[key] = table.name
             known = servers.get(server.server_id, replace(server, devices=()))
             in_order = sorted(server.devices, key=lambda device: device.rank_id)
@@ -288,7 +288,7 @@ def merge(tables: list[RankTable], name: str) -> RankTable:
 
 
 def is_local(address: str) -> bool:
-    """Whether this machine has the address: only then can a socket be bound to it."""
+    """Return whether an address is this machine's, by binding a socket to it."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -1,7 +1,7 @@
-"""The process at which the ranks of MindSpore's dynamic cluster meet, and which misses those that die.
+"""The scheduler of MindSpore's dynamic cluster: the process at which the ranks register and which detects dead ranks.
 
-`python -m src.parallel.launch` starts it beside the ranks of the machine with rank 0. It reads MS_ROLE, MS_SCHED_HOST,
-MS_SCHED_PORT and MS_WORKER_NUM, and ends when the last rank has left.
+`python -m src.parallel.launch` starts it on the machine of rank 0. It reads MS_ROLE, MS_SCHED_HOST, MS_SCHED_PORT and
+MS_WORKER_NUM, and ends when the last rank has left.
 """
 
 import mindspore as ms

@@ -1,4 +1,4 @@
-"""Processes that live and die together: their logs, their signals, and what is told when one of them fails."""
+"""Run processes as one group that ends together: logs, signals, and the report of a failure."""
 
 import ctypes
 import math
@@ -8,18 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from src.common.errors import USAGE_STATUS
 from src.parallel.launch.log_view import LogView
 
-GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL for ranks that can't go on
-SCHEDULER_SECONDS = 3.0  # for the scheduler to end after the last rank
-SIGNAL_STATUS = 128  # a shell's exit status for a process that a signal ended, less the signal's number
-LOG_LINES, LOG_BYTES = 20, 1 << 16  # of a failed process's log: told, and looked through
-# What MindSpore adds to an error: its own and the graph's stacks, up to its next section or log line.
+GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL, for ranks that cannot go on
+SCHEDULER_SECONDS = 3.0  # time for the scheduler to end after the last rank
+SIGNAL_STATUS = 128  # a shell reports a process that signal n ended with status 128 + n
+LOG_LINES, LOG_BYTES = 20, 1 << 16  # end of a failed process's log: lines that are printed, bytes that are read
+# Stacks of MindSpore and of the graph that MindSpore adds to an error, up to its next section or log line.
 STACKS = re.compile(
     r"-{20,}\n- (?:The Function Call Stack|The Traceback of Net Construct|C\+\+ Call Stack).*\n-{20,}\n"
     r"(?:(?!-{20,}\n|\[[A-Z]+\] ).*\n)*"
@@ -31,22 +31,25 @@ _LIBC = ctypes.CDLL(None)
 
 
 def die_with(parent: int) -> None:
-    """Have this process killed when its parent ends, even if the parent is killed itself."""
+    """Ask the kernel to kill this process when its parent ends, even if the parent is killed."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before
+    if os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Member:
-    """A process whose whole output goes to its own log.
+    """A process that writes all its output to a log of its own.
+
+    `status` is 0 until the process has ended. Then it is the exit status, or the negative number of the signal that
+    ended the process.
 
     Args:
-        name: What messages call it: "rank 3".
+        name: Name in messages, such as "rank 3".
         command: Program and arguments.
-        environment: All of its environment.
-        log: Its log, which begins anew; the folder is made.
-        shown: Its output also goes to the terminal at once.
-        asks: It reads this process's standard input; others read nothing.
+        environment: The whole environment of the process.
+        log: Log file. It is emptied here, and its folder is created.
+        shown: Show the output on the terminal as well.
+        reads_input: Connect this process's standard input to the process; other members read an empty input.
     """
 
     def __init__(
@@ -56,18 +59,18 @@ class Member:
         environment: Mapping[str, str],
         log: Path,
         shown: bool = False,
-        asks: bool = False,
+        reads_input: bool = False,
     ):
-        self.name, self.log = name, log
-        self.status: int | None = None  # once ended: its exit status, or the negative number of a signal
-        self._command, self._environment, self._asks = command, environment, asks
+        self.name, self.log, self.status = name, log, 0
+        self._command, self._environment, self._reads_input = command, environment, reads_input
         self._process: subprocess.Popen | None = None
+        self._ended = False
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
         self.views = [LogView(log, stream.buffer) for stream in (sys.stdout, sys.stderr)] if shown else []
 
-    def start(self, signal_mask: set[signal.Signals]) -> None:
-        """Start it, as the leader of a process group, with these signals blocked."""
+    def start(self, signal_mask: Iterable[int]) -> None:
+        """Start the process as the leader of a process group, with these signals blocked."""
         launcher = os.getpid()
 
         def prepare() -> None:
@@ -79,7 +82,7 @@ class Member:
             self._process = subprocess.Popen(
                 self._command,
                 env=self._environment,
-                stdin=None if self._asks else subprocess.DEVNULL,
+                stdin=None if self._reads_input else subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,
@@ -88,39 +91,43 @@ class Member:
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
-        return self._process is not None and self.status is None
+        """Whether the process has started and not ended."""
+        return self._process is not None and not self._ended
 
     def has_just_ended(self) -> bool:
-        """Take note of its end, once; helpers that it left behind are killed."""
-        return self.running and self._note_end(os.WNOHANG)
+        """Return True once, when the process has ended. Helpers that it left behind are killed then."""
+        return self._process is not None and not self._ended and self._note_end(self._process, os.WNOHANG)
 
     def terminate(self) -> None:
-        """SIGTERM to the process alone, which may save and end."""
-        if self.running:
-            os.kill(self._process.pid, signal.SIGTERM)  # Popen's own would reap one that has ended, unnoticed
+        """Send SIGTERM to the process but not to its helpers, so that it can save and end."""
+        if self._process and not self._ended:
+            os.kill(self._process.pid, signal.SIGTERM)  # Popen.terminate would reap an ended process unnoticed
 
     def kill(self) -> None:
-        """SIGKILL to the process and its helpers; they are gone when this returns."""
-        if self.running:
-            self._kill_group()
-            self._note_end(0)
+        """Send SIGKILL to the process and its helpers, and wait for the process to end."""
+        if self._process and not self._ended:
+            self._kill_group(self._process)
+            self._note_end(self._process, 0)
 
-    def _note_end(self, options: int) -> bool:
-        if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | options) is None:
+    def _note_end(self, process: subprocess.Popen, options: int) -> bool:
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | options) is None:
             return False
-        self._kill_group()  # before it is reaped: so long the group's number can't be another's
-        self.status = self._process.wait()
+        self._kill_group(process)  # before it is reaped: until then no other group can get its number
+        self.status, self._ended = process.wait(), True
         for view in self.views:
             view.finish()
         return True
 
-    def _kill_group(self) -> None:
+    @staticmethod
+    def _kill_group(process: subprocess.Popen) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
 
     def last_lines(self) -> list[str]:
-        """The last lines of its log that tell something: no rules, no inner stacks, bars in their last state."""
+        """Return the informative lines at the end of the log.
+
+        Rules and MindSpore's stacks are left out. Of a progress bar, only the last state remains.
+        """
         with self.log.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
             text = log.read().decode(errors="replace").replace("\r\n", "\n")
@@ -129,38 +136,40 @@ class Member:
 
 
 class Supervisor:
-    """The ranks of this machine, of which none goes on when one has failed.
+    """The ranks of this machine. When one fails, all are stopped.
 
     Args:
-        ranks: They.
-        scheduler: Where the ranks meet, when it is on this machine; it ends after the last of all ranks.
-        ranks_elsewhere: Other machines have ranks too.
+        ranks: The ranks' processes.
+        scheduler: The scheduler's process, if it is on this machine. It ends after the last of all ranks.
+        ranks_elsewhere: Whether other machines have ranks of this run.
     """
 
     def __init__(self, ranks: Sequence[Member], scheduler: Member | None, ranks_elsewhere: bool):
         self._ranks, self._scheduler, self._ranks_elsewhere = ranks, scheduler, ranks_elsewhere
         self._members = [scheduler, *ranks] if scheduler else list(ranks)
         self._failed: Member | None = None
-        self._stop = 0  # the first signal to stop
-        self._deadline = math.inf  # when what still runs is killed
+        self._stop = 0  # number of the first signal to stop
+        self._deadline = math.inf  # when the processes that still run are killed
 
     def run(self) -> int:
-        """Start all and see them through.
+        """Start all processes and wait for their end.
 
-        The first SIGTERM, Ctrl-C or hang-up is handed on as SIGTERM, so that the ranks save; a second one kills them.
+        The first SIGTERM, SIGINT (Ctrl-C) or SIGHUP is passed on as SIGTERM, so that the ranks save. A second one
+        kills them.
 
         Returns:
-            The exit status: 0, a failed rank's own (128 + n for signal n), or 128 + n when signal n stopped the run.
+            The exit status: 0; or the status of the first rank that failed (128 + n for signal n); or 128 + n when
+            signal n stopped the run.
         """
         stops = {number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
         watched = stops | {signal.SIGCHLD}
-        # Blocked and waited for, signals are events of one loop, and nothing happens between two of its lines.
+        # The signals are blocked and then waited for. So they are events of one loop and never interrupt its steps.
         former_mask = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         try:
             for member in self._members:
                 member.start(former_mask)
             for view in [view for member in self._members for view in member.views]:
-                view.begin()  # threads: no process is forked after this
+                view.begin()  # starts threads: no process is forked after this
             while self._goes_on():
                 event = signal.sigtimedwait(watched, min(1.0, max(0.0, self._deadline - time.monotonic())))
                 if event and event.si_signo in stops:
@@ -171,7 +180,7 @@ class Supervisor:
             for member in self._members:
                 member.kill()
         if killed and self._stop and not self._failed:
-            self._say(f"killed before they had stopped: {', '.join(killed)}; what was saved before holds")
+            self._print(f"killed before they had stopped: {', '.join(killed)}; what was saved before is intact")
         return self._status()
 
     def _goes_on(self) -> bool:
@@ -191,11 +200,11 @@ class Supervisor:
         ended = [member for member in self._members if member.has_just_ended()]
         for member in ended:
             if member is self._scheduler:
-                # With 0, all ranks have left it, though some may still be clearing up.
+                # Status 0 means that all ranks have left the cluster; some may still be cleaning up.
                 if member.status and (self._ranks_elsewhere or any(rank.running for rank in self._ranks)):
                     self._note_failure(member)
             elif self._stop and member.status == -signal.SIGTERM:
-                self._kill_in(GRACE_SECONDS)  # it could not save yet, and others may wait for it
+                self._kill_in(GRACE_SECONDS)  # it ended without saving, and other ranks may wait for it
             elif member.status and not (self._stop and member.status == SIGNAL_STATUS + signal.SIGTERM):
                 self._note_failure(member)
         if ended and not any(rank.running for rank in self._ranks) and not self._ranks_elsewhere:
@@ -208,13 +217,13 @@ class Supervisor:
         if self._failed:
             return
         self._failed = member
-        self._tell_failure(member)
+        self._report_failure(member)
         for rank in self._ranks:
             rank.terminate()
         self._kill_in(GRACE_SECONDS)
 
-    def _tell_failure(self, member: Member) -> None:
-        """Print why the run ends; what the others say from now on, because of it, is only in their logs."""
+    def _report_failure(self, member: Member) -> None:
+        """Print why the run ends. The other ranks' output goes to their logs only from now on."""
         lines = member.last_lines()
         bad_input = [line for line in lines if line.startswith("error: ")] if member.status == USAGE_STATUS else []
         views = [view for rank in self._ranks for view in rank.views]
@@ -222,18 +231,18 @@ class Supervisor:
             view.mute()
         if bad_input:
             if not any(view.has_shown(bad_input[-1].encode()) for view in views):
-                self._say(bad_input[-1])
+                self._print(bad_input[-1])
             return
         how = f"ended with status {member.status}"
         if member.status < 0:
             how = f"was killed by {signal.Signals(-member.status).name}"
-            how += " (for want of memory?)" if member.status == -signal.SIGKILL else ""
-        self._say(
+            how += " (out of memory?)" if member.status == -signal.SIGKILL else ""
+        self._print(
             f"error: {member.name} {how}, so all ranks are stopped; the end of {member.log}:",
             *(f"    {line}" for line in lines),
         )
 
-    def _say(self, *lines: str) -> None:
+    def _print(self, *lines: str) -> None:
         views = [view for rank in self._ranks for view in rank.views]
         start = "\n" if any(view.in_line for view in views) else ""
         print(start + "\n".join(lines), file=sys.stderr, flush=True)

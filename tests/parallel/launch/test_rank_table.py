@@ -10,7 +10,7 @@ from src.parallel import hccl_tools
 from src.parallel.launch.rank_table import is_local, merge, read
 from tests.support.programs import run
 
-# The example of two machines in MindFormers' documentation of its hccl tools, at half its width.
+# The two machines of the example in MindFormers' documentation of its hccl tools, with half of the devices.
 IPS = {"10.0.0.1": ["192.168.0.0", "192.168.1.0"], "10.0.0.2": ["192.168.0.1", "192.168.1.1"]}
 TABLE = {
     "version": "1.0",
@@ -39,7 +39,7 @@ TABLE = {
 
 @pytest.fixture
 def written(tmp_path):
-    """A function that changes a copy of TABLE and writes it to a file."""
+    """Return a function that writes a changed copy of TABLE to a file."""
 
     def write(change=lambda table: None, name="table.json"):
         table = copy.deepcopy(TABLE)
@@ -68,7 +68,7 @@ def test_a_table_is_read(written):
 
 
 def test_ranks_may_be_numbers(written):
-    """As the ModelZoo's merge_hccl writes them."""
+    """The ModelZoo's merge_hccl writes numbers instead of strings."""
     assert read(written(lambda table: device(table, 3).update(rank_id=3))).place(3)[1].device_id == 5
 
 
@@ -116,7 +116,7 @@ WRONG = {
     ),
     "a device twice": (
         lambda t: device(t, 3).update(device_id="4"),
-        ["device 4 of 10.0.0.2 is there twice", "rank_id 3"],
+        ["device 4 of 10.0.0.2 is listed twice", "rank_id 3"],
     ),
 }
 
@@ -252,7 +252,7 @@ def test_this_machine_s_address(monkeypatch):
 
 
 def test_tables_are_written_and_merged(tmp_path):
-    """Through the command lines, to the example at the top."""
+    """The command lines give the table at the top of this file."""
     for (server, ips), devices in zip(IPS.items(), ("[0,2)", "[4,6)"), strict=True):
         others = ",".join(f"192.0.2.{number}" for number in range(8)).split(",")
         first = int(devices[1])
@@ -308,7 +308,7 @@ def test_bad_commands(name, written, tmp_path):
 
 
 def test_merging_keeps_one_entry_a_machine(written, tmp_path):
-    """Two tables of one machine, whose ranks both begin at 0, and fields that are not read here."""
+    """Two tables list one machine and both begin with rank 0. Fields that are not interpreted survive."""
 
     def only(number):
         def change(table):
