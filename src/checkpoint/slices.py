@@ -8,6 +8,7 @@ import numpy as np
 
 from src.checkpoint import ckpt_file
 from src.common.errors import InputError
+from src.nn.parameters import official_name
 from src.parallel.plan.sharding import Box
 
 
@@ -124,14 +125,8 @@ class SavedSlices:
 
     def _index(self, file: Path) -> dict[str, ckpt_file.Stored]:
         if file not in self._indices:
-            self._indices[file] = {_official_name(name): stored for name, stored in ckpt_file.index(file).items()}
+            self._indices[file] = {official_name(name): stored for name, stored in ckpt_file.index(file).items()}
         return self._indices[file]
-
-
-def _official_name(name: str) -> str:
-    for table in ("word_embedding", "position_embedding"):
-        name = name.replace(f"backbone.{table}.", f"backbone.embedding.{table}.")
-    return name
 
 
 def _without(box: Box, hole: Box) -> list[Box]:

@@ -12,8 +12,8 @@ from math import prod
 import numpy as np
 
 from src.common.errors import InputError
+from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE, layer_prefixes
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.plan.sharding import WORD_TABLE
 
 WEIGHTS_FILE = "weights.bin"
 VOCABULARY_FOLDER = "tokenizer"  # in a model's folder, where its vocabulary is known
@@ -76,18 +76,13 @@ class Matrix:
     bits: int
 
 
-def layer_prefixes(config: PanguAlphaConfig) -> list[str]:
-    """How the official names of each layer's parameters begin, the query layer last."""
-    return [*(f"backbone.blocks.{number}." for number in range(config.num_layers - 1)), "backbone.top_query_layer."]
-
-
 def _linear_maps(config: PanguAlphaConfig) -> dict[str, tuple[int, int, list[str], bool]]:
     """Rows, columns, official names (but for `weight` or `bias`) and whether they are stored transposed, of all linear
     maps by the engine's names. Queries, keys and values of a block are one map; the query layer's queries come from
     elsewhere and have one of their own."""
     hidden, inner = config.hidden_size, config.ffn_hidden_size
     found = {}
-    for number, prefix in enumerate(layer_prefixes(config)):
+    for number, prefix in enumerate(layer_prefixes(config.num_layers)):
         dense = [f"{prefix}attention.dense{part}." for part in (1, 2, 3)]
         parts = {"qkv": dense} if number < config.num_layers - 1 else {"q": dense[:1], "kv": dense[1:]}
         for name, parameters in parts.items():
@@ -116,12 +111,12 @@ def vectors(config: PanguAlphaConfig) -> dict[str, tuple[tuple[int, ...], list[s
     """All that stays float32, by the engine's names: the shape, and the official names of what it is made of."""
     hidden, table = config.hidden_size, (config.seq_length, config.hidden_size)
     found = {
-        "positions": (table, ["backbone.embedding.position_embedding.embedding_table"]),
-        "queries": (table, ["backbone.top_query_embedding.embedding_table"]),
+        "positions": (table, [POSITION_TABLE]),
+        "queries": (table, [QUERY_TABLE]),
         "gamma": ((hidden,), ["backbone.layernorm.gamma"]),
         "beta": ((hidden,), ["backbone.layernorm.beta"]),
     }
-    for number, prefix in enumerate(layer_prefixes(config)):
+    for number, prefix in enumerate(layer_prefixes(config.num_layers)):
         found |= {
             f"{number}.{kind}{norm}": ((hidden,), [f"{prefix}layernorm{norm}.{kind}"])
             for norm in (1, 2)

@@ -17,8 +17,9 @@ from src.checkpoint.formats.mindformers import check_parts, piece_of
 from src.checkpoint.formats.names import MEGATRON, Name
 from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target, numbered
 from src.common.errors import InputError
+from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.plan.sharding import WORD_TABLE, tensor_axis
+from src.parallel.plan.sharding import tensor_axis
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILE = "model_optim_rng.pt"

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from src.checkpoint import ckpt_file, store
-from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target, is_parameter, official_name
+from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target
 from src.common.errors import InputError
+from src.nn.parameters import is_parameter, official_name
 from src.pangu_alpha_config import PanguAlphaConfig, load_config
 
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from src.checkpoint.formats.parameters import POSITION_TABLE, QUERY_TABLE
-from src.parallel.plan.sharding import WORD_TABLE
+from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE, layer_prefixes
 
 _TRANSPOSED = ("attention.projection.weight", "output.mapping.weight", "output.projection.weight")
 _LAYER = (
@@ -72,12 +71,12 @@ class Naming:
             Name(f"{self.layernorm}.weight", "backbone.layernorm.gamma"),
             Name(f"{self.layernorm}.bias", "backbone.layernorm.beta"),
         ]
-        layers = [(self.block.format(number), f"backbone.blocks.{number}") for number in range(num_layers - 1)]
-        layers.append((self.query_layer.format(num_layers - 1), "backbone.top_query_layer"))
+        layers = [self.block.format(number) for number in range(num_layers - 1)]
+        layers.append(self.query_layer.format(num_layers - 1))
         ends = [f"{cell}.{end}" for cell in self.cells for end in ("weight", "bias")]
         return tables + [
-            Name(f"{prefix}.{end}", f"{ours}.{official}", official in _TRANSPOSED)
-            for prefix, ours in layers
+            Name(f"{prefix}.{end}", f"{ours}{official}", official in _TRANSPOSED)
+            for prefix, ours in zip(layers, layer_prefixes(num_layers), strict=True)
             for end, official in zip(ends, _LAYER, strict=True)
         ]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.checkpoint.formats.parameters import POSITION_TABLE, QUERY_TABLE, Kind, Options, Source, numbered
+from src.checkpoint.formats.parameters import Kind, Options, Source, numbered
 from src.checkpoint.formats.strategy import open_slices
 from src.common.errors import InputError
-from src.parallel.plan.sharding import WORD_TABLE
+from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE
 
 TABLES = {"word_embedding": WORD_TABLE, "position_embedding": POSITION_TABLE, "top_query_embedding": QUERY_TABLE}
 

@@ -11,20 +11,11 @@ import numpy as np
 
 from src.checkpoint import ckpt_file
 from src.common.errors import InputError
+from src.nn.parameters import POSITION_TABLE, WORD_TABLE, block_number, layer_prefixes
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.parallel.plan.sharding import WORD_TABLE, parameter_shapes
+from src.parallel.plan.sharding import parameter_shapes
 
-POSITION_TABLE = "backbone.embedding.position_embedding.embedding_table"
-QUERY_TABLE = "backbone.top_query_embedding.embedding_table"
 FLOATS = [ckpt_file.DTYPES[name] for name in ("Float32", "Float16", "BFloat16")]
-_MODEL = "backbone."
-# Older code names these so; the release's own files may, too.
-_OLDER_NAMES = {
-    "backbone.word_embedding.": "backbone.embedding.word_embedding.",
-    "backbone.position_embedding.": "backbone.embedding.position_embedding.",
-    ".mapping_weight": ".weight",
-    ".mapping_bias": ".bias",
-}
 
 
 @dataclass(frozen=True)
@@ -133,18 +124,6 @@ class Target:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-def official_name(name: str) -> str:
-    """The official name of a parameter that may have an older one."""
-    for older, newer in _OLDER_NAMES.items():
-        name = name.replace(older, newer)
-    return name
-
-
-def is_parameter(name: str) -> bool:
-    """Whether an official name is a parameter's, not that of an optimizer's moment or a counter."""
-    return name.startswith(_MODEL)
-
-
 def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:
     """The network that a checkpoint's parameters are of, which they must be exactly.
 
@@ -162,8 +141,7 @@ def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:
     flat = [name for name in (WORD_TABLE, POSITION_TABLE) if len(kinds[name].shape) != 2]
     if flat:
         raise InputError(f"{source.path}: '{flat[0]}' is {kinds[flat[0]].shape}, but a table has two axes")
-    numbers = [int(match[1]) for name in kinds if (match := re.match(r"backbone\.blocks\.(\d+)\.", name))]
-    layers = max(numbers, default=0) + 2
+    layers = max((block_number(name) or 0 for name in kinds), default=0) + 2
     sizes = {
         "vocab_size": kinds[WORD_TABLE].shape[0],
         "hidden_size": kinds["backbone.layernorm.gamma"].shape[0],
@@ -179,12 +157,12 @@ def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:
 
 def _feed_forward(kinds: Mapping[str, Kind], layers: int) -> dict[str, int]:
     """The sizes of feed-forward layers, from their matrices."""
-    prefixes = [f"backbone.blocks.{number}" for number in range(layers - 1)] + ["backbone.top_query_layer"]
-    dense = [kinds[name].shape for prefix in prefixes if (name := f"{prefix}.output.mapping.weight") in kinds]
+    prefixes = layer_prefixes(layers)
+    dense = [kinds[name].shape for prefix in prefixes if (name := f"{prefix}output.mapping.weight") in kinds]
     experts = {
         number: kinds[name].shape
         for number, prefix in enumerate(prefixes)
-        if (name := f"{prefix}.output.ffn.mapping.weight") in kinds
+        if (name := f"{prefix}output.ffn.mapping.weight") in kinds
     }
     widths = [shape[-1] for shape in [*experts.values(), *dense]]
     sizes = {"ffn_hidden_size": widths[0]} if widths else {}

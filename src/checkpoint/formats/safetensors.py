@@ -7,16 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from src.checkpoint.formats import shards
-from src.checkpoint.formats.parameters import (
-    Kind,
-    Options,
-    Piece,
-    Source,
-    Target,
-    is_parameter,
-    official_name,
-    read_json,
-)
+from src.checkpoint.formats.parameters import Kind, Options, Piece, Source, Target, read_json
+from src.nn.parameters import is_parameter, official_name
 from src.pangu_alpha_config import PanguAlphaConfig
 
 MODEL_TYPE = "pangu_alpha"

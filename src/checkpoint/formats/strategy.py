@@ -15,8 +15,9 @@ from mindspore.train import node_strategy_pb2
 from tqdm import tqdm
 
 from src.checkpoint import ckpt_file
-from src.checkpoint.formats.parameters import Kind, Source, is_parameter, official_name
+from src.checkpoint.formats.parameters import Kind, Source
 from src.common.errors import InputError
+from src.nn.parameters import is_parameter, official_name
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.device_layout import DeviceLayout
 from src.parallel.plan.sharding import Box, parameter_shapes, tensor_axis

@@ -10,6 +10,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.common.settings import TrainingConfig
 from src.nn.optimizer import Optimizer
+from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.explicit.collectives import AllGather, AllReduce, Chain, ReduceScatter
@@ -115,7 +116,7 @@ class ReduceGradients(nn.Cell):
         super().__init__()
         mesh, names = layout.mesh, layout.names
         first, last = (mesh.plan.at_stage(mesh.rank, stage) for stage in (0, mesh.plan.pipeline - 1))
-        self.tied = names.index(sharding.WORD_TABLE) if mesh.rank in (first, last) and first != last else -1
+        self.tied = names.index(WORD_TABLE) if mesh.rank in (first, last) and first != last else -1
         if self.tied >= 0:
             self.sum_tied = AllReduce(mesh.group_of((first, last)))
         # With sequence parallel, what is whole on each rank but works on its tokens alone has only their gradient.

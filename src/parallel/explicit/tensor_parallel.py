@@ -10,6 +10,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from src.nn.moe import MixtureOfExperts
+from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha import Embedding, EmbeddingTable, PanguAlphaModel, PanguAlphaWithLoss
 from src.parallel.explicit.collectives import (
     AllGather,
@@ -25,7 +26,6 @@ from src.parallel.explicit.collectives import (
     SplitTokens,
 )
 from src.parallel.mesh import Group
-from src.parallel.plan.sharding import WORD_TABLE
 
 
 def attach_to_model(

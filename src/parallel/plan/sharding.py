@@ -3,15 +3,14 @@
 The one table that execution, checkpoints, the plan's arithmetic and the tests go by. Nothing here needs MindSpore.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE, block_number, layer_prefixes
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.plan import Coordinates, Plan
 
-WORD_TABLE = "backbone.embedding.word_embedding.embedding_table"
 EXPERT = ".output.ffn."
 
 # The axis that tensor parallel slices, by the end of a name; what isn't here is whole on every rank. Matrices into
@@ -116,9 +115,9 @@ def stages(name: str, plan: Plan) -> tuple[int, ...]:
     last = plan.pipeline - 1
     if name == WORD_TABLE:
         return (0, last) if last else (0,)
-    block = re.match(r"backbone\.blocks\.(\d+)\.", name)
-    if block:
-        return (plan.stage_of_layer(int(block[1])),)
+    block = block_number(name)
+    if block is not None:
+        return (plan.stage_of_layer(block),)
     return (0,) if name.startswith("backbone.embedding.") else (last,)
 
 
@@ -173,17 +172,15 @@ def parameter_shapes(config: PanguAlphaConfig) -> dict[str, tuple[int, ...]]:
                 "output.projection.weight": (ffn, hidden),
                 "output.projection.bias": (hidden,),
             }
-        return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
+        return {f"{prefix}{name}": shape for name, shape in shapes.items()}
 
-    shapes = {
-        WORD_TABLE: (config.vocab_size, hidden),
-        "backbone.embedding.position_embedding.embedding_table": (config.seq_length, hidden),
-    }
-    for number in range(config.num_layers - 1):
-        shapes |= layer(f"backbone.blocks.{number}", number)
+    shapes = {WORD_TABLE: (config.vocab_size, hidden), POSITION_TABLE: (config.seq_length, hidden)}
+    *blocks, query_layer = layer_prefixes(config.num_layers)
+    for number, prefix in enumerate(blocks):
+        shapes |= layer(prefix, number)
     shapes |= {
         "backbone.layernorm.gamma": (hidden,),
         "backbone.layernorm.beta": (hidden,),
-        "backbone.top_query_embedding.embedding_table": (config.seq_length, hidden),
+        QUERY_TABLE: (config.seq_length, hidden),
     }
-    return shapes | layer("backbone.top_query_layer", config.num_layers - 1)
+    return shapes | layer(query_layer, config.num_layers - 1)

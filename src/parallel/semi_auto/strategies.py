@@ -11,6 +11,7 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from src.nn.moe import MixtureOfExperts, Router
+from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha import (
     Attention,
     Block,
@@ -23,7 +24,6 @@ from src.pangu_alpha import (
     PanguAlphaWithLoss,
 )
 from src.parallel.plan.plan import Plan
-from src.parallel.plan.sharding import WORD_TABLE
 from src.parallel.semi_auto.operators import (
     BiasedColumns,
     CrossEntropy,

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import (
-    WORD_TABLE,
     Box,
     box,
     is_expert,

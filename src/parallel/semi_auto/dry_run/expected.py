@@ -6,19 +6,11 @@ MindSpore.
 
 from collections import Counter
 
+from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.costs import FLOAT32, ITEM_SIZE, rank_memory, sliced_sums
 from src.parallel.plan.plan import Plan
-from src.parallel.plan.sharding import (
-    WORD_TABLE,
-    Box,
-    box,
-    is_expert,
-    optimizer_box,
-    parameter_shapes,
-    stages,
-    tensor_axis,
-)
+from src.parallel.plan.sharding import Box, box, is_expert, optimizer_box, parameter_shapes, stages, tensor_axis
 
 UNCUT = ".output.ffn.projection.bias"
 Message = tuple[str, int, str, str]  # operation, ranks of its group, part of the model, phase
