@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.common.errors import InputError, run_program
-from src.evaluation.config import CLIENT_FLAG, flags_of_client
+from src.evaluation.config import CLIENT_FLAG, EvalConfig, flags_of_client
 from src.generate import TextGenerator
 from src.pangu_alpha_config import RunConfig, require_tensor_parallel_alone
 
@@ -125,9 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(argument.partition("=")[0] == CLIENT_FLAG for argument in arguments):
-        import eval as evaluation
+        eval_config, weights = parse_with_checkpoint(EvalConfig, "eval.py", flags_of_client(arguments))
+        from src.evaluation.run import evaluate
 
-        evaluation.main(flags_of_client(arguments))
+        evaluate(eval_config, weights)
         return
     config, weights = parse_with_checkpoint(PredictConfig, "predict.py", arguments)
     if config.dry_run:

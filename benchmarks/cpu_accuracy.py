@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.harness import print_table
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import GenerationConfig
+from src.common.tables import table
 from src.cpu.quantize import QuantizeArguments, quantize
 from src.cpu.runtime import CpuRuntime
 from src.cpu.weight_file import WEIGHTS_FILE
@@ -153,17 +153,20 @@ def main() -> None:
     for row in rows:
         row.insert(3, f"{float(row[2]) / base - 1:+.2%}")
     print(f"{len(documents)} documents, {sum(map(len, documents)):,} tokens")
-    print_table(
-        [
-            "bits:block",
-            "MiB",
-            "perplexity",
-            "change",
-            "logits' rms error",
-            "same likeliest token",
-            "same tokens in continuations",
-        ],
-        rows,
+    print(
+        table(
+            [
+                "bits:block",
+                "MiB",
+                "perplexity",
+                "change",
+                "logits' rms error",
+                "same likeliest token",
+                "same tokens in continuations",
+            ],
+            rows,
+        ),
+        flush=True,
     )
 
 

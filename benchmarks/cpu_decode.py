@@ -21,10 +21,11 @@ import numpy as np
 import yaml
 from tqdm import trange
 
-from benchmarks.harness import Contestant, peak_memory, print_table, ratio_of_pairs
+from benchmarks.harness import Contestant, peak_memory, ratio_of_pairs
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.model_sizes import mode_file
+from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig
 
 Worker = Callable[[int, int], list[float]]
@@ -342,19 +343,22 @@ def report(race: Race) -> None:
                     f"{median(race.loading[name]):.1f}",
                 ]
             )
-        print_table(
-            [
-                f"{context} past tokens",
-                "s a token",
-                "best",
-                "of the bandwidth",
-                "time / llama.cpp's (spread)",
-                "prompt tokens/s",
-                "speed / llama.cpp's (spread)",
-                "memory, GB",
-                "loading, s",
-            ],
-            rows,
+        print(
+            table(
+                [
+                    f"{context} past tokens",
+                    "s a token",
+                    "best",
+                    "of the bandwidth",
+                    "time / llama.cpp's (spread)",
+                    "prompt tokens/s",
+                    "speed / llama.cpp's (spread)",
+                    "memory, GB",
+                    "loading, s",
+                ],
+                rows,
+            ),
+            flush=True,
         )
     if len(arguments.contexts) > 1:
         first, last = min(arguments.contexts), max(arguments.contexts)

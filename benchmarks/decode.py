@@ -11,10 +11,11 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.harness import Contestant, print_table, ratio_of_pairs, require_torch
+from benchmarks.harness import Contestant, ratio_of_pairs, require_torch
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
+from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig
 
 Worker = Callable[[int, int], list[float]]
@@ -156,7 +157,7 @@ def report(title: str, results: dict[int, tuple[list, list]]) -> None:
         cells = [f"{figure([figure(turn) for turn in side]):.1f}" for figure in (median, min) for side in turns]
         ours, peer = ([median(turn) for turn in side] for side in turns)
         rows.append([str(length), *cells, ratio_of_pairs(peer, ours)])
-    print_table([title, "ours", "PyTorch", "ours, best", "PyTorch, best", "PyTorch / ours (spread)"], rows)
+    print(table([title, "ours", "PyTorch", "ours, best", "PyTorch, best", "PyTorch / ours (spread)"], rows), flush=True)
 
 
 def growth(results: dict[int, tuple[list, list]]) -> str:

@@ -15,10 +15,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from benchmarks.harness import print_table, ratio_of_pairs
+from benchmarks.harness import ratio_of_pairs
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
+from src.common.tables import table
 from src.evaluation.prompts import Demonstrations, Prompting
 from src.evaluation.tasks.registry import find_task
 from src.evaluation.tasks.task import Reading
@@ -194,7 +195,10 @@ def report(title: str, groups: Sequence, seconds: dict[str, list[float]]) -> Non
         ]
         for name, turns in seconds.items()
     ]
-    print_table([f"{title}: {len(texts)} texts, {tokens} tokens", "seconds", "tokens/s", "this / ours (spread)"], rows)
+    print(
+        table([f"{title}: {len(texts)} texts, {tokens} tokens", "seconds", "tokens/s", "this / ours (spread)"], rows),
+        flush=True,
+    )
 
 
 def main() -> None:

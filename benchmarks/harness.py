@@ -132,14 +132,6 @@ def ratio_of_pairs(after: Sequence[float], before: Sequence[float]) -> str:
     return f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A Markdown table, its columns aligned."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * (width - 1) + ":" for width in widths]
-    for row in (header, rule, *rows):
-        print("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |", flush=True)
-
-
 def rate_cells(values: Sequence[float]) -> list[str]:
     """Median, least and greatest of rates, for a table."""
     return [f"{value:,.0f}" for value in (median(values), min(values), max(values))]

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import jieba
 
-from benchmarks.harness import print_table, rate_cells, ratio_of_pairs
+from benchmarks.harness import rate_cells, ratio_of_pairs
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.tables import table
 from src.preprocess import PreprocessArguments, preprocess
 from src.train_tokenizer import train_sentencepiece
 
@@ -75,13 +76,16 @@ def rate_of(runs: Sequence[PreprocessArguments]) -> float:
 
 def report(one: Sequence[float], apart: Sequence[float], together: Sequence[float], number: int) -> None:
     """Print a row for each way, and the ratios."""
-    print_table(
-        ["processes", "median tokens/s", "slowest", "fastest", "/ 1 (spread)"],
-        [
-            ["1", *rate_cells(one), ""],
-            [f"{number}", *rate_cells(together), ratio_of_pairs(together, one)],
-            [f"{number} runs of 1 at once", *rate_cells(apart), ratio_of_pairs(apart, one)],
-        ],
+    print(
+        table(
+            ["processes", "median tokens/s", "slowest", "fastest", "/ 1 (spread)"],
+            [
+                ["1", *rate_cells(one), ""],
+                [f"{number}", *rate_cells(together), ratio_of_pairs(together, one)],
+                [f"{number} runs of 1 at once", *rate_cells(apart), ratio_of_pairs(apart, one)],
+            ],
+        ),
+        flush=True,
     )
     print(f"ratio {ratio_of_pairs(together, one)}; of what the cores reach: {ratio_of_pairs(together, apart)}")
 

@@ -15,10 +15,11 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.harness import Contestant, ask_together, cores, peak_memory, print_table, rate_cells, ratio_of_pairs
+from benchmarks.harness import Contestant, ask_together, cores, peak_memory, rate_cells, ratio_of_pairs
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig, TrainConfig
 from src.parallel.launch.launcher import LOCALHOST, free_port
 from src.parallel.launch.supervisor import die_with
@@ -279,51 +280,63 @@ def race(arguments: BenchmarkArguments) -> dict[str, Result]:
 def report(results: dict[str, Result]) -> None:
     """Print what the processes reach together, the share of the messages, and what each process holds."""
     alone = results[ALONE]
-    print_table(
-        ["training step", "tokens", "median tokens/s", "slowest", "fastest", f"/ {ALONE} (spread)"],
-        [
+    print(
+        table(
+            ["training step", "tokens", "median tokens/s", "slowest", "fastest", f"/ {ALONE} (spread)"],
             [
-                name,
-                f"{result.tokens:,}",
-                *rate_cells(result.rates),
-                "" if result is alone else ratio_of_pairs(result.rates, alone.rates),
-            ]
-            for name, result in results.items()
-        ],
+                [
+                    name,
+                    f"{result.tokens:,}",
+                    *rate_cells(result.rates),
+                    "" if result is alone else ratio_of_pairs(result.rates, alone.rates),
+                ]
+                for name, result in results.items()
+            ],
+        ),
+        flush=True,
     )
     print()
-    print_table(
-        ["messages", "MiB a step", "ms a step", "without messages", "share (spread)"],
-        [
+    print(
+        table(
+            ["messages", "MiB a step", "ms a step", "without messages", "share (spread)"],
             [
-                name,
-                f"{result.payload / MIB:.1f}",
-                *(f"{1000 * median(times):.0f}" for times in (result.seconds, result.silent)),
-                _share(result.seconds, result.silent),
-            ]
-            for name, result in results.items()
-            if result.silent
-        ],
+                [
+                    name,
+                    f"{result.payload / MIB:.1f}",
+                    *(f"{1000 * median(times):.0f}" for times in (result.seconds, result.silent)),
+                    _share(result.seconds, result.silent),
+                ]
+                for name, result in results.items()
+                if result.silent
+            ],
+        ),
+        flush=True,
     )
     print()
-    print_table(
-        [
-            "a process holds, MiB",
-            "weights",
-            "moments",
-            "updated slices",
-            f"together / {ALONE}",
-            "peak with compilation",
-        ],
-        [
+    print(
+        table(
             [
-                name,
-                *(f"{size / MIB:.2f}" for size in (result.memory.weights, result.memory.moments, result.memory.slices)),
-                f"{result.memory.held / alone.memory.held:.3f}",
-                f"{result.memory.peak / MIB:.0f}",
-            ]
-            for name, result in results.items()
-        ],
+                "a process holds, MiB",
+                "weights",
+                "moments",
+                "updated slices",
+                f"together / {ALONE}",
+                "peak with compilation",
+            ],
+            [
+                [
+                    name,
+                    *(
+                        f"{size / MIB:.2f}"
+                        for size in (result.memory.weights, result.memory.moments, result.memory.slices)
+                    ),
+                    f"{result.memory.held / alone.memory.held:.3f}",
+                    f"{result.memory.peak / MIB:.0f}",
+                ]
+                for name, result in results.items()
+            ],
+        ),
+        flush=True,
     )
 
 

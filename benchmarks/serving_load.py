@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import psutil
 
-from benchmarks.harness import print_table
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.tables import table
 
 START_SECONDS = 300
 WARM_UP_REQUESTS = 16
@@ -219,7 +219,7 @@ def run(arguments: LoadArguments) -> None:
         "each token p50 / p95, ms",
         "lost, other than alone",
     ]
-    table, rates = [], {}
+    table_rows, rates = [], {}
     for rows in [8, 1] if arguments.compared_clients else [8]:
         with server(arguments, rows) as (port, process):
             prompts = [[draw.randrange(20, 2000) for _ in range(arguments.prompt_tokens)] for _ in range(16)]
@@ -228,11 +228,11 @@ def run(arguments: LoadArguments) -> None:
             compared = [arguments.compared_clients] * bool(arguments.compared_clients)
             for clients in compared if rows == 1 else [*arguments.clients, *compared]:
                 rates[rows, clients], cells = measure(port, prompts, alone, arguments, clients)
-                table.append([str(rows), *cells])
-                print(" | ".join(table[-1]), flush=True)
+                table_rows.append([str(rows), *cells])
+                print(" | ".join(table_rows[-1]), flush=True)
             if rows > 1 and arguments.memory_requests:
                 watch_memory(port, process, prompts, alone, arguments)
-    print_table(header, table)
+    print(table(header, table_rows), flush=True)
     if arguments.compared_clients:
         many, one = (rates[rows, arguments.compared_clients] for rows in (8, 1))
         print(f"{arguments.compared_clients} clients: 8 rows give {many / one:.2f} times the tokens/s of one at a time")

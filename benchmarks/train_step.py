@@ -10,18 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.harness import (
-    Contestant,
-    ContestantError,
-    peak_memory,
-    print_table,
-    rate_cells,
-    ratio_of_pairs,
-    require_torch,
-)
+from benchmarks.harness import Contestant, ContestantError, peak_memory, rate_cells, ratio_of_pairs, require_torch
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig, TrainingConfig
+from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig
 
 OURS, EAGER, COMPILED = "MindSpore, this project", "PyTorch eager", "torch.compile"
@@ -174,17 +167,20 @@ def race(arguments: BenchmarkArguments) -> dict[str, list[tuple[float, float, in
 def report(results: dict[str, list[tuple[float, float, int]]], tokens: int) -> None:
     """Print a row for each contestant; `tokens` is what a step reads."""
     rates = {name: [tokens / seconds for seconds, _, _ in steps] for name, steps in results.items()}
-    print_table(
-        ["training step", "median tokens/s", "slowest", "fastest", "peak GiB", "ours / this (spread)"],
-        [
+    print(
+        table(
+            ["training step", "median tokens/s", "slowest", "fastest", "peak GiB", "ours / this (spread)"],
             [
-                name,
-                *rate_cells(rates[name]),
-                f"{steps[-1][2] / 2**30:.2f}",
-                "" if name == OURS else ratio_of_pairs(rates[OURS], rates[name]),
-            ]
-            for name, steps in results.items()
-        ],
+                [
+                    name,
+                    *rate_cells(rates[name]),
+                    f"{steps[-1][2] / 2**30:.2f}",
+                    "" if name == OURS else ratio_of_pairs(rates[OURS], rates[name]),
+                ]
+                for name, steps in results.items()
+            ],
+        ),
+        flush=True,
     )
 
 

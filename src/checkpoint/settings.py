@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from src.checkpoint import store
 from src.common.cli import flag_value, parse
 from src.common.model_sizes import check_mode
 from src.pangu_alpha_config import RunConfig
@@ -22,6 +21,8 @@ def parse_with_checkpoint(
     """
     weights, beside = None, None
     if flag_value("--checkpoint", arguments):
+        from src.checkpoint import store  # imports MindSpore, so only where it is needed
+
         weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
         beside = store.config_beside(weights)
     config = parse(arguments_class, prog, arguments, beside)

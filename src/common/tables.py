@@ -15,5 +15,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], title: str = 
     """
     cells = [[str(cell) for cell in row] for row in rows]
     align = ["left", *["right"] * (len(header) - 1)]
-    text = tabulate(cells, list(header), tablefmt="github", colalign=align if cells else None, disable_numparse=True)
+    text = tabulate(cells, list(header), tablefmt="pipe", colalign=align if cells else None, disable_numparse=True)
     return f"{title}\n{text}" if title else text

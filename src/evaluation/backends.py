@@ -1,21 +1,87 @@
 """What scores and answers the questions of a benchmark: a model here, or a server's."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.evaluation.config import EvalConfig
-from src.evaluation.evaluate import Answerer, ModelAnswerer, Scorer
+from src.inference.loop import generate_tokens
 from src.inference.mindspore.load import build_runtime, load_model
 from src.inference.mindspore.scoring import TokenScorer
+from src.inference.padding import bucket
+from src.inference.runtime import Runtime
 from src.inference.score_request import Request
 from src.parallel.mesh import Mesh
 from src.serving.backends import SENT, Servable
 from src.tokenization import Tokenizer
+
+
+class Scorer(Protocol):
+    """Where log-probabilities come from: a model here, or a server's."""
+
+    def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """See `src.inference.mindspore.scoring.TokenScorer`."""
+
+
+class Answerer(Protocol):
+    """Where answers come from: a model here, or a server's."""
+
+    def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
+        """The answers to numbered prompts, each up to the first of the stop texts, in any order.
+
+        What is drawn for an answer depends on its number alone.
+        """
+
+
+class ModelAnswerer:
+    """Continues prompts with a model.
+
+    Args:
+        runtime: The model.
+        tokenizer: Of the model.
+        pad_token: Its id.
+        batch_size: Texts as long as the position table that are continued at once, as for `TokenScorer`.
+    """
+
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, pad_token: int, batch_size: int):
+        self.runtime, self.tokenizer, self.pad_token, self.batch_size = runtime, tokenizer, pad_token, batch_size
+
+    def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
+        """See `Answerer`; those to short prompts come first."""
+        waiting = sorted(prompts, key=lambda prompt: len(prompt[1]))
+        while waiting:
+            # Rows as the longest of the batch allows, so that as many fit as were counted on.
+            rows = next(
+                rows
+                for rows in range(len(waiting), 0, -1)
+                if rows == 1 or rows <= self._rows(len(waiting[rows - 1][1]) + config.max_new_tokens)
+            )
+            batch, waiting = waiting[:rows], waiting[rows:]
+            answers = generate_tokens(
+                self.runtime,
+                [tokens for _, tokens in batch],
+                config,
+                self.pad_token,
+                self.tokenizer.vocab_size,
+                self._stopper(config.stop),
+                [number for number, _ in batch],
+            )
+            for (number, _), [answer] in zip(batch, answers, strict=True):
+                text = self.tokenizer.decode(answer.tokens)
+                yield number, text[: min((text.find(stop) for stop in config.stop if stop in text), default=len(text))]
+
+    def _rows(self, tokens: int) -> int:
+        seq_length = self.runtime.seq_length
+        return max(1, self.batch_size * seq_length // bucket(min(tokens, seq_length), seq_length))
+
+    def _stopper(self, stops: Sequence[str]) -> Callable[[list[int]], bool] | None:
+        if not stops:
+            return None
+        return lambda tokens: any(stop in self.tokenizer.decode(tokens) for stop in stops)
 
 
 def model_here(config: EvalConfig, weights: Path | None, mesh: Mesh, tokenizer: Tokenizer) -> tuple[Scorer, Answerer]:
@@ -43,7 +109,7 @@ def model_of_server(address: str) -> tuple[Scorer, Answerer]:
 
 
 class ServerScorer:
-    """An `src.evaluation.evaluate.Scorer` by a server. The texts of a group go in one call."""
+    """An `Scorer` by a server. The texts of a group go in one call."""
 
     def __init__(self, servable: Servable):
         self._servable = servable
@@ -67,13 +133,13 @@ class ServerScorer:
 
 
 class ServerAnswerer:
-    """An `src.evaluation.evaluate.Answerer` by a server, one prompt a call."""
+    """An `Answerer` by a server, one prompt a call."""
 
     def __init__(self, servable: Servable):
         self._servable = servable
 
     def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
-        """See `src.evaluation.evaluate.Answerer`."""
+        """See `Answerer`."""
         settings = {name: getattr(config, name) for name in SENT}
         for number, tokens in prompts:
             [answer] = self._servable.call(

@@ -28,7 +28,7 @@ except ImportError as error:
 
 from src.checkpoint import store
 from src.common.cli import parse
-from src.evaluation.evaluate import ModelAnswerer
+from src.evaluation.backends import ModelAnswerer
 from src.inference.mindspore.load import build_runtime, load_model
 from src.inference.mindspore.scoring import TokenScorer
 from src.inference.score_request import Request

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from src.evaluation.tasks.metrics import bootstrap, wilson
+from src.common.files import write_text
+from src.common.tables import table
+from src.evaluation.intervals import bootstrap, wilson
 from src.evaluation.tasks.task import Task
 
 RESULT_FILE = "result.json"
@@ -54,7 +56,7 @@ def figure(metric: str, records: Sequence[dict[str, Any]], reported: float | Non
         )
     values = np.array([record[metric] for record in records], float)
     if metric in COUNTED:
-        return Figure(metric, float(values.mean()), *wilson(float(values.sum()), len(values)), "Wilson", reported)
+        return Figure(metric, float(values.mean()), *wilson(int(values.sum()), len(values)), "Wilson", reported)
     return Figure(metric, float(values.mean()), *bootstrap(values, np.ones(len(values))), "bootstrap", reported)
 
 
@@ -96,12 +98,7 @@ class Report:
             f"{self.source}, 2.6B {SETTINGS[self.setting]}",
             "examples",
         ]
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        rule = ["-" * (width - 1) + ":" for width in widths]
-        return "\n".join(
-            "| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-            for row in (header, rule, *rows)
-        )
+        return table(header, rows)
 
     def closing_line(self) -> str:
         """As the ModelZoo's script ends."""
@@ -116,7 +113,7 @@ class Report:
             "figures": [vars(one) for one in self.figures],
             "files": {file: [vars(one) for one in figures] for file, figures in self.of_files.items()},
         }
-        (folder / RESULT_FILE).write_text(json.dumps(result, ensure_ascii=False, indent=1), encoding="utf-8")
+        write_text(folder / RESULT_FILE, json.dumps(result, ensure_ascii=False, indent=1))
 
 
 def _cells(one: Figure) -> list[str]:

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-import eval as program
 from src.common.cli import parse
+from src.evaluation import run
 from src.evaluation.config import EvalConfig
 from tests.support import numpy_pangu
 
@@ -30,7 +30,7 @@ def configuration(vocab, folder, output, *flags):
 
 def evaluate(vocab, folder, output, *flags):
     """The finished examples of a run."""
-    program.evaluate(configuration(vocab, folder, output, *flags), None)
+    run.evaluate(configuration(vocab, folder, output, *flags), None)
     return [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

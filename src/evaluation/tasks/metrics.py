@@ -1,16 +1,12 @@
-"""How answers are judged, and how sure a figure is."""
+"""Metrics of generated answers."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 import jieba
-import numpy as np
 
 # CMRC 2018's evaluation, which the paper and MindFormers use, drops just these; the ellipsis is not among them.
 PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
-CONFIDENCE = 1.959963984540054  # standard deviations around the mean that hold 95% of a normal distribution
-RESAMPLES = 1000
 
 
 def without_punctuation(text: str) -> str:
@@ -69,27 +65,3 @@ def begins_with_answer(prediction: str, answers: Sequence[str]) -> dict[str, flo
     """Whether the text goes on with the answer, punctuation and spaces aside."""
     text = without_punctuation(prediction).replace(" ", "")
     return {"top1_acc": float(any(text.startswith(without_punctuation(answer)) for answer in answers))}
-
-
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a share, `right` of `count` (Wilson's score interval)."""
-    share, square = right / count, CONFIDENCE**2
-    middle = (share + square / (2 * count)) / (1 + square / count)
-    half = CONFIDENCE / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def bootstrap(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """The 95% interval of a weighted mean, from examples drawn anew with replacement (percentiles, fixed seed).
-
-    Args:
-        values: Float (n,), of each example.
-        weights: Float (n,).
-    """
-    draw = np.random.default_rng(0)
-    means = []
-    for _ in range(RESAMPLES):
-        chosen = draw.integers(0, len(values), len(values))
-        means.append(np.average(values[chosen], weights=weights[chosen]))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)

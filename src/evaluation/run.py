@@ -1,0 +1,81 @@
+"""Run an evaluation: read the benchmark, predict, report."""
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+from src.common.errors import InputError
+from src.evaluation.backends import model_here, model_of_server
+from src.evaluation.config import EvalConfig, settings_of
+from src.evaluation.evaluate import predict_all, read_demonstrations, read_items
+from src.evaluation.predictions import Predictions
+from src.evaluation.prompts import Demonstrations, Prompting
+from src.evaluation.report import Report
+from src.evaluation.tasks.registry import find_task
+from src.evaluation.tasks.task import Reading, Task
+from src.parallel.mesh import connect, prepare_device
+from src.parallel.plan.plan import Plan
+from src.tokenization import Tokenizer, load_tokenizer
+
+
+def evaluate(config: EvalConfig, weights: Path | None) -> None:
+    """Read the benchmark, load the model or find the server, predict, and report.
+
+    Files are read first, so that errors in them are reported before the model is loaded.
+
+    Args:
+        config: Settings of the evaluation.
+        weights: A .ckpt file or a checkpoint folder; None for random weights or a server.
+
+    Raises:
+        InputError: A file of the benchmark is missing or damaged, or the checkpoint, the tokenizer, the server or
+            earlier predictions in the output folder do not fit.
+    """
+    begin = time.perf_counter()
+    task, path = find_task(config.task, config.variant), Path(config.task_path)
+    reading = Reading(config.seed, config.shots)
+    items = read_items(task, path, config.split, reading, config.limit)
+    pool = read_demonstrations(task, path, reading) if config.shots and not task.own_shots else []
+    tokenizer = _tokenizer(config)
+    prompting = _prompting(config, task, tokenizer, pool)
+    prepare_device(config.parallel)
+    mesh = connect(Plan.of(config.parallel, config.model))
+    is_first = mesh.rank == 0  # all ranks compute the same results, and one reports them
+    predictions = Predictions(config.output_folder, settings_of(config, task.find(path, config.split)), is_first)
+    earlier = len(predictions.records)
+    scorer, answerer = model_of_server(config.server) if config.server else model_here(config, weights, mesh, tokenizer)
+    generation = replace(config.generation, seed=config.seed, **task.generation)
+    with nullcontext() if is_first else redirect_stdout(None):
+        predict_all(items, prompting, predictions, scorer, answerer, generation, is_first)
+        report = Report(task, config.task.lower(), config.shots, [predictions.records[item.number] for item in items])
+        seconds = time.perf_counter() - begin
+        summary = f"{len(items)} examples in {seconds:.1f} s"
+        if earlier:
+            summary += f", {earlier} of them from an earlier run"
+        summary += f"; predictions in {config.output_folder}"
+        print(*prompting.remarks(), report.table(), summary, report.closing_line(), sep="\n")
+    if is_first:
+        report.save(config.output_folder, seconds)
+
+
+def _tokenizer(config: EvalConfig) -> Tokenizer:
+    tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces but the model a vocabulary of only "
+            f"{config.model.vocab_size} ids; take the tokenizer that the model was trained with"
+        )
+    return tokenizer
+
+
+def _prompting(config: EvalConfig, task: Task, tokenizer: Tokenizer, pool: Sequence[str]) -> Prompting:
+    return Prompting(
+        task,
+        tokenizer,
+        config.model.seq_length,
+        config.model.pad_token,
+        config.score,
+        Demonstrations(pool, config.shots, config.seed),
+    )

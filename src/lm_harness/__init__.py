@@ -1,0 +1,1 @@
+"""The older address of `python -m src.evaluation.lm_harness`."""
