@@ -1,23 +1,24 @@
 # shellcheck shell=bash
-# For the other scripts: `. "$(dirname "$0")/common.sh"` makes the environment and sets ROOT and VENV_PYTHON.
+# The other scripts source this file: `. "$(dirname "$0")/common.sh"`. It makes the environment and sets ROOT and
+# VENV_PYTHON.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV_PYTHON=$ROOT/.venv/bin/python
-DEVICE_TARGET=${DEVICE_TARGET:-Ascend}  # of the distributed scripts
+DEVICE_TARGET=${DEVICE_TARGET:-Ascend}  # the distributed scripts use it
 
 fail() {
     echo "error: $1" >&2
     exit 2
 }
 
-# usage TEXT: print it and leave with status 2.
+# usage TEXT: print the usage and exit with status 2.
 usage() {
     echo "usage: $1" >&2
     exit 2
 }
 
-# logged RANK COMMAND...: run on one device, output on the terminal and in device{RANK}/log{RANK}.log.
+# logged RANK COMMAND...: run a command; its output goes to the terminal and to device{RANK}/log{RANK}.log.
 logged() {
     local rank=$1
     shift
@@ -25,29 +26,30 @@ logged() {
     "$@" 2>&1 | tee "device$rank/log$rank.log"
 }
 
-# dtype_of TYPE: the name of fp32 or fp16 in configurations.
+# dtype_of TYPE: print the configuration's name of fp32 or fp16.
 dtype_of() {
     case $1 in
         fp32) echo float32 ;;
         fp16) echo float16 ;;
-        *) fail "TYPE '$1' is none of fp32, fp16" ;;
+        *) fail "TYPE '$1' is neither fp32 nor fp16" ;;
     esac
 }
 
-# check_counts NAME VALUE ...: the values must be whole numbers, 1 or more.
+# check_counts NAME VALUE ...: fail unless every value is a positive integer.
 check_counts() {
     while [ $# -gt 0 ]; do
-        [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || fail "$1 '$2' is no whole number of 1 or more"
+        [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || fail "$1 '$2' is not a whole number of at least 1"
         shift 2
     done
 }
 
-# weights STRATEGY CKPT_PATH CKPT_NAME: CKPT_PATH itself, once the strategy files of a run are known to be of its model;
-# with a release's strategy file its weights as one file, which the first call makes in CKPT_PATH/whole.
+# weights STRATEGY CKPT_PATH CKPT_NAME: print the path of the checkpoint to load. It is CKPT_PATH, after a check that a
+# run's strategy files match it. With the strategy file of a release, it is one file with all the weights; the first call
+# makes it in CKPT_PATH/whole.
 weights() {
     [ "$1" != none ] || { echo "$2" && return; }
-    [ -e "$1" ] || fail "STRATEGY '$1' is not there: give the release's *strategy*.ckpt, or none for a checkpoint of \
-one file; a run's folder strategy, or none, for one that was trained here"
+    [ -e "$1" ] || fail "STRATEGY '$1' does not exist: give the *strategy*.ckpt of a release, or none for a \
+checkpoint of one file; for a checkpoint that was trained here give its run's folder strategy, or none"
     if [ -f "$2/state.json" ] || [ -d "$2/checkpoint" ]; then
         "$VENV_PYTHON" -m src.checkpoint.check --strategy "$1" --checkpoint "$2" >&2
         echo "$2"
@@ -59,8 +61,8 @@ one file; a run's folder strategy, or none, for one that was trained here"
     echo "$whole"
 }
 
-# tensor_parallel MODE RANKS [flags]: what --parallel.tensor says; without it the ModelZoo's default for its sizes, all
-# of a machine's 8 devices where a stage has as many, and 1 for other models.
+# tensor_parallel MODE RANKS [flags]: print the tensor-parallel size: the value of --parallel.tensor. Without this flag,
+# it is the ModelZoo's default for the released sizes, min(8, RANKS) with RANKS per stage, and 1 for other models.
 tensor_parallel() {
     local mode=${1^^} ranks=$2
     shift 2
@@ -77,8 +79,8 @@ tensor_parallel() {
     esac
 }
 
-# launch RANK_SIZE RANK_TABLE RANK_START LOCAL_DEVICE_NUM PROGRAM...: become the launcher of this machine's ranks.
-# RANK_TABLE may be none. Without a table, several machines meet at MS_SCHED_HOST (and MS_SCHED_PORT).
+# launch RANK_SIZE RANK_TABLE RANK_START LOCAL_DEVICE_NUM PROGRAM...: replace this shell by the launcher of the ranks on
+# this machine. RANK_TABLE may be none; then several machines connect by MS_SCHED_HOST and MS_SCHED_PORT.
 launch() {
     local rank_size=$1 table=$2 start=$3 number=$4
     shift 4
@@ -89,7 +91,7 @@ launch() {
         -- "$@"
 }
 
-# launch_training: the arguments of run_distribute_train.sh.
+# launch_training: takes the arguments of run_distribute_train.sh.
 launch_training() {
     local dataset=$1 table=$2 rank_size=$3 type=$4 mode=$5 stages=$6 micro_batches=$7 per_batch=$8 start=$9 number=${10}
     shift 10
@@ -105,7 +107,7 @@ launch_training() {
         --parallel.tensor "$tensor" "$@"
 }
 
-# launch_moe_training: the arguments of run_distribute_train_moe.sh.
+# launch_moe_training: takes the arguments of run_distribute_train_moe.sh.
 launch_moe_training() {
     local first=("${@:1:10}") rank_size=$3 mode=$5 stages=$6 experts_a_part=${11} alltoall=${12} parts=1 tensor
     shift 12
@@ -121,7 +123,8 @@ launch_moe_training() {
         --parallel.expert "$parts" "$@"
 }
 
-# launch_export STRATEGY CKPT_DIR RANK_TABLE RANK_SIZE RANK_START LOCAL_DEVICE_NUM [flags]: MODE is in the environment.
+# launch_export STRATEGY CKPT_DIR RANK_TABLE RANK_SIZE RANK_START LOCAL_DEVICE_NUM [flags]: reads MODE from the
+# environment.
 launch_export() {
     local strategy=$1 directory=$2 table=$3 rank_size=$4 start=$5 number=$6 mode=${MODE-13B} checkpoint
     shift 6

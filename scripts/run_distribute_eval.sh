@@ -3,17 +3,17 @@
 #
 # usage: bash scripts/run_distribute_eval.sh RANK_SIZE RANK_TABLE STRATEGY TOKENIZER CKPT_PATH MODE TYPE TASK TASK_PATH \
 #            [flags of eval.py]
-#   RANK_SIZE   ranks: a process and a device each; the tensor-parallel parts, unless flags say otherwise
-#   RANK_TABLE  rank table of all devices (python -m src.parallel.hccl_tools), or none
-#   STRATEGY    a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
-#   TOKENIZER   folder of vocab.model
-#   CKPT_PATH   folder of a release or of a .ckpt file (--checkpoint_name says which), or a training run's output folder
-#   MODE        a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here
-#   TYPE        fp32 or fp16: of the parameters
+#   RANK_SIZE   number of ranks, one process with one device each; also the tensor-parallel size, unless a flag sets it
+#   RANK_TABLE  rank table of all devices, made by python -m src.parallel.hccl_tools; or none
+#   STRATEGY    a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
+#   TOKENIZER   folder with vocab.model
+#   CKPT_PATH   folder of a release or a .ckpt file (--checkpoint_name chooses one), or a training run's output folder
+#   MODE        model size of configs/ (tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
+#   TYPE        data type of the parameters: fp32 or fp16
 #   TASK        c3, cmrc2018, tnews, ... (eval.py --help)
-#   TASK_PATH   folder of the benchmark's published files
+#   TASK_PATH   folder with the benchmark's published files
 #
-# In the environment: DEVICE_TARGET is Ascend (default), GPU or CPU.
+# Environment: DEVICE_TARGET is Ascend (default), GPU or CPU.
 . "$(dirname "$0")/common.sh"
 [ $# -ge 9 ] || usage "bash scripts/run_distribute_eval.sh RANK_SIZE RANK_TABLE STRATEGY TOKENIZER CKPT_PATH MODE TYPE \
 TASK TASK_PATH [flags of eval.py]"

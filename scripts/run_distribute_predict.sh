@@ -1,18 +1,18 @@
 #!/bin/bash
-# Continue texts on several devices of one machine; without --prompt or --prompt_file, prompts are asked for.
+# Continue texts on several devices of one machine. Without --prompt or --prompt_file it asks for prompts.
 #
 # usage: bash scripts/run_distribute_predict.sh RANK_SIZE RANK_TABLE STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE TYPE \
 #            [flags of predict.py]
-#   RANK_SIZE   ranks: a process and a device each; the tensor-parallel parts, unless flags say otherwise
-#   RANK_TABLE  rank table of all devices (python -m src.parallel.hccl_tools), or none
-#   STRATEGY    a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
-#   TOKENIZER   folder of vocab.model
-#   CKPT_PATH   folder of a release or of a .ckpt file, or a training run's output folder
-#   CKPT_NAME   how the .ckpt files' names begin ('' where there are no others)
-#   MODE        a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here
-#   TYPE        fp32 or fp16: of the parameters
+#   RANK_SIZE   number of ranks, one process with one device each; also the tensor-parallel size, unless a flag sets it
+#   RANK_TABLE  rank table of all devices, made by python -m src.parallel.hccl_tools; or none
+#   STRATEGY    a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
+#   TOKENIZER   folder with vocab.model
+#   CKPT_PATH   folder of a release or a .ckpt file, or a training run's output folder
+#   CKPT_NAME   first part of the .ckpt files' names; '' if the folder has no others
+#   MODE        model size of configs/ (tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
+#   TYPE        data type of the parameters: fp32 or fp16
 #
-# In the environment: DEVICE_TARGET is Ascend (default), GPU or CPU.
+# Environment: DEVICE_TARGET is Ascend (default), GPU or CPU.
 . "$(dirname "$0")/common.sh"
 [ $# -ge 8 ] || usage "bash scripts/run_distribute_predict.sh RANK_SIZE RANK_TABLE STRATEGY TOKENIZER CKPT_PATH \
 CKPT_NAME MODE TYPE [flags of predict.py]"

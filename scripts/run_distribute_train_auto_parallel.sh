@@ -1,21 +1,22 @@
 #!/bin/bash
-# Train on several devices; MindSpore's compiler searches how to spread the model over them, instead of a plan.
+# Train on several devices. MindSpore's compiler searches for the parallel strategy; there is no plan.
 #
 # usage: bash scripts/run_distribute_train_auto_parallel.sh DATASET RANK_TABLE RANK_SIZE TYPE MODE PER_BATCH RANK_START \
 #            LOCAL_DEVICE_NUM [flags of train.py]
-#   DATASET            folder of MindRecord files
-#   RANK_TABLE         rank table of all devices (python -m src.parallel.hccl_tools), or none
-#   RANK_SIZE          ranks on all machines: a process and a device each
-#   TYPE               fp32 or fp16: of the parameters
-#   MODE               a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B
-#   PER_BATCH          sequences a step that each rank reads
+#   DATASET            folder with MindRecord files
+#   RANK_TABLE         rank table of all devices, made by python -m src.parallel.hccl_tools; or none
+#   RANK_SIZE          number of ranks on all machines; a rank is one process with one device
+#   TYPE               data type of the parameters: fp32 or fp16
+#   MODE               model size of configs/: tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe
+#   PER_BATCH          sequences per step that each rank reads
 #   RANK_START         first rank of this machine
-#   LOCAL_DEVICE_NUM   ranks of this machine
-# Rank r's log is device{r}/log{r}.log; that of the machine's first rank is on the terminal too. What was found is in the
-# run's folder strategy. To see it without devices: python train.py --dry_run --parallel.strategy_search.
+#   LOCAL_DEVICE_NUM   number of ranks on this machine
+# The log of rank r is device{r}/log{r}.log; the terminal also shows the log of this machine's first rank. The strategy
+# that the compiler found is in the run's folder strategy. `python train.py --dry_run --parallel.strategy_search` shows
+# it without devices.
 #
-# In the environment: DEVICE_TARGET is Ascend (default) or GPU; without a rank table, several machines need
-# MS_SCHED_HOST, the address of the machine of rank 0, and may choose its port, MS_SCHED_PORT.
+# Environment: DEVICE_TARGET is Ascend (default) or GPU. A run on several machines without a rank table needs
+# MS_SCHED_HOST, the address of the machine of rank 0; MS_SCHED_PORT chooses the port.
 . "$(dirname "$0")/common.sh"
 [ $# -ge 8 ] || usage "bash scripts/run_distribute_train_auto_parallel.sh DATASET RANK_TABLE RANK_SIZE TYPE MODE \
 PER_BATCH RANK_START LOCAL_DEVICE_NUM [flags of train.py]"

@@ -1,16 +1,16 @@
 #!/bin/bash
-# Score a checkpoint on a benchmark on one device; output on the terminal and in device0/log0.log.
+# Score a checkpoint on a benchmark on one device. The output goes to the terminal and to device0/log0.log.
 #
 # usage: bash scripts/run_standalone_eval.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE DEVICE_TARGET TASK TASK_PATH \
 #            [flags of eval.py]
-#   STRATEGY       a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
-#   TOKENIZER      folder of vocab.model
-#   CKPT_PATH      folder of a release or of a .ckpt file, or a training run's output folder
-#   CKPT_NAME      how the .ckpt files' names begin ('' where there are no others)
-#   MODE           a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here
+#   STRATEGY       a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
+#   TOKENIZER      folder with vocab.model
+#   CKPT_PATH      folder of a release or a .ckpt file, or a training run's output folder
+#   CKPT_NAME      first part of the .ckpt files' names; '' if the folder has no others
+#   MODE           model size of configs/ (tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
 #   DEVICE_TARGET  CPU, GPU or Ascend
 #   TASK           c3, cmrc2018, tnews, ... (eval.py --help)
-#   TASK_PATH      folder of the benchmark's published files
+#   TASK_PATH      folder with the benchmark's published files
 . "$(dirname "$0")/common.sh"
 [ $# -ge 8 ] || usage "bash scripts/run_standalone_eval.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE DEVICE_TARGET \
 TASK TASK_PATH [flags of eval.py]"

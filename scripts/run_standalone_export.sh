@@ -1,12 +1,12 @@
 #!/bin/bash
-# Export a checkpoint to MindIR, on one device, into device0; log in device0/log0.log.
+# Export a checkpoint to MindIR on one device, to the folder device0. The log is device0/log0.log.
 #
 # usage: bash scripts/run_standalone_export.sh STRATEGY CKPT_DIR MODE DEVICE_TARGET [TASK] [flags of export.py]
-#   STRATEGY       a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
-#   CKPT_DIR       folder of a release or of a .ckpt file, or a training run's output folder
-#   MODE           a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here
+#   STRATEGY       a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
+#   CKPT_DIR       folder of a release or a .ckpt file, or a training run's output folder
+#   MODE           model size of configs/ (tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
 #   DEVICE_TARGET  CPU, GPU or Ascend
-#   TASK           c3: also export the graphs that score given texts, for evaluation through a server
+#   TASK           name of a benchmark such as c3: also export the graphs that score texts, to evaluate by a server
 . "$(dirname "$0")/common.sh"
 [ $# -ge 4 ] || usage "bash scripts/run_standalone_export.sh STRATEGY CKPT_DIR MODE DEVICE_TARGET [TASK] [flags of \
 export.py]"

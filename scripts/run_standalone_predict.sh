@@ -1,12 +1,12 @@
 #!/bin/bash
-# Continue texts on one device; without --prompt or --prompt_file, prompts are asked for.
+# Continue texts on one device. Without --prompt or --prompt_file it asks for prompts.
 #
 # usage: bash scripts/run_standalone_predict.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE [DEVICE_TARGET] [flags]
-#   STRATEGY       a release's strategy file, a run's folder strategy, or none: the checkpoint says itself
-#   TOKENIZER      folder of vocab.model
-#   CKPT_PATH      folder of a release or of a .ckpt file, or a training run's output folder
-#   CKPT_NAME      how the .ckpt files' names begin ('' where there are no others)
-#   MODE           a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B; '' where the checkpoint was trained here
+#   STRATEGY       a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
+#   TOKENIZER      folder with vocab.model
+#   CKPT_PATH      folder of a release or a .ckpt file, or a training run's output folder
+#   CKPT_NAME      first part of the .ckpt files' names; '' if the folder has no others
+#   MODE           model size of configs/ (tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
 #   DEVICE_TARGET  CPU (default), GPU or Ascend
 . "$(dirname "$0")/common.sh"
 [ $# -ge 5 ] || usage "bash scripts/run_standalone_predict.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE \

@@ -2,13 +2,14 @@
 # Train on one device.
 #
 # usage: bash scripts/run_standalone_train.sh DATASET TYPE MODE PER_BATCH [DEVICE_TARGET] [flags of train.py]
-#   DATASET        folder of MindRecord files
-#   TYPE           fp32 or fp16: of the parameters
-#   MODE           a size of configs/: tiny, 1.3B, 2.6B, 13B, 200B
-#   PER_BATCH      sequences a step
+#   DATASET        folder with MindRecord files
+#   TYPE           data type of the parameters: fp32 or fp16
+#   MODE           model size of configs/: tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe
+#   PER_BATCH      sequences per step
 #   DEVICE_TARGET  CPU (default), GPU or Ascend
 . "$(dirname "$0")/common.sh"
-[ $# -ge 4 ] || usage "bash scripts/run_standalone_train.sh DATASET TYPE MODE PER_BATCH [DEVICE_TARGET] [flags of train.py]"
+[ $# -ge 4 ] || usage "bash scripts/run_standalone_train.sh DATASET TYPE MODE PER_BATCH [DEVICE_TARGET] \
+[flags of train.py]"
 dtype=$(dtype_of "$2")
 dataset=$1 mode=$3 per_batch=$4
 shift 4

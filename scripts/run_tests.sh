@@ -1,7 +1,8 @@
 #!/bin/bash
-# Make the environment and run the tests, on a fresh machine too.
+# Make the environment if it is missing, and run the tests.
 #
-# usage: bash scripts/run_tests.sh [pytest arguments]        the default leaves the slow ones out: -m "not slow"
+# usage: bash scripts/run_tests.sh [pytest arguments]
+# Without arguments it runs the tests that are not slow: -m "not slow".
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 if [ $# -eq 0 ]; then

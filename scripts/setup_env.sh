@@ -1,19 +1,21 @@
 #!/bin/bash
-# Make the virtual environment .venv with the exact versions of requirements-lock-3.*.txt; do nothing when it is right.
-# With `serving` the environment .venv-serving, of MindSpore Serving, with those of requirements-lock-serving.txt.
+# Make the virtual environment .venv with the exact versions of requirements-lock-3.*.txt. With `serving`, make
+# MindSpore Serving's environment .venv-serving from requirements-lock-serving.txt. If the environment is up to date, do
+# nothing.
 #
-# usage: bash scripts/setup_env.sh [serving]      PYTHON=/path/to/python3.11 chooses an interpreter
+# usage: bash scripts/setup_env.sh [serving]
+# PYTHON=/path/to/python3.11 chooses an interpreter.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 if [ "${1-}" = serving ]; then
     VENV=$ROOT/.venv-serving
     VERSIONS=(3.9)
-    REASON="the last MindSpore Serving has no wheels for others"
+    REASON="the last MindSpore Serving has wheels for this version only"
 else
     VENV=$ROOT/.venv
     VERSIONS=(3.11 3.12 3.10)
-    REASON="MindSpore 2.10 has wheels for these"
+    REASON="MindSpore 2.10 has wheels for these versions"
 fi
 STAMP=$VENV/installed.sha256
 
@@ -26,7 +28,7 @@ minor_version() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null || true
 }
 
-# The interpreters to try: the one that is named, or those in PATH, pyenv's and uv's.
+# List the interpreters to try: $PYTHON, or those in PATH, of pyenv and of uv.
 candidates() {
     [ -z "${PYTHON-}" ] || { echo "$PYTHON" && return; }
     local version
@@ -63,7 +65,7 @@ is_right() {
 if is_right; then
     exit 0
 fi
-# Two scripts that start together make one environment.
+# If two scripts start together, the second waits for the first.
 exec 9> "$VENV.lock"
 flock 9
 if is_right; then
@@ -72,11 +74,11 @@ fi
 
 python=$(find_python) || fail "no Python ${VERSIONS[*]} in PATH, pyenv or uv ($REASON); install one, or name it: \
 PYTHON=/path/to/python${VERSIONS[0]} bash scripts/setup_env.sh${1:+ $1}"
-echo "making $VENV with $("$python" --version) (MindSpore and the rest: about 1 GB, some minutes)"
+echo "making $VENV with $("$python" --version) (about 1 GB, some minutes)"
 rm -rf "$VENV"
 "$python" -m venv "$VENV" || fail "$python cannot make a virtual environment; on Debian: apt-get install python3-venv"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$(lock_of "$python")" ||
     fail "pip could not install $(basename "$(lock_of "$python")") (see above); check the network and pip's index"
 "$VENV/bin/python" -m pip check --disable-pip-version-check > /dev/null ||
-    fail "the packages in $(basename "$(lock_of "$python")") don't fit together: $VENV/bin/python -m pip check"
+    fail "the packages in $(basename "$(lock_of "$python")") conflict: $VENV/bin/python -m pip check"
 sha256sum < "$(lock_of "$python")" > "$STAMP"

@@ -1,4 +1,4 @@
-"""Bad input through the real entry points: status 2, one line that names the thing, and nothing written."""
+"""Bad input to the real entry points: status 2, one line that names the problem, and no file is written."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,8 @@ from tests.support.programs import ROOT, random_ids, random_model, run, train_fl
 
 PROCESSES = 2
 
-# Each: the flags (with {names} of files below), and what the line must hold. A later flag wins over train's usual ones.
+# Each case has flags ({name} is a file of the fixture `files`) and texts that the line must contain. The flags follow
+# train's usual ones, and a later flag replaces an earlier one.
 TRAIN = {
     "misspelt flag": (["--model.hiden_size=64"], ["--model.hiden_size", "did you mean '--model.hidden_size'"]),
     "unknown mode": (["--mode=2.5B"], ["'2.5B'", "did you mean '2.6B'"]),
@@ -104,7 +105,7 @@ CASES = {**TRAIN, **PREDICT, **PREPROCESS, **TOKENIZER}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, tiny_vocab, chinese_text):
-    """Paths by name."""
+    """Return paths of good and damaged files by name."""
     folder = tmp_path_factory.mktemp("files")
 
     def write(name, content):
@@ -141,10 +142,9 @@ def files(tmp_path_factory, tiny_vocab, chinese_text):
 
 
 def command(name, files):
-    """The program and its flags."""
+    """Return the program of a case and its flags."""
     flags, _ = CASES[name]
     if name in TRAIN:
-        # The last of two equal flags counts, so the case's own come last.
         program = [ROOT / "train.py", *train_flags(files["data"], "out", steps=2)]
     elif name in PREDICT:
         program = [ROOT / "predict.py"]
@@ -157,7 +157,7 @@ def command(name, files):
 
 @pytest.fixture(scope="module")
 def outcomes(files, tmp_path_factory, request):
-    """What each selected case came to, a few at a time, each in an empty folder of its own."""
+    """Run the selected cases, PROCESSES at a time, each in its own empty folder, and return their results by name."""
     chosen = [
         item.callspec.params["name"]
         for item in request.session.items
@@ -175,7 +175,7 @@ def outcomes(files, tmp_path_factory, request):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_line_tells_it(name, outcomes, files):
+def test_one_line_names_the_problem(name, outcomes, files):
     status, _, errors, written = outcomes[name]
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     for part in CASES[name][1]:
@@ -185,7 +185,7 @@ def test_one_line_tells_it(name, outcomes, files):
 
 
 def test_the_usual_flags_are_good(files, tmp_path):
-    """Or the table would prove nothing."""
+    """Without the flags of a case the programs succeed, so it is these flags that they refuse."""
     for name, wanted in (
         ("misspelt flag", "metrics.jsonl"),
         ("no files", "a.mindrecord"),
