@@ -1,19 +1,13 @@
 """MindRecord to batches: any batch of any epoch by its number, so that a run resumes where it stopped."""
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import mindspore.dataset as ds
 import numpy as np
 
 from src.common.errors import InputError
-from src.data.mindrecord import LOSS_MASK_COLUMN
-
-READER_THREADS = 2
+from src.data.mindrecord import check_files, outermost_records, read_records, record_files
 
 
 def eod_reset(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +91,7 @@ class TokenBatches:
         self._width, self._vocab_size = seq_length + 1, vocab_size
         self._batch_size, self._rank, self._rank_size = batch_size, rank, rank_size
         self._seed, self._shuffle = seed, shuffle
-        counts, self._columns = _check_files(self._files, column)
+        counts, self._columns = check_files(self._files, column)
         self._ends = np.cumsum(counts)
         if not self.batches_per_epoch:
             raise InputError(
@@ -140,7 +134,7 @@ class TokenBatches:
         """This rank's part of batches first to last - 1 of an order of the records."""
         grid = order[: self.batches_per_epoch * self._rank_size * self._batch_size]
         mine = grid.reshape(-1, self._rank_size, self._batch_size)[first:last, self._rank]
-        rows = _rows(self._files, self._columns, mine.ravel())
+        rows = read_records(self._files, self._columns, mine.ravel())
         for records in mine:
             ids, *loss_mask = zip(*(next(rows) for _ in records), strict=True)
             self._check(ids, records)
@@ -166,92 +160,6 @@ class TokenBatches:
         """Read the first and the last record of each file: a file that was cut off has lost the last."""
         begin = 0
         for file, end in zip(self._files, self._ends.tolist(), strict=True):
-            outermost = sorted({0, end - begin - 1})
-            try:
-                with _quiet_stderr():
-                    rows = list(_rows([file], self._columns, np.array(outermost)))
-            except RuntimeError:
-                raise _not_whole(file) from None
-            self._check([row[0] for row in rows], [begin + number for number in outermost])
+            numbers, rows = outermost_records(file, self._columns, end - begin)
+            self._check([row[0] for row in rows], [begin + number for number in numbers])
             begin = end
-
-
-def record_files(path: str | Path) -> list[Path]:
-    """The MindRecord files that `path` is or holds, by name.
-
-    In a folder they are known by their suffix .mindrecord or by the index (.db) that stands beside them.
-
-    Raises:
-        InputError: No such path, or none in the folder.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"no MindRecord file or folder '{path}'; `python -m src.preprocess` makes one")
-    if path.is_file():
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix == ".mindrecord" or _index_of(file).exists())
-    if not files:
-        raise InputError(f"folder '{path}' holds no MindRecord file; `python -m src.preprocess` makes one")
-    return files
-
-
-def _index_of(file: Path) -> Path:
-    return file.with_name(file.name + ".db")
-
-
-def _not_whole(file: Path) -> InputError:
-    return InputError(
-        f"{file} and its index {_index_of(file).name} are not a whole MindRecord (cut off, renamed or "
-        "something else); make them anew with `python -m src.preprocess`"
-    )
-
-
-def _check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[str]]:
-    """The number of records of each file, and the columns to read from all of them."""
-    counts, have_mask = [], []
-    for file in files:
-        if not _index_of(file).is_file():
-            raise InputError(
-                f"{file} has no index {_index_of(file).name} beside it; copy both, or make them anew "
-                "with `python -m src.preprocess`"
-            )
-        try:
-            dataset = ds.MindDataset([str(file)])
-            names = dataset.get_col_names()
-            counts.append(dataset.get_dataset_size())
-        except (RuntimeError, ValueError):
-            raise _not_whole(file) from None
-        if column not in names:
-            raise InputError(f"{file} has no column '{column}'; it has {', '.join(names)}")
-        have_mask.append(LOSS_MASK_COLUMN in names)
-    if len(set(have_mask)) > 1:
-        raise InputError(
-            f"only some of the files in {files[0].parent} have a column {LOSS_MASK_COLUMN}; keep "
-            "pre-training and fine-tuning records in folders of their own"
-        )
-    return counts, [column, LOSS_MASK_COLUMN] if have_mask[0] else [column]
-
-
-def _rows(files: Sequence[Path], columns: Sequence[str], records: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """The columns of each of `records`, which are numbered through `files`."""
-    dataset = ds.MindDataset(
-        [str(file) for file in files],
-        list(columns),
-        num_parallel_workers=READER_THREADS,
-        sampler=ds.SubsetSampler(records.tolist()),
-    )
-    return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Keep what MindSpore's C++ threads write to stderr from the user, who gets our one line instead."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

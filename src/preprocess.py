@@ -9,23 +9,21 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
-from src.data.corpus import FORMS, Corpus, Example, Piece
+from src.data.corpus import FORMS, Corpus
+from src.data.encoding import CHUNK_CHARS, DocumentEncoder, ExampleEncoder, Packer, chunks
 from src.data.mindrecord import FORBIDDEN_IN_NAMES, LOSS_MASK_COLUMN, RecordWriter
 from src.data.worker_pool import Workers
 from src.tokenization import Tokenizer, load_tokenizer
 
-CHUNK_CHARS = 32_768
 CHARS_A_WORKER = 16 * CHUNK_CHARS  # some seconds of work, while this process imports MindSpore
 TERMINATED_STATUS = 128 + signal.SIGTERM
 
@@ -95,107 +93,6 @@ class Summary(NamedTuple):
     seconds: float
 
 
-class Chunk(NamedTuple):
-    """As much text as a worker takes at once.
-
-    Args:
-        items: Pieces of documents, or examples.
-        weight: Characters of text.
-        position: Bytes of the corpus that are read with it.
-    """
-
-    items: list[Piece] | list[Example]
-    weight: int
-    position: int
-
-
-def _chunks(corpus: Corpus) -> Iterator[Chunk]:
-    items, num_chars = [], 0
-    for item in corpus:
-        items.append(item)
-        num_chars += item.num_chars
-        if num_chars >= CHUNK_CHARS:
-            yield Chunk(items, num_chars, corpus.bytes_read)
-            items, num_chars = [], 0
-    if items:
-        yield Chunk(items, num_chars, corpus.bytes_read)
-
-
-class Records(NamedTuple):
-    """What one chunk of text becomes.
-
-    Args:
-        documents: Documents ended, or examples seen, in the chunk.
-        tokens: Ids made.
-        ids: int32; (tokens,) of documents, (records, seq_length) of examples.
-        loss_mask: int32 (records, seq_length - 1) of examples, 1 where the label counts; None for documents.
-    """
-
-    documents: int
-    tokens: int
-    ids: np.ndarray
-    loss_mask: np.ndarray | None = None
-
-
-class DocumentEncoder:
-    """Pieces of documents to their ids, `eot` after each document."""
-
-    def __init__(self, tokenizer: Tokenizer, eot: int, clean: Callable[[str], str]) -> None:
-        self._tokenizer, self._eot, self._clean = tokenizer, eot, clean
-
-    def __call__(self, chunk: Chunk) -> Records:
-        """The ids of all pieces in one row."""
-        ids: list[int] = []
-        for text, ends_document in chunk.items:
-            ids += self._tokenizer.encode(self._clean(text))
-            if ends_document:
-                ids.append(self._eot)
-        return Records(sum(piece.ends_document for piece in chunk.items), len(ids), np.array(ids, np.int32))
-
-
-class ExampleEncoder:
-    """Fine-tuning examples to one padded record each; examples longer than a record are left out."""
-
-    def __init__(self, tokenizer: Tokenizer, eot: int, seq_length: int) -> None:
-        self._tokenizer, self._eot, self._seq_length = tokenizer, eot, seq_length
-        self._pad = eot if tokenizer.pad_id is None else tokenizer.pad_id
-
-    def __call__(self, chunk: Chunk) -> Records:
-        """A row for each example that fits."""
-        rows, masks, tokens = [], [], 0
-        for prompt, completion in chunk.items:
-            prompt_ids = self._tokenizer.encode(prompt)
-            ids = [*prompt_ids, *self._tokenizer.encode(completion), self._eot]
-            tokens += len(ids)
-            padding = self._seq_length - len(ids)
-            if padding < 0:
-                continue
-            labels = np.arange(1, self._seq_length)
-            rows.append(ids + [self._pad] * padding)
-            masks.append((labels >= len(prompt_ids)) & (labels < len(ids)))
-        return Records(
-            len(chunk.items),
-            tokens,
-            np.array(rows, np.int32).reshape(-1, self._seq_length),
-            np.array(masks, np.int32).reshape(-1, self._seq_length - 1),
-        )
-
-
-class Packer:
-    """Cuts a stream of ids into rows; `rest` holds the ids (int32) that do not fill a row yet."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self.rest = np.empty(0, np.int32)
-
-    def add(self, ids: np.ndarray) -> np.ndarray:
-        """Rows, int32 (rows, width), that `ids` completes."""
-        ids = np.concatenate([self.rest, ids])
-        whole = len(ids) // self._width * self._width
-        self.rest = ids[whole:]
-        return ids[:whole].reshape(-1, self._width)
-
-
 def preprocess(arguments: PreprocessArguments) -> Summary:
     """Tokenize the files and write the MindRecord; its content does not depend on the number of processes.
 
@@ -228,7 +125,7 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
         RecordWriter(Path(arguments.output_file), widths) as writer,
         tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, disable=None) as bar,
     ):
-        for chunk, encoded in workers.map(_chunks(corpus)):
+        for chunk, encoded in workers.map(chunks(corpus)):
             writer.write(*([packer.add(encoded.ids)] if packer else [encoded.ids, encoded.loss_mask]))
             documents += encoded.documents
             tokens += encoded.tokens

@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from src import preprocess as module
 from src.common.errors import InputError
-from src.data import corpus
+from src.data import corpus, encoding
 from src.data.corpus import clean_wikitext
 from src.preprocess import PreprocessArguments, preprocess
 from src.tokenization import load_tokenizer
@@ -73,7 +73,7 @@ def left_in(folder):
 def small_pieces(monkeypatch):
     """Cut long documents every few lines, and let few of the pieces be under way at once."""
     monkeypatch.setattr(corpus, "PIECE_CHARS", 200)
-    monkeypatch.setattr(module, "CHUNK_CHARS", 300)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 300)
     monkeypatch.setattr(module, "CHARS_A_WORKER", 400)
 
 

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from src.common.errors import InputError
 LOSS_MASK_COLUMN = "loss_mask"
 FORBIDDEN_IN_NAMES = "\\:*?\"<>|`&';"  # by MindRecord
 RECORDS_A_WRITE = 256
+READER_THREADS = 2
 
 
 class RecordWriter:
@@ -96,3 +98,105 @@ class RecordWriter:
         self._output.unlink(missing_ok=True)
         os.replace(f"{self._partial}.db", f"{self._output}.db")
         os.replace(self._partial, self._output)
+
+
+def record_files(path: str | Path) -> list[Path]:
+    """The MindRecord files that `path` is or holds, by name.
+
+    In a folder they are known by their suffix .mindrecord or by the index (.db) that stands beside them.
+
+    Raises:
+        InputError: No such path, or none in the folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no MindRecord file or folder '{path}'; `python -m src.preprocess` makes one")
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix == ".mindrecord" or _index_of(file).exists())
+    if not files:
+        raise InputError(f"folder '{path}' holds no MindRecord file; `python -m src.preprocess` makes one")
+    return files
+
+
+def _index_of(file: Path) -> Path:
+    return file.with_name(file.name + ".db")
+
+
+def _not_whole(file: Path) -> InputError:
+    return InputError(
+        f"{file} and its index {_index_of(file).name} are not a whole MindRecord (cut off, renamed or "
+        "something else); make them anew with `python -m src.preprocess`"
+    )
+
+
+def check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[str]]:
+    """The number of records of each file, and the columns to read from all of them."""
+    import mindspore.dataset as ds  # not at the top: src.preprocess and its workers start without MindSpore
+
+    counts, have_mask = [], []
+    for file in files:
+        if not _index_of(file).is_file():
+            raise InputError(
+                f"{file} has no index {_index_of(file).name} beside it; copy both, or make them anew "
+                "with `python -m src.preprocess`"
+            )
+        try:
+            dataset = ds.MindDataset([str(file)])
+            names = dataset.get_col_names()
+            counts.append(dataset.get_dataset_size())
+        except (RuntimeError, ValueError):
+            raise _not_whole(file) from None
+        if column not in names:
+            raise InputError(f"{file} has no column '{column}'; it has {', '.join(names)}")
+        have_mask.append(LOSS_MASK_COLUMN in names)
+    if len(set(have_mask)) > 1:
+        raise InputError(
+            f"only some of the files in {files[0].parent} have a column {LOSS_MASK_COLUMN}; keep "
+            "pre-training and fine-tuning records in folders of their own"
+        )
+    return counts, [column, LOSS_MASK_COLUMN] if have_mask[0] else [column]
+
+
+def read_records(files: Sequence[Path], columns: Sequence[str], records: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The columns of each of `records`, which are numbered through `files`."""
+    import mindspore.dataset as ds
+
+    dataset = ds.MindDataset(
+        [str(file) for file in files],
+        list(columns),
+        num_parallel_workers=READER_THREADS,
+        sampler=ds.SubsetSampler(records.tolist()),
+    )
+    return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+
+def outermost_records(file: Path, columns: Sequence[str], num_records: int) -> tuple[list[int], list[list[np.ndarray]]]:
+    """Read the first and the last record of a file. A file that was cut off has lost its last record.
+
+    Returns:
+        The numbers of these records in the file, and their columns.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    numbers = sorted({0, num_records - 1})
+    try:
+        with _quiet_stderr():
+            return numbers, list(read_records([file], columns, np.array(numbers)))
+    except RuntimeError:
+        raise _not_whole(file) from None
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keep what MindSpore's C++ threads write to stderr from the user, who gets our one line instead."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
