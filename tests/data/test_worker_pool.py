@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 import time
 from typing import NamedTuple
 
@@ -85,4 +86,29 @@ def test_a_killed_worker_is_told(killed_at, children):
         pytest.raises(InputError, match="a worker process ended early"),
     ):
         list(workers.map(tasks()))
+    assert not children()
+
+
+def test_a_killed_worker_is_told_while_tasks_larger_than_a_pipe_wait(children):
+    def tasks():
+        for number in range(100):
+            if number == 20:
+                os.kill(children()[0].pid, signal.SIGKILL)
+            yield Text(b"x" * 300_000)
+
+    with (
+        Workers(lambda task: time.sleep(0.01), 3, weight_a_worker=100) as workers,
+        pytest.raises(InputError, match="a worker process ended early"),
+    ):
+        list(workers.map(tasks()))
+    assert not children()
+
+
+def test_leaving_does_not_wait_for_a_long_task(children):
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Workers(lambda _: time.sleep(60), 2, weight_a_worker=10) as workers:
+        results = workers.map(map(Number, range(10)))
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        next(results)
+    assert time.monotonic() - started < 30
     assert not children()
