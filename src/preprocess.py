@@ -1,7 +1,7 @@
-"""Raw text to MindRecord: `python -m src.preprocess --input_glob 'data/*.txt' --model_file vocab.model`.
+"""Convert raw text to MindRecord: `python -m src.preprocess --input_glob 'data/*.txt' --model_file vocab.model`.
 
-The ids of all documents, each ended by `eot`, make one long sequence, which is cut into records of `seq_length` ids.
-Fine-tuning examples keep a record each. Reading and writing stay in this process; worker processes tokenize.
+The ids of all documents, each followed by `eot`, form one long sequence, which is cut into records of `seq_length` ids.
+Each fine-tuning example gets a record of its own. This process reads and writes; worker processes tokenize.
 """
 
 import os
@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
+from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.data.corpus import FORMS, Corpus
@@ -24,7 +25,7 @@ from src.data.mindrecord import FORBIDDEN_IN_NAMES, LOSS_MASK_COLUMN, RecordWrit
 from src.data.worker_pool import Workers
 from src.tokenization import Tokenizer, load_tokenizer
 
-CHARS_A_WORKER = 16 * CHUNK_CHARS  # some seconds of work, while this process imports MindSpore
+CHARS_A_WORKER = 16 * CHUNK_CHARS  # enough work for the seconds in which this process imports MindSpore
 TERMINATED_STATUS = 128 + signal.SIGTERM
 
 
@@ -33,18 +34,23 @@ class PreprocessArguments:
     """Tokenize text files and write them as MindRecord.
 
     Args:
-        input_glob: The text files, UTF-8; quote it so that the shell leaves it alone.
-        model_file: The vocabulary: vocab.model for jieba, the folder of vocab.json and merges.txt for gpt.
-        dataset_type: text (also openwebtext): blank lines between documents. wikitext (also wiki): articles begin at
-            ` = Title = `. lambada: a document a line, bare or {"text"}. jsonl: {"text"} a line. finetune:
-            {"prompt", "completion"} a line, one example a record, with a loss_mask column.
-        output_file: The MindRecord file; its index stands beside it, with .db added.
-        tokenizer: jieba (SentencePiece over jieba words, the official one) or gpt (GPT-2 byte-level BPE).
-        eot: Id put after each document or completion. When not given: <|endoftext|> for gpt; for jieba <pad> (6),
-            as the released models have it, and <eot> (9) after a completion, for generation stops there.
-        data_column_name: MindRecord column of the ids.
-        seq_length: Ids a record: the model's seq_length and one more, for the last label.
-        num_process: Processes that tokenize; 0 for one a processor core, 1 for none besides this one.
+        input_glob: Pattern of the UTF-8 text files, such as 'data/*.txt'; ** matches nested folders. Quote it, so that
+            the shell does not expand it.
+        model_file: Vocabulary of the tokenizer: the file vocab.model for jieba, the folder of vocab.json and merges.txt
+            for gpt.
+        dataset_type: Form of the text. text (or openwebtext): blank lines separate documents. wikitext (or wiki): an
+            article begins with a line ` = Title = `. lambada: each line is a document, as plain text or as {"text"}.
+            jsonl: each line is a document, as {"text"}. finetune: each line is an example, as {"prompt", "completion"};
+            it gets a record of its own and a column loss_mask.
+        output_file: MindRecord file to write. Its index gets the same name with .db added.
+        tokenizer: Kind of tokenizer: jieba (SentencePiece over jieba words, as the released models have it) or gpt
+            (GPT-2's byte-level BPE).
+        eot: Id that follows each document or completion. The default for gpt is <|endoftext|>. The default for jieba is
+            <pad> (6) after a document, as in the released models, and <eot> (9) after a completion: generation stops
+            there.
+        data_column_name: Name of the MindRecord column that holds the ids.
+        seq_length: Number of ids in a record: the model's seq_length plus one, for the last label.
+        num_process: Number of processes that tokenize. 0 means one per processor core; 1 means no extra process.
     """
 
     input_glob: str
@@ -58,32 +64,30 @@ class PreprocessArguments:
     num_process: int = 0
 
     def __post_init__(self) -> None:
-        if self.seq_length < 2:
-            raise InputError(f"--seq_length is {self.seq_length}; it must be at least 2 (an input and a label)")
-        if self.num_process < 0:
-            raise InputError(f"--num_process is {self.num_process}; it must not be negative")
+        at_least(2, self, "seq_length")
+        at_least(0, self, "num_process")
         if not re.fullmatch(r"\w+", self.data_column_name, re.ASCII) or self.data_column_name == LOSS_MASK_COLUMN:
             raise InputError(
-                f"--data_column_name '{self.data_column_name}' must be of letters, digits and _ "
+                f"--data_column_name '{self.data_column_name}' must consist of letters, digits and _ "
                 f"(and not {LOSS_MASK_COLUMN})"
             )
         name = os.path.basename(self.output_file)
         if not name or set(FORBIDDEN_IN_NAMES) & set(name) or os.path.isdir(self.output_file):
             raise InputError(
-                f"--output_file '{self.output_file}' must be a file with none of {FORBIDDEN_IN_NAMES} in its name"
+                f"--output_file '{self.output_file}' must be a file name without any of {FORBIDDEN_IN_NAMES}"
             )
         self.num_process = self.num_process or len(os.sched_getaffinity(0))
 
 
 class Summary(NamedTuple):
-    """What a run read and wrote.
+    """Counts of one run.
 
     Args:
-        documents: Documents, or fine-tuning examples, tokenized.
-        tokens: Ids of all of them, each document's eot counted.
-        records: Records written.
+        documents: Documents, or fine-tuning examples, that were tokenized.
+        tokens: Ids of all of them, including the eot of each.
+        records: Records that were written.
         dropped: Ids after the last whole record, or examples longer than a record.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time in seconds.
     """
 
     documents: int
@@ -94,12 +98,13 @@ class Summary(NamedTuple):
 
 
 def preprocess(arguments: PreprocessArguments) -> Summary:
-    """Tokenize the files and write the MindRecord; its content does not depend on the number of processes.
+    """Tokenize the files and write the MindRecord. Its content does not depend on the number of processes.
 
-    An interrupted run leaves an earlier output file as it was.
+    If the run is interrupted, an earlier output file stays as it was.
 
     Raises:
-        InputError: No files, an unreadable one, an eot outside the vocabulary, too little text for one record.
+        InputError: There are no files, a file cannot be read, eot is outside the vocabulary, or the text does not fill
+            one record.
     """
     started = time.perf_counter()
     files = sorted(Path(path) for path in glob(arguments.input_glob, recursive=True) if os.path.isfile(path))
@@ -108,7 +113,7 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
     form, width = FORMS[arguments.dataset_type], arguments.seq_length
     corpus = Corpus(files, form)
     tokenizer = load_tokenizer(arguments.tokenizer, arguments.model_file)
-    tokenizer.encode("序")  # jieba loads its dictionary at the first word: now, once for all workers
+    tokenizer.encode("序")  # makes jieba load its dictionary now, once for all workers
     eot = _end_of_text(arguments, tokenizer)
     widths = {arguments.data_column_name: width}
     packer = None
@@ -149,7 +154,7 @@ def _end_of_text(arguments: PreprocessArguments, tokenizer: Tokenizer) -> int:
     if eot is None:
         eot = tokenizer.eot_id if arguments.dataset_type == "finetune" else tokenizer.pad_id
     if eot is None:
-        raise InputError(f"{arguments.model_file} has no piece of its own for the end of a text; name one with --eot")
+        raise InputError(f"{arguments.model_file} has no piece for the end of a text; name one with --eot")
     if not 0 <= eot < tokenizer.vocab_size:
         raise InputError(
             f"--eot {eot} is outside the vocabulary of {arguments.model_file}, 0 to {tokenizer.vocab_size - 1}"
@@ -158,7 +163,7 @@ def _end_of_text(arguments: PreprocessArguments, tokenizer: Tokenizer) -> int:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     arguments = parse(PreprocessArguments, "python -m src.preprocess")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_STATUS))
     done = preprocess(arguments)

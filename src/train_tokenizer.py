@@ -1,10 +1,10 @@
-"""Train a vocabulary of any size for `JiebaTokenizer` on one's own text.
+"""Train a vocabulary of any size for `JiebaTokenizer` on your own text.
 
     python -m src.train_tokenizer --input_glob 'data/*.txt' --vocab_size 2000 --output DIR
 
-writes DIR/vocab.model: a unigram SentencePiece model with the official one's settings and special pieces (<unk> 0,
-<s> 1, </s> 2, newline 3, space 4, <sep> 5, <pad> 6, <mask> 7, <eod> 8, <eot> 9). The same text and flags give the same
-bytes.
+This writes DIR/vocab.model: a unigram SentencePiece model with the settings and special pieces of the official one
+(<unk> 0, <s> 1, </s> 2, newline 3, space 4, <sep> 5, <pad> 6, <mask> 7, <eod> 8, <eot> 9). The same text and flags give
+the same bytes.
 """
 
 import glob
@@ -22,17 +22,19 @@ from typing import Literal
 from sentencepiece import SentencePieceTrainer
 from tqdm import tqdm
 
+from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.files import written_whole
 from src.tokenization_jieba import MODEL_NAME, NEWLINE_SYMBOL, SPACE_SYMBOL, JiebaTokenizer, words_for_sentencepiece
 
 UNKNOWN_ID = 0
-# SentencePiece gives them the ids 3, 4, ... after its own <unk>, <s> and </s>.
+# SentencePiece gives these the ids 3, 4, ... after its own <unk>, <s> and </s>.
 USER_SYMBOLS = [NEWLINE_SYMBOL, SPACE_SYMBOL, "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]
 NUM_SPECIAL = 3 + len(USER_SYMBOLS)
 # SentencePiece drops sentences of more than 4192 bytes; 800 characters, each with a space, have at most 4000.
 LINE_CHARACTERS = 800
-# SentencePiece keeps U+2585 for itself and drops the sentences that hold it.
+# SentencePiece reserves U+2585 for itself, and drops sentences that contain it.
 RESERVED_SYMBOL = "\u2585"
 
 
@@ -41,14 +43,18 @@ class TrainTokenizerArguments:
     """Train a vocab.model for the jieba tokenizer on text files.
 
     Args:
-        input_glob: UTF-8 text files, a quoted pattern: 'data/*.txt'; ** goes through folders.
-        output: Folder that gets vocab.model.
-        vocab_size: Pieces, the 10 special ones counted.
-        model_type: unigram, as the official vocab.model, or bpe, which makes longer pieces of a small corpus.
-        character_coverage: Share of the text's characters that the pieces must cover; rarer ones become <unk>.
-        input_sentence_size: Lines (of at most 800 characters) drawn at random to train on; 0 for all. Memory: about
-            75 bytes a drawn character, 1.5 GB for 200,000 lines of 100 characters.
-        seed: Of that draw.
+        input_glob: Pattern of the UTF-8 text files, such as 'data/*.txt'; ** matches nested folders. Quote it, so that
+            the shell does not expand it.
+        output: Folder in which vocab.model is written. It is made if it does not exist.
+        vocab_size: Number of pieces, including the 10 special ones.
+        model_type: Kind of SentencePiece model: unigram, as in the official vocab.model, or bpe, which makes longer
+            pieces from a small corpus.
+        character_coverage: Share of the text's characters that the pieces must cover, from 0.98 to 1. Rarer characters
+            become <unk>.
+        input_sentence_size: Number of lines (of at most 800 characters) to draw at random and train on. 0 means all
+            lines. Training needs about 75 bytes of memory per drawn character: 1.5 GB for 200,000 lines of 100
+            characters.
+        seed: Random seed of that draw.
     """
 
     input_glob: str
@@ -62,22 +68,23 @@ class TrainTokenizerArguments:
     def __post_init__(self) -> None:
         if self.vocab_size <= NUM_SPECIAL:
             raise InputError(
-                f"vocab_size {self.vocab_size} leaves no room beside the {NUM_SPECIAL} special pieces; "
+                f"--vocab_size {self.vocab_size} leaves no room beside the {NUM_SPECIAL} special pieces; "
                 "1000 or more is usual"
             )
         if not 0.98 <= self.character_coverage <= 1:
-            raise InputError(f"character_coverage is {self.character_coverage}; it must lie in [0.98, 1]")
-        if self.input_sentence_size < 0:
-            raise InputError(f"input_sentence_size is {self.input_sentence_size}; it must not be negative")
+            raise InputError(f"--character_coverage is {self.character_coverage}; it must lie in [0.98, 1]")
+        at_least(0, self, "input_sentence_size")
 
 
 class Corpus:
-    """The lines of some UTF-8 files, read once, one at a time.
+    """The lines of UTF-8 text files, read one at a time.
 
     Args:
-        files: In the order of reading.
+        files: Paths of the files, in reading order.
 
-    After iteration `num_lines` counts the lines that are not blank and `characters` how often each character occurs.
+    Attributes:
+        num_lines: Number of lines so far that are not blank.
+        characters: How often each character has occurred so far.
     """
 
     def __init__(self, files: Iterable[str]) -> None:
@@ -86,7 +93,11 @@ class Corpus:
         self.characters: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[str]:
-        """Lines that are not blank, long ones in parts of LINE_CHARACTERS; InputError for a file that is not UTF-8."""
+        """Yield the lines that are not blank. Long lines come in parts of LINE_CHARACTERS.
+
+        Raises:
+            InputError: A file cannot be read or is not UTF-8.
+        """
         for name in self.files:
             try:
                 with open(name, encoding="utf-8") as file:
@@ -102,7 +113,7 @@ class Corpus:
 
 
 def draw(lines: Iterable[str], size: int, seed: int) -> list[str]:
-    """`size` lines drawn uniformly without replacement in one pass (reservoir sampling); all lines for size 0."""
+    """Draw `size` lines uniformly without replacement, in one pass (reservoir sampling). Size 0 takes all lines."""
     generator = random.Random(seed)
     kept: list[str] = []
     for seen, line in enumerate(lines):
@@ -116,19 +127,23 @@ def draw(lines: Iterable[str], size: int, seed: int) -> list[str]:
 def train_sentencepiece(
     lines: Iterable[str], vocab_size: int, character_coverage: float, model_type: str = "unigram"
 ) -> bytes:
-    """A serialized SentencePiece model with the official layout, trained on lines as `JiebaTokenizer` will see them.
+    """Train a SentencePiece model with the official layout, on lines that are cut into words as in `JiebaTokenizer`.
 
-    nmt_nfkc, no byte fallback, pieces of at most 16 characters: SentencePiece's defaults, which (with unigram) are what
-    the official vocab.model records of its own training.
+    The other settings are SentencePiece's defaults: nmt_nfkc, no byte fallback, pieces of at most 16 characters. The
+    official vocab.model records the same settings.
 
     Args:
-        lines: Of at most LINE_CHARACTERS characters each.
-        vocab_size: Pieces, the special ones counted.
-        character_coverage: Share of the characters to cover.
+        lines: Text lines of at most LINE_CHARACTERS characters each.
+        vocab_size: Number of pieces, including the special ones.
+        character_coverage: Share of the characters that the pieces must cover.
         model_type: unigram or bpe.
 
+    Returns:
+        The serialized model.
+
     Raises:
-        InputError: The lines cannot give that many pieces, or their characters need more; a size that fits is named.
+        InputError: The lines give fewer pieces than `vocab_size`, or their characters need more. The message names a
+            size that fits.
     """
     model = io.BytesIO()
     words = (words_for_sentencepiece(line).replace(RESERVED_SYMBOL, "") for line in lines)
@@ -149,7 +164,7 @@ def train_sentencepiece(
 
 
 def _training_error(message: str, vocab_size: int) -> InputError:
-    """SentencePiece's complaint in the user's terms: only its message tells which sizes would fit."""
+    """Translate SentencePiece's error. Only its message says which sizes would fit."""
     if largest := re.search(r"too high .*<= (\d+)", message):
         return InputError(f"vocab_size {vocab_size} is too large for this text; {largest[1]} would fit, or more text")
     if smallest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
@@ -161,20 +176,20 @@ def _training_error(message: str, vocab_size: int) -> InputError:
 
 
 def covered_share(tokenizer: JiebaTokenizer, characters: Counter[str]) -> float:
-    """Share of the counted characters that come back from the tokenizer, folded or not, rather than as unknown."""
+    """Return the share of the counted characters that the tokenizer does not turn into <unk>."""
     covered = sum(count for character, count in characters.items() if UNKNOWN_ID not in tokenizer.encode(character))
     return covered / characters.total()
 
 
 def _progress(lines: Iterable[str], stage: str) -> Iterable[str]:
-    return tqdm(lines, desc=stage, unit=" lines", disable=None)  # None: silent unless stderr is a terminal
+    return tqdm(lines, desc=stage, unit=" lines", disable=None)  # None shows it on a terminal only
 
 
 def train_tokenizer(arguments: TrainTokenizerArguments) -> None:
-    """Read, draw, train, write, report.
+    """Train a vocabulary, write it, and print what it covers.
 
     Raises:
-        InputError: No text, text that is not UTF-8, an unfit vocab_size, or an output that cannot be written.
+        InputError: There is no text, it is not UTF-8, vocab_size does not fit it, or the output cannot be written.
     """
     files = sorted(name for name in glob.glob(arguments.input_glob, recursive=True) if os.path.isfile(name))
     if not files:
@@ -192,12 +207,10 @@ def train_tokenizer(arguments: TrainTokenizerArguments) -> None:
     model = train_sentencepiece(
         _progress(lines, "segmenting"), arguments.vocab_size, arguments.character_coverage, arguments.model_type
     )
-    partial = output / f"{MODEL_NAME}.{os.getpid()}.partial"
     try:
-        partial.write_bytes(model)
-        partial.replace(output / MODEL_NAME)
+        with written_whole(output / MODEL_NAME) as partial:
+            partial.write_bytes(model)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{output / MODEL_NAME} cannot be written: {error.strerror}") from error
     tokenizer = JiebaTokenizer(output)
     share = covered_share(tokenizer, corpus.characters)
@@ -208,7 +221,7 @@ def train_tokenizer(arguments: TrainTokenizerArguments) -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line."""
     train_tokenizer(parse(TrainTokenizerArguments, "python -m src.train_tokenizer"))
 
 

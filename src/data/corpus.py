@@ -1,4 +1,4 @@
-"""The forms of raw text that `src.preprocess` reads, as a stream: a file is never in memory whole."""
+"""Read raw text in the forms that `src.preprocess` knows, as a stream: no file is held in memory as a whole."""
 
 import codecs
 import json
@@ -18,31 +18,34 @@ READ_BYTES = 1 << 20
 
 
 class Piece(NamedTuple):
-    """A document, or a part of a long one cut after a line, so that several processes can share it."""
+    """A document, or a part of one.
+
+    A long document is cut after a line, so that several processes can share it.
+    """
 
     text: str
     ends_document: bool
 
     @property
     def num_chars(self) -> int:
-        """Characters of text."""
+        """Number of characters."""
         return len(self.text)
 
 
 class Example(NamedTuple):
-    """A prompt and the completion that the model learns to give."""
+    """A fine-tuning example: a prompt, and the completion that the model learns."""
 
     prompt: str
     completion: str
 
     @property
     def num_chars(self) -> int:
-        """Characters of text."""
+        """Number of characters."""
         return len(self.prompt) + len(self.completion)
 
 
 class Line(NamedTuple):
-    """A line with its newline, and where it stands."""
+    """A line of a file, with its newline, and its place in the file."""
 
     text: str
     path: Path
@@ -50,7 +53,7 @@ class Line(NamedTuple):
 
     @property
     def place(self) -> str:
-        """`file:number`."""
+        """The place of the line as `file:number`, for messages."""
         return f"{self.path}:{self.number}"
 
 
@@ -59,7 +62,7 @@ def _as_is(text: str) -> str:
 
 
 def _pieces(documents_of_lines: Iterator[tuple[str, bool]]) -> Iterator[Piece]:
-    """Gather (line, begins a document) pairs into pieces of about PIECE_CHARS characters."""
+    """Join lines into pieces of about PIECE_CHARS characters. Each line comes with whether it begins a document."""
     held: list[str] = []
     num_chars = 0
     for text, begins_document in documents_of_lines:
@@ -74,7 +77,7 @@ def _pieces(documents_of_lines: Iterator[tuple[str, bool]]) -> Iterator[Piece]:
 
 
 def _read_paragraphs(lines: Iterator[Line]) -> Iterator[Piece]:
-    """Documents with blank lines between them."""
+    """Read documents with blank lines between them."""
 
     def marked() -> Iterator[tuple[str, bool]]:
         begins, at_line_start = True, True
@@ -90,7 +93,7 @@ def _read_paragraphs(lines: Iterator[Line]) -> Iterator[Piece]:
 
 
 def _read_wikitext(lines: Iterator[Line]) -> Iterator[Piece]:
-    """Articles, each begun by its ` = Title = ` line; the blank lines around headings are dropped."""
+    """Read articles that each begin with a ` = Title = ` line. Blank lines are dropped."""
     title = re.compile(r" = (?!=).*(?<!=) = \n?")
     return _pieces((line.text, bool(title.fullmatch(line.text))) for line in lines if not line.text.isspace())
 
@@ -126,13 +129,13 @@ def _json_fields(line: Line, *names: str) -> list[str]:
 
 
 def _read_jsonl(lines: Iterator[Line]) -> Iterator[Piece]:
-    """One document a line, `{"text": ...}`."""
+    """Read one document per line, as `{"text": ...}`."""
     texts = (_json_fields(line, "text")[0] for line in lines if not line.text.isspace())
     return (Piece(text, True) for text in texts if text.strip())
 
 
 def _read_lambada(lines: Iterator[Line]) -> Iterator[Piece]:
-    """One document a line, as bare text or as `{"text": ...}`."""
+    """Read one document per line, as plain text or as `{"text": ...}`."""
     for line in lines:
         text = _json_fields(line, "text")[0] if line.text.startswith("{") else line.text
         if text.strip():
@@ -140,7 +143,7 @@ def _read_lambada(lines: Iterator[Line]) -> Iterator[Piece]:
 
 
 def _read_finetune(lines: Iterator[Line]) -> Iterator[Example]:
-    """One example a line, `{"prompt": ..., "completion": ...}`."""
+    """Read one example per line, as `{"prompt": ..., "completion": ...}`."""
     return (Example(*_json_fields(line, "prompt", "completion")) for line in lines if not line.text.isspace())
 
 
@@ -149,10 +152,10 @@ class Form:
     """A form of raw text.
 
     Args:
-        read: Lines of one file -> its pieces of documents, or its examples.
-        clean: Applied to each piece before it is tokenized, in the worker processes.
-        whole_lines: Whether a line must be whole: then one above JSON_LINE_CHARS is refused, else one above
-            PIECE_CHARS is cut.
+        read: Function that turns the lines of one file into pieces of documents, or into examples.
+        clean: Function that worker processes apply to each piece before they tokenize it.
+        whole_lines: Whether lines must not be cut. If true, a line of JSON_LINE_CHARS or more is an error. If false, a
+            line longer than PIECE_CHARS is read in parts.
     """
 
     read: Callable[[Iterator[Line]], Iterator[Piece] | Iterator[Example]]
@@ -174,15 +177,14 @@ FORMS = {
 
 
 class Corpus:
-    """The raw text of some files, one after the other.
+    """The raw text of several files, read one after the other.
+
+    Iteration yields pieces of documents, or examples. It raises InputError if a file cannot be read, is not UTF-8, or
+    has a line that its form does not allow.
 
     Args:
-        files: Read in this order; a document ends with its file at the latest.
-        form: How documents lie in them.
-
-    Raises:
-        InputError: A file that cannot be read, is not UTF-8, or has a line that its form does not allow; while
-            iterating.
+        files: The files in reading order. The end of a file ends a document.
+        form: Form of the text in them.
     """
 
     def __init__(self, files: Sequence[Path], form: Form) -> None:
@@ -194,7 +196,7 @@ class Corpus:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of all files taken from the disk so far."""
+        """Bytes read from all files so far."""
         return self._bytes_before + (self._file.buffer.tell() if self._file else 0)
 
     def __iter__(self) -> Iterator[Piece] | Iterator[Example]:
@@ -225,7 +227,7 @@ class Corpus:
 
 
 def _first_invalid_byte(file: BinaryIO) -> int:
-    """Offset of the first byte that is not UTF-8; the text layer only tells it within its own buffer."""
+    """Return the offset of the first byte that is not UTF-8. Python's own error gives it within a buffer only."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     while True:

@@ -1,4 +1,4 @@
-"""MindRecord files that are there whole or not at all."""
+"""Write and read MindRecord files. A written file is whole or absent."""
 
 import os
 import shutil
@@ -13,23 +13,23 @@ import psutil
 from src.common.errors import InputError
 
 LOSS_MASK_COLUMN = "loss_mask"
-FORBIDDEN_IN_NAMES = "\\:*?\"<>|`&';"  # by MindRecord
+FORBIDDEN_IN_NAMES = "\\:*?\"<>|`&';"  # MindRecord refuses them in a file name
 RECORDS_A_WRITE = 256
 READER_THREADS = 2
 
 
 class RecordWriter:
-    """A MindRecord file that grows in a hidden folder beside its place, until `finish` moves it there.
+    """Writes a MindRecord file in a hidden folder beside `output`, and moves it to `output` in `finish`.
 
-    The file name is part of a MindRecord's content, so it is the folder that is temporary and not the name. Leaving
-    the `with` block removes the folder; a killed run's is removed by the next run for the same output.
+    MindRecord stores the file name in the file. So the file has its final name from the start, in a temporary folder.
+    Leaving the `with` block removes that folder. If a run is killed, the next run for the same output removes it.
 
     Args:
-        output: Where the file is to stand; its index stands beside it, with .db added.
-        widths: int32 values a record, for each column.
+        output: Path of the file. Its index gets the same path with .db added.
+        widths: Number of int32 values of a record, for each column.
 
     Raises:
-        InputError: The output's folder cannot be written in, or its disk is full.
+        InputError: The folder of `output` cannot be written, or the disk is full.
     """
 
     def __init__(self, output: Path, widths: dict[str, int]) -> None:
@@ -59,7 +59,7 @@ class RecordWriter:
         shutil.rmtree(self._partial.parent)
 
     def write(self, *columns: np.ndarray) -> None:
-        """Add records, int32 (records, width) for each column."""
+        """Add records: one array for each column, int32 (records, width)."""
         rows = [dict(zip(self._schema, values, strict=True)) for values in zip(*columns, strict=True)]
         self.num_records += len(rows)
         self._waiting += rows
@@ -68,7 +68,7 @@ class RecordWriter:
 
     def _flush(self) -> None:
         if not self._writer:
-            from mindspore.mindrecord import FileWriter  # not above: a second, better spent while workers tokenize
+            from mindspore.mindrecord import FileWriter  # not at the top: it takes a second, in which workers tokenize
 
             self._writer = FileWriter(str(self._partial), shard_num=1)
             self._writer.add_schema(self._schema)
@@ -86,10 +86,10 @@ class RecordWriter:
             ) from None
 
     def finish(self) -> None:
-        """Index the file, which must hold a record, and move it to its place.
+        """Write the index, and move both files to their place. The file must hold at least one record.
 
-        An older file goes before, lest it be met with the new index; the new one comes last, for it is what readers
-        look for.
+        The old data file is deleted first, so that it is never paired with the new index. The new data file comes last,
+        because readers look for it.
         """
         if self._waiting:
             self._flush()
@@ -101,12 +101,12 @@ class RecordWriter:
 
 
 def record_files(path: str | Path) -> list[Path]:
-    """The MindRecord files that `path` is or holds, by name.
+    """Return `path` itself if it is a file, or the MindRecord files in that folder, sorted by name.
 
-    In a folder they are known by their suffix .mindrecord or by the index (.db) that stands beside them.
+    A file in a folder counts if its suffix is .mindrecord or if it has an index (.db) beside it.
 
     Raises:
-        InputError: No such path, or none in the folder.
+        InputError: There is no such path, or no MindRecord file in the folder.
     """
     path = Path(path)
     if not path.exists():
@@ -126,19 +126,26 @@ def _index_of(file: Path) -> Path:
 def _not_whole(file: Path) -> InputError:
     return InputError(
         f"{file} and its index {_index_of(file).name} are not a whole MindRecord (cut off, renamed or "
-        "something else); make them anew with `python -m src.preprocess`"
+        "not a MindRecord at all); write them again with `python -m src.preprocess`"
     )
 
 
 def check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[str]]:
-    """The number of records of each file, and the columns to read from all of them."""
+    """Check that all files are whole and have the same columns.
+
+    Returns:
+        The number of records of each file, and the columns to read: `column`, and the loss mask if there is one.
+
+    Raises:
+        InputError: An index is missing, a file is damaged, a column is missing, or only some files have a loss mask.
+    """
     import mindspore.dataset as ds  # not at the top: src.preprocess and its workers start without MindSpore
 
     counts, have_mask = [], []
     for file in files:
         if not _index_of(file).is_file():
             raise InputError(
-                f"{file} has no index {_index_of(file).name} beside it; copy both, or make them anew "
+                f"{file} has no index {_index_of(file).name} beside it; copy both, or write them again "
                 "with `python -m src.preprocess`"
             )
         try:
@@ -159,7 +166,7 @@ def check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[str
 
 
 def read_records(files: Sequence[Path], columns: Sequence[str], records: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """The columns of each of `records`, which are numbered through `files`."""
+    """Return an iterator over the columns of each of `records`. Record numbers count through all files."""
     import mindspore.dataset as ds
 
     dataset = ds.MindDataset(
@@ -190,7 +197,7 @@ def outermost_records(file: Path, columns: Sequence[str], num_records: int) -> t
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Keep what MindSpore's C++ threads write to stderr from the user, who gets our one line instead."""
+    """Hide what MindSpore's C++ threads write to stderr. The user gets one line of ours instead."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -25,7 +25,7 @@ class Sized(Protocol):
 Task = TypeVar("Task", bound=Sized)
 Result = TypeVar("Result")
 
-_function: Callable[[Sized], object]  # of a worker process
+_function: Callable[[Sized], object]  # set in worker processes only
 
 
 class Workers(Generic[Task, Result]):
