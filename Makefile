@@ -1,44 +1,28 @@
-# The project's chores. Each target makes the environment .venv first, which does nothing when it is right.
-BIN := .venv/bin
-SHELL_SCRIPTS := $(wildcard scripts/*.sh serving_increment/*.sh) .ci/run
-KERNELS := $(wildcard src/cpu_kernels/*.cpp src/cpu_kernels/*.h)
-
-.PHONY: help setup test slow lint imports ruff types shell kernels format docs quickstart
+# Names for the project's chores. The scripts make the environment .venv first, if it is missing or out of date.
+.PHONY: help setup test slow lint imports style types shell kernels format docs quickstart
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup:  ## Make the environment .venv
-	@bash scripts/setup_env.sh
+	bash scripts/setup_env.sh
 
-test:  ## Run the tests, except the slow ones (about 20 minutes)
+test:  ## Run the tests that are not slow (about 20 minutes)
 	bash scripts/run_tests.sh
 
 slow:  ## Run the slow tests
 	bash scripts/run_tests.sh -m slow
 
-lint: imports ruff types shell kernels  ## Check imports, style, types, shell scripts and kernels
+lint:  ## Run all checks: imports, style, types, shell, kernels
+	bash scripts/run_checks.sh
 
-imports: setup  ## Check that imports between rooms go one way
-	$(BIN)/lint-imports --no-logo
+imports style types shell kernels:
+	bash scripts/run_checks.sh $@
 
-ruff: setup  ## Check the style and the format of Python files
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+format: setup  ## Sort the imports and format the Python files and the kernels
+	.venv/bin/ruff check --select I --fix .
+	.venv/bin/ruff format .
+	.venv/bin/clang-format -i src/cpu_kernels/*.cpp src/cpu_kernels/*.h
 
-types: setup  ## Check the types of src
-	$(BIN)/ty check
-
-shell: setup  ## Check the shell scripts
-	$(BIN)/shellcheck $(SHELL_SCRIPTS)
-
-kernels: setup  ## Check the format of the C++ kernels
-	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
-
-format: setup  ## Sort imports; format Python files and C++ kernels
-	$(BIN)/ruff check --select I --fix .
-	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(KERNELS)
-
-quickstart:  ## Corpus to answers: train a small model on this CPU
+quickstart:  ## Train a small model on this CPU and ask it questions (some minutes)
 	bash scripts/run_quickstart.sh
