@@ -1,21 +1,17 @@
 """What scores and answers the questions of a benchmark: a model here, or a server's."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
-from src.evaluation.config import EvalConfig
 from src.inference.loop import generate_tokens
-from src.inference.mindspore.load import build_runtime, load_model
-from src.inference.mindspore.scoring import TokenScorer
+from src.inference.mindspore.load import OpenedCheckpoint
 from src.inference.padding import bucket
 from src.inference.runtime import Runtime
 from src.inference.score_request import Request
-from src.parallel.mesh import Mesh
 from src.serving.backends import SENT, Servable
 from src.tokenization import Tokenizer
 
@@ -84,18 +80,19 @@ class ModelAnswerer:
         return lambda tokens: any(stop in self.tokenizer.decode(tokens) for stop in stops)
 
 
-def model_here(config: EvalConfig, weights: Path | None, mesh: Mesh, tokenizer: Tokenizer) -> tuple[Scorer, Answerer]:
-    """Both by the model of a checkpoint, or with random weights.
+def model_here(opened: OpenedCheckpoint, batch_size: int, margins: bool = False) -> tuple[Scorer, Answerer]:
+    """Load the model of a checkpoint, to score and to answer.
+
+    Args:
+        opened: The checkpoint.
+        batch_size: Texts of model.seq_length tokens that are computed at once; of shorter texts more.
+        margins: See `src.inference.mindspore.scoring.TokenScorer`.
 
     Raises:
-        InputError: The checkpoint doesn't fit.
+        InputError: The weights do not fit the model.
     """
-    model, kernels = load_model(config.model, weights, mesh), config.parallel.uses_cpu_kernels
-    runtime = build_runtime(model, cpu_kernels=kernels, mesh=mesh)
-    return (
-        TokenScorer(model, config.batch_size, kernels),
-        ModelAnswerer(runtime, tokenizer, config.model.pad_token, config.batch_size),
-    )
+    answerer = ModelAnswerer(opened.runtime, opened.tokenizer, opened.config.model.pad_token, batch_size)
+    return opened.scorer(batch_size, margins), answerer
 
 
 def model_of_server(address: str) -> tuple[Scorer, Answerer]:

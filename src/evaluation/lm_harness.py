@@ -28,13 +28,10 @@ except ImportError as error:
 
 from src.checkpoint import store
 from src.common.cli import parse
-from src.evaluation.backends import ModelAnswerer
-from src.inference.mindspore.load import build_runtime, load_model
-from src.inference.mindspore.scoring import TokenScorer
+from src.evaluation.backends import model_here
+from src.inference.mindspore.load import open_checkpoint
 from src.inference.score_request import Request
 from src.pangu_alpha_config import RunConfig
-from src.parallel.mesh import prepare_device
-from src.tokenization import load_tokenizer
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
 LONGEST_ANSWER = 256  # tokens, where a task does not say
@@ -69,13 +66,9 @@ class PanguAlphaLM(TemplateLM):
             [f"--{name}={value}" for name, value in settings.items()],
             store.config_beside(weights) if weights else None,
         )
-        prepare_device(config.parallel)
-        self._config, kernels = config, config.parallel.uses_cpu_kernels
-        self._text = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
-        model, rows = load_model(config.model, weights), int(batch_size or 4)
-        runtime = build_runtime(model, cpu_kernels=kernels)
-        self._scorer = TokenScorer(model, rows, kernels, margins=True)
-        self._answerer = ModelAnswerer(runtime, self._text, config.model.pad_token, rows)
+        opened = open_checkpoint(config, weights)
+        self._config, self._text = config, opened.tokenizer
+        self._scorer, self._answerer = model_here(opened, int(batch_size or 4), margins=True)
 
     @property
     def eot_token_id(self) -> int:

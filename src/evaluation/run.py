@@ -15,9 +15,8 @@ from src.evaluation.prompts import Demonstrations, Prompting
 from src.evaluation.report import Report
 from src.evaluation.tasks.registry import find_task
 from src.evaluation.tasks.task import Reading, Task
-from src.parallel.mesh import connect, prepare_device
-from src.parallel.plan.plan import Plan
-from src.tokenization import Tokenizer, load_tokenizer
+from src.inference.mindspore.load import open_checkpoint
+from src.tokenization import Tokenizer
 
 
 def evaluate(config: EvalConfig, weights: Path | None) -> None:
@@ -38,14 +37,12 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
     reading = Reading(config.seed, config.shots)
     items = read_items(task, path, config.split, reading, config.limit)
     pool = read_demonstrations(task, path, reading) if config.shots and not task.own_shots else []
-    tokenizer = _tokenizer(config)
-    prompting = _prompting(config, task, tokenizer, pool)
-    prepare_device(config.parallel)
-    mesh = connect(Plan.of(config.parallel, config.model))
-    is_first = mesh.rank == 0  # all ranks compute the same results, and one reports them
+    opened = open_checkpoint(config, weights)
+    prompting = _prompting(config, task, opened.tokenizer, pool)
+    is_first = opened.mesh.rank == 0  # all ranks compute the same results, and one reports them
     predictions = Predictions(config.output_folder, settings_of(config, task.find(path, config.split)), is_first)
     earlier = len(predictions.records)
-    scorer, answerer = model_of_server(config.server) if config.server else model_here(config, weights, mesh, tokenizer)
+    scorer, answerer = model_of_server(config.server) if config.server else model_here(opened, config.batch_size)
     generation = replace(config.generation, seed=config.seed, **task.generation)
     with nullcontext() if is_first else redirect_stdout(None):
         predict_all(items, prompting, predictions, scorer, answerer, generation, is_first)
@@ -60,17 +57,12 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
         report.save(config.output_folder, seconds)
 
 
-def _tokenizer(config: EvalConfig) -> Tokenizer:
-    tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
+def _prompting(config: EvalConfig, task: Task, tokenizer: Tokenizer, pool: Sequence[str]) -> Prompting:
     if tokenizer.vocab_size > config.model.vocab_size:
         raise InputError(
             f"the tokenizer has {tokenizer.vocab_size} pieces but the model a vocabulary of only "
             f"{config.model.vocab_size} ids; take the tokenizer that the model was trained with"
         )
-    return tokenizer
-
-
-def _prompting(config: EvalConfig, task: Task, tokenizer: Tokenizer, pool: Sequence[str]) -> Prompting:
     return Prompting(
         task,
         tokenizer,

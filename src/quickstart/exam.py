@@ -47,19 +47,12 @@ def main() -> None:
     """Load, ask, count."""
     arguments = parse(ExamArguments, "python -m src.quickstart.exam")
     questions = read_questions(arguments.questions)
-    from src.checkpoint import store
-    from src.inference.mindspore.load import build_runtime, load_model
-    from src.pangu_alpha_config import load_config
-    from src.parallel.mesh import prepare_device
-    from src.tokenization import load_tokenizer
+    from src.inference.mindspore.load import open_run
 
-    weights = store.find(arguments.checkpoint)
-    config = load_config(store.config_beside(weights))
-    prepare_device(config.parallel)
-    tokenizer = load_tokenizer(config.data.tokenizer, config.data.tokenizer_path)
-    settings = GenerationConfig(max_new_tokens=12, end_token=config.model.eod_token)
-    runtime = build_runtime(load_model(config.model, weights), cpu_kernels=config.parallel.uses_cpu_kernels)
-    generator = TextGenerator(runtime, tokenizer, settings, config.model.pad_token)
+    opened = open_run(arguments.checkpoint)
+    model = opened.config.model
+    settings = GenerationConfig(max_new_tokens=12, end_token=model.eod_token)
+    generator = TextGenerator(opened.runtime, opened.tokenizer, settings, model.pad_token)
     answers = []
     for first in range(0, len(questions), BATCH_SIZE):
         prompts = [question for question, _ in questions[first : first + BATCH_SIZE]]

@@ -14,10 +14,8 @@ from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.evaluation.backends import model_here
 from src.evaluation.config import flags_of_client
+from src.inference.mindspore.load import open_checkpoint
 from src.inference.score_request import Request
-from src.parallel.mesh import connect
-from src.parallel.plan.plan import Plan
-from src.tokenization_jieba import JiebaTokenizer
 from tests.support.evaluation import MODEL, configuration, evaluate
 
 
@@ -71,7 +69,7 @@ def test_a_server_says_what_a_model_says(task, eval_vocab, c3_folder, cmrc_folde
     folder, length = {"c3": c3_folder, "cmrc2018": cmrc_folder}[task], "--model.seq_length=128"
     here = evaluate(eval_vocab, folder, tmp_path / "here", f"--task={task}", length)
     config = configuration(eval_vocab, folder, tmp_path, f"--task={task}", length)
-    scorer, answerer = model_here(config, None, connect(Plan(num_layers=2)), JiebaTokenizer(eval_vocab))
+    scorer, answerer = model_here(open_checkpoint(config, None), config.batch_size)
     with serving(Serving, scorer=scorer, answerer=answerer) as address:
         monkeypatch.setattr(
             "sys.argv",
