@@ -3,66 +3,12 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 from src.common.errors import InputError, run_program
 from src.evaluation.config import CLIENT_FLAG, EvalConfig, flags_of_client
 from src.generate import TextGenerator
-from src.pangu_alpha_config import RunConfig, require_tensor_parallel_alone
-
-
-@dataclass
-class PredictConfig(RunConfig):
-    """Continue texts. A checkpoint that was trained here brings its own settings; --config and flags override them.
-
-    Without a prompt, prompts are asked for at the terminal. With --enable_client it is eval.py through a server, whose
-    flags are then --eval_task, --eval_data_url, --tokenizer_path, and the rest of eval.py's.
-
-    Args:
-        dry_run: Compile the graphs for Ascend or GPU without such a device, hold them against the plan, and stop.
-        rank: Of dry_run: a rank's number, all, or all-kinds.
-        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; of one process or of many.
-        checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
-        random_weights: No checkpoint: random weights, to try speed and memory.
-        prompt: Text to continue.
-        prompt_file: File of prompts, one a line.
-        stream: Print the text as it is made; of one sample a prompt.
-    """
-
-    dry_run: bool = False
-    rank: str = "all-kinds"
-    checkpoint: str = ""
-    checkpoint_name: str = ""
-    random_weights: bool = False
-    prompt: str = ""
-    prompt_file: str = ""
-    stream: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.dry_run:
-            require_tensor_parallel_alone(self)
-            return
-        if bool(self.checkpoint) == self.random_weights:
-            raise InputError(
-                "give --checkpoint: a .ckpt file or a training run's output folder (or --random_weights true)"
-            )
-        if self.prompt and self.prompt_file:
-            raise InputError("give --prompt or --prompt_file, not both")
-        if self.stream and self.generation.num_samples > 1:
-            raise InputError(f"--stream prints one sample, not generation.num_samples {self.generation.num_samples}")
-        if self.parallel.data > 1:
-            raise InputError(
-                f"parallel.data is {self.parallel.data}; a text is continued once: spread the model by "
-                "parallel.tensor, parallel.pipeline or parallel.expert"
-            )
-        if self.parallel.world_size > 1 and not (self.prompt or self.prompt_file):
-            raise InputError("several ranks can't ask at the terminal: give --prompt or --prompt_file")
-        if not self.data.tokenizer_path:
-            raise InputError(
-                "data.tokenizer_path is not given: the folder of vocab.model (bash scripts/get_tokenizer.sh DIR)"
-            )
+from src.inference.config import PredictConfig
 
 
 def read_prompts(path: str) -> list[str]:
