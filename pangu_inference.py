@@ -10,6 +10,7 @@ from src.common.model_sizes import check_mode
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
 from src.inference.manifest import MANIFEST_FILE
+from src.serving.terminal import answer_all
 
 GENERATION = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 
@@ -80,7 +81,7 @@ def run_quantized(arguments: InferenceArguments) -> None:
     sampled = {name: getattr(arguments, name) for name in GENERATION}
     config = GenerationConfig(method="sample", end_token=runtime.manifest.end_token, **sampled)
     generator = TextGenerator(runtime, runtime.load_tokenizer(arguments.tokenizer), config, runtime.config.pad_token)
-    predict.answer_all(generator, [arguments.prompt] * bool(arguments.prompt), arguments.stream)
+    answer_all(generator, [arguments.prompt] * bool(arguments.prompt), arguments.stream)
 
 
 def flags_of_predict(arguments: InferenceArguments) -> list[str]:

@@ -21,7 +21,8 @@ from src.common.errors import BusyError, InputError, TimeLimitError, nearest
 from src.common.settings import GenerationConfig
 from src.inference.manifest import Manifest
 from src.inference.mindir.runtime import MindirRuntime, graph_name
-from src.serving.service import TextService, open_exported
+from src.serving.open_model import open_exported
+from src.serving.service import TextService
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 SETTINGS = {

@@ -96,7 +96,7 @@ def _open_engine(config: PageConfig) -> Engine:
             return RemoteEngine(config.api_base, key, config.model, config.time_limit)
         except (BackendError, BusyError, TimeLimitError) as error:
             raise InputError(str(error)) from error
-    from src.serving.service import open_model
+    from src.serving.open_model import open_model
 
     path = config.model or QUICKSTART
     return LocalEngine(open_model(path, config.tokenizer, config.rows, time_limit=config.time_limit), path)

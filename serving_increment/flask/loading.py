@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from src.inference.manifest import Manifest
 from src.serving.backends import Backend, ServingBackend
-from src.serving.service import open_model
+from src.serving.open_model import open_model
 
 if TYPE_CHECKING:
     from serving_increment.flask.server import ServerConfig

@@ -13,8 +13,8 @@ from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.inference.manifest import Manifest, vocabulary_md5
 from src.inference.mindir.export import export_model
+from src.serving.open_model import open_model
 from src.serving.openai_client import OnlineModels
-from src.serving.service import open_model
 from tests.support.browser import chromium, element, needs_chromium, until
 from tests.support.programs import ROOT, finish, random_ids, random_model, run, start, train_flags, write_mindrecord
 from web.launch import PageConfig, open_page

@@ -16,7 +16,7 @@ from mindspore import Tensor, nn, ops
 
 from src.cpu_kernels.attach import cross_entropy
 from src.inference.padding import row_length
-from src.inference.score_request import Request
+from src.inference.score_request import Request, check_scored
 from src.nn.operators import CrossEntropy
 from src.pangu_alpha import PanguAlphaModel
 
@@ -195,6 +195,16 @@ class TokenScorer:
         for length, rows in sorted(waiting.items()):
             if rows:
                 yield from self._finish(rows, length, unfinished, found)
+
+    def score_text(self, tokens: Sequence[int], start: int) -> np.ndarray:
+        """Return the natural log-probabilities of tokens[start:], each given all tokens before it; float32.
+
+        Raises:
+            InputError: The model cannot score this.
+        """
+        check_scored(tokens, start, self.config.seq_length, self.config.vocab_size)
+        [(_, [log_probs])] = self.score([[Request(tokens, start)]])
+        return log_probs
 
     def _rows(self, length: int) -> int:
         """Rows of a batch: a power of two."""
