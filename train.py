@@ -2,8 +2,8 @@
 
 from src.common.cli import parse
 from src.common.errors import run_program
-from src.pangu_alpha_config import TrainConfig
 from src.parallel.plan.report import describe
+from src.training.config import TrainConfig
 
 
 def main() -> None:

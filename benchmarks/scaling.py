@@ -20,10 +20,11 @@ from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.common.tables import table
-from src.pangu_alpha_config import PanguAlphaConfig, TrainConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.launch.launcher import LOCALHOST, free_port
 from src.parallel.launch.supervisor import die_with
 from src.parallel.plan.costs import communication
+from src.training.config import TrainConfig
 
 ALONE, BOTH_CORES = "1 process", "1 process, 2 cores"
 PLANS = {"dp2": {"data": 2}, "dp2, optimizer_shard": {"data": 2, "optimizer_shard": True}, "tp2": {"tensor": 2}}

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mindspore import Tensor
 
 from src.common.errors import InputError
 from src.data.mindrecord import check_files, outermost_records, read_records, record_files
+from src.pangu_alpha_config import PanguAlphaConfig
 
 
 def eod_reset(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +53,12 @@ class Batch:
 
     ids: np.ndarray
     loss_mask: np.ndarray | None = None
+
+    def tensors(self, model: PanguAlphaConfig) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return ids, position_ids, attention_mask and loss_mask, as PanguAlphaWithLoss takes them."""
+        inputs = eod_reset(self.ids, model.eod_token) if model.eod_reset else causal(self.ids)
+        loss_mask = None if self.loss_mask is None else Tensor(self.loss_mask)
+        return Tensor(self.ids), *map(Tensor, inputs), loss_mask
 
 
 class TokenBatches:

@@ -243,67 +243,6 @@ def require_tensor_parallel_alone(config: RunConfig) -> None:
     )
 
 
-@dataclass
-class TrainConfig(RunConfig):
-    """Train PanGu-α. Settings come from configs/ (`--mode`), a YAML file (`--config`) and flags, later ones winning.
-
-    Args:
-        plan: Print what each rank would hold, compute and send, and stop.
-        dry_run: Compile for Ascend or GPU without such a device, hold it against the plan, and stop.
-        rank: Of dry_run: a rank's number, all, or all-kinds, one of each kind of stage.
-    """
-
-    plan: bool = False
-    dry_run: bool = False
-    rank: str = "all-kinds"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        training, parallel, stages = self.training, self.parallel, self.parallel.pipeline
-        require(
-            self.micro_steps >= stages,
-            f"parallel.micro_batch_num {parallel.micro_batch_num} x training.accumulation_steps "
-            f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
-            f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
-            "would fit",
-        )
-        require(
-            training.batch_size % parallel.micro_batch_interleaved == 0,
-            f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
-            f"training.batch_size {training.batch_size}",
-        )
-        of_semi_auto = parallel.micro_batch_interleaved * parallel.fusion_groups > 1 or (
-            parallel.recompute_slice_activation
-        )
-        require(
-            self.is_semi_auto or self.dry_run or not of_semi_auto,
-            "parallel.micro_batch_interleaved, parallel.fusion_groups and parallel.recompute_slice_activation are "
-            "parallel.backend semi_auto's, which this run is not",
-        )
-        both = parallel.recompute_slice_activation and parallel.micro_batch_interleaved > 1
-        require(
-            not both or self.micro_steps == 1,
-            "parallel.recompute_slice_activation goes with parallel.micro_batch_interleaved in steps of one "
-            f"micro-batch alone, as MindSpore has it; this run's have {self.micro_steps}: give up one of the two",
-        )
-        require(
-            not self.is_semi_auto or parallel.device_target != "CPU" or self.dry_run,
-            "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
-            "--dry_run compiles it, parallel.backend explicit runs",
-        )
-        sliced = parallel.tensor > 1 or parallel.expert > 1 or parallel.optimizer_shard
-        require(
-            training.optimizer != "lamb" or not sliced,
-            "training.optimizer lamb needs the norms of whole parameters: use adamw with parallel.tensor, "
-            "parallel.expert or parallel.optimizer_shard",
-        )
-        require(
-            not parallel.optimizer_offload
-            or (training.optimizer != "lamb" and self.model.param_init_dtype == "float32"),
-            "parallel.optimizer_offload works with Adam and model.param_init_dtype float32",
-        )
-
-
 def load_config(path: Union[str, Path]) -> RunConfig:
     """A configuration that `RunConfig.save` wrote.
 

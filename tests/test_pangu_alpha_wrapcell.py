@@ -9,7 +9,7 @@ from src.dataset import eod_reset
 from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
-from src.training.trainer import LossScale
+from src.training.progress import LossScale
 from tests.support.programs import TINY, random_ids, random_model
 
 TRAINING = TrainingConfig(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0, steps=9)

@@ -180,6 +180,9 @@ class Optimizer(nn.Cell):
         """All moments."""
         return [*self.first_moments, *self.second_moments]
 
+    def refresh(self) -> None:
+        """Read parameters again after they were loaded. Here it does nothing: the parameters are updated in place."""
+
     def construct(
         self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
     ) -> tuple[Tensor, ...]:

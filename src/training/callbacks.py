@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, metrics as JSON lines, TensorBoard events, the loss curve."""
+"""What reports a run's metrics: the progress bar, metrics.jsonl, TensorBoard events and the loss curve."""
 
 import json
 import math
@@ -10,28 +10,31 @@ import matplotlib
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from src.common.files import write_text, written_whole
+
 matplotlib.use("Agg")
 from matplotlib import pyplot  # the backend must be chosen first
 
 Metrics = dict[str, float | int | bool]
 METRICS_FILE = "metrics.jsonl"
+CURVE_FILE = "loss_curve.png"
 
 
 class Callback(Protocol):
-    """Is told of each logged step and each validation; `metrics` always holds "step", counted from 1."""
+    """Receives the metrics of each logged step and each validation. They always hold "step", counted from 1."""
 
     def on_step(self, metrics: Metrics) -> None:
-        """After an optimizer step: loss, learning_rate, grad_norm, loss_scale, overflow, tokens_per_second."""
+        """Receive loss, learning_rate, grad_norm, loss_scale, overflow and tokens_per_second of an optimizer step."""
 
     def on_validation(self, metrics: Metrics) -> None:
-        """After a validation: validation_loss, validation_perplexity."""
+        """Receive validation_loss and validation_perplexity."""
 
     def close(self) -> None:
-        """The run ends or stops."""
+        """Finish when the run ends or stops."""
 
 
 class ProgressBar:
-    """Loss, learning rate, tokens a second and the time left, on the terminal."""
+    """Shows loss, learning rate, tokens a second and the remaining time on the terminal."""
 
     def __init__(self, first_step: int, steps: int):
         self._bar = tqdm(
@@ -44,7 +47,7 @@ class ProgressBar:
         )
 
     def on_step(self, metrics: Metrics) -> None:
-        """Advance to the step."""
+        """Advance the bar to the step."""
         self._bar.set_postfix_str(
             f"loss {metrics['loss']:.4f}, lr {metrics['learning_rate']:.2e}, "
             f"{metrics['tokens_per_second']:.0f} tokens/s",
@@ -61,20 +64,18 @@ class ProgressBar:
         )
 
     def close(self) -> None:
-        """Leave the last state on the screen."""
+        """Leave the last state of the bar on the screen."""
         self._bar.close()
 
 
 class MetricsFile:
-    """Every metric, one JSON object a line, in metrics.jsonl. A resumed run cuts off what lies after its first step."""
+    """Writes every metric to metrics.jsonl, one JSON object a line. A resumed run drops lines after its first step."""
 
     def __init__(self, folder: Path, first_step: int):
         path = folder / METRICS_FILE
         kept = [line for line in read_metrics(folder) if line["step"] <= first_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
-        self._file = path.open("a", buffering=1)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def on_step(self, metrics: Metrics) -> None:
         """Append a line."""
@@ -88,10 +89,10 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Event files in the folder `tensorboard`."""
+    """Writes event files into the folder `tensorboard`."""
 
     def __init__(self, folder: Path, first_step: int):
-        # The file's name has the time in whole seconds: the suffix keeps a run that goes on at once from overwriting.
+        # File names have the time in whole seconds. The suffix keeps a run that resumes at once from overwriting one.
         self._writer = SummaryWriter(
             str(folder / "tensorboard"),
             purge_step=first_step + 1 if first_step else None,
@@ -99,7 +100,7 @@ class TensorBoard:
         )
 
     def on_step(self, metrics: Metrics) -> None:
-        """Add a scalar for each metric; none where it isn't finite, of which the writer would warn on the terminal."""
+        """Add a scalar for each finite metric. The writer prints a warning for others, so they are left out."""
         for name, value in metrics.items():
             if name != "step" and math.isfinite(value):
                 self._writer.add_scalar(name, value, metrics["step"])
@@ -107,7 +108,7 @@ class TensorBoard:
     on_validation = on_step
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close the file."""
         self._writer.close()
 
 
@@ -118,7 +119,7 @@ class LossCurve:
         self._folder = folder
 
     def on_step(self, metrics: Metrics) -> None:
-        """Nothing: the file holds it."""
+        """Do nothing: metrics.jsonl holds the values."""
 
     on_validation = on_step
 
@@ -135,13 +136,15 @@ class LossCurve:
         if axes.lines:
             axes.legend()
         figure.tight_layout()
-        figure.savefig(self._folder / "loss_curve.png", dpi=120)
+        with written_whole(self._folder / CURVE_FILE) as temporary:
+            figure.savefig(temporary, dpi=120)
         pyplot.close(figure)
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
-    """The whole lines of a run's metrics.jsonl; empty where there is none."""
+    """Return the whole lines of a run's metrics.jsonl; an empty list if there is no file."""
     path = folder / METRICS_FILE
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

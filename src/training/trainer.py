@@ -1,93 +1,33 @@
-"""The training loop: data, steps, loss scale, validation, checkpoints, stopping and going on."""
+"""The training loop: steps, validation, checkpoints and metrics at their intervals, and an end at a stop signal."""
 
 import math
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Tensor
 
-from src.checkpoint import store
 from src.common.errors import InputError
-from src.common.settings import TrainingConfig
-from src.dataset import Batch, TokenBatches, causal, eod_reset
+from src.dataset import Batch, TokenBatches
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha_config import RunConfig
 from src.parallel.build import build_training
-from src.parallel.explicit.data_parallel import ShardedOptimizer
 from src.parallel.mesh import connect
 from src.parallel.plan.plan import AXES, Plan
 from src.training.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
-
-SIGNAL_STATUS = 128  # a shell's exit status for a process that a signal ended, less the signal's number
-
-
-@dataclass
-class LossScale:
-    """The loss scale that grows while gradients stay finite and shrinks when they don't.
-
-    Args:
-        value: The scale.
-        clean_steps: Steps without overflow since it last changed.
-    """
-
-    value: float
-    clean_steps: int = 0
-
-    def update(self, finite: bool, config: TrainingConfig) -> None:
-        """Take note of a step."""
-        if not config.dynamic_loss_scale:
-            return
-        if not finite:
-            self.value, self.clean_steps = max(1.0, self.value / 2), 0
-        elif self.clean_steps + 1 == config.loss_scale_window:
-            self.value, self.clean_steps = self.value * 2, 0
-        else:
-            self.clean_steps += 1
-
-
-@dataclass
-class Progress:
-    """How far a run is; with the weights and moments, all that it needs to go on.
-
-    Args:
-        step: Optimizer steps done.
-        applied_steps: Those of them that were not skipped by overflow.
-        loss_scale: The scale and its counter.
-    """
-
-    step: int
-    applied_steps: int
-    loss_scale: LossScale
-
-
-class StopSignal:
-    """Notes the first SIGTERM or Ctrl-C, so that the loop can save; a second one acts at once."""
-
-    def __init__(self):
-        self.number = 0
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def _note(self, number: int, frame: object) -> None:
-        self.number = number
-        self.restore()
-
-    def restore(self) -> None:
-        """Give the signals back to their former handlers."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+from src.training.resume import RunCheckpoints
+from src.training.stop_signal import SIGNAL_STATUS, StopSignal
 
 
 class Trainer:
-    """One run, from its settings to its last checkpoint.
+    """A training run, from its settings to its last checkpoint.
 
     Raises:
-        InputError: While it is made: data or checkpoints that don't fit.
+        InputError: The data or a checkpoint does not fit the settings.
     """
 
     def __init__(self, config: RunConfig):
@@ -96,7 +36,6 @@ class Trainer:
         self.output = Path(training.output)
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"training.output {self.output} is a file; give a folder")
-        self.checkpoints = self.output / "checkpoint"
         if not data.train:
             raise InputError("data.train is not given: a folder of MindRecord files from `python -m src.preprocess`")
         self.mesh = connect(Plan.of(config.parallel, config.model))
@@ -104,10 +43,9 @@ class Trainer:
         self.validation_batches = self._batches(data.validation, shuffle=False) if data.validation else None
         if training.eval_interval and self.validation_batches is None:
             raise InputError("training.eval_interval is set but data.validation is not")
-        parts = build_training(config, self.mesh)
-        self.parameters, self.stepper = parts.parameters, parts.stepper
-        self.optimizer, self.holder = parts.optimizer, parts.holder
-        self.progress = self._start()
+        self.parts = build_training(config, self.mesh)
+        self.checkpoints = RunCheckpoints(config, self.parts, self.train_batches.num_records)
+        self.progress = self.checkpoints.start()
         self.stopped_by = 0
 
     def _batches(self, path: str, shuffle: bool) -> TokenBatches:
@@ -124,52 +62,11 @@ class Trainer:
             rank_size=self.mesh.plan.data_ranks,
         )
 
-    def _start(self) -> Progress:
-        """Go on from the newest checkpoint, or begin: anew or from `init_checkpoint`."""
-        training = self.config.training
-        checkpoint = store.newest(self.checkpoints, self.holder) if training.resume else None
-        if checkpoint is None:
-            if training.init_checkpoint:
-                self._load(store.find(training.init_checkpoint, holder=self.holder), self.parameters)
-            return Progress(0, 0, LossScale(training.loss_scale))
-        state = store.read_state(checkpoint)
-        changed = [
-            f"{name} {state['order'][name]!r} -> {value!r}"
-            for name, value in self._data_order().items()
-            if state["order"].get(name) != value
-        ]
-        if changed:
-            raise InputError(
-                f"{checkpoint} can't go on with other data or settings ({', '.join(changed)}); take the "
-                "old ones, or begin anew with --training.init_checkpoint and another --training.output"
-            )
-        self._load(checkpoint, [*self.parameters, *self.optimizer.state])
-        self._tell(f"going on from {checkpoint}")
-        return Progress(state["step"], state["applied_steps"], LossScale(**state["loss_scale"]))
-
-    def _load(self, source: Path, parameters: Iterable[Parameter]) -> None:
-        store.load(source, parameters, self.holder)
-        if isinstance(self.optimizer, ShardedOptimizer):
-            self.optimizer.refresh()
-
-    def _data_order(self) -> dict:
-        """What must stay the same for the data, the masks and the moments to go on where they were."""
-        training, data = self.config.training, self.config.data
-        sequences = training.batch_size * self.mesh.plan.data_ranks
-        return {
-            "training.seed": training.seed,
-            "sequences a micro-batch": sequences,
-            "micro-batches": self.config.micro_steps,
-            "training.optimizer": training.optimizer,
-            "data.shuffle": data.shuffle,
-            "records of data.train": self.train_batches.num_records,
-        }
-
     def run(self) -> None:
         """Train to the last step.
 
         Exits:
-            With 143 or 130 after SIGTERM or Ctrl-C, once the checkpoint is written.
+            After SIGTERM or Ctrl-C: write a checkpoint, and exit with status 143 or 130.
         """
         self.output.mkdir(parents=True, exist_ok=True)
         first = self.progress.step
@@ -186,7 +83,7 @@ class Trainer:
         try:
             self._loop(callbacks, stop)
             if self.progress.step > first:
-                self._save()
+                self.checkpoints.save(self.progress)
         finally:
             stop.restore()
             for callback in callbacks:
@@ -234,18 +131,21 @@ class Trainer:
                     callback.on_validation(validation)
                 began, logged = time.perf_counter(), progress.step
             if training.save_interval and progress.step % training.save_interval == 0 and not last:
-                self._save()
+                self.checkpoints.save(self.progress)
 
     def _tokens(self, steps: int) -> int:
         sequences = self.config.training.batch_size * self.mesh.plan.data_ranks * self.config.micro_steps
         return steps * sequences * self.config.model.seq_length
 
     def _step(self, batches: Iterator[Batch], signal_number: int = 0) -> dict:
-        """One optimizer step; its metrics. Afterwards all ranks know whether one of them was told to stop."""
+        """Run one optimizer step and return its metrics.
+
+        Every rank gets `stopped_by` from an all-reduce: all stop if one of them has received a signal.
+        """
         training, progress = self.config.training, self.progress
         scalars = StepScalars.at(training, progress.step, progress.applied_steps)
         micro_batches = (self._inputs(next(batches), micro_step) for micro_step in range(self.config.micro_steps))
-        result = self.stepper.train(progress.loss_scale.value, scalars, micro_batches)
+        result = self.parts.stepper.train(progress.loss_scale.value, scalars, micro_batches)
         loss, stopping = self.mesh.total(np.array([result.loss / self.mesh.plan.tensor, signal_number]), *AXES)
         self.stopped_by = signal_number or (signal.SIGTERM if stopping else 0)
         metrics = {
@@ -262,44 +162,24 @@ class Trainer:
         return metrics
 
     def _inputs(self, batch: Batch, micro_step: int | None) -> tuple[Tensor | None, ...]:
-        """A batch as PanguAlphaWithLoss takes it; with dropout keys where it is one of training."""
-        model, plan, rows = self.config.model, self.mesh.plan, len(batch.ids)
-        position_ids, attention_mask = eod_reset(batch.ids, model.eod_token) if model.eod_reset else causal(batch.ids)
-        loss_mask = None if batch.loss_mask is None else Tensor(batch.loss_mask)
+        """Return what PanguAlphaWithLoss takes. `micro_step` gives a training batch its dropout keys; else None."""
         keys = None
-        if micro_step is not None and model.dropout_rate > 0:
-            mine = plan.data_rank(self.mesh.rank) * rows
+        if micro_step is not None and self.config.model.dropout_rate > 0:
+            plan, rows = self.mesh.plan, len(batch.ids)
+            first = plan.data_rank(self.mesh.rank) * rows
             keys = dropout_keys(self.config.training.seed, self.progress.step, micro_step, rows * plan.data_ranks)
-            keys = Tensor(keys[mine : mine + rows])
-        return Tensor(batch.ids), Tensor(position_ids), Tensor(attention_mask), loss_mask, keys
+            keys = Tensor(keys[first : first + rows])
+        return *batch.tensors(self.config.model), keys
 
     def validate(self) -> dict[str, float]:
-        """Mean loss and perplexity over the counted tokens of the validation batches."""
+        """Return the mean loss and the perplexity of the validation batches. Each counted token weighs the same."""
         shares, tokens = [], []
         for batch in self.validation_batches.once(self.config.training.eval_batches):
             counted = batch.ids[:, :-1] != self.config.model.pad_token
             if batch.loss_mask is not None:
                 counted = counted * batch.loss_mask
             tokens.append(counted.sum() if self.mesh.at.pipeline == 0 else 0)
-            shares.append(self.stepper.evaluate(self._inputs(batch, None)))
+            shares.append(self.parts.stepper.evaluate(self._inputs(batch, None)))
         losses, tokens = self.mesh.total(np.array([shares, tokens]) / self.mesh.plan.tensor, *AXES).astype(np.float64)
         loss = float((losses * tokens).sum() / max(tokens.sum(), 1.0))
         return {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0))}
-
-    def _save(self) -> None:
-        progress = self.progress
-        state = {
-            "applied_steps": progress.applied_steps,
-            "loss_scale": asdict(progress.loss_scale),
-            "order": self._data_order(),
-        }
-        store.save(
-            self.checkpoints,
-            progress.step,
-            self.parameters,
-            self.optimizer.state,
-            state,
-            self.config.save,
-            self.config.training.keep_checkpoints,
-            self.holder,
-        )

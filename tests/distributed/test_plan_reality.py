@@ -5,8 +5,8 @@ import json
 import pytest
 
 from src.common.cli import parse
-from src.pangu_alpha_config import TrainConfig
 from src.parallel.plan.costs import communication, rank_memory
+from src.training.config import TrainConfig
 from tests.support.distributed_runs import DENSE, MOE, finish_all, launch, log_of
 from tests.support.programs import ROOT, train_flags
 

@@ -73,8 +73,8 @@ class Sent:
 
 def main():
     from src.common.cli import parse
-    from src.pangu_alpha_config import TrainConfig
     from src.parallel.mesh import prepare_device
+    from src.training.config import TrainConfig
     from src.training.trainer import Trainer
 
     config = parse(TrainConfig, "reality.py")

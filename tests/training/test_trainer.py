@@ -152,7 +152,7 @@ def steps(trainer, number):
 
 
 def weights(trainer):
-    return {p.name: p.asnumpy().copy() for p in trainer.parameters}
+    return {p.name: p.asnumpy().copy() for p in trainer.parts.parameters}
 
 
 def test_the_seed_decides_the_weights(data, tmp_path):
@@ -197,7 +197,7 @@ def test_a_run_can_begin_with_the_weights_of_another(data, straight, tmp_path):
     begun = weights(trainer)
     resumed = weights(Trainer(config(data, straight, **LIVELY)))
     assert all((begun[name] == resumed[name]).all() for name in resumed)
-    assert all((moment.asnumpy() == 0).all() for moment in trainer.optimizer.state)
+    assert all((moment.asnumpy() == 0).all() for moment in trainer.parts.optimizer.state)
 
 
 @pytest.fixture(scope="module")

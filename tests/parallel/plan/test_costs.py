@@ -9,7 +9,7 @@ import pytest
 
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.pangu_alpha import PanguAlphaModel
-from src.pangu_alpha_config import PanguAlphaConfig, TrainConfig
+from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.explicit.build import build_model, build_stepper
 from src.parallel.mesh import Mesh
 from src.parallel.plan.costs import (
@@ -23,6 +23,7 @@ from src.parallel.plan.costs import (
 )
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import box, optimizer_box, parameter_shapes, stages
+from src.training.config import TrainConfig
 from tests.support.programs import TINY
 from tests.support.reality import bytes_by_kind, parameters
 

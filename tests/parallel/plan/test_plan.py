@@ -7,8 +7,9 @@ import pytest
 
 from src.common.errors import InputError
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
-from src.pangu_alpha_config import PanguAlphaConfig, RunConfig, TrainConfig
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.plan.plan import AXES, Coordinates, Plan
+from src.training.config import TrainConfig
 
 SMALL = dict(hidden_size=32, num_layers=3, num_heads=4, vocab_size=52)
 

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from src.common.cli import parse
-from src.pangu_alpha_config import TrainConfig
 from src.parallel.plan.costs import communication, rank_memory
 from src.parallel.plan.report import describe
+from src.training.config import TrainConfig
 from tests.support.programs import ROOT, finish, run, start
 
 LARGE = [

@@ -13,12 +13,12 @@ from src.checkpoint.formats.strategy import read_strategy, require_model
 from src.common.cli import parse
 from src.common.errors import InputError
 from src.pangu_alpha import PanguAlphaModel
-from src.pangu_alpha_config import TrainConfig
 from src.parallel.plan import sharding
 from src.parallel.plan.plan import Plan
 from src.parallel.semi_auto.dry_run import expected
 from src.parallel.semi_auto.dry_run import run as dry_run_here
 from src.parallel.semi_auto.dry_run.simulation import require_version
+from src.training.config import TrainConfig
 from tests.support.programs import ROOT, random_weights, run
 
 SPREAD = ["--parallel.tensor=2", "--parallel.data=2", "--parallel.pipeline=2", "--parallel.micro_batch_num=2"]

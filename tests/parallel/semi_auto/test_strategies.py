@@ -14,12 +14,13 @@ from src.dataset import causal
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
-from src.pangu_alpha_config import RunConfig, TrainConfig
+from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
 from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
 from src.parallel.semi_auto.strategies import annotate, annotate_model
 from src.parallel.semi_auto.train_step import Objective, SemiAutoStepper, build_train_step
+from src.training.config import TrainConfig
 from tests.support.programs import TINY, random_ids, random_model
 from tests.test_pangu_alpha import (  # noqa: F401
     CONFIG,
