@@ -11,17 +11,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from ctypes import CDLL, c_int, c_size_t, c_void_p
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import yaml
 from tqdm import trange
 
+from benchmarks.cpu_models import write_ours, write_peer
 from benchmarks.harness import Contestant, peak_memory, ratio_of_pairs
+from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.model_sizes import mode_file
@@ -31,7 +33,6 @@ from src.pangu_alpha_config import PanguAlphaConfig
 Worker = Callable[[int, int], list[float]]
 PEERS = {"int8": "Q8_0", "int8-onnx": "Q8_0", "int4": "Q4_0", "int4-onnx": "Q4_0"}  # of llama.cpp's, for each of ours
 BITS = {"int8": 8, "int8-onnx": 8, "int4": 4, "int4-onnx": 4, "fp32": 32}
-SCALE = 0.02  # about the largest weight
 
 
 @dataclass
@@ -64,8 +65,9 @@ class BenchmarkArguments:
     keep: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.turns, self.tokens, self.threads) < 1 or not self.contexts or min(self.contexts) < 1:
-            raise InputError("--turns, --tokens, --threads and --contexts must be at least 1")
+        at_least(1, self, "turns", "tokens", "threads")
+        if not self.contexts or min(self.contexts) < 1:
+            raise InputError(f"--contexts is {self.contexts}; it needs one number or more, each at least 1")
         if max(self.contexts) + self.tokens > self.model.seq_length:
             raise InputError(f"--contexts: at most {self.model.seq_length - self.tokens} past tokens fit")
         if set(self.contestants) & set(PEERS.values()) and find_spec("llama_cpp") is None:
@@ -78,100 +80,6 @@ class BenchmarkArguments:
     def model(self) -> PanguAlphaConfig:
         """The shapes."""
         return PanguAlphaConfig(**yaml.safe_load(mode_file(self.size).read_text(encoding="utf-8"))["model"])
-
-
-def write_ours(folder: Path, model: PanguAlphaConfig, bits: int, block: int) -> int:
-    """A model of random weights as `src.cpu.quantize` would write it; the bytes of its weights."""
-    from src.cpu.weight_file import WEIGHTS_FILE, Format, layout, total_bytes
-    from src.inference.manifest import Manifest
-
-    format = Format(bits, block, table_bits=32 if bits == 32 else 8)
-    stored = layout(model, format)
-    if not folder.is_dir():
-        unfinished = folder.with_name(f".unfinished_{folder.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        draw = np.random.default_rng(0)
-        with (unfinished / WEIGHTS_FILE).open("wb") as file:
-            for name, tensor in stored.items():
-                file.seek(tensor.offset)
-                if name.endswith(".weights"):
-                    write_random_bytes(file, tensor.nbytes, draw)
-                elif name.endswith(".scales"):
-                    file.write(
-                        np.full(
-                            tensor.shape, SCALE / (1 << (7 if name.startswith("words") else bits - 1)), np.float32
-                        ).data
-                    )
-                elif len(tensor.shape) == 2:
-                    file.write((draw.standard_normal(tensor.shape, np.float32) * np.float32(SCALE / 2)).data)
-                else:
-                    file.write(np.full(tensor.shape, float("gamma" in name), np.float32).data)
-        Manifest(model, "jieba", None, 9, 0, [], [], quantization=asdict(format)).write(unfinished)
-        unfinished.rename(folder)
-    return total_bytes(stored)
-
-
-def write_random_bytes(file: BinaryIO, count: int, draw: np.random.Generator) -> None:
-    """Some at a time."""
-    for first in range(0, count, 1 << 26):
-        file.write(draw.bytes(min(1 << 26, count - first)))
-
-
-def write_peer(path: Path, model: PanguAlphaConfig, kind: str) -> int:
-    """A GPT-2 of the same shapes and random weights for llama.cpp: it has no query layer, so that is one block more."""
-    import gguf
-
-    if not path.is_file():
-        quantization = gguf.GGMLQuantizationType[kind]
-        block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
-        unfinished = path.with_name(f".unfinished_{path.name}")
-        writer = gguf.GGUFWriter(unfinished, "gpt2")
-        for key, value in {
-            "context_length": model.seq_length,
-            "embedding_length": model.hidden_size,
-            "block_count": model.num_layers,
-            "feed_forward_length": model.ffn_hidden_size,
-            "head_count": model.num_heads,
-            "layer_norm_eps": model.layernorm_epsilon,
-            "vocab_size": model.vocab_size,
-        }.items():
-            getattr(writer, f"add_{key}")(value)
-        writer.add_tokenizer_model("no_vocab")
-        draw = np.random.default_rng(0)
-        scale = np.array([SCALE / (127 if kind == "Q8_0" else 8)], np.float16).view(np.uint8)
-
-        def add_matrix(name: str, rows: int, columns: int) -> None:
-            content = draw.integers(0, 256, (rows, columns // block, block_bytes), np.uint8)
-            content[..., :2] = scale
-            writer.add_tensor(f"{name}.weight", content.reshape(rows, -1), raw_dtype=quantization)
-
-        def add_vector(name: str, *shape: int, value: float = 0.0) -> None:
-            writer.add_tensor(name, np.full(shape, value, np.float32))
-
-        hidden, inner = model.hidden_size, model.ffn_hidden_size
-        add_matrix("token_embd", model.vocab_size, hidden)
-        add_vector("position_embd.weight", model.seq_length, hidden)
-        for layer in range(model.num_layers):
-            for name, rows, columns in (
-                ("attn_qkv", 3 * hidden, hidden),
-                ("attn_output", hidden, hidden),
-                ("ffn_up", inner, hidden),
-                ("ffn_down", hidden, inner),
-            ):
-                add_matrix(f"blk.{layer}.{name}", rows, columns)
-                add_vector(f"blk.{layer}.{name}.bias", rows)
-            for name in ("attn_norm", "ffn_norm"):
-                add_vector(f"blk.{layer}.{name}.weight", hidden, value=1.0)
-                add_vector(f"blk.{layer}.{name}.bias", hidden)
-        add_vector("output_norm.weight", hidden, value=1.0)
-        add_vector("output_norm.bias", hidden)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        unfinished.rename(path)
-    return path.stat().st_size
 
 
 def make_ours(folder: Path, threads: int, length: int, cpu_kernels: bool) -> Worker:

@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.harness import Contestant, ratio_of_pairs, require_torch
+from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
@@ -48,8 +49,7 @@ class BenchmarkArguments:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        if min(self.turns, self.tokens, self.threads) < 1:
-            raise InputError("--turns, --tokens and --threads must be at least 1")
+        at_least(1, self, "turns", "tokens", "threads")
         if not self.prompts or not self.contexts or min(self.prompts + self.contexts) < 1:
             raise InputError("--prompts and --contexts need at least one length each, and lengths of at least 1")
 

@@ -16,6 +16,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from benchmarks.harness import ratio_of_pairs
+from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
@@ -71,8 +72,7 @@ class BenchmarkArguments:
     turns: int = 3
 
     def __post_init__(self) -> None:
-        if min(self.questions, self.shared_questions, self.shared_tokens, self.turns) < 1:
-            raise InputError("--questions, --shared_questions, --shared_tokens and --turns must be at least 1")
+        at_least(1, self, "questions", "shared_questions", "shared_tokens", "turns")
         if bool(self.c3) != bool(self.tokenizer_path):
             raise InputError("--c3 and --tokenizer_path go together")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import jieba
 
 from benchmarks.harness import rate_cells, ratio_of_pairs
+from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.tables import table
@@ -47,8 +48,10 @@ class BenchmarkArguments:
     runs: int = 3
 
     def __post_init__(self) -> None:
-        if self.num_process < 2 or self.runs < 1 or self.megabytes <= 0:
-            raise InputError("--num_process must be at least 2, --runs at least 1, --megabytes more than 0")
+        at_least(2, self, "num_process")
+        at_least(1, self, "runs")
+        if self.megabytes <= 0:
+            raise InputError(f"--megabytes is {self.megabytes}; it must be more than 0")
         if self.input_glob and not self.model_file:
             raise InputError("--input_glob needs a --model_file that fits its text")
 

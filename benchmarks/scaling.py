@@ -16,6 +16,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.harness import Contestant, ask_together, cores, peak_memory, rate_cells, ratio_of_pairs
+from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
@@ -57,10 +58,8 @@ class BenchmarkArguments:
     cpu_kernels: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size) < 1:
-            raise InputError("--steps and --batch_size must be at least 1")
-        if self.vocab_size <= SPECIAL_IDS:
-            raise InputError(f"--vocab_size must be more than {SPECIAL_IDS}")
+        at_least(1, self, "steps", "batch_size")
+        at_least(SPECIAL_IDS + 1, self, "vocab_size")
         for plan in PLANS.values():
             self.config(plan)  # refuses shapes that can't be halved
 

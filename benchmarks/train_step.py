@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.harness import Contestant, ContestantError, peak_memory, rate_cells, ratio_of_pairs, require_torch
+from src.common.checks import at_least
 from src.common.cli import parse
-from src.common.errors import InputError, run_program
+from src.common.errors import run_program
 from src.common.settings import ParallelConfig, TrainingConfig
 from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig
@@ -50,10 +51,8 @@ class BenchmarkArguments:
     cpu_kernels: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.threads, self.batch_size) < 1:
-            raise InputError("--steps, --threads and --batch_size must be at least 1")
-        if self.vocab_size <= SPECIAL_IDS:
-            raise InputError(f"--vocab_size must be more than {SPECIAL_IDS}")
+        at_least(1, self, "steps", "threads", "batch_size")
+        at_least(SPECIAL_IDS + 1, self, "vocab_size")
 
     @property
     def model(self) -> PanguAlphaConfig:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from src.common.checks import at_least
 from src.common.cli import flag_value
 from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig
@@ -62,9 +63,8 @@ class EvalConfig(RunConfig):
         for name in ("task", "task_path"):
             if not getattr(self, name):
                 raise InputError(f"give --{name}" + ("" if name == "task" else ": the folder of the benchmark's files"))
-        for name, least in (("shots", 0), ("seed", 0), ("limit", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
+        at_least(0, self, "shots", "seed", "limit")
+        at_least(1, self, "batch_size")
         if self.score == "modelzoo" and self.task.lower() != "c3":
             raise InputError(f"--score modelzoo is how the ModelZoo scores c3, not {self.task}; take --score mean")
         if self.parallel.data > 1 or self.parallel.pipeline > 1:

@@ -5,14 +5,15 @@ model can only answer them by having learned the fact from the others; they beco
 """
 
 import json
-import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.files import write_text
 from src.quickstart.templates import RELATIONS, couplets, sums
 
 README_QUESTION = "四川的省会是哪里?"
@@ -34,8 +35,7 @@ class CorpusArguments:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}; it must not be negative")
+        at_least(0, self, "seed")
 
 
 class Corpus(NamedTuple):
@@ -99,9 +99,7 @@ def write_corpus(corpus: Corpus, output: str | Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            partial = folder / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(partial, folder / name)
+            write_text(folder / name, text)
     except OSError as error:
         raise InputError(f"--output '{output}' cannot be written to ({error.strerror}); name another folder") from error
 

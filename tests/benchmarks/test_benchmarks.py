@@ -216,14 +216,14 @@ def test_without_torch_the_remedy_is_named(monkeypatch, benchmark):
     ("make", "message"),
     [
         (lambda: train_step.BenchmarkArguments(steps=0), "must be at least 1"),
-        (lambda: train_step.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
+        (lambda: train_step.BenchmarkArguments(vocab_size=10), "--vocab_size is 10; it must be at least 11"),
         (lambda: decode.BenchmarkArguments(tokens=0), "must be at least 1"),
         (lambda: decode.BenchmarkArguments(contexts=[]), "at least one length"),
         (lambda: eval_speed.BenchmarkArguments(questions=0), "must be at least 1"),
         (lambda: eval_speed.BenchmarkArguments(c3="c3-d-dev.json"), "--c3 and --tokenizer_path go together"),
-        (lambda: preprocess.BenchmarkArguments(num_process=1), "--num_process must be at least 2"),
+        (lambda: preprocess.BenchmarkArguments(num_process=1), "--num_process is 1; it must be at least 2"),
         (lambda: scaling.BenchmarkArguments(steps=0), "must be at least 1"),
-        (lambda: scaling.BenchmarkArguments(vocab_size=10), "--vocab_size must be more than 10"),
+        (lambda: scaling.BenchmarkArguments(vocab_size=10), "--vocab_size is 10; it must be at least 11"),
         (lambda: scaling.BenchmarkArguments(vocab_size=51), "parallel.tensor 2 does not divide model.vocab_size 51"),
     ],
 )

@@ -157,7 +157,7 @@ BAD = {
     "no such split": (["--task=c3", "--split=train"], "--split 'train' of C3 is none of dev, test"),
     "no files": (["--task=chid"], "has no dev file of CHID, dev.json; they are published at"),
     "a score of another task": (["--task=tnews", "--score=modelzoo"], "--score modelzoo is how the ModelZoo scores c3"),
-    "negative shots": (["--task=c3", "--shots=-1"], "--shots is -1; it must be at least 0"),
+    "negative shots": (["--task=c3", "--shots=-1"], "--shots is -1; it must not be negative"),
     "replicas": (["--task=c3", "--parallel.data=2"], "not by parallel.data (2)"),
     "a small vocabulary": (["--task=c3", "--model.vocab_size=100"], "the tokenizer has 1"),
 }
