@@ -8,7 +8,7 @@ from typing import Any, Literal
 from src.common.checks import at_least
 from src.common.cli import flag_value
 from src.common.errors import InputError
-from src.pangu_alpha_config import RunConfig
+from src.inference.config import CheckpointConfig
 from src.serving.backends import DEFAULT_SERVER
 
 CLIENT_FLAG = "--enable_client"
@@ -17,13 +17,10 @@ CLIENT_FLAGS = {"--eval_task": "--task", "--eval_data_url": "--task_path", "--to
 
 
 @dataclass
-class EvalConfig(RunConfig):
+class EvalConfig(CheckpointConfig):
     """Score a checkpoint on a benchmark of the paper. A checkpoint that was trained here brings its own settings.
 
     Args:
-        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; of one process or of many.
-        checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
-        random_weights: No checkpoint: random weights, to try speed and memory.
         server: No checkpoint: a running server, http://127.0.0.1:1500, of the model that --mode says (docs/serving.md).
         task: c3, cmrc2018, drcd, dureader, webqa, cmrc2017, cmrc2019, pd, cft, chid, tnews, iflytek, afqmc, ocnli,
             cmnli, csl, wsc2020 or wplc.
@@ -38,9 +35,6 @@ class EvalConfig(RunConfig):
         output: Folder of the predictions and figures; an interrupted run goes on there. output/eval/... when empty.
     """
 
-    checkpoint: str = ""
-    checkpoint_name: str = ""
-    random_weights: bool = False
     server: str = ""
     task: str = ""
     task_path: str = ""
@@ -55,11 +49,7 @@ class EvalConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.checkpoint) + self.random_weights + bool(self.server) != 1:
-            raise InputError(
-                "give --checkpoint: a .ckpt file or a training run's output folder "
-                "(or --random_weights true, or --server)"
-            )
+        self.require_one_source("server")
         for name in ("task", "task_path"):
             if not getattr(self, name):
                 raise InputError(f"give --{name}" + ("" if name == "task" else ": the folder of the benchmark's files"))
@@ -72,10 +62,7 @@ class EvalConfig(RunConfig):
                 "eval.py spreads a model by parallel.tensor or parallel.expert, not by parallel.data "
                 f"({self.parallel.data}) or parallel.pipeline ({self.parallel.pipeline})"
             )
-        if not self.data.tokenizer_path:
-            raise InputError(
-                "data.tokenizer_path is not given: the folder of vocab.model (bash scripts/get_tokenizer.sh DIR)"
-            )
+        self.require_tokenizer()
 
     @property
     def output_folder(self) -> Path:

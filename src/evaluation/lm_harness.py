@@ -26,12 +26,11 @@ except ImportError as error:
         fail(f"lm-eval can't be imported ({error}): python -m pip install -r requirements-eval.txt")
     raise
 
-from src.checkpoint import store
-from src.common.cli import parse
+from src.checkpoint.settings import parse_with_checkpoint
 from src.evaluation.backends import model_here
+from src.inference.config import CheckpointConfig
 from src.inference.mindspore.load import open_checkpoint
 from src.inference.score_request import Request
-from src.pangu_alpha_config import RunConfig
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
 LONGEST_ANSWER = 256  # tokens, where a task does not say
@@ -59,15 +58,10 @@ class PanguAlphaLM(TemplateLM):
         **settings: Any,
     ) -> None:
         super().__init__()
-        weights = store.find(checkpoint, checkpoint_name) if checkpoint else None
-        config = parse(
-            RunConfig,
-            "lm_harness",
-            [f"--{name}={value}" for name, value in settings.items()],
-            store.config_beside(weights) if weights else None,
-        )
-        opened = open_checkpoint(config, weights)
-        self._config, self._text = config, opened.tokenizer
+        named = {"checkpoint": checkpoint, "checkpoint_name": checkpoint_name} | settings
+        arguments = [f"--{name}={value}" for name, value in named.items()]
+        opened = open_checkpoint(*parse_with_checkpoint(CheckpointConfig, "lm_harness", arguments))
+        self._config, self._text = opened.config, opened.tokenizer
         self._scorer, self._answerer = model_here(opened, int(batch_size or 4), margins=True)
 
     @property
