@@ -24,5 +24,8 @@ format: setup  ## Sort the imports and format the Python files and the kernels
 	.venv/bin/ruff format .
 	.venv/bin/clang-format -i src/cpu_kernels/*.cpp src/cpu_kernels/*.h
 
+docs:  ## Build the documentation's site into site/
+	bash scripts/build_docs.sh
+
 quickstart:  ## Train a small model on this CPU and ask it questions (some minutes)
 	bash scripts/run_quickstart.sh

@@ -1,22 +1,36 @@
 #!/bin/bash
-# Make the virtual environment .venv with the exact versions of requirements-lock-3.*.txt. With `serving`, make
-# MindSpore Serving's environment .venv-serving from requirements-lock-serving.txt. If the environment is up to date, do
-# nothing.
+# Make a virtual environment with the exact versions of a lock file. If it is up to date, do nothing.
 #
-# usage: bash scripts/setup_env.sh [serving]
+# usage: bash scripts/setup_env.sh [serving | docs]
+#            .venv          everything but the two others; requirements-lock-3.*.txt
+#   serving  .venv-serving  MindSpore Serving; requirements-lock-serving.txt
+#   docs     .venv-docs     the documentation's site; requirements-lock-docs.txt
 # PYTHON=/path/to/python3.11 chooses an interpreter.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
-if [ "${1-}" = serving ]; then
-    VENV=$ROOT/.venv-serving
-    VERSIONS=(3.9)
-    REASON="the last MindSpore Serving has wheels for this version only"
-else
-    VENV=$ROOT/.venv
-    VERSIONS=(3.11 3.12 3.10)
-    REASON="MindSpore 2.10 has wheels for these versions"
-fi
+VENV=$ROOT/.venv${1:+-$1}
+case ${1-} in
+    "")
+        VERSIONS=(3.11 3.12 3.10)
+        REASON="MindSpore 2.10 has wheels for these versions"
+        SIZE="about 1 GB, some minutes"
+        ;;
+    serving)
+        VERSIONS=(3.9)
+        REASON="the last MindSpore Serving has wheels for this version only"
+        SIZE="about 1 GB, some minutes"
+        ;;
+    docs)
+        VERSIONS=(3.11 3.12)
+        REASON="mkdocs-material needs one of these versions"
+        SIZE="about 100 MB"
+        ;;
+    *)
+        echo "usage: bash scripts/setup_env.sh [serving | docs]" >&2
+        exit 2
+        ;;
+esac
 STAMP=$VENV/installed.sha256
 
 fail() {
@@ -50,9 +64,11 @@ find_python() {
     return 1
 }
 
+# lock_of PYTHON: print the lock file of the environment for this interpreter.
 lock_of() {
-    [ "${VENV##*-}" = serving ] && echo "$ROOT/requirements-lock-serving.txt" ||
-        echo "$ROOT/requirements-lock-$(minor_version "$1").txt"
+    local name=${VENV#"$ROOT/.venv"}
+    name=${name:--$(minor_version "$1")}
+    echo "$ROOT/requirements-lock$name.txt"
 }
 
 is_right() {
@@ -74,7 +90,7 @@ fi
 
 python=$(find_python) || fail "no Python ${VERSIONS[*]} in PATH, pyenv or uv ($REASON); install one, or name it: \
 PYTHON=/path/to/python${VERSIONS[0]} bash scripts/setup_env.sh${1:+ $1}"
-echo "making $VENV with $("$python" --version) (about 1 GB, some minutes)"
+echo "making $VENV with $("$python" --version) ($SIZE)"
 rm -rf "$VENV"
 "$python" -m venv "$VENV" || fail "$python cannot make a virtual environment; on Debian: apt-get install python3-venv"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$(lock_of "$python")" ||
