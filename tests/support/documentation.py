@@ -101,7 +101,9 @@ def program_of(command: Command) -> tuple[list[str], list[str]]:
         return ["-m", words[2]], flags[: len(flags)] if words[2] != "pip" else []
     if words[0].endswith("python"):
         return [words[1]], flags
-    script = re.fullmatch(r"scripts/run_\w+?_(?:\w+_)?(train|predict|eval|export)(?:_\w+)?\.sh", words[min(1, len(words) - 1)])
+    script = re.fullmatch(
+        r"scripts/run_\w+?_(?:\w+_)?(train|predict|eval|export)(?:_\w+)?\.sh", words[min(1, len(words) - 1)]
+    )
     if words[0] == "bash" and script:
         return [f"{script[1]}.py"], flags
     return [], []

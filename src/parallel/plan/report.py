@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import astuple
 
+from src.common.tables import table
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.costs import bubble, communication, rank_memory
 from src.parallel.plan.plan import Plan
@@ -60,14 +61,14 @@ def _ranks(plan: Plan) -> str:
         of_stages = [_stage_ranks(plan, stage) for stage in range(plan.pipeline)]
         shown = sorted({rank for ranks in of_stages for rank in (ranks[0], ranks[-1])})
         which = "The first and last rank of each stage"
-    groups = {"tensor group": ("tensor",), "data group": ("data",), "pipeline group": ("pipeline",)}
+    groups = {"tensor": ("tensor",), "data": ("data",), "pipeline": ("pipeline",)}
     if plan.expert > 1:
-        groups |= {"expert group": ("expert",), "data x expert group": ("data", "expert")}
+        groups |= {"expert": ("expert",), "data x expert": ("data", "expert")}
     rows = [
         [rank, *astuple(plan.coordinates(rank)), *(_ranges(plan.group(rank, *axes)) for axes in groups.values())]
         for rank in shown
     ]
-    return _table(f"{which}, and the groups that each is in", ["rank", "pp", "dp", "ep", "tp", *groups], rows)
+    return table(["rank", "pp", "dp", "ep", "tp", *groups], rows, f"{which}, and the groups that each is in")
 
 
 def _stages(config: RunConfig, plan: Plan) -> str:
@@ -75,7 +76,7 @@ def _stages(config: RunConfig, plan: Plan) -> str:
     for stage in range(plan.pipeline):
         ranks = _stage_ranks(plan, stage)
         rows.append([stage, _ranges(ranks), _layer_names(plan, stage), f"{rank_memory(config, ranks[0]).parameters:,}"])
-    return _table("Stages", ["stage", "ranks", "layers", "parameters a rank"], rows)
+    return table(["stage", "ranks", "layers", "parameters a rank"], rows, "Stages")
 
 
 def _layer_names(plan: Plan, stage: int) -> str:
@@ -106,7 +107,7 @@ def _memory(config: RunConfig, plan: Plan) -> str:
     columns |= {"activations": "activations (estimate)", "total": "total"}
     unit, size = _unit(max(memory.total for memory in held))
     rows = [[stage, *(f"{getattr(memory, name) / size:.3f}" for name in columns)] for stage, memory in enumerate(held)]
-    return _table(f"Memory a rank, {unit}", ["stage", *columns.values()], rows) + told
+    return table(["stage", *columns.values()], rows, f"Memory a rank, {unit}") + told
 
 
 def _traffic(config: RunConfig, plan: Plan) -> str:
@@ -121,19 +122,19 @@ def _traffic(config: RunConfig, plan: Plan) -> str:
         rows.append(
             [stage, *(f"{value / size:.3f}" for value in (*payloads, sum(payloads), sum(one.sent for one in of_stage)))]
         )
-    table = _table(
-        f"Communication a step and rank, {unit} of payload (an AllReduce counts its array once)",
+    told = table(
         ["stage", *kinds, "total", "sent by a ring"],
         rows,
+        f"Communication a step and rank, {unit} of payload (an AllReduce counts its array once)",
     )
     for kind in kinds:
         operations = dict.fromkeys(
             f"{one.operation} among {one.ranks}" for of_stage in sends for one in of_stage if one.kind == kind
         )
-        table += f"\n{kind}: {', '.join(operations)}"
+        told += f"\n{kind}: {', '.join(operations)}"
     if config.parallel.device_target == "CPU":
-        table += "\non a CPU all of them are made of float32 AllReduces, which send more"
-    return table
+        told += "\non a CPU all of them are made of float32 AllReduces, which send more"
+    return told
 
 
 def _stage_ranks(plan: Plan, stage: int) -> range:
@@ -152,10 +153,3 @@ def _ranges(ranks: Sequence[int]) -> str:
         return ", ".join(map(str, ranks))
     step = ranks[1] - ranks[0]
     return f"{ranks[0]}-{ranks[-1]}" if step == 1 else f"{ranks[0]}, {ranks[1]} .. {ranks[-1]}"
-
-
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
