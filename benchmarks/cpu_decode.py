@@ -22,11 +22,12 @@ import yaml
 from tqdm import trange
 
 from benchmarks.cpu_models import write_ours, write_peer
-from benchmarks.harness import Contestant, peak_memory, ratio_of_pairs
+from benchmarks.harness import Contestant, ratio_of_pairs
 from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.model_sizes import mode_file
+from src.common.process import peak_memory
 from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig
 

@@ -1,34 +1,21 @@
 """What the benchmarks share: contestants that take turns, each in a process of its own, and how figures are told."""
 
 import os
-import resource
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from src.common.errors import InputError
-
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
-STATUS = Path("/proc/self/status")
 
 
 def require_torch() -> None:
     """Raise InputError when the peer is not installed."""
     if find_spec("torch") is None:
         raise InputError("PyTorch, the peer, is not installed; python -m pip install -r requirements-benchmark.txt")
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held so far."""
-    if STATUS.exists():  # Linux starts the other figure with that of the process which started this one
-        return next(int(line.split()[1]) << 10 for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 class ContestantError(RuntimeError):

@@ -15,10 +15,11 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.harness import Contestant, ask_together, cores, peak_memory, rate_cells, ratio_of_pairs
+from benchmarks.harness import Contestant, ask_together, cores, rate_cells, ratio_of_pairs
 from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.process import peak_memory
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig

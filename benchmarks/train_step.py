@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.harness import Contestant, ContestantError, peak_memory, rate_cells, ratio_of_pairs, require_torch
+from benchmarks.harness import Contestant, ContestantError, rate_cells, ratio_of_pairs, require_torch
 from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import run_program
+from src.common.process import peak_memory
 from src.common.settings import ParallelConfig, TrainingConfig
 from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig

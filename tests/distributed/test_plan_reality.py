@@ -58,7 +58,7 @@ def test_ranks_hold_and_send_what_was_planned(data, tmp_path, parallel, model):
     ]
     config = parse(TrainConfig, "reality.py", flags)
     ranks = config.parallel.world_size
-    process = launch(ranks, ROOT / "tests" / "distributed" / "reality.py", *flags, folder=tmp_path)
+    process = launch(ranks, ROOT / "tests" / "support" / "reality.py", *flags, folder=tmp_path)
     status, _, errors = finish_all(process, tmp_path)
     assert status == 0, errors
     for rank in range(ranks):

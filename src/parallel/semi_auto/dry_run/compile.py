@@ -1,13 +1,13 @@
 """One rank's graphs, compiled: what the process of each rank does."""
 
 import os
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from src.common.process import peak_memory
 from src.pangu_alpha_config import RunConfig
 from src.parallel.semi_auto.dry_run.compiled_graph import Graph, read_graph
 
@@ -97,4 +97,4 @@ def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
 def _compiled(cell: object, seconds: float, folder: Path, config: RunConfig) -> Compiled:
     graph = read_graph(max(folder.glob("*validate*.ir")), config.model.num_layers)
     slices = {name: tuple(layout[2]) for name, layout in cell.parameter_layout_dict.items()}
-    return Compiled(graph, slices, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Compiled(graph, slices, seconds, peak_memory())

@@ -1,0 +1,106 @@
+"""The estimate of activations, compared with numbers worked out by hand and with a published formula."""
+
+import pytest
+
+from src.parallel.plan.costs import activations, layer_activations
+from src.parallel.plan.plan import Plan
+from tests.support.plans import HIDDEN, config_of
+
+
+def test_a_layer_s_activations_by_hand():
+    """2 x 16 tokens: input, second norm's input, both norms' outputs, q, k, v, mixed: 4 KiB each; 2 x 16 KiB of
+    feed-forward units; attention weights of 2 x 4 heads x 16 x 16: 8 KiB."""
+    kib = 1024
+    assert layer_activations(config_of(), 0) == (4 + 4) * 4 * kib + 2 * 16 * kib + 8 * kib
+    dropout = config_of(model=dict(dropout_rate=0.1))  # a mask after both, and of the weights a mask and what is left
+    assert layer_activations(dropout, 0) == layer_activations(config_of(), 0) + 2 * 4 * kib + 2 * 8 * kib
+    tensor = config_of(dict(tensor=2))
+    assert layer_activations(tensor, 0) == 4 * 4 * kib + (4 * 4 + 2 * 16 + 8) * kib // 2
+    sequence = dict(tensor=2, sequence_parallel=True)  # both inputs, and with dropout both masks
+    assert layer_activations(tensor, 0) - layer_activations(config_of(sequence), 0) == 4 * kib
+    tensor, sequence = (config_of(parallel, dict(dropout_rate=0.1)) for parallel in (dict(tensor=2), sequence))
+    assert layer_activations(tensor, 0) - layer_activations(sequence, 0) == 8 * kib
+
+
+def test_an_expert_layer_s_activations_by_hand():
+    """4 experts x ceil(1.25 * 16 / 4) = 20 places a sequence of 16: rows of hidden size in and out, and of units before
+    and after the activation; dispatch and combine tables of 2 x 16 x 20."""
+    experts = config_of(model=dict(num_experts=4, expert_interval=2))
+    rows = 2 * 20
+    expected = 8 * 4096 + 8192 + rows * (2 * 32 + 2 * 128) * 4 + 2 * (2 * 16 * 20) * 4
+    assert layer_activations(experts, 1) == expected
+    assert layer_activations(experts, 0) == layer_activations(config_of(), 0)
+    parts = [
+        config_of(dict(tensor=2, sequence_parallel=on), dict(num_experts=4, expert_interval=2, dropout_rate=0.1))
+        for on in (False, True)
+    ]  # the mask of what comes back from the experts is one of all tokens
+    assert layer_activations(parts[0], 1) - layer_activations(parts[1], 1) == 3 * HIDDEN // 2
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 8])
+def test_a_layer_s_activations_are_those_of_megatron(tensor):
+    """Korthikanti et al. (arXiv 2205.05198), equation 2, without dropout: s b h (8 + 24 / t) + 2 a s^2 b / t bytes."""
+    half = dict(
+        hidden_size=64,
+        ffn_hidden_size=256,
+        num_heads=8,
+        seq_length=32,
+        compute_dtype="float16",
+        softmax_compute_dtype="float16",
+    )
+    s, b, h, a, t = 32, 2, 64, 8, tensor
+    expected = s * b * h * (8 + 24 / t) + 2 * a * s * s * b / t
+    assert layer_activations(config_of(dict(tensor=tensor), half), 0) == expected
+
+
+def test_what_a_stage_keeps():
+    """Besides its layers: ids, positions and mask of each micro-batch, and one mask as numbers; on top the inputs of
+    final norm, queries and head, the logits and their gradient; between a pipeline's ends what came in with each
+    micro-batch in flight."""
+    layer, top = layer_activations(config_of(), 0), 3 * HIDDEN + 2 * 2 * 16 * 48 * 4
+    batch = 2 * 16 * (4 + 4 + 16)
+    mask = batch + 2 * 16 * 16 * 4
+    one = config_of()
+    assert activations(one, Plan.of(one.parallel, one.model), 0) == 3 * layer + mask + top
+    recomputed = config_of(dict(recompute=True))
+    kept = (2 + 2) * 3 * HIDDEN
+    assert activations(recomputed, Plan.of(recomputed.parallel, one.model), 0) == kept + layer + mask + top
+    staged = config_of(dict(pipeline=3, micro_batch_num=8))
+    kept = [activations(staged, Plan.of(staged.parallel, staged.model), stage) for stage in range(3)]
+    assert [of_stage - layer - mask - 7 * batch for of_stage in kept] == [0, 2 * HIDDEN, top]
+
+
+def test_what_the_compiler_keeps_to_compute_the_rest_again():
+    """Of 4 layers no LayerNorm's output; and sliced, half of each second LayerNorm's input on each tensor rank, and of
+    several micro-batches also of the inputs of blocks 1 and 2: the query layer's comes from the last LayerNorm."""
+
+    def kept(**settings):
+        config = config_of(dict(tensor=2, recompute=True, micro_batch_num=2) | settings, dict(num_layers=4))
+        return activations(config, Plan.of(config.parallel, config.model), 0)
+
+    compiled = dict(device_target="Ascend")
+    sliced = compiled | dict(recompute_slice_activation=True)
+    assert kept() - kept(**compiled) == 2 * 4 * HIDDEN
+    assert kept(**compiled) - kept(**sliced) == (4 + 2) * HIDDEN // 2
+    assert kept(**compiled, micro_batch_num=1) - kept(**sliced, micro_batch_num=1) == 4 * HIDDEN // 2
+
+
+def test_the_compiler_s_pipeline_keeps_each_micro_batch_in_flight():
+    """Three on the first of three stages, one on the last; with recompute of each a layer's two inputs."""
+    parallel = dict(pipeline=3, micro_batch_num=8, device_target="Ascend", world_size=24, data=8)
+    layer, batches, mask = layer_activations(config_of(), 0), 8 * 2 * 16 * (4 + 4 + 16), 2 * 16 * 16 * 4
+    for recompute, kept, again in ((False, layer, 0), (True, 2 * HIDDEN, layer)):
+        config = config_of(parallel | dict(recompute=recompute))
+        plan = Plan.of(config.parallel, config.model)
+        for stage, in_flight in ((0, 3), (1, 2)):
+            assert activations(config, plan, stage) == in_flight * kept + again + batches + mask
+
+
+def test_what_a_stage_keeps_with_sequence_parallel():
+    """Its own tokens of what comes in, and of what goes into the final norm."""
+    staged = dict(pipeline=3, micro_batch_num=8, tensor=2)
+    plain, spread = (config_of(staged | dict(sequence_parallel=on)) for on in (False, True))
+    layer = layer_activations(plain, 0) - layer_activations(spread, 0)
+    plan = Plan.of(plain.parallel, plain.model)
+    less = [activations(plain, plan, stage) - activations(spread, plan, stage) for stage in range(3)]
+    assert [one - layer for one in less] == [0, 2 * HIDDEN // 2, HIDDEN // 2]

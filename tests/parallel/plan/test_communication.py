@@ -1,0 +1,156 @@
+"""What a rank sends under a plan, compared with numbers worked out by hand."""
+
+import math
+
+import pytest
+
+from src.parallel.plan.costs import Communication, activations, bubble
+from src.parallel.plan.plan import Plan
+from tests.support.plans import HIDDEN, config_of, held_by, payloads
+
+
+def test_tensor_parallel_sends():
+    """4 AllReduces a layer, one each for embedding, queries' gradient and head's, two numbers a token for the loss, and
+    each rank's largest logit."""
+    config = config_of(dict(tensor=2))
+    number_a_token = 2 * 16 * 4
+    assert payloads(config) == {
+        ("tensor", "AllReduce", 2): (4 * 3 + 3) * HIDDEN + 2 * number_a_token,
+        ("tensor", "AllGather", 2): 2 * number_a_token,
+    }
+    twice = payloads(config_of(dict(tensor=2), accumulation_steps=2))
+    assert twice == {key: 2 * payload for key, payload in payloads(config).items()}
+
+
+def test_a_whole_vocabulary_is_held_and_sends_nothing():
+    """All 48 words, not 24, and their logits; of the sums those of the layers and of the queries' gradient are left.
+    With sequence parallel the head's input is gathered, and has no sum of gradients."""
+    parts, whole = (config_of(dict(tensor=2, vocab_parallel=cut)) for cut in (True, False))
+    assert held_by(whole)[0] - held_by(parts)[0] == 24 * 32
+    plan = Plan.of(whole.parallel, whole.model)
+    logits = 2 * 2 * 16 * 48 * 4
+    assert activations(whole, plan, 0) - activations(parts, Plan.of(parts.parallel, parts.model), 0) == logits // 2
+    assert payloads(whole) == {("tensor", "AllReduce", 2): (4 * 3 + 1) * HIDDEN}
+    assert payloads(config_of(dict(tensor=2, sequence_parallel=True, vocab_parallel=False))) == {
+        ("tensor", "AllReduce", 2): HIDDEN + 4 * (3 * 6 * 32 + 64),
+        ("tensor", "ReduceScatter", 2): 12 * HIDDEN,
+        ("tensor", "AllGather", 2): 14 * HIDDEN,
+    }
+
+
+def test_experts_add_up_their_own_rows():
+    """One layer of three has experts, with 20 places a sequence of 16 in the place of 16 rows."""
+    experts = payloads(config_of(dict(tensor=2), dict(num_experts=4, expert_interval=3)))
+    more = experts["tensor", "AllReduce", 2] - payloads(config_of(dict(tensor=2)))["tensor", "AllReduce", 2]
+    assert more == 2 * 2 * (20 - 16) * 32 * 4
+
+
+def test_a_forward_pass_that_is_computed_again_leaves_out_the_last_sum_of_a_layer():
+    """That of attention is needed again; that of a feed-forward layer is not, that of experts is by their router."""
+
+    def again(**model):
+        plain, recomputed = (payloads(config_of(dict(tensor=2, recompute=on), model)) for on in (False, True))
+        return recomputed["tensor", "AllReduce", 2] - plain["tensor", "AllReduce", 2]
+
+    assert again() == 3 * HIDDEN
+    assert again(num_experts=4, expert_interval=3) == 3 * HIDDEN + 2 * 20 * 32 * 4
+
+
+def test_stages_compute_forward_passes_again_but_for_the_last():
+    """Embedding and two sums forward; embedding, one sum and two backward; 4 micro-batches."""
+    config = config_of(dict(tensor=2, pipeline=3, micro_batch_num=4))
+    first, middle, last = (payloads(config, rank) for rank in (0, 2, 4))
+    assert first["tensor", "AllReduce", 2] == 4 * (3 + 4) * HIDDEN
+    assert middle["tensor", "AllReduce", 2] == 4 * (2 + 3) * HIDDEN
+    assert last["tensor", "AllReduce", 2] == 4 * ((4 + 1 + 1) * HIDDEN + 2 * 2 * 16 * 4)
+
+
+def test_sequence_parallel_scatters_and_gathers():
+    """12 sums of the layers, and the head's gradient; the embedding's gradient is gathered as well. What stays a sum:
+    words, the queries' gradient, the loss; and 3 x (4 x 32 in LayerNorms, 2 x 32 in biases) + 64 of the last one."""
+    number_a_token = 2 * 16 * 4
+    assert payloads(config_of(dict(tensor=2, sequence_parallel=True))) == {
+        ("tensor", "AllReduce", 2): 2 * HIDDEN + 2 * number_a_token + 4 * (3 * 6 * 32 + 64),
+        ("tensor", "ReduceScatter", 2): 13 * HIDDEN,
+        ("tensor", "AllGather", 2): 14 * HIDDEN + 2 * number_a_token,
+    }
+
+
+def test_sequence_parallel_around_experts():
+    """Their layer gathers its router's input, and backwards its output's gradient, instead of two sums."""
+    experts = dict(num_experts=4, expert_interval=3)
+    dense, spread = (payloads(config_of(dict(tensor=2, sequence_parallel=True), model)) for model in ({}, experts))
+    assert dense["tensor", "ReduceScatter", 2] - spread["tensor", "ReduceScatter", 2] == 2 * HIDDEN
+    assert dense["tensor", "AllGather", 2] == spread["tensor", "AllGather", 2]
+    rows = 2 * 2 * 20 * 32 * 4  # their own sums; the projections' biases are theirs, and not of all tokens
+    assert spread["tensor", "AllReduce", 2] - dense["tensor", "AllReduce", 2] == rows - 32 * 4
+
+
+def test_a_stage_hands_on_its_own_tokens():
+    plain, spread = (
+        payloads(config_of(dict(tensor=2, pipeline=3, micro_batch_num=4, sequence_parallel=on)), 2)
+        for on in (False, True)
+    )
+    assert plain["pipeline", "Exchange", 2] == 2 * spread["pipeline", "Exchange", 2] == 11 * HIDDEN
+
+
+def test_hidden_states_are_sent_in_the_compute_dtype_but_as_float32_on_a_cpu():
+    half = dict(compute_dtype="float16", num_experts=4, expert_interval=3)
+    parallel = dict(tensor=2, expert=2, pipeline=2, micro_batch_num=2)
+    on_cpu, on_ascend = (
+        payloads(config_of(parallel | dict(device_target=target), half), 7) for target in ("CPU", "Ascend")
+    )
+    for kind in (("pipeline", "Exchange", 2), ("expert", "AlltoAll", 2)):
+        assert on_cpu[kind] == 2 * on_ascend[kind] > 0
+    loss = 2 * 2 * 2 * 16 * 4  # of two micro-batches, float32 everywhere
+    sums = [sent["tensor", "AllReduce", 2] - loss for sent in (on_cpu, on_ascend)]
+    assert sums[0] == 2 * sums[1] > 0
+    for kind in (("data", "AllReduce", 2), ("tied embedding", "AllReduce", 2), ("tensor", "AllGather", 2)):
+        assert on_cpu[kind] == on_ascend[kind] > 0
+
+
+def test_data_parallel_sends_gradients():
+    assert payloads(config_of(dict(data=3))) == {("data", "AllReduce", 3): 4 * 40736}
+    assert payloads(config_of(dict(data=2, optimizer_shard=True))) == {
+        ("data", "ReduceScatter", 2): 4 * 40736,
+        ("data", "AllGather", 2): 4 * 40736,
+    }
+    odd = payloads(config_of(dict(data=3, optimizer_shard=True)))
+    assert odd == {
+        ("data", "ReduceScatter", 3): 4 * 1536,
+        ("data", "AllGather", 3): 4 * 1536,
+        ("data", "AllReduce", 3): 4 * (40736 - 1536),
+    }
+
+
+def test_neighbouring_stages_exchange_hidden_states_and_gradients():
+    """4 micro-batches through 3 stages: 4 + 2 exchanges at the first boundary, 4 + 1 at the second."""
+    config = config_of(dict(pipeline=3, micro_batch_num=4))
+    tied = {("tied embedding", "AllReduce", 2): 4 * 1536}
+    assert payloads(config, 0) == {("pipeline", "Exchange", 2): 6 * HIDDEN} | tied
+    assert payloads(config, 1) == {("pipeline", "Exchange", 2): 11 * HIDDEN}
+    assert payloads(config, 2) == {("pipeline", "Exchange", 2): 5 * HIDDEN} | tied
+
+
+def test_experts_have_replicas_and_exchanges_of_their_own():
+    """A layer of 4 experts: 4 x 8,352 and a router of 128 in place of 8,352; a rank of expert 2 holds 2 of them."""
+    config = config_of(dict(data=3, expert=2), dict(num_experts=4, expert_interval=3))
+    experts = 2 * 8352
+    assert payloads(config) == {
+        ("data", "AllReduce", 3): 4 * experts,
+        ("data", "AllReduce", 6): 4 * (40736 - 8352 + 128),
+        ("expert", "AlltoAll", 2): 4 * 2 * 20 * 32 * 4,
+    }  # there and back, forward and backward; 20 places a sequence
+
+
+@pytest.mark.parametrize(
+    "operation, sent",
+    [("AllReduce", 150), ("ReduceScatter", 75), ("AllGather", 75), ("AlltoAll", 75), ("Exchange", 100)],
+)
+def test_what_a_rank_of_a_ring_of_4_sends_of_100_bytes(operation, sent):
+    assert Communication("data", operation, 4, 100).sent == sent
+
+
+def test_bubble():
+    assert bubble(1, 8) == 0
+    assert math.isclose(bubble(4, 12), 3 / 15)
