@@ -19,13 +19,25 @@ Message = dict[str, Any]
 
 
 def build(engine: Engine) -> gr.Blocks:
-    """The page over an engine."""
-    shown, read = (str, str) if engine.writes_markdown else (_as_it_is, html.unescape)
+    """Build the page over an engine."""
     with gr.Blocks(title="盘古α · PanGu-α", analytics_enabled=False) as blocks:
-        frame = Frame(engine, "chat_tagline")
+        _ChatPage(engine).connect(blocks)
+    return blocks
+
+
+class _ChatPage:
+    """The components of the page and what their events do. Create it inside a `gr.Blocks`.
+
+    The inputs of an answer are the system's turn, the number of turns to keep, and the inputs of the frame.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.frame = engine, Frame(engine, "chat_tagline")
+        self.shown, self.read = (str, str) if engine.writes_markdown else (_escaped, html.unescape)
+        on = self.frame.words.on
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                chat = gr.Chatbot(
+                self.chat = gr.Chatbot(
                     height="55vh",
                     min_height=240,
                     buttons=["copy", "copy_all"],
@@ -34,68 +46,70 @@ def build(engine: Engine) -> gr.Blocks:
                     feedback_options=None,
                     examples=[{"text": example} for example in EXAMPLES],
                 )
-                frame.words.on(chat, label="chat", placeholder="chat_empty")
-                message = gr.Textbox(lines=1, max_lines=8, elem_id="message", show_label=False)
-                frame.words.on(message, label="message", placeholder="message_hint")
-                frame.buttons("send")
+                on(self.chat, label="chat", placeholder="chat_empty")
+                self.message = gr.Textbox(lines=1, max_lines=8, elem_id="message", show_label=False)
+                on(self.message, label="message", placeholder="message_hint")
+                self.frame.buttons("send")
             with gr.Column(scale=1, min_width=260):
-                system = frame.words.on(
-                    gr.Textbox(lines=2, max_lines=8, elem_id="system"), label="system", info="system_hint"
-                )
-                memory = gr.Slider(0, 20, min(8, engine.longest // TURN_TOKENS), step=1, elem_id="memory")
-                frame.words.on(memory, label="memory", info="memory_hint")
-                frame.settings()
-        frame.words.on(gr.HTML(elem_id="warning", padding=False), value="warning")
+                self.system = on(gr.Textbox(lines=2, max_lines=8, elem_id="system"), label="system", info="system_hint")
+                kept = min(8, engine.longest // TURN_TOKENS)
+                self.memory = gr.Slider(0, 20, kept, step=1, elem_id="memory")
+                on(self.memory, label="memory", info="memory_hint")
+                self.frame.settings()
+        on(gr.HTML(elem_id="warning", padding=False), value="warning")
 
-        async def reply(
-            said: list[Message], background: str, remembered: int, *inputs: Any
-        ) -> AsyncIterator[dict[Any, Any]]:
-            turns = [Turn(message["role"], read(_text(message))) for message in said]
-            turns = latest(turns, lambda some: sum(turn.role == "user" for turn in some) <= remembered + 1)
-            turns = [Turn("system", background)] * bool(background) + turns
-
-            def show(made: str) -> dict[Any, Any]:
-                return {chat: [*said, *_messages("assistant", shown(made))]}
-
-            async for change in frame.answer(lambda model, config: engine.reply(model, turns, config), show, inputs):
-                yield change
-
-        async def send(new: str, said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
-            if not new.strip():
-                yield frame.remark(inputs[2], "no_text")
-                return
-            yield {message: ""}
-            async for change in reply([*said, *_messages("user", shown(new.strip()))], *inputs):
-                yield change
-
-        async def retry(said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
-            asked = _without_last_answer(said)
-            if not asked:
-                yield frame.remark(inputs[2], "nothing_to_retry")
-                return
-            async for change in reply(asked, *inputs):
-                yield change
-
-        def undo(said: list[Message], language: str) -> dict[Any, Any]:
-            asked = _without_last_answer(said)
-            if not asked:
-                return frame.remark(language, "nothing_to_undo")
-            return {chat: asked[:-1], message: read(_text(asked[-1])), frame.status: ""}
-
-        def take(example: gr.SelectData) -> str:
-            return example.value["text"]
-
+    def connect(self, blocks: gr.Blocks) -> None:
+        """Connect the events of the components."""
+        frame, chat, message = self.frame, self.chat, self.message
         changed = [chat, message, *frame.outputs]
-        asked = [system, memory, *frame.inputs]
+        asked = [self.system, self.memory, *frame.inputs]
         answers = [
-            gr.on([frame.send.click, message.submit], send, [message, chat, *asked], changed, **PRIVATE),
-            frame.retry.click(retry, [chat, *asked], changed, **PRIVATE),
+            gr.on([frame.send.click, message.submit], self._send, [message, chat, *asked], changed, **PRIVATE),
+            frame.retry.click(self._retry, [chat, *asked], changed, **PRIVATE),
         ]
-        frame.undo.click(undo, [chat, frame.language], changed, **PRIVATE)
+        frame.undo.click(self._undo, [chat, frame.language], changed, **PRIVATE)
         frame.clear.click(lambda: {chat: [], frame.status: ""}, None, changed, **PRIVATE)
-        chat.example_select(take, None, message, **PRIVATE)
+        chat.example_select(_example, None, message, **PRIVATE)
         frame.connect(blocks, answers)
-    return blocks
+
+    async def _send(self, new: str, said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
+        if not new.strip():
+            yield self.frame.remark(inputs[2], "no_text")
+            return
+        yield {self.message: ""}
+        async for change in self._reply([*said, *_messages("user", self.shown(new.strip()))], *inputs):
+            yield change
+
+    async def _retry(self, said: list[Message], *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
+        asked = _without_last_answer(said)
+        if not asked:
+            yield self.frame.remark(inputs[2], "nothing_to_retry")
+            return
+        async for change in self._reply(asked, *inputs):
+            yield change
+
+    async def _reply(self, said: list[Message], system: str, kept: int, *inputs: Any) -> AsyncIterator[dict[Any, Any]]:
+        turns = [Turn(message["role"], self.read(_text(message))) for message in said]
+        turns = latest(turns, lambda some: sum(turn.role == "user" for turn in some) <= kept + 1)
+        turns = [Turn("system", system)] * bool(system) + turns
+
+        def show(answer: str) -> dict[Any, Any]:
+            return {self.chat: [*said, *_messages("assistant", self.shown(answer))]}
+
+        async for change in self.frame.answer(
+            lambda model, config: self.engine.backend.reply(model, turns, config), show, inputs
+        ):
+            yield change
+
+    def _undo(self, said: list[Message], language: str) -> dict[Any, Any]:
+        asked = _without_last_answer(said)
+        if not asked:
+            return self.frame.remark(language, "nothing_to_undo")
+        return {self.chat: asked[:-1], self.message: self.read(_text(asked[-1])), self.frame.status: ""}
+
+
+def _example(example: gr.SelectData) -> str:
+    return example.value["text"]
 
 
 def _messages(role: str, text: str) -> list[Message]:
@@ -103,7 +117,7 @@ def _messages(role: str, text: str) -> list[Message]:
     return [{"role": role, "content": text}] if text else []
 
 
-def _as_it_is(text: str) -> str:
+def _escaped(text: str) -> str:
     """A text whose tags and entities are to be seen: `gr.Chatbot` takes all for HTML. `html.unescape` undoes it."""
     return re.sub(r"<(?=[a-zA-Z/!?])|&(?=[#\w])", lambda match: html.escape(match[0]), text)
 

@@ -1,108 +1,63 @@
-"""What answers: a model in this process, or one behind an OpenAI-compatible server (`src.serving.openai_client`)."""
+"""The backend that a page uses and what the page shows of it, and a way to follow an answer from asynchronous code."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
 
 from src.common.errors import InputError, nearest
-from src.common.settings import GenerationConfig
-from src.generate import TextCompletion
-from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
-from src.serving.openai_client import Answer, OnlineModels
+from src.serving.backends import Answer, Backend, TokenBackend
+from src.serving.openai_client import OnlineModels
 
-if TYPE_CHECKING:
-    from src.serving.service import TextService  # MindSpore, which a page over a server does without
-
-_REASONS = {"end": "stop", "stop": "stop", "length": "length", None: None}
+ONLINE_LONGEST = 4096  # tokens; a server does not say how long its models' answers may be
 
 
-class Engine(Protocol):
-    """Answers many readers at once.
+@dataclass(frozen=True)
+class Engine:
+    """A backend, and what a page must know of it.
 
     Args:
-        longest: Most tokens that may be asked for.
-        first_model: The one that is chosen at first.
-        writes_markdown: Whether its answers are to be shown as Markdown, or as they are.
+        backend: Answers the readers of the page.
+        first_model: Model that is chosen when the page opens.
+        longest: Most tokens that a reader may ask for.
+        writes_markdown: Whether the page renders answers as Markdown, or shows them as they are.
     """
 
-    longest: int
+    backend: Backend
     first_model: str
+    longest: int
     writes_markdown: bool
 
-    def model_list(self) -> list[str]:
-        """The names of its models; raises what `src.serving.openai_client.OnlineModels.explained` tells."""
 
-    def write(self, model: str, text: str, config: GenerationConfig) -> Iterator[Answer]:
-        """Continue a text; raises InputError, BusyError, TimeLimitError or BackendError."""
-
-    def reply(self, model: str, turns: Sequence[Turn], config: GenerationConfig) -> Iterator[Answer]:
-        """Answer in a chat; raises as `write`."""
+def local_engine(backend: TokenBackend) -> Engine:
+    """Return the engine of a model on this machine."""
+    return Engine(backend, backend.name, backend.seq_length - 1, writes_markdown=False)
 
 
-class LocalEngine:
-    """A model in this process.
+def online_engine(api_base: str, api_key: str, first_model: str, time_limit: float) -> Engine:
+    """Return the engine of an OpenAI-compatible server.
 
     Args:
-        service: The model.
-        path: Where it came from; also its name.
-    """
-
-    writes_markdown = False
-
-    def __init__(self, service: TextService, path: str) -> None:
-        self.service, self.first_model = service, path
-        self.longest = service.batch.runtime.seq_length - 1
-
-    def model_list(self) -> list[str]:
-        """The one."""
-        return [self.first_model]
-
-    def write(self, model: str, text: str, config: GenerationConfig) -> Iterator[Answer]:
-        """Continue a text."""
-        return self._answers(text, config, 0)
-
-    def reply(self, model: str, turns: Sequence[Turn], config: GenerationConfig) -> Iterator[Answer]:
-        """Answer in a chat: the latest turns that leave room for the answer, at most a quarter of all, as one text."""
-        length = self.service.batch.runtime.seq_length
-        room = length - min(config.max_new_tokens, length // 4)
-        kept = latest(turns, lambda some: len(self.service.tokenizer.encode(dialogue(some))) <= room)
-        config = replace(config, stop=[*config.stop, NEXT_QUESTION])
-        return self._answers(dialogue(kept), config, len(turns) - len(kept))
-
-    def _answers(self, text: str, config: GenerationConfig, forgotten: int) -> Iterator[Answer]:
-        def answer(completion: TextCompletion) -> Answer:
-            return Answer(completion.text, _REASONS[completion.finish_reason], forgotten)
-
-        with closing(self.service.complete([text], [0], config)) as steps:
-            for [completion] in steps:
-                yield answer(completion)
-
-
-class RemoteEngine(OnlineModels):
-    """Models of a server; first_model may be empty for any.
+        api_base: Address of the server up to /v1.
+        api_key: Key of the server; empty if it wants none.
+        first_model: Model that is chosen when the page opens; the first of all when empty.
+        time_limit: Seconds to wait for each piece of an answer.
 
     Raises:
-        InputError, BackendError: The server does not answer, or has no such model.
+        InputError, BackendError, BusyError, TimeLimitError: The server does not answer, or has no such model.
     """
-
-    longest = 4096
-    writes_markdown = True
-
-    def __init__(self, api_base: str, api_key: str, first_model: str, time_limit: float) -> None:
-        super().__init__(api_base, api_key, time_limit)
-        names = self.model_list()
-        if not names:
-            raise InputError(f"{api_base} has no models")
-        if first_model and first_model not in names:
-            raise InputError(
-                f"{api_base} has no model '{first_model}'{nearest(first_model, names)}; it has {', '.join(names)}"
-            )
-        self.first_model = first_model or names[0]
+    online = OnlineModels(api_base, api_key, time_limit)
+    names = online.model_list()
+    if not names:
+        raise InputError(f"{api_base} has no models")
+    if first_model and first_model not in names:
+        raise InputError(
+            f"{api_base} has no model '{first_model}'{nearest(first_model, names)}; it has {', '.join(names)}"
+        )
+    return Engine(online, first_model or names[0], ONLINE_LONGEST, writes_markdown=True)
 
 
 async def follow(begin: Callable[[], Iterator[Answer]]) -> AsyncIterator[Answer]:

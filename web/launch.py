@@ -88,15 +88,16 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _open_engine(config: PageConfig) -> Engine:
-    from web.engine import LocalEngine, RemoteEngine
+    from web.engine import local_engine, online_engine
 
     if config.api_base:
         key = config.api_key or os.environ.get("PANGU_API_KEY", "")
         try:
-            return RemoteEngine(config.api_base, key, config.model, config.time_limit)
+            return online_engine(config.api_base, key, config.model, config.time_limit)
         except (BackendError, BusyError, TimeLimitError) as error:
             raise InputError(str(error)) from error
     from src.serving.open_model import open_model
 
-    path = config.model or QUICKSTART
-    return LocalEngine(open_model(path, config.tokenizer, config.rows, time_limit=config.time_limit), path)
+    return local_engine(
+        open_model(config.model or QUICKSTART, config.tokenizer, config.rows, time_limit=config.time_limit)
+    )

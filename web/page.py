@@ -13,7 +13,7 @@ import gradio as gr
 
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
-from src.serving.openai_client import Answer
+from src.serving.backends import Answer
 from web.engine import Engine, follow
 from web.words import LANGUAGES, explain, say
 
@@ -103,7 +103,7 @@ class Frame:
 
     def settings(self) -> None:
         """What a reader may choose."""
-        on, longest, names = self.words.on, self.engine.longest, self.engine.model_list()
+        on, longest, names = self.words.on, self.engine.longest, self.engine.backend.model_list()
         self.model = on(gr.Dropdown(names, value=self.engine.first_model, elem_id="model"), label="model")
         self.temperature = on(
             gr.Slider(0, 2, 0.7, step=0.05, elem_id="temperature"), label="temperature", info="temperature_hint"
@@ -159,7 +159,7 @@ class Frame:
         name = remembered if remembered in LANGUAGES else browsers
         status, model = "", gr.skip()
         try:
-            names = self.engine.model_list()
+            names = self.engine.backend.model_list()
             model = gr.update(choices=names, value=first if (first := self.engine.first_model) in names else names[0])
         except Exception as error:
             status = _alert(explain(LANGUAGES[name], error))

@@ -35,7 +35,9 @@ def build(engine: Engine) -> gr.Blocks:
                 return
             yield {before: [*earlier, given]}
             async for change in frame.answer(
-                lambda model, config: engine.write(model, given, config), lambda made: {text: given + made}, inputs
+                lambda model, config: engine.backend.write(model, given, config),
+                lambda made: {text: given + made},
+                inputs,
             ):
                 yield change
 

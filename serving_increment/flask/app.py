@@ -11,7 +11,7 @@ from werkzeug.exceptions import Unauthorized
 from serving_increment.flask import api, page
 from serving_increment.flask.errors import error_type, logger, message_and_status
 from serving_increment.flask.metrics import Metrics
-from src.serving.backends import Backend
+from src.serving.backends import TokenBackend
 
 
 @dataclass
@@ -29,7 +29,7 @@ class AppSettings:
     max_body_bytes: int = 1 << 20
 
 
-def create_app(backend: Backend, settings: AppSettings) -> Flask:
+def create_app(backend: TokenBackend, settings: AppSettings) -> Flask:
     """The WSGI application over a model."""
     app = Flask("pangu", root_path=page.FOLDER)
     app.config.update(

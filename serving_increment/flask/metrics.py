@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from src.generate import TextCompletion
-from src.serving.backends import Backend
+from src.serving.backends import TokenBackend
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -19,7 +19,7 @@ class Metrics:
         backend: A model in this process also tells its queue.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: TokenBackend) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("pangu_requests", "Answered requests", ["path", "status"], registry=self.registry)
         self.seconds = Histogram(

@@ -3,10 +3,14 @@
 import logging
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from src.common.checks import at_least, require
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+
+if TYPE_CHECKING:
+    from src.serving.backends import TokenBackend
 
 LARGEST_READ = 64 << 20  # up to here a body is read before it is refused, so that its sender hears why
 
@@ -46,13 +50,9 @@ class ServerConfig:
     api_key_file: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "waiting_limit", "max_body_bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}; it must be at least 1")
-        if self.time_limit <= 0:
-            raise InputError(f"--time_limit is {self.time_limit}; it must be positive")
-        if not 1 <= self.port <= 65535:
-            raise InputError(f"--port is {self.port}; it must lie in 1 to 65535")
+        at_least(1, self, "rows", "waiting_limit", "max_body_bytes")
+        require(self.time_limit > 0, f"--time_limit is {self.time_limit}; it must be positive")
+        require(1 <= self.port <= 65535, f"--port is {self.port}; it must lie in 1 to 65535")
 
     def api_key(self) -> str:
         """The key, or an empty string."""
@@ -68,13 +68,31 @@ class ServerConfig:
         return key
 
 
+def open_backend(config: ServerConfig) -> "TokenBackend":
+    """Open the backend that the command line asks for.
+
+    Raises:
+        InputError: The model or the vocabulary is missing, or they do not fit.
+    """
+    if config.backend == "local":
+        from src.serving.open_model import open_model
+
+        return open_model(config.model, config.tokenizer, config.rows, config.waiting_limit, config.time_limit)
+    from src.inference.manifest import Manifest
+    from src.serving.mindspore_serving_client import ServingBackend, ServingClient
+
+    manifest = Manifest.read_settings(config.model)
+    manifest.require_graphs(config.model)
+    client = ServingClient(config.serving_address, config.time_limit)
+    return ServingBackend(client, manifest.load_tokenizer(config.tokenizer), manifest)
+
+
 def main() -> None:
     """Parse, load, serve."""
     config = parse(ServerConfig, "python -m serving_increment.flask.server")
     import waitress
 
     from serving_increment.flask.app import AppSettings, create_app
-    from serving_increment.flask.loading import open_backend
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     backend = open_backend(config)

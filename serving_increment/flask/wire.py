@@ -6,9 +6,9 @@ from typing import Any
 
 from serving_increment.flask.schemas import ChatRequest, CompletionRequest
 from src.generate import TextCompletion
+from src.serving.backends import FINISH_REASONS
 from src.tokenization import Tokenizer
 
-_REASONS = {"end": "stop", "stop": "stop", "length": "length", None: None}
 Json = dict[str, Any]
 
 
@@ -74,7 +74,7 @@ class Writer:
     def _choice(self, index: int, answer: TextCompletion, characters: int, tokens: int, is_piece: bool = False) -> Json:
         """What an answer says from a character and a token on."""
         text = answer.text[characters:]
-        choice = {"index": index, "finish_reason": _REASONS[answer.finish_reason], "logprobs": None}
+        choice = {"index": index, "finish_reason": FINISH_REASONS[answer.finish_reason], "logprobs": None}
         if self.is_chat:
             message = {"content": text} | ({"role": "assistant"} if not is_piece or not characters else {})
             choice["delta" if is_piece else "message"] = message

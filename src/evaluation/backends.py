@@ -5,15 +5,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from src.common.errors import InputError
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 from src.common.settings import GenerationConfig
 from src.inference.loop import generate_tokens
 from src.inference.mindspore.load import OpenedCheckpoint
 from src.inference.padding import bucket
 from src.inference.runtime import Runtime
 from src.inference.score_request import Request
-from src.serving.backends import SENT, Servable
+from src.serving.mindspore_serving_client import ServingClient, UnreachableError, generation_fields
 from src.tokenization import Tokenizer
+
+SECONDS = 3600  # for one answer: a server on a CPU may read a long text for minutes, after those of others
 
 
 class Scorer(Protocol):
@@ -101,20 +103,54 @@ def model_of_server(address: str) -> tuple[Scorer, Answerer]:
     Raises:
         InputError: That is no address.
     """
-    servable = Servable(address)
-    return ServerScorer(servable), ServerAnswerer(servable)
+    server = Server(address)
+    return ServerScorer(server), ServerAnswerer(server)
+
+
+class Server:
+    """MindSpore Serving at --server. Its failures become errors that name the flag and the remedy.
+
+    Args:
+        address: http://HOST:PORT of the REST interface.
+
+    Raises:
+        InputError: `address` is not such an address.
+    """
+
+    def __init__(self, address: str):
+        self.address = address
+        try:
+            self._client = ServingClient(address, SECONDS)
+        except InputError as error:
+            raise InputError(f"--server {error}") from error
+
+    def call(self, method: str, instances: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Send instances to a method and return the answer to each of them.
+
+        Raises:
+            InputError: The server does not answer, or answers with an error.
+        """
+        try:
+            return self._client.call(method, instances)
+        except UnreachableError as error:
+            raise InputError(
+                f"--server {self.address} does not answer ({error.__cause__}); start it: "
+                "bash serving_increment/start_pangu_standalone.sh"
+            ) from error
+        except (InputError, BackendError, BusyError, TimeLimitError) as error:
+            raise InputError(f"--server {self.address} answers to {method}: {error}") from error
 
 
 class ServerScorer:
     """An `Scorer` by a server. The texts of a group go in one call."""
 
-    def __init__(self, servable: Servable):
-        self._servable = servable
+    def __init__(self, server: Server):
+        self._server = server
 
     def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
         """See `src.inference.mindspore.scoring.TokenScorer`."""
         for number, group in enumerate(groups):
-            answers = self._servable.call(
+            answers = self._server.call(
                 "score", [{"input_ids": list(map(int, request.tokens)), "start": request.start} for request in group]
             )
             yield number, [self._log_probs(request, answer) for request, answer in zip(group, answers, strict=True)]
@@ -123,7 +159,7 @@ class ServerScorer:
         found = np.asarray(answer.get("log_probs", ()), np.float32).reshape(-1)
         if len(found) != len(request.tokens) - request.start:
             raise InputError(
-                f"--server {self._servable.address} answers to score: {len(found)} log_probs for "
+                f"--server {self._server.address} answers to score: {len(found)} log_probs for "
                 f"{len(request.tokens) - request.start} tokens; is it another version's servable?"
             )
         return found
@@ -132,15 +168,13 @@ class ServerScorer:
 class ServerAnswerer:
     """An `Answerer` by a server, one prompt a call."""
 
-    def __init__(self, servable: Servable):
-        self._servable = servable
+    def __init__(self, server: Server):
+        self._server = server
 
     def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
         """See `Answerer`."""
-        settings = {name: getattr(config, name) for name in SENT}
         for number, tokens in prompts:
-            [answer] = self._servable.call(
-                "predict",
-                [{"input_ids": tokens, "max_generate_length": config.max_new_tokens, "number": number, **settings}],
+            [answer] = self._server.call(
+                "predict", [{"input_ids": tokens, "number": number} | generation_fields(config)]
             )
             yield number, answer["output_sentence"]

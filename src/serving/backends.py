@@ -1,201 +1,147 @@
-"""What answers: the model in this process (`src.serving.service`), or MindSpore Serving; both look the same."""
+"""What answers prompts: one protocol for a model in this process, MindSpore Serving and OpenAI-compatible servers.
+
+`Backend` is what all of them can do: continue a text, answer a chat. `TokenBackend` is a backend with a known
+vocabulary, which also scores texts and tells log-probabilities. The page, the API and the Gradio pages work over any
+backend of their kind. MindSpore Serving's worker (Python 3.9) imports this file too.
+"""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any, Protocol
+from contextlib import closing
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import NamedTuple, Protocol, Union
+from urllib.parse import urlsplit
 
-from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
+import numpy as np
+
 from src.common.settings import GenerationConfig
 from src.generate import TextCompletion
+from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
 from src.tokenization import Tokenizer
 
-Prompt = str | Sequence[int]
-_SETTINGS = (
-    "method",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "end_token",
-    "stop",
-    "seed",
-)
+DEFAULT_SERVER = "http://127.0.0.1:1500"  # the REST interface of MindSpore Serving on this machine
+# OpenAI's names for the reasons why an answer ended, by this project's.
+FINISH_REASONS = {"end": "stop", "stop": "stop", "length": "length", None: None}
+Prompt = Union[str, Sequence[int]]  # a text or its ids
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether a URL is one of this machine. Requests to it must not go to a proxy."""
+    try:
+        host = urlsplit(address).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Answer(NamedTuple):
+    """An answer as far as it is generated.
+
+    Attributes:
+        text: The whole text so far, not only the new part.
+        finish_reason: stop or length when the answer is complete; None before.
+        forgotten: Number of turns of a chat that were left out because the model cannot read so much.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    forgotten: int = 0
 
 
 class Backend(Protocol):
-    """A model that many threads may ask at once.
+    """Models that continue texts and answer chats. Many threads may call them at once.
 
-    Args:
-        tokenizer: The model's.
-        end_token: At which its answers end.
-        rows: Answers that are made at once.
-        streams: Whether answers are shown as they are made, or only when whole.
+    All methods raise KeyRefusedError, UnknownModelError, TooLongError, InputError, BusyError, TimeLimitError or
+    BackendError.
     """
 
+    def model_list(self) -> list[str]:
+        """Return the names of all models."""
+
+    def write(self, model: str, text: str, config: GenerationConfig) -> Iterator[Answer]:
+        """Continue a text.
+
+        Args:
+            model: One of `model_list`.
+            text: The text to continue; it is not part of the answer.
+            config: How to choose tokens and when to end.
+        """
+
+    def reply(self, model: str, turns: Sequence[Turn], config: GenerationConfig) -> Iterator[Answer]:
+        """Answer the last turn of a chat; see `write`."""
+
+
+class TokenBackend(Backend, Protocol):
+    """A backend of one model with a known vocabulary.
+
+    Attributes:
+        name: Name of the model.
+        tokenizer: Vocabulary of the model.
+        end_token: Id that ends an answer.
+        seq_length: Longest text in tokens.
+        rows: Answers that are generated at once.
+        streams: Whether `complete` shows answers while they are generated, or only when they are complete.
+    """
+
+    name: str = "pangu-alpha"
     tokenizer: Tokenizer
     end_token: int
+    seq_length: int
     rows: int
     streams: bool
 
     def complete(
-        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int
+        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int = 0
     ) -> Iterator[list[TextCompletion]]:
-        """See `src.serving.service.TextService.complete`; also raises BackendError."""
+        """Continue texts or ids.
 
-    def score(self, tokens: Sequence[int], start: int = 1) -> Sequence[float]:
-        """See `src.serving.service.TextService.score`; also raises BackendError."""
+        Args:
+            prompts: Texts or ids.
+            numbers: Number of each prompt; sampling draws from the seed and this number.
+            config: How to choose tokens and when to end.
+            likeliest: How many of the likeliest ids to record at each token.
 
-    def check(self) -> None:
-        """Raises BackendError where nothing would answer."""
-
-
-class ServingBackend:
-    """MindSpore Serving by its REST interface.
-
-    Args:
-        address: Such as http://127.0.0.1:1500.
-        tokenizer: The served model's.
-        end_token, rows: The served model's.
-        time_limit: Seconds to wait for an answer.
-    """
-
-    streams = False
-
-    def __init__(
-        self, address: str, tokenizer: Tokenizer, end_token: int, rows: int, time_limit: float = 120.0
-    ) -> None:
-        self.address, self.tokenizer, self.end_token, self.rows = address, tokenizer, end_token, rows
-        self.time_limit = time_limit
-
-    def complete(
-        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int
-    ) -> Iterator[list[TextCompletion]]:
-        """One step: the whole answers."""
-        if likeliest:
-            raise InputError(
-                "the likeliest tokens are not told by MindSpore Serving; ask for logprobs 0, or start the "
-                "page with --backend local"
-            )
-        settings = {name: value for name, value in asdict(config).items() if name in _SETTINGS}
-        settings |= {"max_generate_length": config.max_new_tokens, "return_scores": True}
-        instances = [
-            {"input_sentence" if isinstance(prompt, str) else "input_ids": prompt, "number": number} | settings
-            for prompt, number in zip(prompts, numbers, strict=True)
-        ]
-        yield [
-            TextCompletion(
-                answer["output_ids"],
-                sum(answer["log_probs"]),
-                answer["finish_reason"],
-                answer["log_probs"],
-                text=answer["output_sentence"],
-            )
-            for answer in self._ask("predict", instances)
-        ]
-
-    def score(self, tokens: Sequence[int], start: int = 1) -> Sequence[float]:
-        """Log-probabilities of tokens[start:]."""
-        return self._ask("score", [{"input_ids": list(tokens), "start": start}])[0]["log_probs"]
-
-    def check(self) -> None:
-        """Raises BackendError where Serving does not answer."""
-        self._open(f"{self.address}/health")
-
-    def _ask(self, method: str, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        body = json.dumps({"instances": instances}).encode()
-        return self._open(
-            urllib.request.Request(
-                f"{self.address}/model/pangu:{method}", data=body, headers={"Content-Type": "application/json"}
-            )
-        )["instances"]
-
-    def _open(self, request: urllib.request.Request | str) -> dict[str, Any]:
-        """Raises InputError, BusyError, TimeLimitError or BackendError, by the status of Serving's answer."""
-        try:
-            with urllib.request.urlopen(request, timeout=self.time_limit) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            told = json.loads(error.read() or b"{}").get("error", f"status {error.code}")
-            kinds = {400: InputError, 422: InputError, 429: BusyError, 504: TimeLimitError}
-            raise kinds.get(error.code, BackendError)(told) from error
-        except TimeoutError as error:
-            raise TimeLimitError(f"no answer within {self.time_limit:g} seconds") from error
-        except (OSError, ValueError, KeyError) as error:
-            raise BackendError(
-                "MindSpore Serving does not answer; it may be starting anew: try again in some seconds"
-            ) from error
-
-
-DEFAULT_SERVER = "http://127.0.0.1:1500"
-SECONDS = 3600  # for one answer: a server on a CPU may read a long text for minutes, after those of others
-# What the servable's `predict` takes, of the settings of an answer.
-SENT = (
-    "method",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "end_token",
-    "stop",
-    "seed",
-)
-
-
-class Servable:
-    """The methods of the servable `pangu`.
-
-    Args:
-        address: Of the REST interface, http://HOST:PORT.
-    """
-
-    def __init__(self, address: str):
-        self.address = address.rstrip("/")
-        if not self.address.startswith(("http://", "https://")):
-            raise InputError(f"--server {address} is no address such as {DEFAULT_SERVER}")
-
-    def call(self, method: str, instances: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What the server answers to each instance.
+        Returns:
+            An iterator over steps. Each step gives one answer a prompt, as far as its text is settled.
 
         Raises:
-            InputError: It does not answer, or with an error.
+            InputError, BusyError: At once, before the first step, or from the iterator.
+            TimeLimitError, BackendError: From the iterator.
         """
-        request = urllib.request.Request(
-            f"{self.address}/model/pangu:{method}",
-            json.dumps({"instances": list(instances)}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as reply:
-                answer = reply.read()
-        except urllib.error.HTTPError as error:
-            answer = error.read() or str(error).encode()
-        except OSError as error:
-            raise InputError(
-                f"--server {self.address} does not answer ({getattr(error, 'reason', error)}); start it: "
-                "bash serving_increment/start_pangu_standalone.sh"
-            ) from error
-        return self._checked(method, answer, len(instances))
 
-    def _checked(self, method: str, answer: bytes, number: int) -> list[dict[str, Any]]:
-        try:
-            found = json.loads(answer)
-            instances = found["instances"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"--server {self.address} answers to {method}: {_shown(answer)}") from None
-        bad = next((one for one in instances if not isinstance(one, dict) or "error_msg" in one), None)
-        if bad is not None or len(instances) != number:
-            raise InputError(f"--server {self.address} answers to {method}: {_shown(answer)}")
-        return instances
+    def score(self, tokens: Sequence[int], start: int = 1) -> Sequence[float] | np.ndarray:
+        """Return the natural log-probabilities of tokens[start:], each given all tokens before it.
 
+        Raises:
+            InputError: The model cannot score this.
+            BackendError: The model does not answer.
+        """
 
-def _shown(answer: bytes) -> str:
-    return " ".join(answer[:300].decode(errors="replace").split()) or "nothing"
+    def check(self) -> None:
+        """Raise BackendError if requests would get no answer."""
+
+    def model_list(self) -> list[str]:
+        """Return the name of the only model."""
+        return [self.name]
+
+    def write(self, model: str, text: str, config: GenerationConfig) -> Iterator[Answer]:
+        """See `Backend`."""
+        return self._answers(text, config, forgotten=0)
+
+    def reply(self, model: str, turns: Sequence[Turn], config: GenerationConfig) -> Iterator[Answer]:
+        """See `Backend`. The chat becomes one text (`src.serving.chat`).
+
+        The oldest turns are left out if the text would leave too little room for the answer: max_new_tokens, but at
+        most a quarter of seq_length.
+        """
+        room = self.seq_length - min(config.max_new_tokens, self.seq_length // 4)
+        kept = latest(turns, lambda some: len(self.tokenizer.encode(dialogue(some))) <= room)
+        config = replace(config, stop=[*config.stop, NEXT_QUESTION])
+        return self._answers(dialogue(kept), config, len(turns) - len(kept))
+
+    def _answers(self, text: str, config: GenerationConfig, forgotten: int) -> Iterator[Answer]:
+        with closing(self.complete([text], [0], config)) as steps:
+            for [answer] in steps:
+                yield Answer(answer.text, FINISH_REASONS[answer.finish_reason], forgotten)

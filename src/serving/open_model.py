@@ -51,6 +51,7 @@ def open_model(
         service = open_exported(path, tokenizer_path, *limits)
     else:
         raise InputError("--tokenizer is not given: the folder of the vocab.model that the model was trained with")
+    service.name = str(path)
     print(f"{path}: ready to answer after {service.warm_up():.1f} s", flush=True)
     return service
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx2
 import openai
 
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError, TooLongError, nearest
 from src.common.settings import GenerationConfig
+from src.serving.backends import Answer, is_loopback
 from src.serving.chat import Turn
 
 _TOO_LONG = re.compile(r"context|too (long|large)|seq_length|maximum.*length", re.IGNORECASE)
@@ -27,20 +28,6 @@ class KeyRefusedError(InputError):
 
 class UnknownModelError(InputError):
     """The server has no such model."""
-
-
-class Answer(NamedTuple):
-    """An answer as far as it is made.
-
-    Args:
-        text: All of it, not only what is new.
-        finish_reason: stop or length once it is whole; None before.
-        forgotten: Turns of a chat that were left out, because the model can't read so much.
-    """
-
-    text: str
-    finish_reason: str | None = None
-    forgotten: int = 0
 
 
 class OnlineModels:
@@ -63,7 +50,13 @@ class OnlineModels:
         self.api_base, self.time_limit = api_base, time_limit
         limits = httpx2.Timeout(time_limit, connect=min(time_limit, 10.0))
         try:
-            self._client = openai.OpenAI(base_url=api_base, api_key=api_key or "none", timeout=limits, max_retries=0)
+            self._client = openai.OpenAI(
+                base_url=api_base,
+                api_key=api_key or "none",
+                timeout=limits,
+                max_retries=0,
+                http_client=openai.DefaultHttpxClient(trust_env=not is_loopback(api_base)),
+            )
         except httpx2.InvalidURL as error:
             raise InputError(f"--api_base '{api_base}' is no address: {error}") from error
 

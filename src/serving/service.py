@@ -14,12 +14,13 @@ from src.common.settings import GenerationConfig
 from src.generate import TextCompletion, TextGenerator
 from src.inference.continuous_batching import ContinuousBatch
 from src.inference.runtime import RowRuntime
+from src.serving.backends import Prompt, TokenBackend
 from src.tokenization import Tokenizer
 
 Score = Callable[[Sequence[int], int], np.ndarray]  # (tokens, start) -> log-probabilities of tokens[start:]
 
 
-class TextService:
+class TextService(TokenBackend):
     """A model in this process, its rows shared by all callers.
 
     Args:
@@ -44,38 +45,20 @@ class TextService:
         time_limit: float = 120.0,
     ) -> None:
         self.tokenizer, self.end_token, self.rows = tokenizer, end_token, rows
+        self.seq_length = runtime.seq_length
         self._score = score
         self.batch = ContinuousBatch(runtime, rows, waiting_limit, time_limit)
 
     def complete(
-        self,
-        prompts: Sequence[str | Sequence[int]],
-        numbers: Sequence[int],
-        config: GenerationConfig,
-        likeliest: int = 0,
+        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int = 0
     ) -> Iterator[list[TextCompletion]]:
-        """Answer texts or ids; each step shows one answer a prompt, as far as its text is settled.
-
-        Args:
-            prompts: Texts or ids.
-            numbers: One a prompt, from which (and the seed) its sampling draws.
-            config: How to choose tokens and when to end.
-            likeliest: How many of the likeliest ids to note at each token.
-
-        Raises:
-            InputError, BusyError: At once, see `src.inference.loop.stream_tokens` and `ContinuousBatch.run`.
-            TimeLimitError: From the iterator.
-        """
+        """See `TokenBackend`. InputError and BusyError are raised at once, see `ContinuousBatch.run`."""
         generator = TextGenerator(self.batch.runtime, self.tokenizer, config, 0, self.batch.run)
         steps = generator.completions(prompts, numbers, likeliest)
         return ([answer for [answer] in step] for step in steps)
 
     def score(self, tokens: Sequence[int], start: int = 1) -> np.ndarray:
-        """float32 natural log-probabilities of tokens[start:], each given all before it.
-
-        Raises:
-            InputError: This model can't score, or not such a text.
-        """
+        """See `TokenBackend`; float32."""
         return self.batch.between(lambda: self._score(tokens, start))
 
     def warm_up(self) -> float:

@@ -13,8 +13,9 @@ import pangu_inference_online
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError, TooLongError
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
+from src.serving.backends import Answer
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue
-from src.serving.openai_client import Answer, KeyRefusedError, OnlineModels, UnknownModelError
+from src.serving.openai_client import KeyRefusedError, OnlineModels, UnknownModelError
 from tests.support.programs import ROOT, run
 from tests.support.serving import serving, toy_service
 from tests.support.toy_runtime import PacedRuntime, ToyRuntime

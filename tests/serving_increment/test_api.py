@@ -10,8 +10,10 @@ import pytest
 from src.common.errors import BackendError
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
-from src.serving.backends import ServingBackend
+from src.inference.manifest import Manifest
+from src.serving.mindspore_serving_client import ServingBackend, ServingClient
 from src.serving.service import TextService
+from tests.support.programs import TINY
 from tests.support.serving import ROWS, ask, serving, toy_service
 from tests.support.toy_runtime import PacedRuntime, SlowRuntime, ToyRuntime
 
@@ -286,7 +288,8 @@ def test_failures_of_the_backend(service, error, wanted, told):
 
 def test_a_serving_that_is_not_there(service):
     """Port 1 of this machine: nobody listens."""
-    with serving(ServingBackend("http://127.0.0.1:1", service.tokenizer, 9, ROWS)) as port:
+    manifest = Manifest(TINY, "jieba", None, 9, ROWS, [], [])
+    with serving(ServingBackend(ServingClient("http://127.0.0.1:1"), service.tokenizer, manifest)) as port:
         for path, content in (("/v1/completions", body()), ("/v1/completions", body(stream=True))):
             status, _, text = ask(port, "POST", path, content)
             assert status == 503 and "MindSpore Serving does not answer" in json.loads(text)["error"]["message"]

@@ -6,10 +6,17 @@ import socket
 import threading
 import time
 
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from tests.support.browser import asked_hosts, element, until
 from tests.support.programs import ROOT, start
 from tests.support.serving import toy_service
 from tests.support.toy_runtime import ToyRuntime
 from web.server import PageServer
+
+PROMPT, ANSWER = "明月何时照我还", "江春明南月岸风绿又江春明南月"
+NAME = "a model"
 
 
 class EndlessRuntime(ToyRuntime):
@@ -51,6 +58,84 @@ def api_process(vocabulary, api_key=""):
     finally:
         process.kill()
         process.communicate()
+
+
+def visit(browser, port, language):
+    """The page, in a language."""
+    browser.get(f"http://127.0.0.1:{port}/")
+    until(browser, lambda: browser.find_elements(By.ID, "send"))
+    choose(browser, language)
+
+
+def choose(browser, language):
+    [label] = [label for label in browser.find_elements(By.CSS_SELECTOR, "#language label") if label.text == language]
+    label.click()
+    until(browser, lambda: element(browser, "retry").text == {"中文": "重试", "English": "Retry"}[language])
+
+
+def box(browser, identity):
+    return browser.find_element(By.CSS_SELECTOR, f"#{identity} :is(textarea, input)")
+
+
+def value(browser, identity):
+    return box(browser, identity).get_attribute("value")
+
+
+def write(browser, identity, text):
+    """Replace what stands in a box, as a reader does."""
+    box(browser, identity).send_keys(Keys.CONTROL, "a")
+    box(browser, identity).send_keys(Keys.BACKSPACE, text)
+
+
+def click(browser, identity):
+    until(browser, lambda: element(browser, identity).is_displayed())
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element(browser, identity))
+    element(browser, identity).click()
+
+
+def status(browser):
+    return element(browser, "status").text
+
+
+def said(browser):
+    """What both sides said, in turn."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#chat .message-content')].map(message => message.innerText.trim())"
+    )
+
+
+def clipboard(browser):
+    return browser.execute_async_script("navigator.clipboard.readText().then(arguments[0], arguments[0])")
+
+
+def grown(browser, service, read, whole):
+    """All that is seen of an answer, while the model is allowed a token at a time."""
+    seen = [""]
+    deadline = time.monotonic() + 60
+    while seen[-1] != whole and time.monotonic() < deadline:  # some tokens have no text of their own
+        service.batch.runtime.allowed.release()
+        time.sleep(0.15)
+        text = read()
+        seen += [text] * (text != seen[-1])
+    assert seen[-1] == whole
+    service.batch.runtime.allowed.release()
+    return seen[1:]
+
+
+def assert_ends_soon(service):
+    """The answer is given up within some tokens, of which it has many more to tell."""
+    for _ in range(5):
+        service.batch.runtime.allowed.release()
+        time.sleep(0.2)
+        if not service.batch.busy_rows:
+            return
+    raise AssertionError("the answer goes on")
+
+
+def assert_nothing_from_elsewhere(browser, port):
+    assert asked_hosts(browser) == {f"127.0.0.1:{port}"}
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
 if __name__ == "__main__":

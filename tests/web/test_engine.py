@@ -9,11 +9,11 @@ import pytest
 
 from src.common.errors import TooLongError
 from src.common.settings import GenerationConfig
+from src.serving.backends import Answer
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
-from src.serving.openai_client import Answer
 from tests.support.serving import toy_service
 from tests.support.toy_runtime import ToyRuntime
-from web.engine import LocalEngine, follow
+from web.engine import follow
 
 CHAT = [
     Turn("system", "春天"),
@@ -48,7 +48,7 @@ def service(tiny_vocab):
 def test_the_oldest_turns_are_forgotten(service, max_new_tokens):
     turns = [Turn(role, "床前明月光" + "u" * 4) for _ in range(5) for role in ("user", "assistant")][:-1]
     config = GenerationConfig(max_new_tokens=max_new_tokens)
-    *_, answer = LocalEngine(service, "m").reply("m", turns, config)
+    *_, answer = service.reply("m", turns, config)
     kept = turns[answer.forgotten :]
     room = 64 - min(max_new_tokens, 16)
     assert answer.forgotten % 2 == 0 and 0 < answer.forgotten < len(turns)
@@ -62,7 +62,7 @@ def test_the_oldest_turns_are_forgotten(service, max_new_tokens):
     )
     assert answer.text == expected.text and config.stop == []
     with pytest.raises(TooLongError, match="at most 63"):
-        list(LocalEngine(service, "m").reply("m", [Turn("user", "u" * 80)], config))
+        list(service.reply("m", [Turn("user", "u" * 80)], config))
 
 
 def followed(begin, stop_after=None):
