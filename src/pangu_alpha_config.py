@@ -5,13 +5,13 @@ The docstrings are the command line's help. `configs/*.yaml` hold only what diff
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, Optional, Union
+from typing import Any, Literal, Union
 
 import yaml
 
 from src.common.checks import at_least, require
 from src.common.errors import InputError
-from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.common.settings import DataConfig, DerivedInt, GenerationConfig, ParallelConfig, TrainingConfig
 
 DType = Literal["float32", "float16", "bfloat16"]
 
@@ -57,7 +57,7 @@ class PanguAlphaConfig:
     num_layers: int = 32
     num_heads: int = 32
     seq_length: int = 1024
-    ffn_hidden_size: Optional[int] = None
+    ffn_hidden_size: DerivedInt = None
     dropout_rate: float = 0.1
     hidden_act: Literal["fast_gelu", "gelu"] = "fast_gelu"
     eod_token: int = 6
@@ -251,6 +251,7 @@ def load_config(path: Union[str, Path]) -> RunConfig:
     """
     try:
         groups = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return RunConfig(**{field.name: field.type(**groups[field.name]) for field in fields(RunConfig)})
+        kinds: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
+        return RunConfig(**{name: kind(**groups[name]) for name, kind in kinds.items()})
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the configuration of a run ({error})") from error

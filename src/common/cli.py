@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import jsonargparse
 import yaml
@@ -14,7 +14,14 @@ import yaml
 from src.common.errors import InputError, fail, nearest
 from src.common.model_sizes import mode_file, modes
 
-Arguments = TypeVar("Arguments")
+
+class Dataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Arguments = TypeVar("Arguments", bound=Dataclass)
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -22,7 +29,7 @@ class _Parser(jsonargparse.ArgumentParser):
 
     known_keys: Mapping[str, object] = MappingProxyType({})
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown_flag = re.match(r"unrecognized arguments: (--)?([^\s=]+)", message, re.IGNORECASE)
         unknown_key = re.search(
             r"(?:Group '([^']*)' does not accept (?:option|nested key) '([^']+)'"
@@ -50,12 +57,13 @@ class _Parser(jsonargparse.ArgumentParser):
         return close and re.sub(r"'(.+)'", lambda match: f"'{by_last_part[match[1]]}'", close)
 
 
-def _keys(arguments_class: type, prefix: str = "") -> dict[str, object]:
+def _keys(arguments_class: type[Dataclass], prefix: str = "") -> dict[str, object]:
     """Names of all settings, with their types."""
-    keys = {}
+    keys: dict[str, object] = {}
     for field in fields(arguments_class):
         name = prefix + field.name.removesuffix("_")
-        keys |= _keys(field.type, f"{name}.") if is_dataclass(field.type) else {name: field.type}
+        kind: Any = field.type
+        keys |= _keys(kind, f"{name}.") if is_dataclass(kind) else {name: kind}
     return keys
 
 
@@ -95,7 +103,7 @@ def _check_settings_file(path: str | Path) -> None:
         raise InputError(f"--config {path} holds no settings; they look like `model: {{num_layers: 3}}`")
 
 
-def build_parser(arguments_class: type, prog: str) -> jsonargparse.ArgumentParser:
+def build_parser(arguments_class: type[Dataclass], prog: str) -> _Parser:
     """The parser of a dataclass; nested dataclasses become groups (`--model.hidden_size`). A class's SHORT_FLAGS give
     letters to some of its fields (`{"p": "prompt"}`: `-p`).
 
@@ -148,8 +156,8 @@ def parse(
         settings = [str(mode_file(mode))] if mode else []
         if base_config:
             settings.append(_without_machines(base_config))
-        if flag_value("--config", arguments):
-            _check_settings_file(flag_value("--config", arguments))
+        if config := flag_value("--config", arguments):
+            _check_settings_file(config)
         namespace = parser.parse_args(
             [part for given in settings for part in ("--config", given)] + _switched_on(arguments, switches)
         )

@@ -1,9 +1,16 @@
 """Settings of a run: data, training, parallel plan, text generation. The docstrings are the command line's help."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from src.common.checks import at_least, require
+
+# A number that a user may leave out; `__post_init__` then computes it. A command line sees an optional number, and the
+# code that reads the setting sees a number.
+if TYPE_CHECKING:
+    DerivedInt = Union[int, Any]
+else:
+    DerivedInt = Optional[int]
 
 
 def _next_multiple(value: int, base: int) -> int:
@@ -70,7 +77,7 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     end_learning_rate: float = 1e-6
     warmup_steps: int = 2000
-    decay_steps: Optional[int] = None
+    decay_steps: DerivedInt = None
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -165,8 +172,8 @@ class ParallelConfig:
     micro_batch_interleaved: int = 1
     strategy_search: bool = False
     cpu_kernels: bool = True
-    world_size: Optional[int] = None
-    data: Optional[int] = None
+    world_size: DerivedInt = None
+    data: DerivedInt = None
     tensor: int = 1
     vocab_parallel: bool = True
     pipeline: int = 1
