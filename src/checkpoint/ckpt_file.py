@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore.common import np_dtype
@@ -104,7 +105,7 @@ def _text(data: mmap.mmap, span: range) -> str:
     return data[span.start : span.stop].decode()
 
 
-def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, int | range]]:
+def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, Any]]:
     """The fields of a message: their numbers, with a number or with where the content lies."""
     at = span.start
     while at < span.stop:
@@ -154,7 +155,7 @@ def write(path: Path, parameters: Iterable[tuple[str, np.ndarray]], append: bool
             first = 0
             for head, size in _pieces(name, values.shape, values.dtype):
                 file.write(head)
-                file.write(content[first : first + size])
+                file.write(content[first : first + size].data)
                 first += size
 
 

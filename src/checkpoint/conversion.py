@@ -133,10 +133,12 @@ def check_md5(listed: Path, folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"--md5 {listed} is no list of md5sum's, of lines `sum  name`: {error}") from error
     places = [listed.parent, folder if folder.is_dir() else folder.parent]
-    files = {name: next((place / name for place in places if (place / name).is_file()), None) for name in sums}
-    for name, file in files.items():
+    files: dict[str, Path] = {}
+    for name in sums:
+        file = next((place / name for place in places if (place / name).is_file()), None)
         if file is None:
             raise InputError(f"{name}, which --md5 {listed} lists, is not in {places[1]}")
+        files[name] = file
     with tqdm(
         total=sum(file.stat().st_size for file in files.values()), unit="B", unit_scale=True, disable=None, desc="md5"
     ) as bar:

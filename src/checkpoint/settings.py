@@ -20,12 +20,12 @@ def parse_with_checkpoint(
         InputError: There is no such checkpoint, or --mode means another network than it has.
     """
     weights, beside = None, None
-    if flag_value("--checkpoint", arguments):
+    if checkpoint := flag_value("--checkpoint", arguments):
         from src.checkpoint import store  # imports MindSpore, so only where it is needed
 
-        weights = store.find(flag_value("--checkpoint", arguments), flag_value("--checkpoint_name", arguments) or "")
+        weights = store.find(checkpoint, flag_value("--checkpoint_name", arguments) or "")
         beside = store.config_beside(weights)
     config = parse(arguments_class, prog, arguments, beside)
-    if beside and flag_value("--mode", arguments):
-        check_mode(flag_value("--mode", arguments), config.model, beside)
+    if beside and (mode := flag_value("--mode", arguments)):
+        check_mode(mode, config.model, beside)
     return config, weights

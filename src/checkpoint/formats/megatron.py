@@ -107,7 +107,7 @@ def _whole(name: Name, files: list[Path], parts: list[dict[str, torch_file.Tenso
     return turned(kind, name.transposed)
 
 
-def _settings(file: Path) -> dict[str, object]:
+def _settings(file: Path) -> dict[str, int]:
     """What `target` noted, which the port passes over."""
     tree = torch_file.load(file)
     return {name: tree[name] for name in ("num_heads", "vocab_size") if isinstance(tree.get(name), int)}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class Source:
     read: Callable[[str], np.ndarray]
     files: list[Path]
     left_out: list[str] = field(default_factory=list)
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:
     } | _feed_forward(kinds, layers)
     heads = num_heads or source.settings.get("num_heads") or 1
     known = {name: value for name, value in source.settings.items() if name in PanguAlphaConfig.__dataclass_fields__}
-    model = PanguAlphaConfig(**known | sizes | {"num_heads": heads})
+    settings: dict[str, Any] = known | sizes | {"num_heads": heads}
+    model = PanguAlphaConfig(**settings)
     _check_shapes(source, parameter_shapes(model))
     return model
 

@@ -1,6 +1,7 @@
 """The formats by name, and the network of a checkpoint in any of them."""
 
 from dataclasses import replace
+from types import ModuleType
 
 import yaml
 
@@ -10,7 +11,7 @@ from src.common.errors import InputError
 from src.common.model_sizes import mode_file, modes
 from src.pangu_alpha_config import PanguAlphaConfig
 
-FORMATS = {
+FORMATS: dict[str, ModuleType] = {
     "mindspore": mindspore,
     "official": official,
     "mindformers": mindformers,

@@ -1,7 +1,7 @@
 """A checkpoint in the files of the Hugging Face Hub: one, or several with an index.json of what is in which."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ _DTYPES = {
 }
 
 
-def find(path: Path, endings: list[str]) -> dict[Path, set[str] | None]:
+def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
     """A checkpoint's files, with the names that each should have, where an index says so.
 
     Args:
@@ -46,7 +46,7 @@ def find(path: Path, endings: list[str]) -> dict[Path, set[str] | None]:
             weights = read_json(indices[0]).get("weight_map")
             if not isinstance(weights, dict):
                 raise InputError(f"{indices[0]} has no weight_map")
-            listed: dict[Path, set[str] | None] = {}
+            listed: dict[Path, set[str]] = {}
             for name, file in weights.items():
                 listed.setdefault(path / file, set()).add(name)
             missing = [file for file in listed if not file.is_file()]
@@ -62,7 +62,7 @@ def find(path: Path, endings: list[str]) -> dict[Path, set[str] | None]:
     raise InputError(f"{path} has no {' or '.join('.' + ending for ending in endings)} file")
 
 
-def checked_names(files: dict[Path, set[str] | None], kinds: dict[Path, dict[str, Kind]]) -> dict[str, Path]:
+def checked_names(files: Mapping[Path, set[str] | None], kinds: dict[Path, dict[str, Kind]]) -> dict[str, Path]:
     """Where each tensor is.
 
     Raises:

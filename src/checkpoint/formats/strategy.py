@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from mindspore.parallel import build_searched_strategy, merge_pipeline_strategys
-from mindspore.train import node_strategy_pb2
+from mindspore.train.node_strategy_pb2 import ParallelLayouts, ParallelStrategyMap
 from tqdm import tqdm
 
 from src.checkpoint import ckpt_file
@@ -89,7 +89,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def _layout(path: Path, name: str, item: node_strategy_pb2.ParallelLayouts, stages: tuple[int, ...]) -> DeviceLayout:
+def _layout(path: Path, name: str, item: ParallelLayouts, stages: tuple[int, ...]) -> DeviceLayout:
     devices = tuple(item.dev_matrix[0].dim) or (1,)
     if len(item.tensor_map) > 1:
         numbers = [tuple(entry.dim) for entry in item.tensor_map if entry.dim]
@@ -202,7 +202,7 @@ def tensor_parallel_strategy(names: list[str], ranks: dict[str, int], parts: int
         ranks: How many axes each has.
         parts: Devices, of which each has a part.
     """
-    content = node_strategy_pb2.ParallelStrategyMap(current_stage=0)
+    content = ParallelStrategyMap(current_stage=0)
     operator = content.parallel_strategy_item.add(node_name="tensor_parallel")
     operator.parallel_strategys.stage = 0
     operator.parallel_strategys.parallel_strategy.add(dim=[parts])

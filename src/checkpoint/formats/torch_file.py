@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ class _Ignored:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, path: Path, prefix: str, content: zipfile.ZipExtFile):
+    def __init__(self, path: Path, prefix: str, content: IO[bytes]):
         super().__init__(content)
         self.path, self.prefix = path, prefix
 
@@ -117,7 +118,7 @@ class _Unpickler(pickle.Unpickler):
         return Tensor(self.path, storage, offset, Kind(tuple(shape), storage.dtype), tuple(strides))
 
 
-def load(path: Path) -> object:
+def load(path: Path) -> Any:
     """What torch.load would give, with a Tensor for each tensor and an empty object for what is of no known class.
 
     Raises:
@@ -198,20 +199,20 @@ def write(path: Path, tree: Mapping[str, object], values: Iterator[np.ndarray]) 
     kinds: list[Kind] = []
     body = b"\x80\x02" + _pickled(tree, kinds) + b"."
     with path.open("wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        _member(archive, "archive/data.pkl", body)
-        _member(archive, "archive/byteorder", b"little")
+        _member(file, archive, "archive/data.pkl", body)
+        _member(file, archive, "archive/byteorder", b"little")
         for number, (kind, value) in enumerate(zip(kinds, values, strict=True)):
             content = np.ascontiguousarray(value).reshape(-1)
             if (value.shape, value.dtype) != (kind.shape, kind.dtype):
                 raise ValueError(f"{value.shape} {value.dtype} instead of {kind}")
-            _member(archive, f"archive/data/{number}", memoryview(content.view(np.uint8)))
-        _member(archive, "archive/version", b"3\n")
+            _member(file, archive, f"archive/data/{number}", content.view(np.uint8).data)
+        _member(file, archive, "archive/version", b"3\n")
 
 
-def _member(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
+def _member(file: IO[bytes], archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
     entry = zipfile.ZipInfo(name)
     entry.file_size = len(content)
-    begin = archive.fp.tell() + 30 + len(name)  # a member's header has 30 bytes and its name
+    begin = file.tell() + 30 + len(name)  # a member's header has 30 bytes and its name
     padding = -(begin + 4) % _ALIGNMENT
     entry.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)
     with archive.open(entry, "w") as member:
