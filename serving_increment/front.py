@@ -9,13 +9,13 @@ import os
 import re
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
+import httpx
 import numpy as np
 import waitress
 from flask import Flask, Response, jsonify, request
@@ -79,10 +79,11 @@ def rest_app(serving: str) -> Flask:
     app = Flask("front")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.ensure_ascii = False
+    client = httpx.Client(base_url=serving, timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None))
 
     @app.get("/health")
     def health() -> Response:
-        _ask(f"{serving}/model/pangu:predict", [packed("predict", HEALTH_QUESTION)])
+        _ask(client, "predict", [packed("predict", HEALTH_QUESTION)])
         return jsonify(status="ok")
 
     @app.post("/model/pangu:<method>")
@@ -96,7 +97,7 @@ def rest_app(serving: str) -> Flask:
             raise FrontError(422, 'the body must look like {"instances": [{...}]}')
         if method not in ("predict", "score"):
             raise FrontError(404, f"no method '{method}'; there are predict and score")
-        found = _ask(f"{serving}/model/pangu:{method}", [packed(method, instance) for instance in instances])
+        found = _ask(client, method, [packed(method, instance) for instance in instances])
         for asked, told in zip(instances, found):
             if "error_msg" in told:
                 raise failure(told["error_msg"])
@@ -116,13 +117,17 @@ def rest_app(serving: str) -> Flask:
     return app
 
 
-def _ask(address: str, instances: list[Json]) -> list[Json]:
-    asked = urllib.request.Request(address, data=json.dumps({"instances": instances}).encode(), method="POST")
+def _ask(client: httpx.Client, method: str, instances: list[Json]) -> list[Json]:
+    """Send instances to Serving's own REST interface, and return its answers, which may be errors."""
     try:
-        with urllib.request.urlopen(asked, timeout=TIMEOUT) as response:
-            answer = json.load(response)
-    except OSError as error:
-        status = 504 if isinstance(error, TimeoutError) else 503
+        response = client.post(
+            f"/model/pangu:{method}",
+            content=json.dumps({"instances": instances}),
+            headers={"Content-Type": "application/json"},
+        )
+        answer = response.raise_for_status().json()
+    except httpx.HTTPError as error:
+        status = 504 if isinstance(error, httpx.ReadTimeout) else 503
         raise FrontError(status, "MindSpore Serving does not answer; try again in some seconds") from error
     if "instances" not in answer:
         raise failure(answer.get("error_msg", "MindSpore Serving gave no answer"))

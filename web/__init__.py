@@ -1,7 +1,6 @@
-"""Pages for a person, with Gradio: a text that is written on (`run_gradio_web.py`) and a chat (`run_pangu_bot.py`).
+"""Gradio pages for a person: continue a text (`run_gradio_web.py`), or chat (`run_pangu_bot.py`).
 
-`engine` answers, from a model in this process or from an OpenAI-compatible server; `text_page` and `chat_page` are
-built of what `page` holds; `words` is what they say, in Chinese and in English; `launch` reads the command line and
-serves.
-Imports from `src` alone, never from `serving_increment`.
+Public names: `launch.open_page` parses the command line and serves a page, `engine` opens the backend of a page,
+`text_page.build` and `chat_page.build` build the pages, `server.PageServer` serves one. `page` holds what both pages
+share, and `words` their texts in Chinese and English. May import `src`, never `serving_increment` or `benchmarks`.
 """

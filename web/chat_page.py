@@ -1,4 +1,4 @@
-"""The page on which a reader talks with the model."""
+"""The page for a chat with the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from web.engine import Engine
 from web.page import PRIVATE, Frame
 
 EXAMPLES = ["四川的省会是哪里?", "法国的首都是哪座城市?", "广东的简称是什么?"]
-TURN_TOKENS = 128  # a model that reads little is given few of them
+TURN_TOKENS = 128  # estimated length of a question and its answer, for the default number of kept turns
 Message = dict[str, Any]
 
 
@@ -113,22 +113,22 @@ def _example(example: gr.SelectData) -> str:
 
 
 def _messages(role: str, text: str) -> list[Message]:
-    """A message, but none where there is no text yet."""
+    """Return a list of one message, or an empty list while there is no text."""
     return [{"role": role, "content": text}] if text else []
 
 
 def _escaped(text: str) -> str:
-    """A text whose tags and entities are to be seen: `gr.Chatbot` takes all for HTML. `html.unescape` undoes it."""
+    """Escape HTML tags and entities, so that `gr.Chatbot` shows them as text. `html.unescape` is the inverse."""
     return re.sub(r"<(?=[a-zA-Z/!?])|&(?=[#\w])", lambda match: html.escape(match[0]), text)
 
 
 def _text(message: Message) -> str:
-    """What Gradio may send back as a list of parts."""
+    """Return the text of a message. Gradio may send it as a list of parts."""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _without_last_answer(said: list[Message]) -> list[Message]:
-    """Up to the last question, or nothing where there is none."""
+    """Return the messages up to the last question, or an empty list if there is no question."""
     questions = [place for place, message in enumerate(said) if message["role"] == "user"]
     return said[: questions[-1] + 1] if questions else []

@@ -61,11 +61,12 @@ def online_engine(api_base: str, api_key: str, first_model: str, time_limit: flo
 
 
 async def follow(begin: Callable[[], Iterator[Answer]]) -> AsyncIterator[Answer]:
-    """An answer as it is made, without keeping others waiting; a slow reader misses some steps, never the last. When
-    this iterator is closed, the making ends with its next step.
+    """Yield the steps of an answer without blocking the event loop.
+
+    A slow reader misses some steps but never the last one. Closing this iterator ends the generation at its next step.
 
     Args:
-        begin: Makes the answer's iterator; it is called, and the iterator asked, in a thread of their own.
+        begin: Returns the iterator of an answer. A thread of its own calls it and reads the iterator.
     """
     loop, news, closed = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
 
@@ -80,7 +81,7 @@ async def follow(begin: Callable[[], Iterator[Answer]]) -> AsyncIterator[Answer]
                     tell(step)
                     if closed.is_set():
                         return
-        except Exception as error:  # raised where the answer is read
+        except Exception as error:  # raised again in the event loop
             tell(error)
         else:
             tell(None)

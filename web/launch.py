@@ -1,4 +1,4 @@
-"""From the command line to a page that listens."""
+"""The command line of the pages: parse it, open the backend, serve the page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from src.common.checks import at_least, require
 from src.common.cli import parse
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 
@@ -18,19 +19,19 @@ QUICKSTART = "output/quickstart/run"
 
 @dataclass
 class PageConfig:
-    """A page in the browser, over a model in this process or over any OpenAI-compatible server.
+    """A page in the browser, over a model in this process or over an OpenAI-compatible server.
 
     Args:
-        model: A model on this machine, of any kind that the web server opens too (docs/serving.md); the quickstart's
-            run when empty. With --api_base, the name of the server's model that is chosen at first.
-        tokenizer: Folder of vocab.model; may be left out where the model knows its own.
-        api_base: Address of an OpenAI-compatible server, such as http://127.0.0.1:5000/v1, which answers instead of a
+        model: A model on this machine, of any kind that the web server opens too (docs/serving.md). Default: the run
+            of the quickstart. With --api_base, it is the name of the server's model that is chosen at first.
+        tokenizer: Folder of vocab.model. It may be left out if the model has its own.
+        api_base: Address of an OpenAI-compatible server, such as http://127.0.0.1:5000/v1, that answers instead of a
             model in this process.
-        api_key: That the server wants; PANGU_API_KEY in the environment does the same.
-        host: Address to listen on; 0.0.0.0 for every network: the page asks nobody who they are.
+        api_key: API key of the server. PANGU_API_KEY in the environment does the same.
+        host: Address to listen on; 0.0.0.0 for every network. The page has no login.
         port: Port to listen on.
-        rows: Answers that are made at once, each with a cache of its own; an exported model knows its own number.
-        time_limit: Seconds that an answer may take; of a server, each piece of it.
+        rows: Answers that are generated at once, each with its own KV cache. An exported model has its own number.
+        time_limit: Seconds that an answer may take. With --api_base, seconds to wait for each piece of an answer.
     """
 
     model: str = ""
@@ -43,25 +44,31 @@ class PageConfig:
     time_limit: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise InputError(f"--rows is {self.rows}; it must be at least 1")
-        if self.time_limit <= 0:
-            raise InputError(f"--time_limit is {self.time_limit}; it must be positive")
-        if not 1 <= self.port <= 65535:
-            raise InputError(f"--port is {self.port}; it must lie in 1 to 65535")
-        if self.api_base and self.tokenizer:
-            raise InputError("--tokenizer is for a model in this process; the server at --api_base has its own")
-        if self.api_key and not self.api_base:
-            raise InputError("--api_key is for a server; its address, --api_base, is missing")
-        if not (self.api_base or self.model or os.path.exists(QUICKSTART)):
-            raise InputError(
-                f"no model: there is no {QUICKSTART} (bash scripts/run_quickstart.sh makes it); give "
-                "--model FOLDER, or --api_base ADDRESS of a server"
-            )
+        at_least(1, self, "rows")
+        require(self.time_limit > 0, f"--time_limit is {self.time_limit}; it must be positive")
+        require(1 <= self.port <= 65535, f"--port is {self.port}; it must lie in 1 to 65535")
+        require(
+            not (self.api_base and self.tokenizer),
+            "--tokenizer is for a model in this process; the server at --api_base has its own",
+        )
+        require(self.api_base or not self.api_key, "--api_key is for a server; its address, --api_base, is missing")
+        require(
+            self.api_base or self.model or os.path.exists(QUICKSTART),
+            f"no model: there is no {QUICKSTART} (bash scripts/run_quickstart.sh makes it); give "
+            "--model FOLDER, or --api_base ADDRESS of a server",
+        )
 
 
 def open_page(page: str, program: str) -> None:
-    """Parse, load, serve one of the pages: text or chat."""
+    """Parse the command line, open the backend, and serve a page until it is interrupted.
+
+    Args:
+        page: text or chat.
+        program: Name of the program, for messages and --help.
+
+    Raises:
+        InputError: The port is taken, or the model or server cannot be used.
+    """
     config = parse(PageConfig, program)
     with _bound(config.host, config.port) as place:
         engine = _open_engine(config)
@@ -74,7 +81,7 @@ def open_page(page: str, program: str) -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket at the address, before anything is loaded."""
+    """Return a socket bound to the address. Call this before a model is loaded, to report a taken port early."""
     place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

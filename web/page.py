@@ -1,4 +1,4 @@
-"""What both pages are made of: the look, the languages, the settings, and an answer that is shown as it is made."""
+"""What both pages share: style, languages, settings, buttons, and the display of an answer while it is generated."""
 
 from __future__ import annotations
 
@@ -39,18 +39,25 @@ STYLE = """
 #warning { color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 @media (max-width: 30rem) { #heading #tagline { display: none; } }
 """
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}  # of an event: for these pages alone
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}  # options of events: no public API
 
 
 class Words:
-    """Remembers which words stand where, and changes them all with the language."""
+    """The texts of all components, which change with the language."""
 
     def __init__(self) -> None:
         self._places: list[tuple[Any, dict[str, str]]] = []
 
     def on(self, component: Any, **words: str) -> Any:
-        """The component; its properties, such as label, get the words named: in the first language until the page knows
-        its reader's."""
+        """Set the texts of a component, in FIRST_LANGUAGE until the page knows the reader's language.
+
+        Args:
+            component: A Gradio component.
+            words: Name of a text in `web.words` for each property, such as label.
+
+        Returns:
+            The component.
+        """
         for name, what in words.items():
             setattr(component, name, say(LANGUAGES[FIRST_LANGUAGE], what))
         self._places.append((component, words))
@@ -58,21 +65,22 @@ class Words:
 
     @property
     def components(self) -> list[Any]:
-        """All that have words."""
+        """The components that have texts."""
         return [component for component, _ in self._places]
 
     def changes(self, language: str) -> list[dict[str, Any]]:
-        """An update for each of `components`."""
+        """Return an update for each of `components`, in a language (zh or en)."""
         return [gr.update(**{name: say(language, what) for name, what in words.items()}) for _, words in self._places]
 
 
 class Frame:
-    """What both pages share: heading and languages, settings, buttons, the line that tells how it stands; built inside
-    a `gr.Blocks`, in the order of its methods.
+    """Heading, languages, buttons, status line and settings of a page.
+
+    Create it inside a `gr.Blocks` and call its methods in the order of the layout.
 
     Args:
-        engine: What answers.
-        tagline: Which words stand beside the heading.
+        engine: Backend of the page.
+        tagline: Name of the text beside the heading.
     """
 
     def __init__(self, engine: Engine, tagline: str) -> None:
@@ -91,7 +99,7 @@ class Frame:
         self.remembered = gr.BrowserState("", storage_key="pangu_language", secret="no secret: outlives this process")
 
     def buttons(self, send: str) -> None:
-        """The buttons, of which the first says `send`, and the line below them that tells how it stands."""
+        """Add the buttons, and the status line below them. `send` is the name of the first button's text."""
         on = self.words.on
         with gr.Row():
             self.send = on(gr.Button(variant="primary", elem_id="send", min_width=64), value=send)
@@ -102,7 +110,7 @@ class Frame:
         self.status = gr.HTML(elem_id="status", padding=False)
 
     def settings(self) -> None:
-        """What a reader may choose."""
+        """Add the settings that a reader may change."""
         on, longest, names = self.words.on, self.engine.longest, self.engine.backend.model_list()
         self.model = on(gr.Dropdown(names, value=self.engine.first_model, elem_id="model"), label="model")
         self.temperature = on(
@@ -118,7 +126,7 @@ class Frame:
 
     @property
     def inputs(self) -> list[Any]:
-        """What `answer` must be told of, in this order."""
+        """The inputs of `answer`, in this order."""
         return [
             self.language,
             self.model,
@@ -132,11 +140,11 @@ class Frame:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `answer` changes besides what it shows."""
+        """The components that `answer` changes, besides those of its `show`."""
         return [self.status, self.send, self.stop, self.retry, self.undo, self.clear]
 
     def connect(self, blocks: gr.Blocks, answers: Sequence[Any]) -> None:
-        """Let the languages be changed, and the stop button end the events that answer."""
+        """Connect the language buttons, and let the stop button cancel the events `answers`."""
         words = self.words.components
         blocks.load(self._open, self.remembered, [self.language, self.status, self.model, *words], **PRIVATE)
         self.language.input(
@@ -154,7 +162,7 @@ class Frame:
         )
 
     def _open(self, remembered: str, request: gr.Request) -> list[Any]:
-        """A reader's language: the one chosen before, or the browser's; and the models that there are now."""
+        """Choose the language (the one chosen before, or the browser's), and list the models that exist now."""
         browsers = "中文" if request.headers.get("accept-language", "").lower().startswith("zh") else "English"
         name = remembered if remembered in LANGUAGES else browsers
         status, model = "", gr.skip()
@@ -171,12 +179,12 @@ class Frame:
         show: Callable[[str], dict[Any, Any]],
         inputs: Sequence[Any],
     ) -> AsyncIterator[dict[Any, Any]]:
-        """Show an answer as it is made, and how it stands.
+        """Show an answer while it is generated, and its state in the status line.
 
         Args:
-            ask: Gets the model's name and how to choose tokens.
-            show: The changes that show so much of the answer.
-            inputs: The values of `inputs`.
+            ask: Starts an answer, given the name of the model and how to choose tokens.
+            show: Returns the changes that show the text of the answer so far.
+            inputs: Values of `self.inputs`.
         """
         name, model, temperature, top_p, top_k, length, repetition, seed = inputs
         language, begun, answer = LANGUAGES[name], time.perf_counter(), Answer("")
@@ -203,12 +211,12 @@ class Frame:
         yield dict(zip(self.outputs, [line, *_buttons(running=False)], strict=True))
 
     def remark(self, name: str, what: str) -> dict[Any, str]:
-        """The change that tells a reader of that language something."""
+        """Return the change that shows the text `what` in the status line, in the language `name`."""
         return {self.status: _alert(say(LANGUAGES[name], what))}
 
 
 def _seed(text: str) -> int:
-    """The seed that a reader wrote, or any where there is none."""
+    """Return the seed that a reader typed, or a random one if there is none."""
     if not text.strip():
         return secrets.randbits(SEED_BITS)
     if not text.strip().isdecimal():
@@ -217,7 +225,7 @@ def _seed(text: str) -> int:
 
 
 def _buttons(running: bool) -> list[dict[str, Any]]:
-    """Send, stop, retry, undo, clear: what can be done now."""
+    """Return updates of send, stop, retry, undo and clear, for a page that is answering or idle."""
     others = gr.update(interactive=not running)
     return [gr.update(visible=not running), gr.update(visible=running), others, others, others]
 

@@ -1,4 +1,4 @@
-"""A chat in the browser: `python web/run_pangu_bot.py --model output/quickstart/run`."""
+"""The page for a chat: `python web/run_pangu_bot.py --model output/quickstart/run`."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 def main() -> None:
     """Serve the page."""
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # Python put this file's folder there
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of this file's folder, which Python puts there
     from src.common.errors import run_program
     from web.launch import open_page
 

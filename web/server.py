@@ -1,4 +1,4 @@
-"""A page as a web server that asks nothing of other hosts, nor lets the browser ask."""
+"""The web server of a page. Neither the server nor the browser asks anything of other hosts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web.page import STYLE, THEME
 
-# The browser itself refuses what would come from elsewhere, whatever a version of Gradio asks for.
+# The browser refuses everything from other hosts, whatever a version of Gradio asks for.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:"
@@ -20,14 +20,14 @@ POLICY = (
 
 
 class PageServer(uvicorn.Server):
-    """Serves a page; `run(sockets=[...])` until it is interrupted.
+    """Serves a page: `run(sockets=[...])` returns when it is interrupted.
 
     Args:
         blocks: The page.
     """
 
     def __init__(self, blocks: gr.Blocks) -> None:
-        blocks.queue(default_concurrency_limit=None, api_open=False)  # the engine itself lets callers wait
+        blocks.queue(default_concurrency_limit=None, api_open=False)  # the backend has its own queue
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         gr.mount_gradio_app(
             app,
@@ -46,16 +46,16 @@ class PageServer(uvicorn.Server):
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End, and with it the connections of pages that are open; that they break off is no error."""
+        """Stop the server. Connections of open pages break then; that is not logged as an error."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await super().shutdown(sockets)
 
 
 class _Guard:
-    """Sends POLICY with every answer.
+    """ASGI middleware that sends POLICY with every response.
 
     Args:
-        app: Of ASGI, what answers.
+        app: Application behind it.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""The page on which a text is written on: what stands in its box is the beginning, and grows."""
+"""The page that continues a text. Its box holds the beginning, and the answer grows at the end of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ EXAMPLES = ["四川的省会是哪里?", "法国的首都是哪座城市?", "上
 
 
 def build(engine: Engine) -> gr.Blocks:
-    """The page over an engine."""
+    """Build the page over an engine."""
     with gr.Blocks(title="盘古α · PanGu-α", analytics_enabled=False) as blocks:
         frame = Frame(engine, "text_tagline")
-        before = gr.State([])  # the text as it stood before each answer
+        before = gr.State([])  # the text before each answer, for undo
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 text = gr.Textbox(lines=10, max_lines=24, buttons=["copy"], elem_id="text")
