@@ -1,4 +1,4 @@
-"""What scores and answers the questions of a benchmark: a model here, or a server's."""
+"""Log-probabilities and answers for a benchmark: by a model in this process, or by MindSpore Serving."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -15,44 +15,51 @@ from src.inference.score_request import Request
 from src.serving.mindspore_serving_client import ServingClient, UnreachableError, generation_fields
 from src.tokenization import Tokenizer
 
-SECONDS = 3600  # for one answer: a server on a CPU may read a long text for minutes, after those of others
+SECONDS = 3600  # limit of one call: a server on a CPU can take minutes for a long text, and serves other clients too
 
 
 class Scorer(Protocol):
-    """Where log-probabilities come from: a model here, or a server's."""
+    """Computes log-probabilities of texts."""
 
     def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """See `src.inference.mindspore.scoring.TokenScorer`."""
+        """Score groups of requests; see `src.inference.mindspore.scoring.TokenScorer.score`."""
 
 
 class Answerer(Protocol):
-    """Where answers come from: a model here, or a server's."""
+    """Continues prompts."""
 
     def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
-        """The answers to numbered prompts, each up to the first of the stop texts, in any order.
+        """Answer prompts.
 
-        What is drawn for an answer depends on its number alone.
+        Sampling depends on the number of a prompt only, not on the prompts beside it.
+
+        Args:
+            prompts: (number, ids) pairs.
+            config: How tokens are chosen and when an answer ends.
+
+        Returns:
+            An iterator over (number, text) pairs in any order. A text ends before the first of the stop texts.
         """
 
 
 class ModelAnswerer:
-    """Continues prompts with a model.
+    """An `Answerer` that uses a model in this process.
 
     Args:
-        runtime: The model.
-        tokenizer: Of the model.
-        pad_token: Its id.
-        batch_size: Texts as long as the position table that are continued at once, as for `TokenScorer`.
+        runtime: The model as a runtime of the generation loop.
+        tokenizer: The model's tokenizer.
+        pad_token: Id of the padding.
+        batch_size: Number of texts of seq_length tokens in a batch. Shorter texts make larger batches.
     """
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, pad_token: int, batch_size: int):
         self.runtime, self.tokenizer, self.pad_token, self.batch_size = runtime, tokenizer, pad_token, batch_size
 
     def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
-        """See `Answerer`; those to short prompts come first."""
+        """Answer prompts, the short ones first; see `Answerer.answer`."""
         waiting = sorted(prompts, key=lambda prompt: len(prompt[1]))
         while waiting:
-            # Rows as the longest of the batch allows, so that as many fit as were counted on.
+            # Take as many prompts as fit beside the longest of them.
             rows = next(
                 rows
                 for rows in range(len(waiting), 0, -1)
@@ -83,12 +90,13 @@ class ModelAnswerer:
 
 
 def model_here(opened: OpenedCheckpoint, batch_size: int, margins: bool = False) -> tuple[Scorer, Answerer]:
-    """Load the model of a checkpoint, to score and to answer.
+    """Load the model of a checkpoint to score and to answer.
 
     Args:
         opened: The checkpoint.
-        batch_size: Texts of model.seq_length tokens that are computed at once; of shorter texts more.
-        margins: See `src.inference.mindspore.scoring.TokenScorer`.
+        batch_size: Number of texts of model.seq_length tokens in a batch. Shorter texts make larger batches.
+        margins: Compute also how far each token's logit is below the largest; see
+            `src.inference.mindspore.scoring.TokenScorer`.
 
     Raises:
         InputError: The weights do not fit the model.
@@ -98,10 +106,13 @@ def model_here(opened: OpenedCheckpoint, batch_size: int, margins: bool = False)
 
 
 def model_of_server(address: str) -> tuple[Scorer, Answerer]:
-    """Both by a running server.
+    """Use a running MindSpore Serving to score and to answer.
+
+    Args:
+        address: Address of its REST interface, such as http://127.0.0.1:1500.
 
     Raises:
-        InputError: That is no address.
+        InputError: `address` is no address of this kind.
     """
     server = Server(address)
     return ServerScorer(server), ServerAnswerer(server)
@@ -142,13 +153,17 @@ class Server:
 
 
 class ServerScorer:
-    """An `Scorer` by a server. The texts of a group go in one call."""
+    """A `Scorer` that asks a server. All texts of a group go in one call."""
 
     def __init__(self, server: Server):
         self._server = server
 
     def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """See `src.inference.mindspore.scoring.TokenScorer`."""
+        """Score groups of requests in order; see `src.inference.mindspore.scoring.TokenScorer.score`.
+
+        Raises:
+            InputError: The server does not answer, or answers with an error or another number of tokens.
+        """
         for number, group in enumerate(groups):
             answers = self._server.call(
                 "score", [{"input_ids": list(map(int, request.tokens)), "start": request.start} for request in group]
@@ -166,13 +181,17 @@ class ServerScorer:
 
 
 class ServerAnswerer:
-    """An `Answerer` by a server, one prompt a call."""
+    """An `Answerer` that asks a server. Each call has one prompt."""
 
     def __init__(self, server: Server):
         self._server = server
 
     def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
-        """See `Answerer`."""
+        """Answer prompts in order; see `Answerer.answer`.
+
+        Raises:
+            InputError: The server does not answer, or answers with an error.
+        """
         for number, tokens in prompts:
             [answer] = self._server.call(
                 "predict", [{"input_ids": tokens, "number": number} | generation_fields(config)]

@@ -1,4 +1,4 @@
-"""What eval.py is told: the benchmark, and where its scores come from."""
+"""Settings of eval.py: the benchmark, and the model or server that is evaluated. The docstrings are the help."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from src.inference.config import CheckpointConfig
 from src.serving.backends import DEFAULT_SERVER
 
 CLIENT_FLAG = "--enable_client"
-# What the ModelZoo's predict.py calls the flags of eval.py, when it evaluates through a server.
+# Names that the ModelZoo's predict.py gives to flags of eval.py when it evaluates through a server.
 CLIENT_FLAGS = {"--eval_task": "--task", "--eval_data_url": "--task_path", "--tokenizer_path": "--data.tokenizer_path"}
 
 
@@ -21,18 +21,20 @@ class EvalConfig(CheckpointConfig):
     """Score a checkpoint on a benchmark of the paper. A checkpoint that was trained here brings its own settings.
 
     Args:
-        server: No checkpoint: a running server, http://127.0.0.1:1500, of the model that --mode says (docs/serving.md).
-        task: c3, cmrc2018, drcd, dureader, webqa, cmrc2017, cmrc2019, pd, cft, chid, tnews, iflytek, afqmc, ocnli,
-            cmnli, csl, wsc2020 or wplc.
+        server: Address of a running server to evaluate instead of a checkpoint, such as http://127.0.0.1:1500. --mode
+            says which model it serves (docs/serving.md).
+        task: Name of the benchmark: c3, cmrc2018, drcd, dureader, webqa, cmrc2017, cmrc2019, pd, cft, chid, tnews,
+            iflytek, afqmc, ocnli, cmnli, csl, wsc2020 or wplc.
         task_path: Folder of the benchmark's published files, or one such file.
-        split: Which of its files: dev or test.
-        variant: paper, or for tnews and cmrc2018 mindformers.
-        shots: Demonstrations before each question, drawn from the training file: 0, 1 or more.
-        seed: Of the drawn demonstrations, wrong labels and answers.
-        limit: Evaluate only the first so many examples; 0 for all.
-        batch_size: Texts as long as model.seq_length that are computed at once; of shorter ones more.
-        score: mean (the perplexity of the scored tokens) or, for c3, modelzoo (as the ModelZoo normalises).
-        output: Folder of the predictions and figures; an interrupted run goes on there. output/eval/... when empty.
+        split: Part of the benchmark to evaluate: dev or test.
+        variant: Protocol of the evaluation: paper, or mindformers (for tnews and cmrc2018).
+        shots: Number of demonstrations before each question. They are drawn from the training file.
+        seed: Seed of the random demonstrations, wrong labels and sampled answers.
+        limit: Number of examples to evaluate, from the first; 0 for all.
+        batch_size: Number of texts of model.seq_length tokens in a batch. Shorter texts make larger batches.
+        score: mean (mean loss of the scored tokens), or modelzoo (for c3: normalised as the ModelZoo does).
+        output: Folder of the predictions and scores. An interrupted evaluation goes on there. When empty, a folder in
+            output/eval.
     """
 
     server: str = ""
@@ -66,12 +68,12 @@ class EvalConfig(CheckpointConfig):
 
     @property
     def output_folder(self) -> Path:
-        """Where predictions go."""
+        """Folder of the predictions and scores."""
         return Path(self.output or f"output/eval/{self.task.lower()}-{self.split}-{self.variant}-{self.shots}shot")
 
 
 def settings_of(config: EvalConfig, files: list[Path]) -> dict[str, Any]:
-    """What predictions depend on."""
+    """Return the settings that predictions depend on, with the sizes of the benchmark's files."""
     return {
         "checkpoint": config.checkpoint or config.server or "random weights",
         "task": config.task.lower(),
@@ -85,7 +87,10 @@ def settings_of(config: EvalConfig, files: list[Path]) -> dict[str, Any]:
 
 
 def flags_of_client(arguments: Sequence[str]) -> list[str]:
-    """The command line `predict.py --enable_client ...` as eval.py's; at this machine's server if none is named."""
+    """Turn the command line `predict.py --enable_client ...` into that of eval.py.
+
+    Without --server, the server of this machine is meant.
+    """
     flags = []
     for argument in arguments:
         name, equals, value = argument.partition("=")

@@ -1,8 +1,4 @@
-"""A benchmark from its files to its figures: read, score or answer, judge, report.
-
-Each finished example is a line of predictions.jsonl in the output folder. That file is the state: a run that is started
-again with the same settings goes on with the examples that it lacks.
-"""
+"""The scoring loop: examples of a benchmark in, predictions out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +17,12 @@ from src.evaluation.tasks.task import Choice, Example, Prompt, Reading, Task
 
 @dataclass(frozen=True)
 class Item:
-    """An example in its place.
+    """An example of a benchmark.
 
     Args:
-        number: Among all that are evaluated, from 0.
-        file: Name of its file.
-        example: The example.
+        number: Position among all examples of the evaluation, from 0.
+        file: Name of the file that it comes from.
+        example: What the task made of it.
     """
 
     number: int
@@ -35,10 +31,17 @@ class Item:
 
 
 def read_items(task: Task, path: Path, split: str, reading: Reading, limit: int) -> list[Item]:
-    """The examples of a split, the first `limit` of them where that is not 0.
+    """Read the examples of a split.
+
+    Args:
+        task: The benchmark.
+        path: Folder of the benchmark's files, or one such file.
+        split: Name of the split.
+        reading: How the task reads its files.
+        limit: Number of examples to read; 0 for all.
 
     Raises:
-        InputError: A file is missing or bad.
+        InputError: A file is missing or damaged.
     """
     items = []
     for file in task.find(path, split):
@@ -50,10 +53,10 @@ def read_items(task: Task, path: Path, split: str, reading: Reading, limit: int)
 
 
 def read_demonstrations(task: Task, path: Path, reading: Reading) -> list[str]:
-    """The texts that may be shown before a question.
+    """Read the texts of the training file that can be shown before a question.
 
     Raises:
-        InputError: A file is missing or bad.
+        InputError: A file is missing or damaged.
     """
     return [example.demonstration for file in task.find_training(path) for example in task.read(file, reading)]
 
@@ -67,16 +70,16 @@ def predict_all(
     generation: GenerationConfig,
     shown: bool = True,
 ) -> None:
-    """Predict what is not predicted yet.
+    """Predict the examples that have no prediction yet.
 
     Args:
         items: All examples.
-        prompting: Of their task.
-        predictions: Where finished ones are, and go.
-        scorer: For tasks that are scored.
-        answerer: For tasks whose answers are generated.
-        generation: How these are generated.
-        shown: Whether this process shows its progress.
+        prompting: Turns an example of the task into tokens.
+        predictions: Finished examples; new ones are added.
+        scorer: Scores the candidates of a choice and the texts of a perplexity.
+        answerer: Answers the prompts of a generation task.
+        generation: Settings of these answers.
+        shown: Whether this process shows a progress bar.
     """
     left = [item for item in items if item.number not in predictions.records]
     results = (

@@ -2,8 +2,8 @@
 
     python -m src.evaluation.lm_harness run --model pangu_alpha --model_args checkpoint=output --tasks ceval-valid
 
-What follows the module's name is the harness's own command line. `--model_args` may also hold checkpoint_name, mode,
-batch_size, and any setting of train.py's by its whole name, such as data.tokenizer_path=DIR.
+The arguments are the harness's own. `--model_args` can also hold checkpoint_name, mode, batch_size, and every setting
+of a run by its full name, such as data.tokenizer_path=DIR.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,19 +33,24 @@ from src.inference.mindspore.load import open_checkpoint
 from src.inference.score_request import Request
 
 Pair = tuple[tuple[str, str], list[int], list[int]]
-LONGEST_ANSWER = 256  # tokens, where a task does not say
+LONGEST_ANSWER = 256  # tokens, if a task sets no limit
 
 
 @register_model("pangu_alpha")
 class PanguAlphaLM(TemplateLM):
-    """A checkpoint, as the harness asks for it.
+    """A checkpoint with the interface of the harness.
 
     Args:
-        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder; random weights when empty.
-        checkpoint_name: How the file's name begins, where `checkpoint` is a folder of .ckpt files.
-        batch_size: Texts as long as the position table that are computed at once.
-        max_batch_size, device: What the harness gives every model; batch_size and parallel.device_target decide.
-        settings: Of `RunConfig`, by their whole names; and `mode`.
+        checkpoint: A .ckpt file, a checkpoint folder, or a run's output folder. Empty for random weights.
+        checkpoint_name: First characters of the file's name, if `checkpoint` is a folder of .ckpt files.
+        batch_size: Number of texts of model.seq_length tokens in a batch; 4 when not given. Shorter texts make larger
+            batches.
+        max_batch_size, device: Arguments that the harness passes to every model. They are not used.
+        settings: Other settings by their full names, and `mode`.
+
+    Raises:
+        InputError: See `open_checkpoint`.
+        SystemExit: An unknown or impossible setting.
     """
 
     def __init__(
@@ -66,25 +71,25 @@ class PanguAlphaLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """Ends an answer."""
+        """Id that ends an answer."""
         return self._config.generation.end_token
 
     @property
     def prefix_token_id(self) -> int:
-        """Stands before a text without a context: what ends the document before it."""
+        """Id before a text without a context: the end of the document before it."""
         return self._config.model.eod_token
 
     @property
     def tokenizer_name(self) -> str:
-        """Part of the names under which the harness keeps requests."""
+        """Name of the tokenizer in the harness's cache of requests."""
         return f"pangu_alpha_{self._text.vocab_size}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **settings: Any) -> list[int]:
-        """Ids; none is added."""
+        """Encode a text; no special ids are added."""
         return self._text.encode(string)
 
     def _loglikelihood_tokens(self, requests: list[Pair], **settings: Any) -> list[tuple[float, bool]]:
-        """Of each continuation its log-probability, and whether it is the model's own greedy one."""
+        """Return each continuation's log-probability, and whether it is the model's greedy continuation."""
         groups = [
             [self._request(context, scored) for _, context, scored in group]
             for _, group in groupby(requests, key=lambda request: request[1])
@@ -97,12 +102,12 @@ class PanguAlphaLM(TemplateLM):
         ]
 
     def _request(self, context: Sequence[int], scored: Sequence[int]) -> Request:
-        """The end of what is too long."""
+        """Make a request; a text that is too long loses its beginning."""
         tokens = [*context, *scored][-(self._config.model.seq_length + 1) :]
         return Request(tokens, max(1, len(tokens) - len(scored)))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-probabilities of whole texts, in windows that score every token once."""
+        """Return the log-probabilities of whole texts. A long text is scored in windows, each token once."""
         totals = []
         for (text,) in (request.args for request in requests):
             windows = get_rolling_token_windows(
@@ -113,7 +118,7 @@ class PanguAlphaLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Answers, each up to the first of its stop texts."""
+        """Answer prompts, each answer up to the first of its stop texts."""
         numbered = enumerate(request.args for request in requests)
         answers = {}
         for _, group in groupby(numbered, key=lambda one: repr(one[1][1])):
@@ -121,6 +126,7 @@ class PanguAlphaLM(TemplateLM):
         return [answers[number] for number in range(len(requests))]
 
     def _answers(self, numbered: list[tuple[int, tuple[str, dict[str, Any]]]]) -> Iterator[tuple[int, str]]:
+        """Answer numbered (context, settings) requests that have the same settings."""
         wanted = numbered[0][1][1]
         until = wanted.get("until") or []
         most = min(int(wanted.get("max_gen_toks", LONGEST_ANSWER)), self._config.model.seq_length - 1)

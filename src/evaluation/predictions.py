@@ -1,4 +1,8 @@
-"""The finished examples of a run, on disk."""
+"""Finished examples on disk, so that an interrupted evaluation goes on where it stopped.
+
+Each finished example is a line of predictions.jsonl in the output folder. An evaluation that is started again with the
+same settings predicts only the examples that the file lacks.
+"""
 
 import json
 from pathlib import Path
@@ -11,19 +15,21 @@ PREDICTIONS_FILE, SETTINGS_FILE = "predictions.jsonl", "settings.json"
 
 
 class Predictions:
-    """The finished examples of a run, on disk.
+    """The finished examples of an evaluation.
+
+    `records` holds them by number: a dictionary with "number", "file", and what the task predicted.
 
     Args:
-        folder: Of the run.
-        settings: What makes predictions differ; JSON.
-        writes: Whether this process writes; of several ranks one does.
+        folder: Output folder of the evaluation.
+        settings: Settings that predictions depend on; JSON.
+        writes: Whether this process writes the files. One of several ranks does.
 
     Raises:
-        InputError: The folder holds predictions of other settings.
+        InputError: The folder holds predictions of other settings, or a damaged file.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], writes: bool = True):
-        self.folder, self._writes = folder, writes
+        self.folder = folder
         self._check(settings)
         self.records = self._read()
         self._file = None
@@ -50,7 +56,7 @@ class Predictions:
             )
 
     def _read(self) -> dict[int, dict[str, Any]]:
-        """The whole lines by number; a killed run may have left half a line at the end."""
+        """Read the complete lines, by number. A killed run can leave half a line at the end, which is dropped."""
         records = {}
         file = self.folder / PREDICTIONS_FILE
         for line in file.read_bytes().splitlines(keepends=True) if file.is_file() else ():
@@ -69,14 +75,14 @@ class Predictions:
         write_text(self.folder / PREDICTIONS_FILE, "".join(lines))
 
     def add(self, record: dict[str, Any]) -> None:
-        """Keep a finished example; it is on disk when this returns."""
+        """Keep a finished example and append it to the file."""
         self.records[record["number"]] = record
         if self._file:
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
 
     def finish(self) -> None:
-        """Sort the file by number."""
+        """Close the file and sort its lines by number."""
         if self._file:
             self._file.close()
             self._rewrite()

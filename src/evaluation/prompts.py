@@ -1,4 +1,4 @@
-"""Examples of a benchmark as tokens: demonstrations before them, cut to what the model can read."""
+"""Turn examples of a benchmark into tokens: add demonstrations, and cut texts to the length that the model reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,14 @@ Score = Literal["mean", "modelzoo"]
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Examples that are shown before a question: drawn for each anew, from nothing but the seed and its number.
+    """Examples with their answers that are shown before a question.
+
+    They are drawn for each question from the seed and the question's number, so other questions do not change them.
 
     Args:
         pool: Texts to draw from.
-        shots: How many.
-        seed: Of the draw.
+        shots: Number of demonstrations before a question.
+        seed: Seed of the draw.
     """
 
     pool: Sequence[str] = ()
@@ -30,21 +32,21 @@ class Demonstrations:
     seed: int = 0
 
     def of(self, number: int) -> list[str]:
-        """Those of a question."""
+        """Draw the demonstrations of a question by its number."""
         return Random(f"{self.seed}/shots/{number}").sample(self.pool, min(self.shots, len(self.pool)))
 
 
 class Prompting:
-    """Makes requests and prompts of one task's examples, and counts what did not fit.
+    """Turns examples of one task into requests and prompts, and counts what did not fit.
 
     Args:
         task: The task.
-        tokenizer: Of the model.
-        seq_length: Rows of its position table.
-        pad_token: Its id.
-        score: mean: the perplexity of the scored tokens. modelzoo: as the ModelZoo does, which leaves the first scored
-            token out, takes in a pad after the last one, and divides by all places of the position table.
-        demonstrations: What is shown before each question.
+        tokenizer: The model's tokenizer.
+        seq_length: Number of tokens that the model reads.
+        pad_token: Id of the padding.
+        score: mean: the mean loss of the scored tokens. modelzoo: the ModelZoo's score, which leaves out the first
+            scored token, adds a pad token after the last one, and divides the sum by seq_length.
+        demonstrations: Demonstrations before each question.
     """
 
     def __init__(
@@ -61,17 +63,21 @@ class Prompting:
         self.cut_texts = self.dropped_shots = 0
 
     def requests(self, number: int, example: Choice) -> list[Request]:
-        """A request for each candidate.
+        """Make a request for each candidate of a choice.
 
         Raises:
-            InputError: Nothing that is scored fits into the position table.
+            InputError: The context leaves no room for the scored text.
         """
         longest = max(len(self.tokenizer.encode(context + scored)) for context, scored in example.candidates)
         shots = self._shots(number, self.seq_length - longest)
         return [self._request(number, shots + context, scored) for context, scored in example.candidates]
 
     def prompt(self, number: int, example: Prompt) -> list[int]:
-        """Ids to continue; what is too long loses its beginning."""
+        """Return the ids of a prompt. A text that is too long loses its beginning.
+
+        Raises:
+            InputError: The longest answer leaves no room for a prompt, or the prompt is empty.
+        """
         room = self.seq_length - self.task.generation["max_new_tokens"]
         if room < 1:
             raise InputError(
@@ -89,7 +95,7 @@ class Prompting:
         return tokens
 
     def remarks(self) -> list[str]:
-        """What did not fit, a line each."""
+        """Return a line for each kind of text that did not fit."""
         found = []
         if self.cut_texts:
             side = "beginning" if self.task.kind == "generation" or self.task.cut == "front" else "end"
@@ -101,12 +107,12 @@ class Prompting:
         return found
 
     def value(self, log_probs: np.ndarray) -> float:
-        """What is compared, the less the better: the mean loss, of which perplexity is the exponential."""
+        """Return the score of a candidate: the mean loss, the logarithm of the perplexity. The lowest score wins."""
         total = -float(log_probs.sum(dtype=np.float64))
         return total / (self.seq_length if self.score == "modelzoo" else len(log_probs))
 
     def _shots(self, number: int, room: int) -> str:
-        """The demonstrations, fewer where they don't all fit."""
+        """Join as many of the demonstrations as fit into `room` tokens."""
         shots = [shot + self.task.separator for shot in self.demonstrations.of(number)]
         sizes = [len(self.tokenizer.encode(shot)) for shot in shots]
         kept = len(shots)
@@ -135,7 +141,10 @@ class Prompting:
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with. A context's last token may merge with what follows it; then that is scored."""
+    """Count the tokens that both texts begin with.
+
+    The context's last token can merge with the text after it. The merged token is then scored.
+    """
     return next(
         (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
         min(len(first), len(second)),

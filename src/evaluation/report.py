@@ -1,4 +1,4 @@
-"""The figures of an evaluation: scores with their 95% intervals, beside the paper's."""
+"""Report of an evaluation: scores with their 95% intervals beside published ones."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from src.evaluation.intervals import bootstrap, wilson
 from src.evaluation.tasks.task import Task
 
 RESULT_FILE = "result.json"
-COUNTED = ("top1_acc", "em")  # each example is right or wrong
+COUNTED = ("top1_acc", "em")  # an example has 0 or 1
 SETTINGS = ("zero-shot", "one-shot", "few-shot")
 
 
@@ -24,11 +24,11 @@ class Figure:
     """A score.
 
     Args:
-        metric: Its name.
-        value: A share, or a perplexity.
-        low, high: The 95% interval.
-        interval: How that was found: Wilson or bootstrap.
-        reported: What the 2.6B model is said to get, as a share.
+        metric: Name of the metric.
+        value: A share (0 to 1) or a perplexity.
+        low, high: Ends of the 95% interval.
+        interval: Method of the interval: Wilson or bootstrap.
+        reported: Published score of the 2.6B model, as a share; None if there is none.
     """
 
     metric: str
@@ -40,12 +40,12 @@ class Figure:
 
 
 def figure(metric: str, records: Sequence[dict[str, Any]], reported: float | None = None) -> Figure:
-    """A score of finished examples.
+    """Compute the score of finished examples.
 
     Args:
-        metric: Which of those that the records have.
+        metric: Name of the metric; the records have it, or `loss` and `tokens` for perplexity.
         records: Lines of predictions.jsonl, at least one.
-        reported: In percent.
+        reported: Published score in percent.
     """
     reported = None if reported is None else reported / 100
     if metric == "perplexity":
@@ -61,12 +61,12 @@ def figure(metric: str, records: Sequence[dict[str, Any]], reported: float | Non
 
 
 class Report:
-    """The figures of a run.
+    """The scores of an evaluation, of all examples and of each file.
 
     Args:
-        task: What was evaluated.
-        name: How its user calls it.
-        shots: Demonstrations before each question.
+        task: The benchmark.
+        name: Name of the task on the command line.
+        shots: Number of demonstrations before each question.
         records: The finished examples.
     """
 
@@ -85,7 +85,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """Markdown: a line a metric, and where there are several files a line each of them."""
+        """Lay out the scores as a Markdown table: of all examples, and of each file if there are several."""
         rows = [[self.title, *_cells(one), str(len(self.records))] for one in self.figures]
         for file, figures in self.of_files.items():
             count = sum(record["file"] == file for record in self.records)
@@ -101,7 +101,7 @@ class Report:
         return table(header, rows)
 
     def closing_line(self) -> str:
-        """As the ModelZoo's script ends."""
+        """Return the line with which the ModelZoo's script ends."""
         return f"Metric for dataset {self.name} is { {one.metric: round(one.value, 4) for one in self.figures} }"
 
     def save(self, folder: Path, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Run an evaluation: read the benchmark, predict, report."""
+"""Run an evaluation: read the benchmark, predict, and report."""
 
 import time
 from collections.abc import Sequence

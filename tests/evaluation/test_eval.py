@@ -1,4 +1,4 @@
-"""eval.py end to end on tiny models, its scores against scorers that share nothing with it."""
+"""eval.py end to end on tiny models. Scores are compared with independent scorers."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from tests.support.programs import ROOT, run
 
 
 def numpy_c3(path, vocab, config, score):
-    """Of each question its choices' scores: one text at a time, in float64."""
+    """Yield each question with the scores of its choices: one text at a time, in float64."""
     tokenizer = JiebaTokenizer(vocab)
     weights = {parameter.name: parameter.asnumpy() for parameter in load_model(config.model, None).get_parameters()}
     length, pad = config.model.seq_length, config.model.pad_token
@@ -26,7 +26,7 @@ def numpy_c3(path, vocab, config, score):
                 prompt = f"问：{question['question']}\n答：{choice}\n该答案来自对话："
                 ids = tokenizer.encode(prompt + "".join(sentences))[:length]
                 before = len(tokenizer.encode(prompt))
-                if score == "modelzoo":  # its labels are the tokens shifted by one, then a pad; the mask is on inputs
+                if score == "modelzoo":  # its labels are the tokens shifted by one and a pad; its mask is on inputs
                     scores.append(-log_probs(weights, config.model, [*ids, pad])[before:].sum() / length)
                 else:
                     scores.append(-log_probs(weights, config.model, ids)[before - 1 :].mean())
@@ -88,7 +88,7 @@ def test_predictions_of_other_settings_are_not_mixed(eval_vocab, tnews_folder, t
 
 
 def mindformers_tnews(path, rng):
-    """The examples of MindFormers' protocol, written again from its description: shown headline, labels, sentence."""
+    """Yield the examples of MindFormers' protocol: demonstration, labels, answer, sentence."""
     data = [json.loads(line) for line in path.read_text().splitlines()]
     gold = [LABELS[one["label_desc"]] for one in data]
     groups = [np.array([i for i, label in enumerate(gold) if label == name]) for name in sorted(set(gold))]
@@ -180,7 +180,7 @@ def test_a_context_that_fills_the_model_is_told(eval_vocab, tmp_path):
 
 
 def test_the_command_line(eval_vocab, tnews_folder, tmp_path):
-    """Exit status, and nothing but one line for bad data."""
+    """Bad data gives one line on stderr and exit status 2."""
     folder = tmp_path / "bad"
     folder.mkdir()
     lines = (tnews_folder / "dev.json").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Our verdicts against MindFormers' own metrics, in an environment of its own (MINDFORMERS_PYTHON)."""
+"""Our judgements against MindFormers' metrics, which run in an environment of their own (MINDFORMERS_PYTHON)."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.support.programs import ROOT, TIMEOUT
 
 @pytest.fixture(scope="module")
 def found(eval_vocab, tnews_folder, cmrc_folder, tmp_path_factory):
-    """Our examples of both tasks, and what MindFormers finds of them."""
+    """Our finished examples of both tasks, and MindFormers' judgement of them."""
     python = os.environ.get("MINDFORMERS_PYTHON")
     if not python:
         pytest.skip(
@@ -32,7 +32,7 @@ def found(eval_vocab, tnews_folder, cmrc_folder, tmp_path_factory):
     config = configuration(eval_vocab, tnews_folder, folder, "--task=tnews").model
     np.savez(folder / "questions.npz", **prompts(headlines, sentences, config, JiebaTokenizer(eval_vocab)))
     pairs = [[one["prediction"], one["answers"][0]] for one in questions]
-    # A random model answers nothing right: some more pairs, in which what is compared differs.
+    # A random model gives no right answer, so pairs that agree partly are added.
     pairs += [
         [answer[:length] + end, answer] for _, answer in pairs for length, end in ((9, "。"), (4, "，是"), (2, ""))
     ]
@@ -54,7 +54,7 @@ def found(eval_vocab, tnews_folder, cmrc_folder, tmp_path_factory):
 
 
 def prompts(headlines, sentences, config, tokenizer):
-    """What MindFormers' metric takes: padded prompts with the logits of the same weights, computed by numpy alone."""
+    """Return the input of MindFormers' metric: padded prompts, and their logits as numpy computes them."""
     weights = {one.name: one.asnumpy() for one in load_model(config, None).get_parameters()}
     shape = (len(headlines), len(headlines[0]["labels"]), config.seq_length)
     ids, mask = np.full(shape, config.pad_token, np.int32), np.zeros(shape, np.float32)

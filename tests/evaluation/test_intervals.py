@@ -13,7 +13,7 @@ from src.evaluation import intervals
     [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (6458, 10000, 0.6364, 0.6551)],
 )
 def test_wilson(right, count, low, high):
-    """Published values of the interval: 0.2775 for 0 of 10, 0.2366 to 0.7634 for 5 of 10."""
+    """Published values: 0 to 0.2775 for 0 of 10, 0.2366 to 0.7634 for 5 of 10."""
     assert intervals.wilson(right, count) == pytest.approx((low, high), abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""PanGu-α under EleutherAI's harness: a small task, offline, against scores worked out apart."""
+"""PanGu-α in EleutherAI's harness: a small offline task against independent scores."""
 
 import json
 
@@ -34,7 +34,7 @@ def model(tiny_vocab):
 
 
 def log_prob(model, tiny_vocab, context, text):
-    """float64, of the text after the context; and whether each of its tokens is the likeliest."""
+    """Return the log-probability of a text after a context (float64), and whether its tokens are the greedy ones."""
     tokenizer, config = JiebaTokenizer(tiny_vocab), model._config.model
     weights = {parameter.name: parameter.asnumpy() for parameter in load_model(config, None).get_parameters()}
     ids, start = np.array([tokenizer.encode(context + text)]), len(tokenizer.encode(context))
@@ -45,7 +45,7 @@ def log_prob(model, tiny_vocab, context, text):
 
 
 def test_a_task_runs(model, tiny_vocab, tmp_path):
-    """Multiple choice from a local file; its accuracy is that of the likeliest choices."""
+    """A multiple-choice task from a local file has the accuracy of the likeliest choices."""
     from lm_eval.tasks import TaskManager
 
     data = tmp_path / "data.jsonl"
@@ -98,7 +98,7 @@ def test_greedy_answers_are_told_from_others(model, tiny_vocab):
 
 
 def test_a_long_text_is_scored_in_windows(model):
-    """Every token once, each window beginning with the last token of the one before."""
+    """Each token is scored once. Each window begins with the last token of the window before."""
     from lm_eval.api.instance import Instance
 
     text = "床前明月光，疑是地上霜。举头望明月，低头思故乡。" * 8

@@ -1,4 +1,4 @@
-"""Evaluation through a server of MindSpore Serving's REST interface, against the same model here."""
+"""Evaluation through MindSpore Serving's REST interface, against the same model in this process."""
 
 import http.server
 import json
@@ -20,7 +20,7 @@ from tests.support.evaluation import MODEL, configuration, evaluate
 
 
 class Serving(http.server.BaseHTTPRequestHandler):
-    """MindSpore Serving's REST interface, as docs/serving.md has it, before a model in this process."""
+    """MindSpore Serving's REST interface (docs/serving.md) in front of a model in this process."""
 
     def do_POST(self):
         instances = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
@@ -41,12 +41,12 @@ class Serving(http.server.BaseHTTPRequestHandler):
         return {"output_sentence": text, "finish_reason": "end"}
 
     def log_message(self, *message):
-        """Nothing."""
+        """Print nothing."""
 
 
 @contextmanager
 def serving(handler, **what):
-    """The address of a server, until the end of the block."""
+    """Start a server, yield its address, and stop it at the end of the block."""
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
         vars(server).update(what)
         thread = threading.Thread(target=server.serve_forever)
@@ -59,7 +59,7 @@ def serving(handler, **what):
 
 
 def through_server(vocab, folder, address):
-    """predict.py's command line, with the ModelZoo's names of flags."""
+    """Return a command line of predict.py with the ModelZoo's names of flags."""
     [_, *model] = MODEL
     return [*model, "--enable_client", f"--server={address}", f"--tokenizer_path={vocab}", f"--eval_data_url={folder}"]
 
@@ -89,21 +89,21 @@ def test_a_server_says_what_a_model_says(task, eval_vocab, c3_folder, cmrc_folde
 
 
 class Refusing(Serving):
-    """Says that it has no graph to score with."""
+    """A server without graphs that score."""
 
     def score(self, input_ids, start):
         return {"error_code": 1, "error_msg": "no graph to score with was exported"}
 
 
 class Short(Serving):
-    """Scores too few tokens."""
+    """A server that scores too few tokens."""
 
     def score(self, input_ids, start):
         return {"log_probs": [-1.0]}
 
 
 class Stranger(Serving):
-    """Something else that listens there."""
+    """Another program at the address."""
 
     def do_POST(self):
         self.send_error(404, "Not here")

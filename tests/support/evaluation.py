@@ -1,4 +1,4 @@
-"""What the tests of eval.py share: a tiny model on the benchmarks of conftest.py, and a scorer that is not ours."""
+"""Helpers of the evaluation tests: a tiny model, runs of eval.py, and an independent scorer in numpy."""
 
 import json
 
@@ -21,6 +21,7 @@ MODEL = [
 
 
 def configuration(vocab, folder, output, *flags):
+    """Parse a command line of eval.py with the tiny model."""
     return parse(
         EvalConfig,
         "eval.py",
@@ -29,13 +30,13 @@ def configuration(vocab, folder, output, *flags):
 
 
 def evaluate(vocab, folder, output, *flags):
-    """The finished examples of a run."""
+    """Run eval.py and return the finished examples."""
     run.evaluate(configuration(vocab, folder, output, *flags), None)
     return [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def log_probs(weights, config, ids):
-    """float64 (n - 1,): of each token after the first, given those before."""
+    """Return float64 (n - 1,): the log-probability of each token after the first, given the tokens before it."""
     ids = np.array([ids])
     size = ids.shape[1] - 1
     logits = numpy_pangu.logits(weights, config, ids[:, :-1], np.arange(size)[None], np.tril(np.ones((1, size, size))))

@@ -1,8 +1,8 @@
-"""The benchmarks of the paper: a file each, all of one shape.
+"""The benchmarks of the paper, one file each.
 
-A file says how its published data become examples (`task.Choice` or `task.Prompt`), in the paper's words, and
-names the metric and the paper's figures: `PAPER`, and where MindFormers evaluates it in a form of its own,
-`MINDFORMERS`, each a `task.Task`. `files` reads records and tells where a bad one is, `squad`, `cloze` and
-`nli` read what several benchmarks have in common, `metrics` judges answers, `registry` finds a task by its name.
-Nothing here knows the model; may import errors, and nothing else of `src`.
+A benchmark's file turns its published data into examples (`task.Choice` or `task.Prompt`) with the paper's prompts, and
+defines `PAPER`, a `task.Task` with the metrics and the paper's scores. tnews and cmrc2018 also define `MINDFORMERS`,
+MindFormers' protocol. `registry.find_task` finds a task by its name. `files` reads records and reports where a bad one
+is; `squad`, `cloze` and `nli` read the formats that several benchmarks share; `metrics` judges answers. Knows nothing
+of the model, and may import `src.common` only.
 """

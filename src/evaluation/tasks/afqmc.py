@@ -1,4 +1,4 @@
-"""AFQMC: whether two questions to a bank mean the same."""
+"""AFQMC: do two questions to a bank mean the same?"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ LABELS = {"0": "不同", "1": "相同"}
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """CLUE's lines of {"sentence1", "sentence2", "label"}."""
+    """Read CLUE's lines of {"sentence1", "sentence2", "label"}."""
     labels = list(LABELS.values())
     for record in records(path):
         scored, answer = f"{record.text('sentence1')}。{record.text('sentence2')}", record.choice("label", LABELS)

@@ -1,4 +1,4 @@
-"""C3 (dialogues `d` and mixed-genre texts `m`): which answer makes the text that it comes from likeliest."""
+"""C3: multiple choice about dialogues (files `d`) and mixed-genre texts (`m`). The text is scored after each answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ CONTEXT = "问：{question}\n答：{choice}\n该答案来自对话："
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """Lists of [sentences, questions, name]."""
+    """Read a list of [sentences, questions, name]."""
     instances = read_json(path)
     if not isinstance(instances, list) or not instances:
         raise InputError(f"{path} is not a list of C3's [sentences, questions, name]")

@@ -1,4 +1,4 @@
-"""Children's Fairy Tale (CFT): the missing word of a fairy tale. It has no training part; demonstrations are PD's."""
+"""Children's Fairy Tale (CFT): the missing word of a fairy tale. It has no training files, so PD's are used."""
 
 from src.evaluation.tasks.cloze import read
 from src.evaluation.tasks.metrics import begins_with_answer

@@ -1,4 +1,4 @@
-"""ChID: which of ten idioms belongs into a blank of a text."""
+"""ChID: which of ten idioms fills a blank of a text?"""
 
 import re
 from collections.abc import Iterator
@@ -12,8 +12,10 @@ BLANK = re.compile(r"#idiom\d+#")
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """CLUE's lines of {"content", "candidates"}, with the answers in a file beside them; a question for each blank. The
-    whole text is scored, with each idiom in its place and the other blanks empty."""
+    """Read CLUE's lines of {"content", "candidates"}; the answers are in a file beside them.
+
+    Each blank is a question. The whole text is scored with each idiom in the blank; the other blanks stay empty.
+    """
     answer_file = path.with_name(f"{path.stem}_answer.json")
     answers = Record(read_json(answer_file), str(answer_file))
     for record in records(path):

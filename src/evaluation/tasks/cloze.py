@@ -1,7 +1,7 @@
-"""Fairy tales and news with one word taken out, in the form in which CMRC 2017, PD and CFT are published.
+"""Texts with one missing word, in the file format of CMRC 2017, PD and CFT.
 
-Lines of `number ||| sentence` make a text; the line `<qid_1> ||| sentence with XXXXX ||| answer` ends it and asks for
-the word. Where test files have no answers, a file beside them has lines of `<qid_1> ||| answer`.
+Lines `number ||| sentence` make a text. A line `<qid_1> ||| sentence with XXXXX ||| answer` ends the text and asks for
+the missing word. If a test file has no answers, a file beside it has lines `<qid_1> ||| answer`.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ BLANK, SEPARATOR, QUESTION = "XXXXX", "|||", "<qid_"
 
 
 def read(path: Path, reading: Reading) -> Iterator[Prompt]:
-    """Each text without the sentence that is asked about, then that sentence up to the missing word.
+    """Read each question as a prompt: the text without its blanked sentence, then this sentence up to the blank.
 
     Raises:
-        InputError: A line is of another form, or a question has no answer.
+        InputError: A line has another form, or a question has no answer.
     """
     answers = _answers_beside(path)
     sentences: list[str] = []

@@ -1,4 +1,4 @@
-"""CMNLI: whether one sentence follows from another, translated into Chinese."""
+"""CMNLI: does one sentence follow from another? Translated into Chinese."""
 
 from src.evaluation.tasks.nli import read
 from src.evaluation.tasks.task import Task

@@ -1,4 +1,4 @@
-"""CMRC 2018: a question about an article, answered in words of the article."""
+"""CMRC 2018: questions about articles. The answers are spans of the article."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ from src.evaluation.tasks.task import Prompt, Reading, Task
 
 MINDFORMERS_SEED = 666
 MINDFORMERS_SHOTS = (0, 1, 5)
-ARTICLES = 500  # MindFormers evaluates the first so many
-ARTICLE_SHOWN, SENTENCE_SHOWN = 400, 80  # a demonstration of an article, of a sentence of one, has fewer characters
+ARTICLES = 500  # number of articles that MindFormers evaluates, from the first
+ARTICLE_SHOWN, SENTENCE_SHOWN = 400, 80  # a demonstration of an article or of a sentence has fewer characters
 ROOM = 1024 - 10  # demonstrations and question together have fewer characters
 
 _END = re.compile(r"([。！？?])([^”’])")
@@ -22,8 +22,10 @@ _QUOTED_END = re.compile(r"([。！？?][”’])([^，。！？?])")
 
 
 def read_as_mindformers(path: Path, reading: Reading) -> Iterator[Prompt]:
-    """Of each article's first paragraph all questions, each with only its first answer. Demonstrations are drawn as
-    MindFormers' cmrc2018_data_process.py draws: one of a whole article, or five of single sentences."""
+    """Read all questions about each article's first paragraph, each with its first answer only.
+
+    Demonstrations are drawn as in MindFormers' cmrc2018_data_process.py: one whole article, or five single sentences.
+    """
     if reading.shots not in MINDFORMERS_SHOTS:
         raise InputError(f"--variant mindformers of CMRC2018 has --shots 0, 1 or 5, not {reading.shots}")
     draw = np.random.RandomState(MINDFORMERS_SEED + reading.seed)
@@ -32,14 +34,14 @@ def read_as_mindformers(path: Path, reading: Reading) -> Iterator[Prompt]:
         if question.article >= ARTICLES or question.paragraph:
             continue
         shown = []
-        if reading.shots:  # both are drawn for each question, whichever is shown
+        if reading.shots:  # MindFormers draws both kinds for each question
             one, five = (draw.choice(len(pool), size) for pool, size in ((articles, 1), (sentences, 5)))
             shown = [articles[place] for place in one] if reading.shots == 1 else [sentences[place] for place in five]
         yield Prompt(_fitting(shown, ROOM - len(question.prompt)) + question.prompt, question.answers[:1])
 
 
 def _fitting(texts: Sequence[str], room: int) -> str:
-    """Those that still fit, one after the other."""
+    """Join the texts that still fit into `room` characters."""
     joined = ""
     for text in texts:
         if len(joined) + len(text) < room:
@@ -76,7 +78,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def judge_as_mindformers(prediction: str, answers: Sequence[str]) -> dict[str, float]:
-    """EM and F1 of the first line that is not empty."""
+    """Return EM and F1 of the first line that is not empty."""
     return exact_match_and_f1(prediction.strip().split("\n")[0], answers)
 
 

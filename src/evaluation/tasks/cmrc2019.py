@@ -1,4 +1,4 @@
-"""CMRC 2019: which sentence belongs into a blank of a story."""
+"""CMRC 2019: which sentence fills a blank of a story?"""
 
 import re
 from collections.abc import Iterator
@@ -13,8 +13,10 @@ LEFT, RIGHT = 300, 200  # characters of the story that are read before and after
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """{"data": [{"context", "choices", "answers"}]}, a question for each blank. The other blanks are left empty; the
-    choice and what follows it are scored."""
+    """Read {"data": [{"context", "choices", "answers"}]}. Each blank is a question, and the other blanks stay empty.
+
+    The choice and the text after it are scored.
+    """
     for record in Record(read_json(path), str(path)).records("data"):
         context, choices, answers = record.text("context"), record.texts("choices"), record.numbers("answers")
         labels = [f"{number}: {choice}" for number, choice in enumerate(choices)]

@@ -1,4 +1,4 @@
-"""CSL: whether all keywords of a paper are its own."""
+"""CSL: are all given keywords really those of a paper?"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ LABELS = {"0": "不是", "1": "是"}
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """CLUE's lines of {"abst", "keyword", "label"}; the whole text is scored."""
+    """Read CLUE's lines of {"abst", "keyword", "label"}. The whole text is scored."""
     labels = list(LABELS.values())
     for record in records(path):
         abstract, keywords = record.text("abst"), "，".join(record.texts("keyword"))

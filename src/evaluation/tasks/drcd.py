@@ -1,4 +1,4 @@
-"""DRCD: questions about articles, in traditional Chinese as published."""
+"""DRCD: questions about articles, in traditional Chinese."""
 
 from src.evaluation.tasks.metrics import exact_match_and_f1
 from src.evaluation.tasks.squad import read

@@ -1,4 +1,4 @@
-"""DuReader: questions to a search engine, answered from what it found."""
+"""DuReader: questions to a search engine, answered from the documents that it found."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +12,11 @@ from src.evaluation.tasks.task import Prompt, Reading, Task
 
 
 def read(path: Path, reading: Reading) -> Iterator[Prompt]:
-    """DuReader 2.0's lines, of which each selected document's first paragraph is asked about; DuReader-robust is in
-    SQuAD's form. Questions without answers or selected documents can't be judged."""
+    """Read DuReader 2.0's lines, or DuReader-robust in SQuAD's format.
+
+    Each selected document of a question gives a prompt with its first paragraph. Questions without answers or without
+    selected documents are left out.
+    """
     first = next(records(path))
     if "data" in first:
         yield from read_squad(path, reading)

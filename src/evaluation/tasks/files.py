@@ -1,4 +1,4 @@
-"""Records of published data files, which know where they come from."""
+"""Records of data files. A bad value is reported with its file and record."""
 
 import json
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from src.common.errors import InputError
 
 
 class Record:
-    """A JSON object of a data file; what it lacks is told with the file and the place in it.
+    """A JSON object of a data file. Its methods check the type of a value and name the file and record in errors.
 
     Args:
-        values: The object.
-        where: File and number, for messages.
+        values: The parsed object.
+        where: File and record, for error messages.
 
     Raises:
-        InputError: It is no object.
+        InputError: `values` is not an object.
     """
 
     def __init__(self, values: Any, where: str):
@@ -36,57 +36,57 @@ class Record:
         return self._values[key]
 
     def text(self, key: str) -> str:
-        """A text; raises InputError where there is none."""
+        """Return a text; raise InputError if there is none."""
         return self._value(key, str, "a text")
 
     def number(self, key: str) -> int:
-        """A whole number; raises InputError where there is none."""
+        """Return a whole number; raise InputError if there is none."""
         return self._value(key, int, "a whole number")
 
     def flag(self, key: str) -> bool:
-        """Yes or no; raises InputError where there is neither."""
+        """Return a truth value; raise InputError if there is none."""
         return self._value(key, bool, "true or false")
 
     def some(self, key: str) -> bool:
-        """Whether a list holds anything; raises InputError where there is no list."""
+        """Return whether a list has entries; raise InputError if there is no list."""
         return bool(self._value(key, list, "a list"))
 
     def texts(self, key: str) -> list[str]:
-        """Texts, at least one; raises InputError where it holds anything else."""
+        """Return a list of one text or more; raise InputError if there is none."""
         found = self._value(key, list, "a list of texts")
         if not found or not all(isinstance(text, str) for text in found):
             raise InputError(f"{self.where}: '{key}' is {_shown(found)}, not a list of texts")
         return found
 
     def words(self, key: str) -> list[str]:
-        """Texts, at least one, of which some may have become numbers, as spreadsheets make of answers such as 147."""
+        """Return a list of one text or more; a number such as 147 becomes a text. Raise InputError if there is none."""
         found = self._value(key, list, "a list of texts")
         if not found or not all(isinstance(word, (str, int, float)) for word in found):
             raise InputError(f"{self.where}: '{key}' is {_shown(found)}, not a list of texts")
         return [word if isinstance(word, str) else f"{word:g}" for word in found]
 
     def numbers(self, key: str) -> list[int]:
-        """Whole numbers; raises InputError where it holds anything else."""
+        """Return a list of whole numbers; raise InputError if there is none."""
         found = self._value(key, list, "a list of whole numbers")
         if not all(isinstance(number, int) for number in found):
             raise InputError(f"{self.where}: '{key}' is {_shown(found)}, not a list of whole numbers")
         return found
 
     def record(self, key: str) -> "Record":
-        """An object inside; raises InputError where there is none."""
+        """Return an object; raise InputError if there is none."""
         return Record(self._value(key, dict, "an object"), f"{self.where}, '{key}'")
 
     def records(self, key: str) -> list["Record"]:
-        """Objects inside; raises InputError where it holds anything else."""
+        """Return a list of objects; raise InputError if there is none."""
         found = self._value(key, list, "a list")
         return [Record(values, f"{self.where}, '{key}' {number}") for number, values in enumerate(found, 1)]
 
     def all_records(self) -> list["Record"]:
-        """All that it holds, as objects; raises InputError where something else is."""
+        """Return all values, which must be objects; raise InputError for other values."""
         return [Record(values, f"{self.where}, '{key}'") for key, values in self._values.items()]
 
     def choice(self, key: str, known: dict[str, str]) -> str:
-        """What a label, a text or a number, stands for; raises InputError for an unknown one."""
+        """Look up a label, a text or a number, in `known`; raise InputError for an unknown one."""
         label = str(self._value(key, (str, int), "a label"))
         if label not in known:
             raise InputError(f"{self.where}: '{key}' is '{label}', none of {', '.join(known)}")
@@ -99,7 +99,7 @@ def _shown(value: Any) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A file's text; raises InputError when it can't be read."""
+    """Read a UTF-8 text file; raise InputError if this fails."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -107,7 +107,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file; raises InputError when it is none."""
+    """Read a JSON file; raise InputError if this fails."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -115,10 +115,10 @@ def read_json(path: Path) -> Any:
 
 
 def records(path: Path) -> Iterator[Record]:
-    """The objects of a JSON list, or of a file with one a line.
+    """Read the objects of a JSON list, or of a file with one object a line.
 
     Raises:
-        InputError: It is neither, with the number of the first bad record, or it is empty.
+        InputError: A record is not a JSON object, or there are no records.
     """
     text = read_text(path)
     if text.lstrip().startswith("["):

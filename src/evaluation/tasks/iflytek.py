@@ -1,4 +1,4 @@
-"""IFLYTEK: which kind of app a description is of, among the right one and three others."""
+"""IFLYTEK: which kind of app does a text describe? The choice is among the right label and three others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ WRONG_LABELS = 3
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """CLUE's lines of {"label_des", "sentence"}; the other labels are drawn from those of the file."""
+    """Read CLUE's lines of {"label_des", "sentence"}. The other labels are drawn from those of the file."""
     known = sorted({record.text("label_des") for record in records(path)})
     if len(known) <= WRONG_LABELS:
         raise InputError(f"{path} has only {len(known)} labels; {WRONG_LABELS + 1} are chosen from")

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 import jieba
 
-# CMRC 2018's evaluation, which the paper and MindFormers use, drops just these; the ellipsis is not among them.
+# CMRC 2018's evaluation script, which the paper and MindFormers use, drops these and keeps the ellipsis.
 PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 
 
 def without_punctuation(text: str) -> str:
-    """The text in lower case, without the spaces around it and CMRC 2018's punctuation."""
+    """Return the text in lower case, without spaces around it and without CMRC 2018's punctuation."""
     return "".join(character for character in text.lower().strip() if character not in PUNCTUATION)
 
 
 def segments(text: str) -> list[str]:
-    """Chinese characters one by one, jieba's words of what stands between them; no punctuation."""
+    """Split a text into single Chinese characters and jieba's words of the text between them, without punctuation."""
     found, other = [], ""
     for character in without_punctuation(text):
         if "\u4e00" <= character <= "\u9fa5":
@@ -27,7 +27,7 @@ def segments(text: str) -> list[str]:
 
 
 def longest_common_run(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest run of segments that is in both."""
+    """Return the length of the longest run of segments that both texts contain."""
     longest, ending_before = 0, [0] * (len(second) + 1)
     for one in first:
         ending_here = [0] * (len(second) + 1)
@@ -47,7 +47,12 @@ def _f1(common: int, predicted: int, right: int) -> float:
 
 
 def exact_match_and_f1(prediction: str, answers: Sequence[str]) -> dict[str, float]:
-    """CMRC 2018's EM, after dropping punctuation, and F1, by the longest common run of segments; the best answer's."""
+    """Return CMRC 2018's EM (without punctuation) and F1 (of the longest common run of segments).
+
+    Args:
+        prediction: Generated text.
+        answers: Right answers. Each metric is that of the answer for which it is highest.
+    """
     exact = any(without_punctuation(answer) == without_punctuation(prediction) for answer in answers)
     predicted = segments(prediction)
     f1 = max(_f1(longest_common_run(right, predicted), len(predicted), len(right)) for right in map(segments, answers))
@@ -55,13 +60,13 @@ def exact_match_and_f1(prediction: str, answers: Sequence[str]) -> dict[str, flo
 
 
 def rouge_1(prediction: str, answers: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1 F of segments; the best answer's."""
+    """Return the ROUGE-1 F score of segments, the highest over the right answers."""
     predicted = Counter(segments(prediction))
     counts = [Counter(segments(answer)) for answer in answers]
     return {"rouge_1": max(_f1((predicted & right).total(), predicted.total(), right.total()) for right in counts)}
 
 
 def begins_with_answer(prediction: str, answers: Sequence[str]) -> dict[str, float]:
-    """Whether the text goes on with the answer, punctuation and spaces aside."""
+    """Return a top1_acc of 1 if the text begins with a right answer; punctuation and spaces are ignored."""
     text = without_punctuation(prediction).replace(" ", "")
     return {"top1_acc": float(any(text.startswith(without_punctuation(answer)) for answer in answers))}

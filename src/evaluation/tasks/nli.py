@@ -1,4 +1,4 @@
-"""Whether one sentence follows from another, in the form in which OCNLI and CMNLI are published."""
+"""Natural language inference: does one sentence follow from another? The file format of OCNLI and CMNLI."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +8,11 @@ from src.evaluation.tasks.files import records
 from src.evaluation.tasks.task import Choice, Reading
 
 LABELS = {"entailment": "对", "neutral": "或许", "contradiction": "错"}
-DISPUTED = "-"  # the annotators did not agree: no example
+DISPUTED = "-"  # label of pairs on which the annotators did not agree
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """CLUE's lines of {"sentence1", "sentence2", "label"}; the whole text is scored."""
+    """Read CLUE's lines of {"sentence1", "sentence2", "label"}. The whole text is scored."""
     labels, empty = list(LABELS.values()), True
     for record in records(path):
         answer = record.choice("label", LABELS | {DISPUTED: DISPUTED})

@@ -1,4 +1,4 @@
-"""OCNLI: whether one sentence follows from another, written in Chinese."""
+"""OCNLI: does one sentence follow from another? Written in Chinese."""
 
 from src.evaluation.tasks.nli import read
 from src.evaluation.tasks.task import Task

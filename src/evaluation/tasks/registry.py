@@ -1,4 +1,4 @@
-"""Tasks by name."""
+"""Find a task by its name."""
 
 from importlib import import_module
 
@@ -29,10 +29,14 @@ VARIANTS = ("paper", "mindformers")
 
 
 def find_task(name: str, variant: str = "paper") -> Task:
-    """A task in one of its forms.
+    """Return a task.
+
+    Args:
+        name: Name of the benchmark, in upper or lower case.
+        variant: Protocol: paper or mindformers.
 
     Raises:
-        InputError: No such task, or it has no such form.
+        InputError: There is no such task, or the task has no such variant.
     """
     known = name.lower()
     if known not in NAMES:

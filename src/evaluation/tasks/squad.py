@@ -1,4 +1,4 @@
-"""Questions about articles, in the two forms in which CMRC 2018, DRCD and DuReader are published."""
+"""Questions about articles, in the two file formats of CMRC 2018, DRCD and DuReader-robust."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ PROMPT = "阅读文章：{context}\n问：{question}\n答："
 
 @dataclass(frozen=True)
 class Question:
-    """A question.
+    """A question about a paragraph of an article.
 
     Args:
-        article: Number of its article in the file, from 0.
-        paragraph: Number of its paragraph in the article, from 0.
-        context: The paragraph.
-        question: What is asked.
-        answers: Right ones, at least one.
+        article: Number of the article in the file, from 0.
+        paragraph: Number of the paragraph in the article, from 0.
+        context: Text of the paragraph.
+        question: Text of the question.
+        answers: Right answers, one or more.
     """
 
     article: int
@@ -31,15 +31,15 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        """As the paper asks it."""
+        """The question in the paper's form."""
         return PROMPT.format(context=self.context, question=self.question)
 
 
 def questions(path: Path) -> Iterator[Question]:
-    """The questions of a file: SQuAD's {"data": [{"paragraphs": ...}]}, or a list of {"context_text", "qas"}.
+    """Read the questions of a file: SQuAD's {"data": [{"paragraphs": ...}]}, or a list of {"context_text", "qas"}.
 
     Raises:
-        InputError: It is neither.
+        InputError: The file has another form, or no questions.
     """
     content = read_json(path)
     if isinstance(content, list):
@@ -73,6 +73,6 @@ def _answers(question: Record) -> tuple[str, ...]:
 
 
 def read(path: Path, reading: Reading) -> Iterator[Prompt]:
-    """All questions as prompts; any of the answers is right."""
+    """Read all questions as prompts with all their answers."""
     for question in questions(path):
         yield Prompt(question.prompt, question.answers)

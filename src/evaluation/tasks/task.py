@@ -1,4 +1,4 @@
-"""What a benchmark is: examples, how they are scored or answered, and what the paper found."""
+"""Types of a benchmark: its examples, how they are read and judged, and the scores that the paper reports."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ Percent = float | None
 
 @dataclass(frozen=True)
 class Choice:
-    """A question whose candidates the model scores; it takes the one of lowest perplexity.
+    """A question with candidates. The model chooses the candidate with the lowest perplexity.
 
-    A text whose perplexity is asked for is a Choice of one candidate.
+    A task that measures perplexity has choices with one candidate.
 
     Args:
-        candidates: (context, scored) texts; only the second is scored, given the first.
-        labels: What each candidate stands for.
-        answer: The right label.
+        candidates: (context, scored) texts. The second is scored, given the first.
+        labels: Label of each candidate.
+        answer: Label of the right candidate.
     """
 
     candidates: Sequence[tuple[str, str]]
@@ -29,17 +29,17 @@ class Choice:
 
     @property
     def demonstration(self) -> str:
-        """The right candidate's text, for those to whom this example is shown."""
+        """Text of the right candidate, to be shown before another question."""
         return "".join(self.candidates[self.labels.index(self.answer)])
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text that the model continues.
+    """A text that the model continues with its answer.
 
     Args:
-        text: What comes before the answer.
-        answers: Those that count as right, the first of which a demonstration shows.
+        text: Text before the answer.
+        answers: Right answers. A demonstration shows the first.
     """
 
     text: str
@@ -47,7 +47,7 @@ class Prompt:
 
     @property
     def demonstration(self) -> str:
-        """The prompt with its answer."""
+        """The prompt with its answer, to be shown before another question."""
         return self.text + self.answers[0]
 
 
@@ -56,18 +56,18 @@ Example = Choice | Prompt
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read.
+    """Options for reading a benchmark's file.
 
     Args:
-        seed: Of what is drawn at random: wrong labels, demonstrations.
-        shots: Demonstrations, for tasks that put them in themselves.
+        seed: Seed of what a task draws at random: wrong labels and demonstrations.
+        shots: Number of demonstrations; used by tasks with own_shots.
     """
 
     seed: int = 0
     shots: int = 0
 
     def draw(self, number: int) -> Random:
-        """The random numbers of an example, whatever other examples are read."""
+        """Return a generator for an example. It depends on the seed and the example's number only."""
         return Random(f"{self.seed}/{number}")
 
 
@@ -76,23 +76,23 @@ class Task:
     """A benchmark.
 
     Args:
-        title: Its name in the paper.
-        home: Where its files are published.
-        files: Names of the files of each split.
-        read: The examples of such a file.
-        kind: choice (lowest perplexity), perplexity, or generation.
-        metrics: Names of what comes out, the first the most important.
-        reported: Of each metric, what the 2.6B model is said to get zero-, one- and few-shot, in percent; None where it
-            is not known.
-        reported_by: Who says so.
+        title: Name in the paper.
+        home: Address at which the files are published.
+        files: File names of each split.
+        read: Reads the examples of one file.
+        kind: choice (the lowest perplexity wins), perplexity, or generation.
+        metrics: Names of the metrics, the main one first.
+        reported: Published zero-, one- and few-shot scores of the 2.6B model for each metric, in percent; None if there
+            is none.
+        reported_by: Source of the published scores.
         training: Names of the files from which demonstrations are drawn.
-        own_shots: `read` puts the demonstrations in itself.
-        separator: Follows each demonstration.
-        cut: Which end of a text is cut off that is longer than the model's position table.
-        generation: Settings of GenerationConfig.
-        prompt_limit: A prompt of more tokens than the first number keeps its last so many, the second number. When not
-            given it keeps what leaves room for the longest answer.
-        judge: Metrics of an answer, given those that are right.
+        own_shots: Whether `read` adds the demonstrations itself.
+        separator: Text after each demonstration.
+        cut: End that a text loses if it is longer than the model's seq_length.
+        generation: Settings of GenerationConfig for the answers.
+        prompt_limit: (limit, kept): a prompt of more than `limit` tokens keeps its last `kept` tokens. None: a prompt
+            keeps as many tokens as leave room for the longest answer.
+        judge: Computes the metrics from (answer, right answers); for generation only.
     """
 
     title: str
@@ -112,20 +112,24 @@ class Task:
     judge: Callable[[str, Sequence[str]], dict[str, float]] | None = None
 
     def find(self, path: Path, split: str) -> list[Path]:
-        """The files of a split: in a folder, in its folder `data`, or the one file that is given.
+        """Find the files of a split.
+
+        Args:
+            path: The benchmark's folder, with the files in it or in its folder `data`; or one file.
+            split: Name of the split.
 
         Raises:
-            InputError: There is none.
+            InputError: The benchmark has no such split, or the folder has none of its files.
         """
         if split not in self.files:
             raise InputError(f"--split '{split}' of {self.title} is none of {', '.join(self.files)}")
         return [path] if path.is_file() else self._in_folder(path, self.files[split], split)
 
     def find_training(self, path: Path) -> list[Path]:
-        """The files of which demonstrations are drawn.
+        """Find the files from which demonstrations are drawn; `path` is as for `find`.
 
         Raises:
-            InputError: There is none.
+            InputError: The benchmark has no training files, or the folder has none of them.
         """
         if not self.training:
             raise InputError(f"{self.title} has no training data to draw --shots from; take --shots 0")

@@ -1,4 +1,4 @@
-"""TNEWS: which category a headline is of, among the right one and three others."""
+"""TNEWS: which category has a headline? The choice is among the right category and three others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ LABELS = {
 }
 WRONG_LABELS = 3
 MINDFORMERS_SEED = 2
-SHOWN, SHOWN_LENGTH = 6, 150  # MindFormers draws so many headlines to show, and cuts them to so many characters
+SHOWN, SHOWN_LENGTH = 6, 150  # number and length in characters of the headlines that MindFormers draws
 
 
 def _choice(labels: list[str], answer: str, sentence: str, before: str = "") -> Choice:
@@ -37,7 +37,7 @@ def _choice(labels: list[str], answer: str, sentence: str, before: str = "") -> 
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """CLUE's lines of {"label_desc", "sentence"}."""
+    """Read CLUE's lines of {"label_desc", "sentence"}."""
     for number, record in enumerate(records(path)):
         answer, draw = record.choice("label_desc", LABELS), reading.draw(number)
         labels = [answer, *draw.sample([label for label in LABELS.values() if label != answer], WRONG_LABELS)]
@@ -46,8 +46,10 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
 
 
 def read_as_mindformers(path: Path, reading: Reading) -> Iterator[Choice]:
-    """The same, drawn as MindFormers' tnews_data_process.py (1.0) draws: from numpy's generator with seed 2, other
-    labels out of those that the file has, demonstrations out of the file itself."""
+    """Read the same lines; draw as MindFormers' tnews_data_process.py (1.0): from numpy's generator with seed 2.
+
+    The wrong labels are drawn from those of the file, and the demonstrations from the file itself.
+    """
     if reading.shots > SHOWN:
         raise InputError(f"--variant mindformers of TNEWS has at most --shots {SHOWN}, not {reading.shots}")
     found = list(records(path))
@@ -64,7 +66,7 @@ def read_as_mindformers(path: Path, reading: Reading) -> Iterator[Choice]:
 
 
 def _shown(found: list[Record], answers: list[str], known: list[str], draw: np.random.Generator) -> list[str]:
-    """Headlines of different labels, in an order that is drawn."""
+    """Draw headlines with different labels, in random order."""
     of_labels = [np.array([place for place, answer in enumerate(answers) if answer == label]) for label in known]
     for places in of_labels:
         draw.shuffle(places)

@@ -1,4 +1,4 @@
-"""WebQA: questions without anything to look the answer up in."""
+"""WebQA: questions without a text that holds the answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +13,10 @@ NO_ANSWER = "no_answer"
 
 
 def read(path: Path, reading: Reading) -> Iterator[Prompt]:
-    """WebQA 1.0's {id: {"question", "evidences": {id: {"answer"}}}}; the first evidence's answers are right. Questions
-    whose evidences answer nothing are left out."""
+    """Read WebQA 1.0's {id: {"question", "evidences": {id: {"answer"}}}}.
+
+    The answers of all evidences are right. Questions without an answer are left out.
+    """
     content = read_json(path)
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} is not WebQA's object of questions by their ids")

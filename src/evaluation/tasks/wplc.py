@@ -1,4 +1,4 @@
-"""WPLC: the perplexity of the last word of a long text."""
+"""WPLC: perplexity of the last word of a long text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ MASK = "<mask>"
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """Lines of {"masked_text", "correct_word"}; the text is read up to its mask."""
+    """Read lines of {"masked_text", "correct_word"}. The text before the mask is the context."""
     for record in records(path):
         before, mask, _ = record.text("masked_text").partition(MASK)
         word = record.text("correct_word")

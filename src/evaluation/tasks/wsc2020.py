@@ -1,4 +1,4 @@
-"""WSC2020 (CLUEWSC): whether a pronoun stands for a noun."""
+"""WSC2020 (CLUEWSC): does a pronoun stand for a noun?"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,11 @@ LABELS = {"true": "true", "false": "false"}
 
 
 def read(path: Path, reading: Reading) -> Iterator[Choice]:
-    """CLUE's lines of {"text", "target", "label"}. The paper gives no prompt: here the text with the noun in the place
-    of the pronoun stands for true, the text as it is for false, and the whole text is scored."""
+    """Read CLUE's lines of {"text", "target", "label"}.
+
+    The paper gives no prompt. Here the text with the noun in the place of the pronoun means true, the unchanged text
+    means false, and the whole text is scored.
+    """
     for record in records(path):
         text, target = record.text("text"), record.record("target")
         begin, pronoun, noun = target.number("span2_index"), target.text("span2_text"), target.text("span1_text")

@@ -1,4 +1,4 @@
-"""Metrics of answers, against numbers worked out by hand or by brute force."""
+"""Metrics of answers, against values computed by hand or by brute force."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from src.evaluation.tasks import metrics
         ("郑州", ["郑州市"], 0, 2 * 1 * (2 / 3) / (1 + 2 / 3)),
         ("是郑州市的", ["郑州市"], 0, 2 * (3 / 5) * 1 / (3 / 5 + 1)),
         ("郑州在河南", ["河南", "郑州在河南省"], 0, 2 * 1 * (5 / 6) / (1 + 5 / 6)),
-        ("河南郑州", ["郑州河南"], 0, 0.5),  # the longest run, not what both have
+        ("河南郑州", ["郑州河南"], 0, 0.5),  # only the longest common run counts
         ("", ["郑州"], 0, 0),
         ("光荣和Koei Games", ["光荣和koei games"], 1, 1),  # in lower case
-        ("1999年", ["1998年"], 0, 0.5),  # jieba's words: 1999, 年
-        ("《红楼梦》……", ["红楼梦"], 0, 2 * 0.6 / 1.6),  # the ellipsis is not dropped
+        ("1999年", ["1998年"], 0, 0.5),  # the segments are 1999 and 年
+        ("《红楼梦》……", ["红楼梦"], 0, 2 * 0.6 / 1.6),  # the ellipsis is kept
     ],
 )
 def test_exact_match_and_f1(prediction, answers, em, f1):

@@ -1,4 +1,4 @@
-"""Each benchmark's files in the form in which they are published, and the examples that they become."""
+"""Each benchmark's published file format, and the examples that are read from it."""
 
 import json
 
@@ -47,7 +47,7 @@ HFL = [
 ARTICLE = Prompt("阅读文章：成都是四川的省会。\n问：省会是哪里？\n答：", ("成都", "成都市"))
 CLOZES = [Prompt("春风又绿江南岸明月何时照我还举头望", ["明月"]), Prompt("疑是地上霜", ["地上"])]
 
-# Task, file, its text, other files, the examples.
+# Task, file name, text of the file, other files, expected examples.
 FORMS = {
     "c3": (
         "c3",

@@ -1,4 +1,4 @@
-"""Labels and demonstrations that are drawn, MindFormers' forms, and error messages for bad files."""
+"""Random labels and demonstrations, MindFormers' protocol, and error messages for bad files."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.support.task_files import CHID, jsonl, written
     [("tnews", "label_desc", "这是关于{}的文章："), ("iflytek", "label_des", "这是关于{}的应用程序：")],
 )
 def test_three_wrong_labels_are_drawn(name, label, context, tmp_path):
-    """By seed and number alone, so that a part of the file has the same ones."""
+    """The draw depends on the seed and the example's number, so a part of the file has the same labels."""
     names = ["news_story", "news_culture", "news_sports", "news_tech", "news_house", "news_game"]
     lines = [{label: names[number % 6], "sentence": f"第{number}句"} for number in range(30)]
     task, path = registry.find_task(name), written(tmp_path, "dev.json", jsonl(*lines))
@@ -49,8 +49,10 @@ def articles(count, length=20):
 
 
 def test_cmrc2018_in_mindformers_form(tmp_path):
-    """500 articles, their first paragraph, the first answer; one article or five sentences drawn by numpy's old
-    generator with seed 666, both for each question."""
+    """MindFormers takes 500 articles, their first paragraph, and the first answer.
+
+    numpy's old generator with seed 666 draws one article and five sentences for each question.
+    """
     path = written(tmp_path, "dev.json", json.dumps(articles(502)), {"train.json": json.dumps(articles(9))})
     task = registry.find_task("cmrc2018", "mindformers")
     plain = list(task.read(path, Reading()))
