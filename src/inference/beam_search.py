@@ -1,4 +1,4 @@
-"""Beam search: for each prompt the best beginnings, which compete for its rows of the cache."""
+"""Beam search: the hypotheses of a prompt compete for its rows of the KV cache."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from src.inference.sampling import Penalties, largest_entries, log_normalizer
 
 @dataclass
 class _Hypothesis(Completion):
-    """An answer in a beam search; `score` sums the penalised log-probabilities, by which beams compete."""
+    """An answer in a beam search. `score` is the sum of its penalised log-probabilities, by which beams compete."""
 
     score: float = 0.0
 
 
 class _Beams:
-    """The beam search for one prompt: at most num_beams hypotheses that still grow, and the best that have ended.
+    """The beam search for one prompt: at most num_beams growing hypotheses, and the best ended ones.
 
-    Hypothesis i lives in row i of the prompt's rows. All the rows start alike, so at first only one is in use.
+    Growing hypothesis i uses row i of the prompt's rows. All rows start with the same content, so the search starts
+    with one hypothesis.
     """
 
     def __init__(self, job: Job, prompt: list[int]) -> None:
@@ -35,8 +36,8 @@ class _Beams:
         """Replace the growing hypotheses by their best continuations.
 
         Args:
-            logits: float32 (n, V), the model's, for the n growing hypotheses.
-            penalised: float32 (n, allowed ids), the same with penalties.
+            logits: float32 (n, V), logits of the n growing hypotheses.
+            penalised: float32 (n, allowed ids), the same logits after penalties.
         """
         num_beams = self.job.config.num_beams
         parents = self.growing
@@ -44,7 +45,8 @@ class _Beams:
         scores = penalised - (log_normalizer(penalised) - [parent.score for parent in parents])[:, None]
         self.growing = []
         self.parents = np.arange(num_beams)
-        # The end token ends one child of a parent, so of twice num_beams children enough go on (stop texts apart).
+        # The end token ends at most one child of each parent, so 2 * num_beams children leave num_beams that
+        # grow, unless stop texts end more.
         for parent, token in largest_entries(scores, 2 * num_beams):
             child = _Hypothesis(
                 parents[parent].tokens.copy(),
@@ -66,15 +68,15 @@ class _Beams:
             self.growing = []
 
     def _value(self, hypothesis: _Hypothesis) -> float:
-        """The score by which ended hypotheses compete; the end token counts as part of the length."""
+        """Return the score by which ended hypotheses compete. The end token counts as part of the length."""
         length = len(hypothesis.tokens) + (hypothesis.finish_reason == "end")
         return hypothesis.score / length**self.job.config.length_penalty
 
     def _is_settled(self) -> bool:
-        """Whether nothing that still grows can come to surpass what has ended.
+        """Return whether no growing hypothesis can become better than the ended ones.
 
-        Scores only fall, so a hypothesis is worth most if its present score were divided by the greatest length that
-        it can reach; or by the smallest, where length_penalty is negative.
+        Scores only decrease. So the upper bound of a hypothesis is its present score, divided by the greatest length
+        that it can reach; by the smallest length if length_penalty is negative.
         """
         if not self.growing or len(self.ended) < self.job.config.num_samples:
             return False
@@ -85,7 +87,10 @@ class _Beams:
 
 
 def search_beams(job: Job) -> Iterator[list[list[Completion]]]:
-    """Beam search: the rows of a prompt hold its best beginnings, and follow them by reordering the cache."""
+    """Run a job by beam search, and yield one step with the finished answers, best first.
+
+    The rows of a prompt hold its growing hypotheses. The cache is reordered when a hypothesis changes its row.
+    """
     num_beams = job.config.num_beams
     batch = Batch(job, num_beams)
     penalties = Penalties(batch.prompts, job.vocab_size, job.config)

@@ -1,7 +1,7 @@
-"""Continuous batching: callers share the rows of one runtime, and join and leave a token at a time.
+"""Continuous batching: callers share the rows of one runtime, and join and leave between tokens.
 
-One thread owns the runtime. Each round it lets the next waiting call in, if rows enough are free, and decodes one token
-in every row; a call's rows are free again as soon as its answers end, or nobody asks for them any more.
+One thread owns the runtime. In each round it admits the next waiting call if enough rows are free, and decodes one
+token in every row. The rows of a call become free as soon as its answers end, or when nobody reads them any more.
 """
 
 from __future__ import annotations
@@ -26,35 +26,41 @@ Result = TypeVar("Result")
 
 
 class _Call:
-    """A job among others, its rows, and the steps that its caller has not seen yet."""
+    """A job, its rows, and the steps that its caller has not read yet.
+
+    Attributes:
+        rows: int64, the runtime's row of each answer.
+        tokens: int64, the next token to read for each live answer.
+        positions: int64, the position of the next token of each answer.
+    """
 
     def __init__(self, job: Job) -> None:
         self.sampling = Sampling(job)
-        self.rows = np.zeros(0, np.int64)  # of the runtime, one for each answer
-        self.tokens = np.zeros(0, np.int64)  # which the live ones are to read next
-        self.positions = np.array([len(prompt) for prompt in self.sampling.prompts])  # where they stand
+        self.rows = np.zeros(0, np.int64)
+        self.tokens = np.zeros(0, np.int64)
+        self.positions = np.array([len(prompt) for prompt in self.sampling.prompts])
         self.steps: queue.SimpleQueue[Answers | Exception] = queue.SimpleQueue()
         self.abandoned = False
 
     @property
     def live_rows(self) -> np.ndarray:
-        """The runtime's rows whose answers still grow."""
+        """Rows of the runtime with growing answers."""
         return self.rows[self.sampling.live]
 
     def advance(self, logits: np.ndarray) -> None:
-        """Take the logits of the live rows, and show the caller what came of them."""
+        """Choose tokens from the logits of the live rows, and give the caller the new step."""
         self.tokens = self.sampling.advance(logits)
         self.steps.put([[answer.copy() for answer in group] for group in self.sampling.answers])
 
 
 class ContinuousBatch:
-    """Runs the jobs of many callers together; each gets the answers that it would get alone.
+    """Runs the jobs of many callers together. Each job gets the answers that it would get alone.
 
     Args:
-        runtime: Used by this object alone from now on.
-        rows: Answers that are made at once.
+        runtime: The model. From now on only this object may use it.
+        rows: Answers that are generated at once.
         waiting_limit: Calls that may wait for rows.
-        time_limit: Seconds that a call may take, waiting included.
+        time_limit: Seconds that a call may take, including the wait for rows.
     """
 
     def __init__(self, runtime: RowRuntime, rows: int, waiting_limit: int = 64, time_limit: float = 120.0) -> None:
@@ -72,12 +78,12 @@ class ContinuousBatch:
 
     @property
     def waiting_calls(self) -> int:
-        """Calls that have no rows yet."""
+        """Number of calls that wait for rows."""
         return len(self._waiting)
 
     @property
     def busy_rows(self) -> int:
-        """Rows whose answers grow."""
+        """Number of rows with growing answers."""
         return self.rows - len(self._free)
 
     def run(self, job: Job) -> Iterator[Answers]:
@@ -85,9 +91,9 @@ class ContinuousBatch:
         never the last one. Closing the iterator ends the generation.
 
         Raises:
-            InputError: The job can't be run among others.
-            BusyError: Too many wait; at once, as the first.
-            TimeLimitError: From the iterator.
+            InputError: The job cannot share a runtime. Raised at once.
+            BusyError: Too many calls wait. Raised at once.
+            TimeLimitError: The call takes too long. Raised by the iterator.
         """
         call = _Call(job)
         if job.config.method == "beam":
@@ -119,13 +125,13 @@ class ContinuousBatch:
             call.abandoned = True
 
     def between(self, function: Callable[[], Result]) -> Result:
-        """Run a function that uses the runtime, between two tokens."""
+        """Run a function that uses the runtime between two tokens, and return its result."""
         future: Future[Result] = Future()
 
         def errand() -> None:
             try:
                 future.set_result(function())
-            except Exception as error:  # raised where it was asked for
+            except Exception as error:  # `result` raises it in the caller's thread
                 future.set_exception(error)
 
         with self._changed:
@@ -134,7 +140,7 @@ class ContinuousBatch:
         return future.result(self.time_limit)
 
     def close(self) -> None:
-        """End the thread; calls that still run end with an error."""
+        """End the thread. Calls that still run end with BusyError."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -151,7 +157,7 @@ class ContinuousBatch:
             try:
                 self._admit()
                 self._decode()
-            except Exception as error:  # the next call may fare better, so the thread must not end
+            except Exception as error:  # ends the running calls; the thread goes on for later calls
                 for call in self._running:
                     call.steps.put(error)
                 self._running.clear()
@@ -160,7 +166,7 @@ class ContinuousBatch:
             call.steps.put(BusyError("the server is ending"))
 
     def _admit(self) -> None:
-        """Let the first of the waiting calls in, where there is room for it."""
+        """Admit the first waiting call if there are enough free rows."""
         with self._changed:
             while self._waiting and self._waiting[0].abandoned:
                 self._waiting.popleft()
@@ -178,7 +184,7 @@ class ContinuousBatch:
         self._advance(call, np.concatenate(logits))
 
     def _decode(self) -> None:
-        """One token more in every row."""
+        """Decode one more token in every row."""
         for call in [call for call in self._running if call.abandoned]:
             self._running.remove(call)
             self._free += call.live_rows.tolist()
@@ -194,13 +200,13 @@ class ContinuousBatch:
             self._advance(call, logits[call.live_rows])
 
     def _advance(self, call: _Call, logits: np.ndarray) -> None:
-        """Give a call its logits; the rows of answers that ended are free."""
+        """Give a call its logits, and free the rows of answers that ended."""
         before = call.live_rows
         self.generated_tokens += len(before)
         try:
             call.advance(logits)
             ended = np.setdiff1d(before, call.live_rows)
-        except Exception as error:  # this call's alone
+        except Exception as error:  # concerns this call only
             call.steps.put(error)
             call.abandoned = True
             return

@@ -18,14 +18,14 @@ class Completion:
     """An answer to a prompt.
 
     Args:
-        tokens: Its ids, without the end token; those of a stop text are among them.
-        log_prob: Sum of the natural log-probabilities of `tokens`, and of the end token where there was one, under the
-            model's own distribution: without penalties, temperature, top_k or top_p.
-        finish_reason: end (the end token came), stop (a stop text came), length (no token more was allowed), or None
-            while the answer still grows.
-        log_probs: Those of `tokens`, one by one.
-        likeliest: At each of `tokens` the ids that the model found likeliest with their log-probabilities, the best
-            first; only where they were asked for.
+        tokens: Ids of the answer, without the end token. Ids of a stop text are included.
+        log_prob: Sum of the natural log-probabilities of `tokens`, and of the end token if it was generated. They come
+            from the model's own distribution, before penalties, temperature, top_k and top_p.
+        finish_reason: end (the end token was generated), stop (a stop text was generated), length (the limit was
+            reached), or None while the answer grows.
+        log_probs: Log-probability of each of `tokens`.
+        likeliest: For each of `tokens`, the likeliest ids with their log-probabilities, best first. Empty if the job
+            did not ask for them.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Completion:
     likeliest: list[list[tuple[int, float]]] = field(default_factory=list)
 
     def copy(self) -> Completion:
-        """The answer as it stands now."""
+        """Return the answer in its present state."""
         return replace(
             self, tokens=self.tokens.copy(), log_probs=self.log_probs.copy(), likeliest=self.likeliest.copy()
         )
@@ -43,10 +43,12 @@ class Completion:
 
 @dataclass
 class Job:
-    """One checked call of the loop; `stream_tokens` explains the fields.
+    """The checked arguments of one call of the loop.
 
-    Raises:
-        InputError: As `stream_tokens`.
+    `src.inference.loop.stream_tokens` explains the fields and the errors.
+
+    Args:
+        likeliest: How many of the likeliest ids to record at each token.
     """
 
     runtime: Runtime
@@ -79,11 +81,18 @@ class Job:
                 raise InputError(f"{name} holds the id {unknown[0]}, outside the vocabulary of {self.vocab_size} ids")
 
     def limit(self, prompt: list[int]) -> int:
-        """Most tokens that the answer to a prompt may have."""
+        """Return how many tokens the answer to a prompt may have."""
         return min(self.config.max_new_tokens, self.runtime.seq_length - len(prompt))
 
     def extend(self, answer: Completion, token: int, log_prob: float, limit: int) -> None:
-        """Add a token to an answer, or end the answer."""
+        """Add a token to an answer, or end the answer.
+
+        Args:
+            answer: The answer so far.
+            token: Id that was chosen.
+            log_prob: Natural log-probability of the token.
+            limit: Most tokens that the answer may have, see `limit`.
+        """
         answer.log_prob += log_prob
         if token == self.config.end_token:
             answer.finish_reason = "end"
@@ -97,30 +106,30 @@ class Job:
 
 
 class Batch:
-    """The rows that the runtime works on: `copies` for each prompt, one after the other."""
+    """The rows of a runtime during a job: `copies` rows for each prompt, one after the other."""
 
     def __init__(self, job: Job, copies: int) -> None:
         self.runtime, self.pad_token = job.runtime, job.pad_token
         self.prompts = [prompt for prompt in job.prompts for _ in range(copies)]
         self.lengths = np.array([len(prompt) for prompt in self.prompts], np.int32)
         self.capacity = min(job.runtime.seq_length, int(self.lengths.max()) + job.config.max_new_tokens)
-        self.positions = self.lengths - 1  # of the last token that each row has read
+        self.positions = self.lengths - 1  # position of the last token that each row has read
 
     def prefill(self) -> np.ndarray:
-        """Read the prompts; float32 (B, V) logits."""
+        """Read the prompts and return the logits after them, float32 (B, V)."""
         ids = np.full((len(self.prompts), self.lengths.max()), self.pad_token, np.int32)
         for row, prompt in zip(ids, self.prompts):
             row[: len(prompt)] = prompt
         return self.runtime.prefill(ids, self.lengths, self.capacity)
 
     def decode(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Read one token in each of `rows`; float32 (B, V) logits, of meaning in these rows only."""
+        """Read one token in each of `rows`; return logits float32 (B, V), which are valid in these rows only."""
         ids = np.full(len(self.prompts), self.pad_token, np.int32)
         ids[rows] = tokens
         self.positions[rows] += 1
         return self.runtime.decode(ids, self.positions.copy())
 
     def reorder(self, parents: np.ndarray) -> None:
-        """Row i continues what was row parents[i]; int64 (B,)."""
+        """Replace row i by a copy of row parents[i]; parents is int64 (B,)."""
         self.runtime.reorder(parents)
         self.positions = self.positions[parents]

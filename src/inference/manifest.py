@@ -1,4 +1,4 @@
-"""model.json: what an exported or quantised folder holds, checked before anything of it is loaded."""
+"""model.json: the description of an exported or quantised folder, checked before the model is loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from src.common.errors import InputError
-from src.common.files import fingerprint
+from src.common.files import fingerprint, write_text
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization import Tokenizer, load_tokenizer
 
@@ -18,10 +18,13 @@ _AGAIN = "make it again (python export.py --help; for quantised ones python -m s
 
 
 def vocabulary_md5(path: str | Path) -> str:
-    """The md5 of a vocabulary: vocab.model, or vocab.json, given itself or its folder.
+    """Return the md5 of a vocabulary.
+
+    Args:
+        path: The file, or the folder that holds vocab.model or vocab.json.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such file.
     """
     folder = Path(path)
     file = next((file for file in (folder, folder / "vocab.model", folder / "vocab.json") if file.is_file()), None)
@@ -32,20 +35,20 @@ def vocabulary_md5(path: str | Path) -> str:
 
 @dataclass
 class Manifest:
-    """What a folder holds.
+    """The description of a folder.
 
     Args:
-        model: The configuration of the whole model.
+        model: Configuration of the whole model.
         tokenizer: jieba or gpt.
-        vocabulary_md5: Of the tokenizer's file; None where it was not known.
-        end_token: At which an answer ends.
-        rows: Texts that the cache holds; 0 where it holds as many as are asked for.
-        prefill_lengths: Tokens that each of the graphs for prompts reads, rising.
-        score_lengths: Of the graphs that score texts; empty where there are none.
-        rank: Which slice of the model this is.
-        world_size: How many there are.
-        quantization: How `src.cpu` stores the weights (its Format); None in a folder of MindIR graphs.
-        files: Size and CRC-32 of each.
+        vocabulary_md5: md5 of the vocabulary file; None if the vocabulary was unknown.
+        end_token: Id that ends an answer.
+        rows: Rows of the KV cache; 0 if the user of the folder chooses them.
+        prefill_lengths: Number of tokens that each graph for prompts reads, ascending.
+        score_lengths: Number of tokens that each graph for scoring reads; empty if there are no such graphs.
+        rank: Number of the rank whose slice of the model this is.
+        world_size: Number of slices.
+        quantization: Fields of the `Format` in which `src.cpu` stores the weights; None for MindIR graphs.
+        files: Size and CRC-32 of each file.
     """
 
     model: PanguAlphaConfig
@@ -62,8 +65,11 @@ class Manifest:
 
     @property
     def graphs(self) -> dict[str, list[tuple[int, ...]]]:
-        """Each graph, and the shapes of its int32 inputs. It is called by the tokens that it reads (1: decoding), or
-        `reorder`, or `score_` and a number."""
+        """Kinds of graphs in the folder, with the shapes of their int32 inputs.
+
+        A kind is the number of tokens that the graph reads (1 for decoding), `reorder`, or `score_` and a number of
+        tokens.
+        """
         rows = self.rows
         return {
             **{str(length): [(1, length), (1,), (1,), (1,)] for length in self.prefill_lengths},
@@ -73,21 +79,21 @@ class Manifest:
         }
 
     def write(self, folder: Path) -> None:
-        """Write model.json, with the fingerprints of all other files."""
+        """Write model.json with the fingerprints of all other files in the folder."""
         self.files = {
             str(path.relative_to(folder)): fingerprint(path)
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.name != MANIFEST_FILE
         }
         content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / MANIFEST_FILE, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read_settings(cls, folder: str | Path) -> Manifest:
-        """The manifest of a folder; its files are not looked at.
+        """Read the manifest of a folder without a check of the other files.
 
         Raises:
-            InputError: There is none, or it is of another version.
+            InputError: There is no manifest, or it has another version.
         """
         path = Path(folder) / MANIFEST_FILE
         if not path.is_file():
@@ -103,17 +109,17 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """The manifest of a folder whose files are as they were written.
+        """Read the manifest of a folder, and check that its files are unchanged since they were written.
 
         Raises:
-            InputError: As `read_settings`, or a file is missing or damaged.
+            InputError: As `read_settings`; or a file is missing or damaged.
         """
         manifest = cls.read_settings(folder)
         manifest.check_files(Path(folder))
         return manifest
 
     def check_files(self, folder: Path) -> None:
-        """Raises InputError where a file is missing or damaged."""
+        """Raise InputError if a file of the folder is missing or damaged."""
         for name, recorded in self.files.items():
             file = folder / name
             if not file.is_file():
@@ -128,7 +134,7 @@ class Manifest:
                 raise InputError(f"{file} was changed after it was written; copy it again, or {_AGAIN}")
 
     def require_graphs(self, folder: str | Path) -> None:
-        """Raises InputError where these are no MindIR graphs."""
+        """Raise InputError if the folder holds no MindIR graphs."""
         if self.quantization is not None:
             raise InputError(
                 f"{folder} holds a model for the CPU engine, not MindIR graphs; export.py writes those. "
@@ -136,17 +142,17 @@ class Manifest:
             )
 
     def load_tokenizer(self, path: str | Path) -> Tokenizer:
-        """The tokenizer of a vocabulary, which must be the model's.
+        """Load the vocabulary at `path`.
 
         Raises:
-            InputError: It isn't, or there is none.
+            InputError: There is no vocabulary, or it is not the model's.
         """
         tokenizer = load_tokenizer(self.tokenizer, path)
         self.check_vocabulary(path, tokenizer.vocab_size)
         return tokenizer
 
     def check_vocabulary(self, path: str | Path, vocab_size: int) -> None:
-        """Raises InputError where this is not the vocabulary that the model was trained with."""
+        """Raise InputError if this is not the vocabulary that the model was trained with."""
         if self.vocabulary_md5 and vocabulary_md5(path) != self.vocabulary_md5:
             raise InputError(
                 f"the vocabulary at {path} is not the one that the model was exported with (another md5 "

@@ -1,7 +1,7 @@
-"""From logits to the next token: penalties, temperature, top-k, top-p and the draw, in this order, in NumPy.
+"""From logits to the next token in NumPy: penalties, temperature, top-k, top-p and the draw, in this order.
 
-Logits are (B, V) arrays, a row an answer in the making; a token ruled out has the logit -inf. Nothing here changes an
-array that it was given. The smallest id wins wherever logits are equal, as with argmax.
+Logits are (B, V) arrays with one row for each growing answer. A token that is ruled out has the logit -inf. No function
+changes its arguments. If logits are equal, the smallest id wins, as with argmax.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 
-_NUCLEUS_GUESS = 512  # tokens; a nucleus is nearly always smaller, and sorting these is far cheaper than sorting all
+_NUCLEUS_GUESS = 512  # tokens to sort first: a nucleus is nearly always smaller, and sorting all tokens is slow
 
 
 class Penalties:
     """The repetition, frequency and presence penalties of a batch, and the token counts that they need.
 
     Args:
-        prompts: Prompt ids of each row; only the repetition penalty looks at them.
+        prompts: Prompt ids of each row, for the repetition penalty.
         vocab_size: V, the width of the logits.
-        config: Gives the three penalties; with none on, nothing is counted.
+        config: Values of the three penalties. If all are off, nothing is counted.
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], vocab_size: int, config: GenerationConfig) -> None:
@@ -35,18 +35,18 @@ class Penalties:
                 self.in_prompt[row, prompt] = True
 
     def apply(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The penalised logits of `rows`: float32 (len(rows), V), like the logits given."""
+        """Return penalised logits of `rows`: float32 (len(rows), V), as `logits`."""
         if not self.on:
             return logits
         return penalise(logits, self.in_prompt[rows], self.counts[rows], self.config)
 
     def count(self, tokens: np.ndarray, rows: np.ndarray) -> None:
-        """Take note of one new answer token in each of `rows`."""
+        """Count one new token of the answer in each of `rows`."""
         if self.on:
             self.counts[rows, tokens] += 1
 
     def reorder(self, rows: np.ndarray) -> None:
-        """Row i continues what was row rows[i]."""
+        """Replace row i by a copy of row rows[i]."""
         if self.on:
             self.in_prompt, self.counts = self.in_prompt[rows], self.counts[rows]
 
@@ -56,10 +56,10 @@ def penalise(logits: np.ndarray, in_prompt: np.ndarray, counts: np.ndarray, conf
 
     Args:
         logits: float32 (B, V).
-        in_prompt: bool (B, V), the tokens of the prompt.
+        in_prompt: bool (B, V), whether the prompt holds each token.
         counts: float32 (B, V), how often the answer holds each token.
-        config: Gives the penalties: repetition (CTRL, arXiv:1909.05858) for prompt and answer, then frequency and
-            presence for the answer alone.
+        config: Values of the penalties. Repetition (CTRL, arXiv:1909.05858) applies to prompt and answer, frequency and
+            presence apply to the answer only.
     """
     repeated = np.where(logits > 0, logits / config.repetition_penalty, logits * config.repetition_penalty)
     logits = np.where(in_prompt | (counts > 0), repeated, logits)
@@ -69,12 +69,12 @@ def penalise(logits: np.ndarray, in_prompt: np.ndarray, counts: np.ndarray, conf
 def choose_tokens(
     logits: np.ndarray, config: GenerationConfig, generators: Sequence[np.random.Generator]
 ) -> np.ndarray:
-    """The next token of each row, int64 (B,).
+    """Return the next token of each row, int64 (B,).
 
     Args:
-        logits: float32 (B, V), penalties already applied.
-        config: Greedy (also for temperature 0), or temperature, top_k and top_p of the sampling.
-        generators: One for each row, so that no row depends on its neighbours; greedy draws nothing.
+        logits: float32 (B, V), after penalties.
+        config: Method (temperature 0 means greedy), temperature, top_k and top_p.
+        generators: A random generator for each row, so that rows are independent. Greedy search draws nothing.
     """
     if config.method == "greedy" or config.temperature == 0:
         return logits.argmax(axis=-1)
@@ -87,12 +87,12 @@ def choose_tokens(
 
 
 def row_generator(seed: int, prompt: int, sample: int) -> np.random.Generator:
-    """The random numbers of one answer: they depend on nothing but the seed, its prompt's place and its own."""
+    """Return the random generator of one answer. It depends only on the seed and the numbers of prompt and sample."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(prompt, sample)))
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """float64 logits divided by a positive temperature; the largest of each row becomes 0, so none can overflow up."""
+    """Return float64 logits divided by a positive temperature, shifted so that the largest of each row is 0."""
     with np.errstate(over="ignore"):
         return (logits - logits.max(axis=-1, keepdims=True)).astype(np.float64) / temperature
 
@@ -105,13 +105,13 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """Rule out all but the nucleus of each row (arXiv:1904.09751), the token that reaches p included; 0 < p < 1."""
+    """Rule out all but the nucleus of each row (arXiv:1904.09751). It includes the token that reaches p; 0 < p < 1."""
     smallest, sizes = zip(*(_nucleus(row, p) for row in logits))
     return _keep_largest(logits, np.array(smallest), np.array(sizes))
 
 
 def _nucleus(logits: np.ndarray, p: float) -> tuple[float, int]:
-    """Smallest logit and size of the least set of tokens (of one row) whose probabilities add up to p or more."""
+    """Return smallest logit and size of the nucleus of one row: the fewest tokens with a total probability of p or more."""
     vocab_size = len(logits)
     highest = logits.max()
     target = p * np.exp(logits - highest).sum(dtype=np.float64)
@@ -127,7 +127,7 @@ def _nucleus(logits: np.ndarray, p: float) -> tuple[float, int]:
 
 
 def _keep_largest(logits: np.ndarray, smallest: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Keep sizes[b] logits of row b, all those above smallest[b] and as many equal to it as there is room for."""
+    """Keep sizes[b] logits of row b: all above smallest[b], then the first ones equal to it."""
     above = logits > smallest[:, None]
     equal = logits == smallest[:, None]
     room = sizes - above.sum(axis=-1)
@@ -135,14 +135,14 @@ def _keep_largest(logits: np.ndarray, smallest: np.ndarray, sizes: np.ndarray) -
 
 
 def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Sample from softmax(logits) by the inverse of its cumulated distribution, in float64.
+    """Sample from softmax(logits) by inverting its cumulative distribution, in float64.
 
     Args:
         logits: (B, V).
         uniforms: float64 (B,) in [0, 1).
 
     Returns:
-        int64 (B,); never a token ruled out, for its piece of the distribution is empty.
+        int64 (B,). A token that is ruled out has probability 0 and is never drawn.
     """
     weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     cumulated = weights.cumsum(axis=-1)
@@ -152,10 +152,10 @@ def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
 
 
 def log_normalizer(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))) of each row, float64 (B,): log-probabilities are logits less this.
+    """Return log(sum(exp(logits))) of each row, float64 (B,). Log-probabilities are logits minus this.
 
     Raises:
-        InputError: The model gave NaN or infinity.
+        InputError: Logits are NaN or infinite.
     """
     highest = logits.max(axis=-1)
     if not np.isfinite(highest).all():
@@ -167,7 +167,7 @@ def log_normalizer(logits: np.ndarray) -> np.ndarray:
 
 
 def largest_entries(scores: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Row and column of the `count` largest entries of a matrix (of all, if it has fewer), the largest first."""
+    """Return row and column of the `count` largest entries of a matrix, or of all if it has fewer; largest first."""
     flat = scores.ravel()
     first_kept = max(flat.size - count, 0)
     places = np.sort(np.argpartition(flat, first_kept)[first_kept:])

@@ -1,5 +1,7 @@
-"""The model as MindIR graphs: what export.py writes, and the runtime that reads it.
+"""The model as MindIR graphs: `export` writes them, `runtime` runs them.
 
-`manifest` says what lies in an exported folder and `runtime` runs it; both also run in MindSpore Serving's environment
-(Python 3.9), so they import nothing but errors, fingerprints and the configuration. `export` may import all of src.
+Public names: `export.export_model`, `export.default_lengths`, `runtime.MindirRuntime`. `src.inference.manifest`
+describes an exported folder. MindSpore Serving's environment (Python 3.9) imports `runtime`, so `runtime` may import
+only MindSpore, `src.common` and the modules of `src.inference` that know no runtime. `export` may also import the model
+and `src.inference.mindspore`.
 """

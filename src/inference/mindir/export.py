@@ -1,4 +1,4 @@
-"""Writes a model as MindIR graphs: for prompts of several lengths, for decoding, and for scoring texts."""
+"""Writes a model as MindIR graphs: for prompts of several lengths, for decoding, and for scoring."""
 
 import shutil
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ TEMPORARY = ".unfinished"
 
 
 class TextLogProbs(nn.Cell):
-    """Log-probabilities of a whole text.
+    """Computes the log-probabilities of a whole text.
 
     Inputs:
-        ids (1, S) int32, labels (S,) int32: what comes after each of them.
+        ids (1, S) int32: the text. labels (S,) int32: the token after each of them.
 
     Returns:
         (S,) float32.
@@ -43,8 +43,10 @@ class TextLogProbs(nn.Cell):
 
 
 def default_lengths(seq_length: int) -> list[int]:
-    """Lengths of the graphs for prompts: every second power of two, and the longest. A graph costs an own compilation
-    when it is first used, padding costs time with every prompt."""
+    """Return the lengths of the graphs for prompts: every second power of two, and seq_length.
+
+    More lengths mean more graphs to compile, fewer lengths mean more padding in each prompt.
+    """
     lengths, length = [], SMALLEST_BUCKET
     while length < seq_length:
         lengths.append(length)
@@ -56,15 +58,17 @@ def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> No
     """Write all graphs of a model, or of a rank's slice of it, and their manifest.
 
     Args:
-        model: With its weights.
-        manifest: Says what to export; its fingerprints are found here.
-        folder: The files come into it when all are written; what was exported there before is replaced.
+        model: The model with its weights.
+        manifest: Description of the export. Its fingerprints are filled in here.
+        folder: Folder for the files. They are moved there when all of them are complete, and replace an earlier export.
     """
     temporary = folder / TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     next_logits = NextLogits(model, manifest.rows, manifest.model.seq_length)
-    longest, *others = sorted(manifest.graphs, key=str(manifest.prefill_lengths[-1]).__ne__)  # its weights are for all
+    longest, *others = sorted(
+        manifest.graphs, key=str(manifest.prefill_lengths[-1]).__ne__
+    )  # the other graphs share its weights
     for kind in (longest, *others):
         inputs = [Tensor(np.zeros(shape, np.int32)) for shape in manifest.graphs[kind]]
         with _weights_apart():
@@ -87,7 +91,10 @@ def _cell(model: PanguAlphaModel, next_logits: NextLogits, kind: str) -> nn.Cell
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Move all files; the manifest goes first and comes last, so that what is not whole has none."""
+    """Replace an export in its folder, which may hold other files and so cannot be renamed itself.
+
+    The old manifest is removed first and the new one comes last, so that an incomplete export has no manifest.
+    """
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     for old in (*folder.glob("pangu_alpha_*_graph.mindir"), *folder.glob("pangu_alpha_*_variables")):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -98,7 +105,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 @contextmanager
 def _weights_apart() -> Iterator[None]:
-    """MindSpore puts weights beside the graph only from 1 GB on; here always, so that graphs can share them."""
+    """Let MindSpore write weights beside the graph, so that graphs can share them. By default it does so from 1 GB."""
     limit = serialization.TOTAL_SAVE
     serialization.TOTAL_SAVE = -1
     try:
@@ -108,7 +115,10 @@ def _weights_apart() -> Iterator[None]:
 
 
 def _share_weights(folder: Path, kind: str, main: str) -> None:
-    """Let a graph refer to the main graph's copy of each of its parameters, and remove its own."""
+    """Let a graph use the main graph's copy of each of its parameters, and remove its own copies.
+
+    A graph with a parameter that the main graph does not have stays as it is.
+    """
     main_copies = {_name(parameter): parameter.external_data for parameter in _proto(folder, main).graph.parameter}
     model = _proto(folder, kind)
     for parameter in model.graph.parameter:
@@ -127,7 +137,7 @@ def _proto(folder: Path, kind: str) -> ModelProto:
 
 
 def _name(parameter: TensorProto) -> str:
-    """A parameter's own name: before it stands that of the graph."""
+    """Return the name of a parameter without the prefix of the graph."""
     return parameter.name.partition(":")[2]
 
 

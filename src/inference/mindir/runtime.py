@@ -15,20 +15,21 @@ from src.inference.score_request import check_scored
 
 
 def graph_name(kind: str) -> str:
-    """The file of a graph: kind is a number of tokens (1: decoding), `reorder` or `score_` and a number."""
+    """Return the file name of a graph; see `Manifest.graphs` for its kinds."""
     return f"pangu_alpha_{kind}_graph.mindir"
 
 
 class MindirRuntime:
-    """The graphs of a folder that export.py wrote. All share one copy of the weights and one cache.
+    """Runs the graphs of an exported folder. They share one copy of the weights and one KV cache.
 
     Args:
-        folder: Of model.json, its files as they were written.
+        folder: The folder that export.py wrote.
 
-    `call` runs the graph of a kind; what runs graphs otherwise than in this process puts its own there.
+    Attributes:
+        call: Runs the graph of a kind with int32 inputs. Replace it to run graphs in another way than in this process.
 
     Raises:
-        InputError: As `Manifest.read`; or MindSpore can't read a graph.
+        InputError: As `Manifest.read`, or the folder holds no MindIR graphs. Later, MindSpore cannot read a graph.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -42,12 +43,12 @@ class MindirRuntime:
         self._graphs: dict[str, nn.GraphCell] = {}
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.inference.runtime.RowRuntime`."""
+        """See `RowRuntime`."""
         if rows > self.manifest.rows:
             raise InputError(
                 f"{rows} texts at once are too many for {self.folder}, which was exported with room for "
@@ -55,7 +56,7 @@ class MindirRuntime:
             )
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.inference.runtime.RowRuntime`."""
+        """See `RowRuntime`."""
         logits = []
         for prompt, length, row in zip(ids, lengths, rows):
             size = _smallest(self.manifest.prefill_lengths, length)
@@ -63,21 +64,21 @@ class MindirRuntime:
         return np.concatenate(logits)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         rows = self.manifest.rows
         all_ids, all_positions = np.zeros((2, rows), np.int32)
         all_ids[: len(ids)], all_positions[: len(ids)] = ids, positions
         return self._run("1", all_ids[:, None], all_positions, np.zeros(rows), np.arange(rows))[: len(ids)]
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self._run("reorder", np.concatenate([rows, np.arange(len(rows), self.manifest.rows)]))
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:
-        """float32 natural log-probabilities of tokens[start:], each given all before it.
+        """Return the natural log-probabilities of tokens[start:], each given all tokens before it; float32.
 
         Raises:
-            InputError: The model was exported without graphs that score, or such a text can't be scored.
+            InputError: The model was exported without graphs for scoring, or it cannot score this.
         """
         if not self.manifest.score_lengths:
             raise InputError(f"{self.folder} was exported without the graphs that score texts; export with --task c3")
@@ -95,8 +96,10 @@ class MindirRuntime:
         return result.asnumpy() if isinstance(result, Tensor) else np.array(result)
 
     def _graph(self, kind: str) -> nn.GraphCell:
-        """A graph, loaded when it is first wanted: the parameters of those that have run already then become its own,
-        the very same memory, so that all see one cache and the weights are there once."""
+        """Return a graph. It is loaded at its first use, with the parameters of the graphs that are loaded already.
+
+        The memory is the same, so all graphs see one cache, and the weights are in memory once.
+        """
         if kind not in self._graphs:
             file = self.folder / graph_name(kind)
             try:

@@ -1,4 +1,4 @@
-"""MindSpore as a runtime of the generation loop (`src.inference.runtime`): prefill, decode, the cache between them."""
+"""Runtimes that compute with MindSpore cells: one with a KV cache, and a slow one that checks it."""
 
 from collections.abc import Callable
 
@@ -16,18 +16,18 @@ Relay = Callable[..., Tensor]  # see src.parallel.build.connect_inference
 
 
 class KeyValueCache(nn.Cell):
-    """Keys and values of one layer.
+    """The KV cache of one layer.
 
-    A write is a minimum and then a maximum with the new numbers, which leaves exactly these: on a CPU these two work in
-    place, while ScatterNdUpdate copies the whole cache, and so does a Reshape after ScatterUpdate.
+    A write is ScatterNdMin followed by ScatterNdMax, which leaves exactly the new numbers. On a CPU these two work in
+    place. ScatterNdUpdate copies the whole cache, and so does ScatterUpdate with a Reshape after it.
 
     Inputs:
-        key, value (B, A, T, d): of T tokens that follow each other.
-        places (B, A, T, 3) int32: batch row, head and position of each of them.
+        places (B, A, T, 3) int32: batch row, head and position of each token.
+        key, value (B, A, T, d): keys and values of T consecutive tokens.
 
     Returns:
-        The keys and values to attend to: of one token, all that is cached (B, A, capacity, d); of several, which
-        begin a text, themselves.
+        The keys and values to attend to. For T = 1 they are the whole cache (B, A, capacity, d). For T > 1 the tokens
+        are the beginning of a text, and they are the inputs.
     """
 
     def __init__(self, config: PanguAlphaConfig, num_heads: int, batch: int, capacity: int, name: str):
@@ -50,8 +50,10 @@ class KeyValueCache(nn.Cell):
 
 
 class Reorder(nn.Cell):
-    """Lets each batch row of all caches become what row rows[i] was; rows (B,) int32. In a graph, for a compiled one
-    does not notice what is set outside of it."""
+    """Replaces row i of all caches by row rows[i]; rows (B,) int32.
+
+    It is a graph of its own, because a compiled graph does not see parameters that Python code sets.
+    """
 
     def __init__(self, caches: nn.CellList):
         super().__init__(auto_prefix=False)
@@ -67,15 +69,22 @@ class Reorder(nn.Cell):
 
 
 class NextLogits(nn.Cell):
-    """The model over T new tokens a row and the cached ones before them; with capacity 0, over whole texts, no cache.
+    """Computes the logits after T new tokens in each row.
+
+    Args:
+        model: The model, or this rank's slice of it.
+        batch: Rows of the KV cache.
+        capacity: Tokens of a row of the cache; 0 for no cache, then a call computes whole texts.
 
     Inputs:
-        ids (B, T) int32; position (B,) int32, of each row's first new token; last (B,) int32, which of the T tokens
-        is the row's last; rows (B,) int32, their places in the cache: where T is 1, all of it in order.
-        x (B * T, H): what a pipeline stage receives from the one before; None on the first.
+        ids (B, T) int32: the new tokens.
+        position (B,) int32: position of the first new token of each row.
+        last (B,) int32: index of the last of the T tokens in each row, the others are padding.
+        rows (B,) int32: rows of the cache. If T is 1, they are all rows in order.
+        x (B * T, H): hidden states from the previous pipeline stage; None on the first stage.
 
     Returns:
-        logits (B, V) float32 after the last tokens; of a stage before the last, its hidden states (B * T, H).
+        Logits (B, V) float32 after the last tokens; hidden states (B * T, H) on a stage before the last.
     """
 
     def __init__(self, model: PanguAlphaModel, batch: int = 0, capacity: int = 0):
@@ -85,7 +94,7 @@ class NextLogits(nn.Cell):
         self.capacity = capacity
         self.hidden_size = config.hidden_size
         self.has_head = model.backbone.top_query_layer in layers
-        self.num_heads = layers[0].attention.num_heads  # of a slice of the model, fewer than the configuration's
+        self.num_heads = layers[0].attention.num_heads  # a slice of the model has fewer than the configuration
         self.caches = (
             nn.CellList(
                 [KeyValueCache(config, self.num_heads, batch, capacity, str(number)) for number in range(len(layers))],
@@ -121,11 +130,11 @@ class NextLogits(nn.Cell):
         batch, tokens = position_ids.shape
         table = None
         if self.has_head:
-            # Read before the caches are written, as the embedding reads it: of a parameter that is read on both sides
-            # of a write MindSpore makes two copies. The reshape changes nothing but the place of the reading.
+            # The reshape only moves this read before the write of the caches, where the embedding reads the table too.
+            # MindSpore makes two copies of a parameter that is read before and after a write.
             table = ops.reshape(self.model.backbone.embedding.word_embedding.embedding_table, (-1, self.hidden_size))
         mask = ops.range(0, seen, 1) <= ops.reshape(position_ids, (batch, tokens, 1))
-        # Nothing is dropped at experts: what a token gets may not depend on how many are computed with it.
+        # False: experts drop no tokens, so that the result of a token does not depend on the rest of the batch.
         x, _ = self.model.backbone(before, position_ids, mask, None, caches, False)
         if not self.has_head:
             return x
@@ -134,14 +143,14 @@ class NextLogits(nn.Cell):
 
 
 class CachedRuntime:
-    """Incremental generation: one pass over the prompts, then one token a row each time.
+    """The runtime with a KV cache: a `RowRuntime` (`src.inference.runtime`).
 
-    One graph is compiled for each bucket of prompt lengths and one for the tokens after it.
+    MindSpore compiles one graph for each bucket of prompt lengths, and one for decoding.
 
     Args:
         model: The model, or this rank's slice of it.
-        relay: Takes what pipeline stages compute from one to the next; None where the model is in one piece.
-        decode_by_kernel: Decode tokens with the compiled kernel where it fits.
+        relay: Passes hidden states between pipeline stages; None for a model in one piece.
+        decode_by_kernel: Whether to decode with the compiled kernel where it fits.
     """
 
     def __init__(self, model: PanguAlphaModel, relay: Relay | None = None, decode_by_kernel: bool = False):
@@ -156,16 +165,16 @@ class CachedRuntime:
         self._cached_for = (0, 0)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.inference.runtime.RowRuntime`."""
+        """See `RowRuntime`."""
         wanted = (rows, bucket(capacity, self.seq_length))
         if self._cached_for == wanted:
             return
-        self._next_logits = self._reorder = self._token_decoder = None  # the old caches' memory first
+        self._next_logits = self._reorder = self._token_decoder = None  # free the memory of the old caches first
         cell = NextLogits(self.model, *wanted)
         self._cached_for = wanted
         self._next_logits, self._reorder = _compiled(cell), _compiled(Reorder(cell.caches))
@@ -173,7 +182,7 @@ class CachedRuntime:
             self._token_decoder = token_decoder(self.model, [(cache.keys, cache.values) for cache in cell.caches])
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.inference.runtime.RowRuntime`."""
+        """See `RowRuntime`."""
         padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
         logits = _compute(self._next_logits, self._relay, padded, np.zeros(len(ids)), lengths - 1, rows)
         if self._token_decoder:
@@ -181,21 +190,21 @@ class CachedRuntime:
         return logits
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         if self._token_decoder:
             return self._token_decoder(ids, positions)
         rows = np.arange(len(ids))
         return _compute(self._next_logits, self._relay, ids[:, None], positions, np.zeros(len(ids)), rows)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self._reorder(Tensor(rows.astype(np.int32)))
         if self._token_decoder:
             self._token_decoder.locate()
 
 
 class RecomputeRuntime:
-    """The check of `CachedRuntime`: computes the whole text anew for each token."""
+    """A `Runtime` without a cache: it computes the whole text for each token, to check `CachedRuntime`."""
 
     def __init__(self, model: PanguAlphaModel, relay: Relay | None = None):
         self.seq_length = model.config.seq_length
@@ -206,17 +215,17 @@ class RecomputeRuntime:
         self._ids = np.zeros((0, 0), np.int32)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self._ids = _pad(ids, bucket(capacity, self.seq_length))
         return self._next_logits(lengths - 1)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self._ids[np.arange(len(ids)), positions] = ids
         return self._next_logits(positions)
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self._ids = self._ids[rows]
 
     def _next_logits(self, last: np.ndarray) -> np.ndarray:
@@ -226,13 +235,13 @@ class RecomputeRuntime:
 
 
 def _compute(stage: Callable[..., Tensor], relay: Relay | None, *inputs: np.ndarray) -> np.ndarray:
-    """What NextLogits computes of integer inputs, through all stages."""
+    """Run a NextLogits with integer inputs, through all pipeline stages."""
     tensors = [Tensor(np.ascontiguousarray(values, np.int32)) for values in inputs]
     return (relay(stage, *tensors) if relay else stage(*tensors)).asnumpy()
 
 
 def _compiled(cell: nn.Cell) -> Callable:
-    """The cell's graph. A cell's own call looks through all of its cells each time, which takes milliseconds."""
+    """Return the compiled graph of a cell. A call of the cell itself visits all subcells, which takes milliseconds."""
 
     @ms.jit
     def call(*inputs: Tensor) -> Tensor:

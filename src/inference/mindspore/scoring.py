@@ -1,11 +1,10 @@
-"""The one scoring loop: log-probabilities of given tokens, for every task.
+"""The scoring loop: log-probabilities of given tokens, for every task.
 
-A `Request` is a text and where in it the scored tokens begin. Requests of one question come as a group: where computing
-what they share only once is cheaper, they become branches of one row, behind a single copy of their common beginning.
-The keys and values of that beginning are computed once, every branch attends to them and to itself, and positions go on
-from it in every branch. Rows are padded on the right to a power of two and batched with others of that length, so that
-few graphs are compiled. The mask lets nothing look at what comes after it or at another branch: neither padding, nor
-the batch, nor a neighbouring branch changes a score.
+The requests of one question come as a group. They become branches of one row, behind a single copy of their common
+beginning, if that is cheaper than a row for each. The keys and values of the beginning are computed once. Every branch
+attends to the beginning and to itself, and its positions continue those of the beginning. Rows are padded on the right
+to a power of two and batched with rows of the same length, so that few graphs are compiled. The mask hides later tokens
+and other branches, so a score depends neither on padding, nor on the batch, nor on other branches.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,16 +19,16 @@ from src.inference.score_request import Request, check_scored
 from src.nn.operators import CrossEntropy
 from src.pangu_alpha import PanguAlphaModel
 
-LOSSES_AT_ONCE = 512  # of the logits (LOSSES_AT_ONCE, V) only so many rows exist at a time
-LONGEST_ROW = 2  # times the position table: a row of branches may have more tokens than any text
-SHARED = 0  # the branch that all others see
+LOSSES_AT_ONCE = 512  # rows of the logits (LOSSES_AT_ONCE, V) that exist at the same time
+LONGEST_ROW = 2  # a row of branches may have this many times the tokens of the longest text
+SHARED = 0  # number of the branch that all others attend to: the common beginning
 
 
 class HiddenStates(nn.Cell):
     """The backbone over rows of branches.
 
     Inputs:
-        ids, positions, branches (R, S) int32: a token sees those before it that are SHARED or of its own branch.
+        ids, positions, branches (R, S) int32: a token attends to earlier tokens that are SHARED or in its own branch.
 
     Returns:
         (R * S, H).
@@ -45,20 +44,25 @@ class HiddenStates(nn.Cell):
         earlier = ops.reshape(place, (1, length)) <= ops.reshape(place, (length, 1))  # (S, S)
         seen = ops.reshape(branches, (rows, 1, length))
         visible = ops.logical_or(seen == SHARED, seen == ops.reshape(branches, (rows, length, 1)))
-        # Nothing is dropped at experts: what a token gets may not depend on how many are computed with it.
+        # False: experts drop no tokens, so that the result of a token does not depend on the rest of the batch.
         x, _ = self.backbone(ids, positions, ops.logical_and(visible, earlier), None, None, False)
         return x
 
 
 class TokenLosses(nn.Cell):
-    """The head and the loss, of the scored tokens alone.
+    """The head and the loss, for the scored tokens only.
+
+    Args:
+        model: The model.
+        cpu_kernels: Whether to use the compiled cross-entropy where it fits.
+        margins: Whether to compute margins too.
 
     Inputs:
-        x (N, H): of HiddenStates; places (M,) int32: which of them predict; labels (M,) int32: what comes after them.
+        x (N, H): hidden states. places (M,) int32: rows of x that predict. labels (M,) int32: the tokens after them.
 
     Returns:
-        (1, M) float32 negative log-probabilities; with `margins` (2, M), the second how far each label's logit is below
-        the largest.
+        Negative log-probabilities (1, M) float32. With `margins` (2, M): the second row is the difference between the
+        largest logit and the label's logit.
     """
 
     def __init__(self, model: PanguAlphaModel, cpu_kernels: bool, margins: bool):
@@ -80,10 +84,15 @@ class TokenLosses(nn.Cell):
 
 @dataclass
 class _Row:
-    """Requests of one group that are computed together: the shared beginning, then a branch of each."""
+    """Requests of one group in one row: the shared beginning, then a branch for each request.
+
+    Args:
+        requests: The requests.
+        shared: Tokens of the shared beginning.
+    """
 
     requests: Sequence[Request]
-    shared: int  # tokens of the beginning
+    shared: int
     tokens: np.ndarray = field(init=False)
     positions: np.ndarray = field(init=False)
     branches: np.ndarray = field(init=False)
@@ -98,8 +107,12 @@ class _Row:
         self.branches = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
     def wanted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places that predict, and the labels there, each pair once; and which pair each scored token is, request after
-        request."""
+        """Return what the head must compute for this row.
+
+        Returns:
+            Places that predict and their labels, each pair once. Then the index of the pair of each scored token, in
+            the order of the requests.
+        """
         places, labels, begin = [], [], self.shared
         for request in self.requests:
             before = np.arange(request.start - 1, len(request.tokens) - 1)
@@ -113,9 +126,9 @@ class _Row:
 
 
 def plan_rows(group: Sequence[Request], hidden_size: int, seq_length: int, share: bool = True) -> list[_Row]:
-    """The cheapest rows for a group: each request alone, or several behind what they share.
+    """Return the cheapest rows for a group: one row a request, or several requests behind their common beginning.
 
-    A token costs its products with the weights, in proportion to 6 H, and attention to the S places of its row.
+    The cost of a token is 6 H for the products with the weights, and S for attention to the S places of its row.
 
     Args:
         group: Requests of one question.
@@ -150,12 +163,15 @@ class TokenScorer:
     """Scores groups of requests with a model.
 
     Args:
-        model: Of `build_runtime`, which attaches what it needs.
-        batch_size: Texts as long as the position table that are computed at once; of shorter ones as many more as have
-            the same number of tokens.
-        cpu_kernels: With the compiled cross-entropy where it fits.
-        share: Compute what the requests of a group share only once.
-        margins: Also tell whether the model would have said each token itself.
+        model: A model that `src.inference.mindspore.load.build_runtime` has prepared.
+        batch_size: Texts as long as the position table that are computed at once. A batch of shorter texts has the same
+            number of tokens.
+        cpu_kernels: Whether to use the compiled cross-entropy where it fits.
+        share: Whether to compute the common beginning of a group only once.
+        margins: Whether to return margins too; a margin of 0 means that greedy search chooses this token.
+
+    Attributes:
+        computed_tokens: Tokens that were computed so far, padding included, for benchmarks.
     """
 
     def __init__(
@@ -168,18 +184,18 @@ class TokenScorer:
     ):
         self.config = model.config
         self.share = share
-        self.computed_tokens = 0  # padding included, for benchmarks
+        self.computed_tokens = 0
         self._tokens_at_once = batch_size * model.config.seq_length
         self._hidden_states = HiddenStates(model)
         self._losses = TokenLosses(model, cpu_kernels, margins)
 
     def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """Score groups as they come.
+        """Score groups of requests while they arrive.
 
-        Returns:
-            An iterator over the groups' numbers, in the order in which they are done, and for each request of the
-            group the float32 log-probabilities (n,) of its n scored tokens; with margins (2, n), the second how far
-            each token's logit is below the largest, 0 where it is the largest.
+        Yields:
+            The number of a group that is complete, and an array for each of its requests: float32 (n,) natural
+            log-probabilities of the n scored tokens. With margins the arrays are (2, n); the second row is the
+            difference between the largest logit and the token's logit.
         """
         waiting: dict[int, list[tuple[int, _Row]]] = {}
         unfinished: dict[int, list[_Row]] = {}
@@ -207,7 +223,7 @@ class TokenScorer:
         return log_probs
 
     def _rows(self, length: int) -> int:
-        """Rows of a batch: a power of two."""
+        """Return how many rows of a length are computed at once, a power of two."""
         return 1 << (max(1, self._tokens_at_once // length).bit_length() - 1)
 
     def _finish(
@@ -217,7 +233,7 @@ class TokenScorer:
         unfinished: dict[int, list[_Row]],
         found: dict[int, list[np.ndarray]],
     ) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """Compute a batch; what becomes complete with it."""
+        """Compute a batch, and yield the groups that it completes."""
         for (number, row), scores in zip(batch, self._compute([row for _, row in batch], length), strict=True):
             row_scores = np.split(
                 scores, np.cumsum([len(one.tokens) - one.start for one in row.requests])[:-1], axis=-1
@@ -227,7 +243,7 @@ class TokenScorer:
                 yield number, [one for other in unfinished.pop(number) for one in found.pop(id(other))]
 
     def _compute(self, rows: Sequence[_Row], length: int) -> list[np.ndarray]:
-        """Log-probabilities of the scored tokens of each row."""
+        """Return the scores of the scored tokens of each row."""
         count = 1 << (len(rows) - 1).bit_length()
         ids, positions, branches = np.zeros((3, count, length), np.int32)
         places, labels, picks, total = [], [], [], 0
@@ -250,7 +266,7 @@ class TokenScorer:
         return [(values if len(values) > 1 else values[0])[..., pick] for pick in picks]
 
     def _values(self, hidden: Tensor, places: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """What TokenLosses computes, for any number of places."""
+        """Run TokenLosses for any number of places."""
         values = []
         for first in range(0, len(places), LOSSES_AT_ONCE):
             part = np.zeros((2, LOSSES_AT_ONCE), np.int32)
