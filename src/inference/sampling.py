@@ -111,7 +111,7 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
 
 
 def _nucleus(logits: np.ndarray, p: float) -> tuple[float, int]:
-    """Return smallest logit and size of the nucleus of one row: the fewest tokens with a total probability of p or more."""
+    """Return smallest logit and size of the nucleus of one row: the fewest tokens that have probability p together."""
     vocab_size = len(logits)
     highest = logits.max()
     target = p * np.exp(logits - highest).sum(dtype=np.float64)

@@ -66,9 +66,8 @@ def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> No
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     next_logits = NextLogits(model, manifest.rows, manifest.model.seq_length)
-    longest, *others = sorted(
-        manifest.graphs, key=str(manifest.prefill_lengths[-1]).__ne__
-    )  # the other graphs share its weights
+    # The longest graph comes first: the others share its weights.
+    longest, *others = sorted(manifest.graphs, key=str(manifest.prefill_lengths[-1]).__ne__)
     for kind in (longest, *others):
         inputs = [Tensor(np.zeros(shape, np.int32)) for shape in manifest.graphs[kind]]
         with _weights_apart():
@@ -117,7 +116,7 @@ def _weights_apart() -> Iterator[None]:
 def _share_weights(folder: Path, kind: str, main: str) -> None:
     """Let a graph use the main graph's copy of each of its parameters, and remove its own copies.
 
-    A graph with a parameter that the main graph does not have stays as it is.
+    A graph with a parameter that the main graph does not have, or has with other numbers, stays as it is.
     """
     main_copies = {_name(parameter): parameter.external_data for parameter in _proto(folder, main).graph.parameter}
     model = _proto(folder, kind)
