@@ -1,7 +1,9 @@
 """Checkpoints: the one reader and writer of weights and of a training run's state.
 
-`ckpt_file` knows one of MindSpore's own files, `layout` who holds which part of a parameter, `store` a run's
-checkpoints; `reslice` writes one anew for other ranks, which `merge` and `split` are the command lines of; `conversion`
-writes one in another format, which `convert` is the command line of and `formats` has a file each of. May import the
-configuration, errors, and of `parallel` the arithmetic (plan.py, sharding.py), never the trainer.
+`store` saves, finds and loads the checkpoints of a run. `ckpt_file` reads and writes MindSpore's .ckpt files, and
+`slices` reads any part of a parameter from the files of several ranks. `reslice` rewrites a checkpoint for other ranks;
+`merge` and `split` are its command lines. `conversion` writes a checkpoint in another format; `convert` is its command
+line, with `convert_arguments`, and `formats` has a file for each format. `check` compares a strategy file with a model.
+`settings.parse_with_checkpoint` is for command lines with --checkpoint. May import `common`, `pangu_alpha_config`, `nn`
+and the arithmetic in `parallel.plan`.
 """

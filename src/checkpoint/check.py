@@ -1,4 +1,4 @@
-"""Whether a strategy file is of a checkpoint's model: `python -m src.checkpoint.check --help`."""
+"""Check that a strategy file belongs to a checkpoint's model: `python -m src.checkpoint.check --help`."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from src.common.errors import InputError, run_program
 
 @dataclass
 class CheckArguments:
-    """See that a strategy file, which a run in semi-automatic parallel wrote, is of the model of a checkpoint.
+    """Check that a strategy file of a run in semi-automatic parallel mode belongs to the model of a checkpoint.
 
-    A run's checkpoints say themselves who has which slice; this is for scripts that are given both.
+    A run's own checkpoints do not need a strategy file. This program is for scripts that get both.
 
     Args:
-        strategy: A strategy file of MindSpore's, or a run's folder of them, one a stage.
+        strategy: A strategy file of MindSpore, or a run's folder with one such file for each pipeline stage.
         checkpoint: A run's output folder or a checkpoint folder.
     """
 
@@ -22,7 +22,7 @@ class CheckArguments:
 
 
 def main() -> None:
-    """Parse, read, compare."""
+    """Parse the command line and compare the strategy with the model."""
     arguments = parse(CheckArguments, "python -m src.checkpoint.check")
     from pathlib import Path
 

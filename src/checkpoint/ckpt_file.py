@@ -1,8 +1,8 @@
-"""MindSpore's .ckpt files, of which any part can be read, and which are written a parameter at a time.
+"""Read any part of MindSpore's .ckpt files, and write them one parameter at a time.
 
-A file is one protobuf message (MindSpore's checkpoint.proto), a list of {1: name, 2: {1: dimensions, 2: type,
-3: content}}; a large parameter comes in several such pieces. `mindspore.load_checkpoint` holds all of a file in memory,
-several times over, which each rank of a run would have to do for its slices of it.
+A file is one protobuf message (MindSpore's checkpoint.proto): a list of {1: name, 2: {1: dimensions, 2: type,
+3: content}}. A large parameter is stored in several such pieces. `mindspore.load_checkpoint` needs memory for several
+copies of the whole file; here each rank of a run reads its own slices only.
 """
 
 import mmap
@@ -37,19 +37,19 @@ DTYPES = {
 }
 DTYPES["BFloat16"] = np.dtype(np_dtype.bfloat16)  # MindSpore's names of types, and numpy's types
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-PIECE_BYTES = 1 << 29  # as in MindSpore's own files; protobuf allows a message less than 2 GiB
-_CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 10  # may follow the message
+PIECE_BYTES = 1 << 29  # as in MindSpore's own files; a protobuf message must be smaller than 2 GiB
+_CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 10  # a checksum that can follow the message
 _VARINT, _SPAN = 0, 2  # protobuf's wire types
 
 
 @dataclass
 class Stored:
-    """Where a parameter lies in a file.
+    """Position of a parameter in a file.
 
     Args:
-        dtype: MindSpore's name of it, such as Float32.
-        shape: Its dimensions.
-        pieces: The bytes of each piece, one after the other its content.
+        dtype: MindSpore's name of the dtype, such as Float32.
+        shape: Shape of the parameter.
+        pieces: Byte ranges in the file. Joined, they are the parameter's content.
     """
 
     dtype: str
@@ -58,23 +58,23 @@ class Stored:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the pieces have as many bytes as dtype and shape need."""
+        """Whether the pieces have the number of bytes that dtype and shape need."""
         itemsize = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 0
         return not itemsize or sum(map(len, self.pieces)) == itemsize * prod(self.shape)
 
 
 def index(path: Path) -> dict[str, Stored]:
-    """The parameters of a file, by name, without reading their content.
+    """Find the parameters of a file by name, without reading their content.
 
     Raises:
-        InputError: It can't be read, or is no whole .ckpt file.
+        InputError: The file can't be read, or is not a whole .ckpt file.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _index(data)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # what other bytes than protobuf end in
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # the errors of parsing other bytes
         raise InputError(
             f"{path} is not a whole MindSpore checkpoint ({path.stat().st_size} bytes): fetch or copy it again"
         ) from error
@@ -88,12 +88,12 @@ def _index(data: mmap.mmap) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for _, value in _fields(data, range(end)):
         parts = dict(_fields(data, value))
-        if 2 not in parts:  # a hash table, MindSpore's MapParameter
+        if 2 not in parts:  # a MapParameter of MindSpore: a hash table
             continue
         tensor = list(_fields(data, parts[2]))
         dims, rest = tuple(number for key, number in tensor if key == 1), dict(tensor)
         name = _text(data, parts[1])
-        dims = () if dims == (0,) else dims  # older files' scalars
+        dims = () if dims == (0,) else dims  # how older files store scalars
         stored = found.setdefault(name, Stored(_text(data, rest[2]), dims))
         stored.pieces.append(rest[3])
     if not all(stored.is_whole for stored in found.values()):
@@ -106,7 +106,7 @@ def _text(data: mmap.mmap, span: range) -> str:
 
 
 def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, Any]]:
-    """The fields of a message: their numbers, with a number or with where the content lies."""
+    """Yield the fields of a message: the field's number, and a number or the byte range of the content."""
     at = span.start
     while at < span.stop:
         key, at = _varint(data, at)
@@ -120,7 +120,7 @@ def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    """A number, seven bits a byte, the lowest first; and where it ends."""
+    """Decode a number of seven bits a byte, lowest bits first. Return it and the position after it."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -132,22 +132,24 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
 
 
 def read(path: Path, stored: Stored, box: Box) -> np.ndarray:
-    """A copy of part of a parameter."""
+    """Read a copy of part of a parameter."""
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     pieces = [np.frombuffer(data, np.uint8, len(piece), piece.start) for piece in stored.pieces]
     content = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     dtype = DTYPES[stored.dtype]
-    # Content begins at any byte, and only numpy's own types may be copied from there.
+    # Content is not aligned. numpy copies its own types from any address, but not bfloat16.
     words = content.view(f"u{dtype.itemsize}").reshape(stored.shape)
     return np.array(words[box.index]).view(dtype)
 
 
 def write(path: Path, parameters: Iterable[tuple[str, np.ndarray]], append: bool = False) -> None:
-    """Write (name, values) pairs, one at a time; byte for byte what mindspore.save_checkpoint would.
+    """Write (name, values) pairs one at a time. The bytes are those of mindspore.save_checkpoint.
 
     Args:
-        append: Go on with a file that holds others, without a checksum.
+        path: The file.
+        parameters: Names and arrays of the parameters.
+        append: Add to a file that holds other parameters and has no checksum.
     """
     with path.open("ab" if append else "wb") as file:
         for name, values in parameters:
@@ -160,12 +162,12 @@ def write(path: Path, parameters: Iterable[tuple[str, np.ndarray]], append: bool
 
 
 def written_bytes(name: str, shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Bytes that `write` makes of a parameter."""
+    """Return the number of bytes that `write` writes for a parameter."""
     return sum(len(head) + size for head, size in _pieces(name, shape, dtype))
 
 
 def _pieces(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[tuple[bytes, int]]:
-    """What stands before each piece of a parameter's content, and the bytes of the piece."""
+    """Yield the header of each piece of a parameter, and the number of bytes of the piece's content."""
     dims = b"".join(_encoded(1 << 3 | _VARINT) + _encoded(size) for size in shape)
     shape_and_type = dims + _span(2, DTYPE_NAMES[dtype].encode())
     whole = prod(shape) * dtype.itemsize
@@ -185,7 +187,7 @@ def _encoded(number: int) -> bytes:
 
 
 def _head(number: int, length: int) -> bytes:
-    """What stands before a field's content."""
+    """Encode the header of a field with content of that length."""
     return _encoded(number << 3 | _SPAN) + _encoded(length)
 
 

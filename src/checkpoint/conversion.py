@@ -1,4 +1,4 @@
-"""A checkpoint of one format, a parameter at a time, into another's files."""
+"""Convert a checkpoint to another format, one parameter at a time."""
 
 import hashlib
 import json
@@ -25,24 +25,24 @@ from src.parallel.plan.holder import Holder
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import parameter_shapes
 
-RESUMED = "source.json"  # in an unfinished folder: what is being converted, and how
-_CHUNK = 1 << 22  # elements that are cast at once
+RESUMED = "source.json"  # in an unfinished folder: the arguments and source files of the conversion
+_CHUNK = 1 << 22  # elements that are cast, and bytes that are hashed, at once
 
 
 @dataclass
 class Summary:
-    """What was written.
+    """Summary of a conversion, for the closing line.
 
     Args:
-        parameters: How many.
-        values: Numbers in them.
-        files: That hold them, without the small texts.
-        bytes: Of those files.
-        left_out: What else the source had.
-        cast_to: The dtype that was asked for.
-        cast: By the dtype they had, how many parameters were cast to another.
-        rounded: Numbers that are not what they were.
-        went_on: Bytes that were there from a conversion that had been stopped.
+        parameters: Number of parameters.
+        values: Number of elements of all parameters.
+        files: Number of written files, without small text files.
+        bytes: Size of these files.
+        left_out: Names of what else the source holds, such as moments.
+        cast_to: The dtype to which parameters were cast; empty if none were.
+        cast: Number of parameters that were cast, by their original dtype.
+        rounded: Number of elements that changed their value in the cast, by parameter.
+        went_on: Bytes that an interrupted conversion had already written.
     """
 
     parameters: int
@@ -74,10 +74,10 @@ class Summary:
 
 
 def convert(arguments: ConvertArguments) -> Summary:
-    """Do what the command line says. Nothing is at `output` until all is written.
+    """Convert a checkpoint as the command line says. Nothing exists at `output` until everything is written.
 
     Raises:
-        InputError: What is to be read is damaged, mixed up or of another network than was said.
+        InputError: The source is damaged, mixes several checkpoints, or does not fit the arguments.
     """
     path, output = Path(arguments.checkpoint), Path(arguments.output)
     if arguments.md5:
@@ -115,17 +115,21 @@ def convert(arguments: ConvertArguments) -> Summary:
         (folder / store.MODEL_FILE if arguments.is_one_file else folder).rename(output)
         if arguments.is_one_file:
             folder.rmdir()
-    except Exception:  # not for Ctrl-C: that can go on
+    except Exception:  # not for Ctrl-C, after which a conversion can go on
         shutil.rmtree(folder)
         raise
     return summary
 
 
 def check_md5(listed: Path, folder: Path) -> None:
-    """See that files are what was published.
+    """Check files against their published MD5 sums.
+
+    Args:
+        listed: A list of sums as md5sum writes it. Its files lie beside it or in `folder`.
+        folder: The checkpoint's folder, or a file in it.
 
     Raises:
-        InputError: One is not, or is not there.
+        InputError: A file is missing or has another sum, or `listed` is no such list.
     """
     try:
         lines = [line.split(None, 1) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -155,7 +159,7 @@ def check_md5(listed: Path, folder: Path) -> None:
 
 
 def _begin(folder: Path, arguments: ConvertArguments, source: Source) -> None:
-    """Make the unfinished folder, or keep the one that the same conversion was stopped in."""
+    """Make the unfinished folder, or keep the one that the same conversion left when it was interrupted."""
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
     this = json.dumps({"arguments": asdict(arguments), "files": files})
     note = folder / RESUMED
@@ -167,7 +171,7 @@ def _begin(folder: Path, arguments: ConvertArguments, source: Source) -> None:
 
 
 def _read(source: Source, cast: np.dtype | None, summary: Summary, name: str) -> np.ndarray:
-    """A parameter, cast where that was asked for."""
+    """Read a parameter, and cast it if `cast` is given."""
     values = source.read(name)
     if cast is None or values.dtype == cast:
         return values
@@ -212,7 +216,7 @@ def _part(path: Path) -> Path:
 
 
 def _resumed(path: Path, file: File) -> int:
-    """How many pieces of a file are there from a conversion that was stopped; what is no whole piece is cut off."""
+    """Count the pieces that an interrupted conversion wrote to a file, and cut off an incomplete piece."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
     if path.exists():
@@ -237,7 +241,7 @@ def _write_checkpoint(
     read: Callable[[str], np.ndarray],
     summary: Summary,
 ) -> None:
-    """Write a checkpoint folder of this project's, with the network's settings and the slices of a plan's ranks."""
+    """Write a checkpoint folder of this project with the network's settings and the slices of a plan's ranks."""
     config = RunConfig(model, DataConfig(), TrainingConfig(), arguments.parallel, GenerationConfig())
     plan, shapes = Plan.of(config.parallel, model), parameter_shapes(model)
     reports = []

@@ -6,9 +6,9 @@ from src.common.errors import run_program
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, convert, and print a summary."""
     arguments = parse(ConvertArguments, "python -m src.checkpoint.convert")
-    from src.checkpoint.conversion import convert  # MindSpore takes seconds to import: bad arguments are answered first
+    from src.checkpoint.conversion import convert  # imports MindSpore, after errors in the arguments are reported
 
     print(f"{arguments.output}: {convert(arguments)}")
 

@@ -1,4 +1,4 @@
-"""Command-line arguments of `python -m src.checkpoint.convert`."""
+"""Arguments of `python -m src.checkpoint.convert`. The docstring is the help."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +13,26 @@ from src.pangu_alpha_config import DType
 
 @dataclass
 class ConvertArguments:
-    """Write a checkpoint in another format: the same bits in the same dtypes, unless --dtype says otherwise.
+    """Convert a checkpoint to another format. Values and dtypes stay bit for bit, unless --dtype is given.
 
-    A conversion that was stopped, even by a kill, goes on where it was when it is started again in the same words.
+    An interrupted conversion, even a killed one, goes on where it stopped when the same command is given again.
 
     Args:
-        from_: Format of what is there: official is the release as downloaded, mindspore this project's own.
+        from_: Format of the source: official is the release as downloaded, mindspore is this project's format.
         to: Format to write.
-        checkpoint: The file or folder to read.
-        output: What to write, which must not be there yet: a folder; for mindspore NAME.ckpt is one file.
-        checkpoint_name: How the names of the files to read begin, where others are beside them.
+        checkpoint: File or folder to read.
+        output: Folder to write; for mindspore a name NAME.ckpt means one file. It must not exist.
+        checkpoint_name: First characters of the names of the files to read, if other .ckpt files lie beside them.
         strategy: MindSpore's strategy file of an official or mindformers checkpoint in slices.
-        md5: A list of sums, as md5sum writes it, that files beside it or in `checkpoint` must have.
-        dtype: Cast all parameters; what is rounded is counted. Without it none is.
-        parts: Tensor-parallel parts that megatron and mindformers files are cut into.
-        size: A size of configs/ that the checkpoint must be of, such as 2.6B.
-        vocab_size: Rows that the word embedding must have; of a megatron one's padding the rest is left out.
-        num_heads: Attention heads, where neither the checkpoint nor its size says how many.
-        shard_mb: Most megabytes of a .safetensors or .bin file.
-        bin_files: Write pytorch_model.bin files for hf, not .safetensors.
-        parallel: For mindspore: write a checkpoint folder with the slices of the ranks of this plan.
+        md5: List of MD5 sums as md5sum writes it. The files beside it or in `checkpoint` must have these sums.
+        dtype: Cast all parameters to this dtype and count the values that are rounded. Default: keep the dtypes.
+        parts: Number of tensor-parallel parts to write; for megatron and mindformers.
+        size: Model size in configs/ that the checkpoint must have, such as 2.6B.
+        vocab_size: Rows that the word embedding must have. For megatron, further rows are padding and are left out.
+        num_heads: Number of attention heads, if neither the checkpoint nor its size says it.
+        shard_mb: Largest size of a .safetensors or .bin file in MiB.
+        bin_files: For hf, write pytorch_model.bin files instead of .safetensors files.
+        parallel: For mindspore, write a checkpoint folder with the slices of this plan's ranks.
     """
 
     from_: Literal["mindspore", "official", "mindformers", "safetensors", "megatron", "hf"]
@@ -70,5 +70,5 @@ class ConvertArguments:
 
     @property
     def is_one_file(self) -> bool:
-        """Whether the output is a .ckpt file of whole parameters, with nothing else."""
+        """Whether the output is a single .ckpt file of whole parameters."""
         return self.to == "mindspore" and self.output.endswith(".ckpt")

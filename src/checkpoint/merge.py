@@ -1,4 +1,4 @@
-"""One file of weights out of the slices of a run of several ranks: `python -m src.checkpoint.merge --help`."""
+"""Merge the slices of several ranks into whole files: `python -m src.checkpoint.merge --help`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,14 @@ from src.common.errors import run_program
 
 @dataclass
 class MergeArguments:
-    """Write a checkpoint of any number of ranks as one process would have: model.ckpt, optimizer.ckpt and the rest.
+    """Rewrite a checkpoint of any number of ranks as a checkpoint of one process, with whole parameters.
 
-    To train on from it, name it as a run's: --output RUN/checkpoint/step_00000100. (A run goes on from slices, too.)
+    To continue training from it, give it a name in a run's folder: --output RUN/checkpoint/step_00000100. (A run can
+    also continue from slices.)
 
     Args:
-        checkpoint: A run's output folder (its newest whole checkpoint is taken) or a checkpoint folder.
-        output: The checkpoint folder to write; it must not be there yet.
+        checkpoint: A checkpoint folder, or a run's output folder with its newest whole checkpoint.
+        output: Checkpoint folder to write. It must not exist.
     """
 
     checkpoint: str
@@ -23,9 +24,9 @@ class MergeArguments:
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, merge, and print a summary."""
     arguments = parse(MergeArguments, "python -m src.checkpoint.merge")
-    from src.checkpoint.reslice import reslice  # MindSpore takes seconds to import: bad arguments are answered before
+    from src.checkpoint.reslice import reslice  # imports MindSpore, after errors in the arguments are reported
 
     print(f"{arguments.output}: {reslice(arguments.checkpoint, Path(arguments.output))}")
 

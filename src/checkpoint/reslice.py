@@ -1,4 +1,4 @@
-"""A checkpoint written anew, in the slices of another plan, a parameter at a time."""
+"""Rewrite a checkpoint with the slices of another plan, one parameter at a time."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,15 +21,15 @@ from src.parallel.plan.sharding import Box, parameter_shapes
 
 @dataclass
 class Summary:
-    """What was written.
+    """Summary of a new checkpoint, for the closing line.
 
     Args:
-        step: Of the run.
-        ranks: That the checkpoint is for.
-        files: .ckpt files.
-        parameters: Parameters of the model.
-        moments: Of the optimizer.
-        bytes: Of the .ckpt files.
+        step: Training step.
+        ranks: Number of ranks that the checkpoint is sliced for.
+        files: Number of .ckpt files.
+        parameters: Number of the model's parameters.
+        moments: Number of the optimizer's moments.
+        bytes: Size of the .ckpt files.
     """
 
     step: int
@@ -48,15 +48,15 @@ class Summary:
 
 
 def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -> Summary:
-    """Write a checkpoint's slices for the ranks of another plan; the values stay what they are, bit for bit.
+    """Write a checkpoint's slices for the ranks of another plan. The values stay bit for bit.
 
     Args:
-        source: A checkpoint folder, or a run's, of which the newest whole checkpoint is taken.
-        output: The checkpoint folder to write; it must not be there yet.
-        parallel: The plan; one process when not given.
+        source: A checkpoint folder, or a run's folder with its newest whole checkpoint.
+        output: Checkpoint folder to write.
+        parallel: The plan; None for one process.
 
     Raises:
-        InputError: The source is no whole checkpoint, its model can't be spread so, or `output` is there already.
+        InputError: The source is not a whole checkpoint, the plan does not fit its model, or `output` exists.
     """
     checkpoint = store.find_folder(source)
     if checkpoint is None:
@@ -120,7 +120,7 @@ def _bytes(saved: SavedSlices, names: Iterable[str]) -> int:
 
 
 def _write_rank(folder: Path, saved: SavedSlices, holder: Holder, moments: list[str], bar: tqdm) -> dict:
-    """Write a rank's files; what `store.complete` needs to know of them."""
+    """Write the files of a rank, and return their report for `store.complete`."""
 
     def read(name: str) -> np.ndarray:
         values = saved.read(name, holder.box(name))

@@ -1,4 +1,4 @@
-"""Command lines of programs that use a checkpoint, which brings settings of its own."""
+"""Parse command lines with --checkpoint, where the checkpoint brings settings of its own."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,18 @@ Arguments = TypeVar("Arguments", bound=RunConfig)
 def parse_with_checkpoint(
     arguments_class: type[Arguments], prog: str, arguments: Sequence[str]
 ) -> tuple[Arguments, Path | None]:
-    """A command line with `--checkpoint`, over the settings that lie beside the checkpoint; and its weights, if any.
+    """Parse a command line with --checkpoint. Flags override the settings that lie beside the checkpoint.
+
+    Args:
+        arguments_class: Dataclass of the settings.
+        prog: Name of the program.
+        arguments: The command line without the program.
+
+    Returns:
+        The settings, and the weights as `src.checkpoint.store.find` returns them (None without --checkpoint).
 
     Raises:
-        InputError: There is no such checkpoint, or --mode means another network than it has.
+        InputError: There is no such checkpoint, or --mode names a size with another network.
     """
     weights, beside = None, None
     if checkpoint := flag_value("--checkpoint", arguments):

@@ -14,12 +14,12 @@ from src.parallel.plan.sharding import Box
 
 @dataclass(frozen=True)
 class Slice:
-    """What a file holds of a parameter.
+    """Part of a parameter that a file holds.
 
     Args:
-        shape: Of the whole parameter.
-        dtype: MindSpore's name of it, such as Float32.
-        box: The part.
+        shape: Shape of the whole parameter.
+        dtype: MindSpore's name of the dtype, such as Float32.
+        box: Position of the part in the whole.
     """
 
     shape: tuple[int, ...]
@@ -27,24 +27,24 @@ class Slice:
     box: Box
 
     def to_json(self) -> dict:
-        """As layout.json has it."""
+        """Return the entry in layout.json."""
         return {"shape": self.shape, "dtype": self.dtype, "begin": self.box.begin, "end": self.box.end}
 
     @classmethod
     def from_json(cls, value: dict) -> "Slice":
-        """The slice of `to_json`."""
+        """Make a slice from its entry in layout.json."""
         return cls(tuple(value["shape"]), value["dtype"], Box(tuple(value["begin"]), tuple(value["end"])))
 
 
 class SavedSlices:
-    """Parameters in files, each a part or all of it, to be read in any other parts.
+    """The parameters of a checkpoint, which files hold whole or in parts. Any part of a parameter can be read.
 
     Args:
-        source: The file or folder that it is, for messages.
-        layout: What each file holds, by name; None where that is whole parameters.
+        source: File or folder of the checkpoint, for error messages.
+        layout: For each file the slices that it holds, by parameter; None for a file of whole parameters.
 
     Raises:
-        InputError: A file of whole parameters can't be read, or two files have parts of different wholes.
+        InputError: A file of whole parameters can't be read, or the slices of two files do not fit together.
     """
 
     def __init__(self, source: Path, layout: Mapping[Path, Mapping[str, Slice] | None]):
@@ -70,25 +70,25 @@ class SavedSlices:
 
     @property
     def names(self) -> Collection[str]:
-        """Of all parameters and moments."""
+        """Names of all parameters and moments."""
         return self._files.keys()
 
     def whole(self, name: str) -> Slice:
-        """All of a parameter."""
+        """Return the whole parameter as a slice."""
         some = self._files[name][0][1]
         return replace(some, box=Box.whole(some.shape))
 
     def check(self, name: str, box: Box) -> None:
-        """See that a part of a parameter can be read.
+        """Check that part of a parameter can be read.
 
         Raises:
-            InputError: Some of it is in no file, or a file is missing or holds something else than it should.
+            InputError: A piece of it is in no file, or a file is missing or does not hold what the layout says.
         """
         for file, part, _ in self._pieces(name, box):
             self._stored(file, name, part)
 
     def read(self, name: str, box: Box) -> np.ndarray:
-        """A part of a parameter, from the files that have some of it.
+        """Read part of a parameter from the files that hold pieces of it.
 
         Raises:
             InputError: See `check`.
@@ -100,7 +100,7 @@ class SavedSlices:
         return values
 
     def _pieces(self, name: str, box: Box) -> list[tuple[Path, Slice, Box]]:
-        """(file, what it holds, what to take of that), which together make the box, each element once."""
+        """Return (file, its slice, the box to take from it) triples that cover `box`, each element once."""
         pieces, rest = [], [box]
         for file, part in self._files[name]:
             pieces += [(file, part, common) for left in rest if (common := left.overlap(part.box))]
@@ -130,7 +130,7 @@ class SavedSlices:
 
 
 def _without(box: Box, hole: Box) -> list[Box]:
-    """What is left of a box, as boxes."""
+    """Return boxes that cover `box` except for `hole`."""
     common = box.overlap(hole)
     if common is None:
         return [box]

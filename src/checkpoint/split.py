@@ -1,4 +1,4 @@
-"""The slices of a run of several ranks out of any checkpoint: `python -m src.checkpoint.split --help`."""
+"""Split a checkpoint into slices for several ranks: `python -m src.checkpoint.split --help`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ from src.common.settings import ParallelConfig
 
 @dataclass
 class SplitArguments:
-    """Write a checkpoint of any number of ranks as the ranks of another plan would have.
+    """Rewrite a checkpoint of any number of ranks with the slices of another plan's ranks.
 
-    To train on from it, name it as a run's: --output RUN/checkpoint/step_00000100. (A run goes on from other slices or
-    from whole parameters, too; each rank then reads its parts of them.)
+    To continue training from it, give it a name in a run's folder: --output RUN/checkpoint/step_00000100. (A run can
+    also continue from other slices or from whole parameters. Each rank then reads its own parts of them.)
 
     Args:
-        checkpoint: A run's output folder (its newest whole checkpoint is taken) or a checkpoint folder.
-        output: The checkpoint folder to write; it must not be there yet.
-        parallel: The plan, and what else the new run's configuration says of its machines.
+        checkpoint: A checkpoint folder, or a run's output folder with its newest whole checkpoint.
+        output: Checkpoint folder to write. It must not exist.
+        parallel: Parallel plan and devices of the new checkpoint's configuration.
     """
 
     checkpoint: str
@@ -27,9 +27,9 @@ class SplitArguments:
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, split, and print a summary."""
     arguments = parse(SplitArguments, "python -m src.checkpoint.split")
-    from src.checkpoint.reslice import reslice  # MindSpore takes seconds to import: bad arguments are answered before
+    from src.checkpoint.reslice import reslice  # imports MindSpore, after errors in the arguments are reported
 
     print(f"{arguments.output}: {reslice(arguments.checkpoint, Path(arguments.output), arguments.parallel)}")
 

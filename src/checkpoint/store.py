@@ -1,10 +1,11 @@
-"""A checkpoint is a folder `step_00000100`: model.ckpt, optimizer.ckpt, state.json, config.yaml.
+"""Save, find and load the checkpoints of a run.
 
-A run of several ranks has model_rank0000.ckpt, optimizer_rank0000.ckpt and so on instead, with a layout.json that says
-which part of which parameter each file holds. Any checkpoint can be loaded by any number of ranks.
+A checkpoint is a folder `step_00000100` with model.ckpt, optimizer.ckpt, state.json and config.yaml. A run of several
+ranks writes model_rank0000.ckpt, optimizer_rank0000.ckpt and so on instead, and a layout.json that says which part of
+each parameter a file holds. Any number of ranks can load any checkpoint.
 
-It is written under a temporary name and renamed, so that a folder of that name is whole; state.json holds the size and
-CRC-32 of each file, so that one which was damaged or mixed up later is noticed.
+The folder is written under a temporary name and renamed, so a folder with the final name is whole. state.json holds the
+size and CRC-32 of each file, to detect damage or a swap.
 """
 
 import json
@@ -40,18 +41,23 @@ def save(
     keep: int,
     holder: Holder = ALONE,
 ) -> Path:
-    """Write checkpoint `step` into `folder` and remove all but the newest `keep`. All ranks call it together.
+    """Write checkpoint `step` into `folder` and remove all but the newest `keep`. All ranks must call it.
 
     Args:
-        state: What else a run needs to go on; JSON. Rank 0's is written.
+        folder: Folder of the run's checkpoints.
+        step: Training step.
+        model: Parameters of this rank.
+        optimizer: Moments of this rank.
+        state: Other state that the run needs to continue; JSON. That of rank 0 is written.
         write_config: Writes the run's configuration to a path.
-        holder: Which rank this is, whose slices the parameters are.
+        keep: Number of checkpoints that stay.
+        holder: This rank, and which slices it holds.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        InputError: The ranks don't write into the same folder.
+        InputError: The ranks do not write into the same folder.
     """
     final = folder / f"{_STEP_PREFIX}{step:08d}"
     temporary = temporary_path(final)
@@ -80,10 +86,16 @@ def save(
 
 
 def write_slices(folder: Path, holder: Holder, contents: Mapping[str, Mapping[str, Callable[[], np.ndarray]]]) -> dict:
-    """Write what a rank has to write of each kind of content (MODEL, OPTIMIZER), each array taken when its turn comes.
+    """Write the slices that a rank is responsible for.
+
+    Args:
+        folder: Unfinished checkpoint folder.
+        holder: The rank.
+        contents: For MODEL and OPTIMIZER, functions that return the rank's arrays, by parameter. Each is called just
+            before its array is written.
 
     Returns:
-        What `complete` needs to know: {"files": sizes and CRC-32, "layout": slices}; JSON.
+        The rank's report for `complete`: {"files": sizes and CRC-32, "layout": slices}; JSON.
     """
     files, layout = {}, {}
     for kind, values in contents.items():
@@ -99,7 +111,7 @@ def write_slices(folder: Path, holder: Holder, contents: Mapping[str, Mapping[st
 
 
 def _noted(arrays: Iterable[tuple[str, np.ndarray]], holder: Holder, slices: dict) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays, while it is noted which slices they are."""
+    """Yield the arrays, and note in `slices` which slice each is."""
     for name, array in arrays:
         shape, box = holder.place(name, array.shape)
         slices[name] = Slice(shape, ckpt_file.DTYPE_NAMES[array.dtype], box).to_json()
@@ -111,7 +123,7 @@ def _report_name(rank: int) -> str:
 
 
 def _taken_report(folder: Path, rank: int) -> dict:
-    """What a rank has written, as it told rank 0."""
+    """Read and remove the report that a rank left in the folder."""
     path = folder / _report_name(rank)
     if not path.is_file():
         raise InputError(
@@ -123,13 +135,16 @@ def _taken_report(folder: Path, rank: int) -> dict:
 
 
 def complete(folder: Path, reports: Sequence[dict], state: dict, write_config: Callable[[Path], None]) -> None:
-    """Make a checkpoint of the slices in a folder, once all ranks have written theirs.
+    """Turn a folder of slices into a checkpoint, after all ranks have written.
 
     Args:
-        reports: What `write_slices` returned to each rank.
+        folder: Unfinished checkpoint folder.
+        reports: What `write_slices` returned on each rank.
+        state: State of the run; JSON.
+        write_config: Writes the run's configuration to a path.
 
     Raises:
-        InputError: Files are missing, or together don't hold all of each parameter.
+        InputError: Files are missing, or do not cover all parameters.
     """
     files, layout = {}, {}
     for report in reports:
@@ -158,7 +173,7 @@ def _write_json(path: Path, content: dict, indent: int | None = None) -> None:
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
-    """Rename; what stood there before is whole, under one name or another, until the new one is in its place."""
+    """Rename the new checkpoint. An older one of the same step is moved aside first, and removed last."""
     replaced = final.with_name(final.name + _REPLACED)
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -170,7 +185,7 @@ def _put_in_place(temporary: Path, final: Path) -> None:
 
 
 def _steps(folder: Path) -> list[Path]:
-    """Checkpoints of a folder, oldest first; one that was being replaced comes before what replaces it."""
+    """Return the checkpoints of a folder, oldest first. One that is being replaced comes before its replacement."""
     return sorted(
         (path for path in folder.glob(_STEP_PREFIX + "*") if path.is_dir()),
         key=lambda path: (path.name.removesuffix(_REPLACED), not path.name.endswith(_REPLACED)),
@@ -185,7 +200,7 @@ def _recorded_files(checkpoint: Path) -> dict[str, dict[str, int]] | None:
 
 
 def _damage(checkpoint: Path, holder: Holder) -> str | None:
-    """What is wrong with a checkpoint, or None; the ranks share the work, and each tells what it has found itself."""
+    """Return what is wrong with a checkpoint, or None. Each rank checks a share of the files."""
     files = _recorded_files(checkpoint)
     if files is None:
         return f"{STATE_FILE} is missing or unreadable"
@@ -203,7 +218,7 @@ def _damage(checkpoint: Path, holder: Holder) -> str | None:
 
 
 def _mix_up(checkpoint: Path, found: dict[str, int]) -> str | None:
-    """Which other file of this run's checkpoints it is that was found."""
+    """Say which other file of this run's checkpoints has the size and CRC-32 that were found."""
     for other in [checkpoint, *_steps(checkpoint.parent)]:
         for name, recorded in (_recorded_files(other) or {}).items():
             if recorded == found:
@@ -212,9 +227,9 @@ def _mix_up(checkpoint: Path, found: dict[str, int]) -> str | None:
 
 
 def newest(folder: Path, holder: Holder = ALONE) -> Path | None:
-    """The newest whole checkpoint of a folder; damaged ones are reported on stderr and passed over.
+    """Return the newest whole checkpoint of a folder. Damaged ones are reported on stderr and skipped.
 
-    All ranks call it together.
+    All ranks must call it.
     """
     for checkpoint in reversed(_steps(folder)):
         damage = _damage(checkpoint, holder)
@@ -228,15 +243,18 @@ def newest(folder: Path, holder: Holder = ALONE) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> dict:
-    """What `save` was given as `state`, and "step"."""
+    """Read the state that `save` was given, and "step"."""
     return json.loads((checkpoint / STATE_FILE).read_text())
 
 
 def find_folder(path: str | Path, holder: Holder = ALONE) -> Path | None:
-    """The checkpoint folder that a user means: `path` itself, or the newest whole one of a run's folder.
+    """Find a checkpoint folder: `path` itself, or the newest whole one of a run's folder. All ranks must call it.
+
+    Returns:
+        The folder, or None if there is no checkpoint.
 
     Raises:
-        InputError: It is damaged, or all are.
+        InputError: The checkpoint, or every checkpoint of the run, is damaged.
     """
     path = Path(path)
     if (path / STATE_FILE).is_file():
@@ -254,17 +272,18 @@ def find_folder(path: str | Path, holder: Holder = ALONE) -> Path | None:
 
 
 def find(path: str | Path, name: str = "", holder: Holder = ALONE) -> Path:
-    """The weights that a user means, for `load`. Several ranks call it together.
+    """Find the weights at a path that a user gave, for `load`. All ranks must call it.
 
     Args:
-        path: A .ckpt file, a checkpoint folder, or a run's folder (its newest whole checkpoint is taken).
-        name: How the file's name begins, where `path` is a folder of .ckpt files.
+        path: A .ckpt file, a checkpoint folder, or a run's folder with its newest whole checkpoint.
+        name: First characters of the file's name, if `path` is a folder of other .ckpt files.
+        holder: This rank.
 
     Returns:
         A .ckpt file, or the checkpoint folder of a run of several ranks.
 
     Raises:
-        InputError: There is none, or more than one.
+        InputError: There are no weights, or more than one file of them.
     """
     path = Path(path)
     if path.is_file():
@@ -284,16 +303,16 @@ def find(path: str | Path, name: str = "", holder: Holder = ALONE) -> Path:
 
 
 def config_beside(weights: Path) -> Path | None:
-    """The configuration saved with weights, a file or a checkpoint folder."""
+    """Return the configuration file beside weights (a file or a checkpoint folder), or None."""
     path = (weights if weights.is_dir() else weights.parent) / CONFIG_FILE
     return path if path.is_file() else None
 
 
 def open_slices(source: Path) -> SavedSlices:
-    """What a .ckpt file or a checkpoint folder holds.
+    """Open a .ckpt file or a checkpoint folder to read any part of its parameters.
 
     Raises:
-        InputError: It can't be read.
+        InputError: A file can't be read.
     """
     if source.is_file():
         return SavedSlices(source, {source: None})
@@ -310,15 +329,15 @@ def open_slices(source: Path) -> SavedSlices:
 
 
 def load(source: Path, parameters: Iterable[Parameter], holder: Holder = ALONE) -> None:
-    """Set parameters and moments, by name, from a .ckpt file or a checkpoint folder. Nothing is changed unless all fit.
+    """Load parameters and moments by name from a .ckpt file or a checkpoint folder. All change, or none.
 
-    The older names without `embedding.` are accepted. Optimizer state that isn't asked for is passed over; other
-    parameters that the model doesn't have are counted on stderr.
+    Older parameter names are accepted. Moments that are not in `parameters` are ignored. Other parameters that the
+    model does not have are counted on stderr.
 
     Args:
-        source: Written by any number of ranks.
-        parameters: This rank's slices.
-        holder: Which rank this is.
+        source: A .ckpt file or checkpoint folder, written by any number of ranks.
+        parameters: This rank's slices, which are set.
+        holder: This rank, and which slices it holds.
 
     Raises:
         InputError: A file can't be read, or a parameter is missing or has another shape.

@@ -1,8 +1,8 @@
-"""The formats that checkpoints come in, a file each, for src/checkpoint/convert.py.
+"""Checkpoint formats, one file each, for `src.checkpoint.conversion`.
 
-Each has `open_source(path, options)`, which lists a checkpoint's parameters and reads one at a time, and
-`target(model, kinds, options)`, which says what files to write and what of which parameter goes into each (`official`,
-a release, is only read). `parameters` has the types they share, `names` the other formats' names of parameters;
-`strategy` knows MindSpore's strategy files, `torch_file` PyTorch's own files, `shards` the Hugging Face way to cut a
-checkpoint. May import the checkpoint package, the configuration, errors and the arithmetic of `parallel`.
+A format has `open_source(path, options)`, which lists the parameters of a checkpoint and reads one at a time, and
+`target(model, kinds, options)`, which lists the files to write and the parameters in each (`official`, the release, can
+only be read). `registry.FORMATS` has all formats by name. `parameters` has the types that they share, `names` the names
+of parameters in other formats; `strategy` reads MindSpore's strategy files, `torch_file` PyTorch's files, and `shards`
+the Hugging Face way to split a checkpoint into files. May import the checkpoint package and what that may import.
 """

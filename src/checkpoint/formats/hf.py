@@ -1,6 +1,6 @@
-"""The Hugging Face ports' GPT-PanGu (GPTPanguForCausalLM): transformer.wte, wpe, wqe, h.N and ln_f, (out, in) matrices.
+"""GPT-PanGu of the Hugging Face ports (GPTPanguForCausalLM), in .safetensors files or PyTorch's .bin files.
 
-The query layer is the last of h. Files are .safetensors or PyTorch's .bin.
+Parameters are transformer.wte, wpe, wqe, h.N and ln_f. Matrices are (out, in). The query layer is the last h.N.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,16 @@ from src.checkpoint.formats.parameters import Kind, Options, Piece, Source, Targ
 from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
 
-_HEAD = "lm_head.weight"  # the word embedding once more, in files of models that were saved whole
+_HEAD = "lm_head.weight"  # a copy of the word embedding, which some files hold
 _BUFFERS = (".attn.bias", ".attn.masked_bias")
-_ACTIVATIONS = {"fast_gelu": "quick_gelu", "gelu": "gelu_new"}  # Transformers' names of the same functions
+_ACTIVATIONS = {"fast_gelu": "quick_gelu", "gelu": "gelu_new"}  # Transformers' names of the activations
 
 
 def open_source(path: Path, options: Options) -> Source:
-    """A folder or a file of the port's.
+    """Open a folder or a file of the port.
 
     Raises:
-        InputError: Files are missing, damaged, of two checkpoints, or of another network.
+        InputError: Files are missing or damaged, or belong to two checkpoints or to another network.
     """
     files = shards.find(path, [shards.SAFETENSORS, shards.BIN])
     is_bin = next(iter(files)).suffix == f".{shards.BIN}"
@@ -73,12 +73,12 @@ def open_source(path: Path, options: Options) -> Source:
 
 
 def _port_name(name: str) -> str:
-    """The name as the port has it today; its first version called a layer's projection out_proj."""
+    """Return the port's current name. Its first version called a layer's projection out_proj."""
     return name.replace(".attn.out_proj.", ".attn.c_proj.")
 
 
 def turned(kind: Kind, transposed: bool) -> Kind:
-    """The kind of a parameter or of its transpose."""
+    """Return the kind of a parameter, or of its transpose."""
     return replace(kind, shape=kind.shape[::-1]) if transposed else kind
 
 
@@ -93,7 +93,7 @@ def _settings(path: Path) -> dict[str, object]:
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:
-    """Files of at most options.shard_bytes.
+    """List files of at most options.shard_bytes.
 
     Raises:
         InputError: The network has experts.
@@ -136,5 +136,5 @@ def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options)
 
 
 def write_bin(path: Path, pieces: list[Piece], values: Iterator[np.ndarray]) -> None:
-    """Write a state_dict as torch.save does."""
+    """Write a state_dict in the format of torch.save."""
     torch_file.write(path, {piece.name: piece.kind for piece in pieces}, values)

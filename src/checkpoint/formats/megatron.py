@@ -1,6 +1,6 @@
-"""The PyTorch port's Megatron-LM files: iter_0001000/mp_rank_00/model_optim_rng.pt, a file a tensor-parallel part.
+"""Megatron-LM files of the PyTorch port: iter_0001000/mp_rank_00/model_optim_rng.pt, one for each tensor-parallel part.
 
-Its num-layers is one less than ours, since it counts the query layer apart.
+The port's num-layers is one less than ours, because it does not count the query layer.
 """
 
 import re
@@ -23,16 +23,16 @@ from src.parallel.plan.sharding import tensor_axis
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILE = "model_optim_rng.pt"
-ITERATION = 1000  # any will do, says the port; without optimizer files it loads with --finetune
+ITERATION = 1000  # the port accepts any; without optimizer states it loads with --finetune
 _MODEL = ("model", "language_model")
 _TRANSFORMER = "transformer"
 
 
 def open_source(path: Path, options: Options) -> Source:
-    """A folder with latest_checkpointed_iteration.txt, one with mp_rank_00 and so on, or a .pt file.
+    """Open a folder with latest_checkpointed_iteration.txt, a folder with mp_rank_00 and so on, or a .pt file.
 
     Raises:
-        InputError: It is none of these, a part is missing or damaged, or they are not of one checkpoint.
+        InputError: `path` is none of these, a part is missing or damaged, or parts of two checkpoints are mixed.
     """
     files = _files(path)
     parts = [torch_file.tensors(file, *_MODEL) for file in files]
@@ -63,7 +63,7 @@ def open_source(path: Path, options: Options) -> Source:
 
 
 def _files(path: Path) -> list[Path]:
-    """The parts' files, in order."""
+    """Find the files of the parts, in order."""
     if path.is_file():
         return [path]
     folder, tracker = path, path / TRACKER
@@ -80,13 +80,13 @@ def _files(path: Path) -> list[Path]:
 
 
 def _axis(name: Name) -> int | None:
-    """The axis of a tensor, as the port stores it, that the parts cut."""
+    """Return the axis along which the parts cut a tensor of the port, or None."""
     axis = tensor_axis(name.official)
     return axis if axis is None or not name.transposed else 1 - axis
 
 
 def _whole(name: Name, files: list[Path], parts: list[dict[str, torch_file.Tensor]]) -> Kind:
-    """The kind of a parameter, once all parts are known to have it alike."""
+    """Return the kind of the whole parameter, and check that all parts agree."""
     tensors = [part[name.foreign] for part in parts]
     kind = tensors[0].kind
     for file, tensor in zip(files, tensors, strict=True):
@@ -108,13 +108,13 @@ def _whole(name: Name, files: list[Path], parts: list[dict[str, torch_file.Tenso
 
 
 def _settings(file: Path) -> dict[str, int]:
-    """What `target` noted, which the port passes over."""
+    """Read the settings that `target` adds to a file and the port ignores."""
     tree = torch_file.load(file)
     return {name: tree[name] for name in ("num_heads", "vocab_size") if isinstance(tree.get(name), int)}
 
 
 def _cut_padding(path: Path, kinds: dict[str, Kind], vocab_size: int | None) -> list[str]:
-    """Leave out rows of the word embedding that only pad it."""
+    """Leave out the padding rows of the word embedding, and say how many they are."""
     table = kinds.get(WORD_TABLE)
     if table is None or vocab_size is None or vocab_size == table.shape[0]:
         return []
@@ -125,17 +125,17 @@ def _cut_padding(path: Path, kinds: dict[str, Kind], vocab_size: int | None) -> 
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:
-    """A file for each of options.parts tensor-parallel parts; the words padded to a multiple of them.
+    """List a file for each of options.parts tensor-parallel parts. The words are padded to a multiple of the parts.
 
     Raises:
-        InputError: The network has experts, or can't be cut into so many parts.
+        InputError: The network has experts, or cannot be cut into this number of parts.
     """
     if model.num_experts:
         raise InputError("the network has experts (MoE), for which the megatron format has no place")
     padded = -(-model.vocab_size // options.parts) * options.parts
     check_parts(replace(model, vocab_size=padded), options.parts)
     noted = {"iteration": ITERATION, "num_heads": model.num_heads, "vocab_size": model.vocab_size}
-    names = MEGATRON.names(model.num_layers)  # in the order of `_nested`, too
+    names = MEGATRON.names(model.num_layers)  # the order in `_nested` is the same
     files = []
     for part in range(options.parts):
         pieces = [_piece(name, kinds[name.official], part, options.parts, padded) for name in names]
@@ -158,7 +158,7 @@ def _piece(name: Name, kind: Kind, part: int, parts: int, padded: int) -> Piece:
 
 
 def _nested(pieces: list[Piece]) -> dict:
-    """The port's dictionaries: of the transformer a flat one, of the rest one a cell."""
+    """Make the port's dictionaries: flat names for the transformer, a dictionary for each cell of the rest."""
     tree: dict = {}
     for piece in pieces:
         *keys, last = piece.name.split(".", 1) if piece.name.startswith(_TRANSFORMER) else piece.name.split(".")

@@ -1,4 +1,4 @@
-"""MindFormers' PanguAlpha: official names in one .ckpt file, or a folder rank_0, rank_1, ... with a strategy file."""
+"""MindFormers' PanguAlpha: official names in one .ckpt file, or in folders rank_0, rank_1, ... with a strategy file."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,10 +19,10 @@ STRATEGY = "strategy/ckpt_strategy_rank_0.ckpt"
 
 
 def open_source(path: Path, options: Options) -> Source:
-    """A .ckpt file, or a folder of rank folders with a file each.
+    """Open a .ckpt file, or a folder of rank folders with one file each.
 
     Raises:
-        InputError: It is neither, is damaged, or needs a strategy file.
+        InputError: `path` is neither, is damaged, or needs a strategy file.
     """
     folders = numbered(path.glob("rank_*"), r"rank_(\d+)") if path.is_dir() else {}
     files = {rank: _only_file(folder, options.checkpoint_name) for rank, folder in folders.items()}
@@ -50,10 +50,10 @@ def _only_file(folder: Path, prefix: str) -> Path:
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:
-    """A rank folder for each tensor-parallel part; with more than one, the strategy file to load them by.
+    """List a rank folder for each tensor-parallel part, and a strategy file if there are several parts.
 
     Raises:
-        InputError: The network can't be cut into so many parts.
+        InputError: The network cannot be cut into this number of parts.
     """
     check_parts(model, options.parts)
     files = [
@@ -78,10 +78,10 @@ def _write_strategy(content: bytes, path: Path, pieces: list[Piece], values: Ite
 
 
 def check_parts(model: PanguAlphaConfig, parts: int) -> None:
-    """See that a network can be cut into tensor-parallel parts.
+    """Check that a network can be cut into a number of tensor-parallel parts.
 
     Raises:
-        InputError: It can't.
+        InputError: It cannot.
     """
     for name in ("num_heads", "ffn_hidden_size", "vocab_size", "hidden_size"):
         size = getattr(model, name)
@@ -90,7 +90,7 @@ def check_parts(model: PanguAlphaConfig, parts: int) -> None:
 
 
 def piece_of(name: str, kind: Kind, part: int, parts: int) -> Piece:
-    """A tensor-parallel part of a parameter; all of it where it isn't cut."""
+    """Return a tensor-parallel part of a parameter, or all of a parameter that is not cut."""
     axis = tensor_axis(name)
     if axis is None or parts == 1:
         return Piece(name, name, kind)

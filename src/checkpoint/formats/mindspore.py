@@ -1,4 +1,4 @@
-"""This project's own: a .ckpt file of whole parameters, or a checkpoint folder with a file a rank."""
+"""This project's format: a .ckpt file of whole parameters, or a checkpoint folder of one process or several."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ from src.pangu_alpha_config import PanguAlphaConfig, load_config
 
 
 def open_source(path: Path, options: Options) -> Source:
-    """A .ckpt file, a checkpoint folder, or a run's output folder (its newest whole checkpoint).
+    """Open a .ckpt file, a checkpoint folder, or a run's output folder with its newest whole checkpoint.
 
     Raises:
-        InputError: It is none of these, or damaged.
+        InputError: `path` is none of these, or is damaged.
     """
     weights = store.find(path, options.checkpoint_name)
     saved = store.open_slices(weights)
@@ -40,18 +40,18 @@ def open_source(path: Path, options: Options) -> Source:
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:
-    """One file of all parameters."""
+    """List one file with all parameters."""
     pieces = [Piece(name, name, kind) for name, kind in kinds.items()]
     return Target([File(store.MODEL_FILE, pieces, write, whole_pieces)])
 
 
 def write(path: Path, pieces: list[Piece], values: Iterator[np.ndarray]) -> None:
-    """Add pieces to a file, which need not be there yet."""
+    """Append pieces to a file, or make the file."""
     ckpt_file.write(path, zip((piece.name for piece in pieces), values, strict=True), append=True)
 
 
 def whole_pieces(path: Path, pieces: list[Piece]) -> tuple[int, int]:
-    """How many pieces a file that was cut short has whole, and how many bytes they are."""
+    """Count the whole pieces in an incomplete file. Return their number and their bytes."""
     there, whole = path.stat().st_size, 0
     for number, piece in enumerate(pieces):
         following = whole + ckpt_file.written_bytes(piece.name, piece.kind.shape, piece.kind.dtype)

@@ -1,4 +1,4 @@
-"""Parameters' names in the formats of the PyTorch ports. Matrices there are all stored (out, in)."""
+"""Names of parameters in the formats of the PyTorch ports, which store all matrices as (out, in)."""
 
 from dataclasses import dataclass
 
@@ -27,12 +27,12 @@ _LAYER = (
 
 @dataclass(frozen=True)
 class Name:
-    """A parameter's name.
+    """Name of a parameter.
 
     Args:
-        foreign: In the format.
-        official: In ours.
-        transposed: Whether the format stores the transpose.
+        foreign: Name in the other format.
+        official: The official name.
+        transposed: Whether the other format stores the transpose.
     """
 
     foreign: str
@@ -42,16 +42,17 @@ class Name:
 
 @dataclass(frozen=True)
 class Naming:
-    """A format's way to name parameters.
+    """Names of all parameters in a format.
 
     Args:
-        word_table: Of the word embedding; the next two also stand for tables.
-        position_table: Of the position embedding.
-        query_table: Of the query layer's embedding of positions.
-        layernorm: What stands before .weight and .bias of the LayerNorm before the query layer.
-        block: What stands before a block's names, with its number for {}.
-        query_layer: The same of the query layer; {} is the number that it has as the last layer.
-        cells: What a layer's LayerNorm 1, query, key, value, projection, LayerNorm 2 and two matrices are called.
+        word_table: Name of the word embedding.
+        position_table: Name of the position embedding.
+        query_table: Name of the query layer's position embedding.
+        layernorm: Prefix of .weight and .bias of the LayerNorm before the query layer.
+        block: Prefix of a block's parameters; {} stands for the block's number.
+        query_layer: Prefix of the query layer's parameters; {} stands for its number as the last layer.
+        cells: Names of a layer's cells: LayerNorm 1, query, key, value, projection, LayerNorm 2, and the two
+            feed-forward matrices.
     """
 
     word_table: str
@@ -63,7 +64,7 @@ class Naming:
     cells: tuple[str, ...]
 
     def names(self, num_layers: int) -> list[Name]:
-        """All parameters of a network of so many layers, the query layer counted."""
+        """Return the names of all parameters. num_layers counts the query layer."""
         tables = [
             Name(self.word_table, WORD_TABLE),
             Name(self.position_table, POSITION_TABLE),

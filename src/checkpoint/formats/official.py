@@ -1,4 +1,4 @@
-"""The release as downloaded: 512 .ckpt files, a strategy file that says how they are slices, and tables as .npy."""
+"""The release as downloaded: 512 .ckpt files with slices, the strategy file that describes them, and .npy tables."""
 
 import re
 from pathlib import Path
@@ -14,10 +14,10 @@ TABLES = {"word_embedding": WORD_TABLE, "position_embedding": POSITION_TABLE, "t
 
 
 def open_source(path: Path, options: Options) -> Source:
-    """A release's folder.
+    """Open the folder of a release.
 
     Raises:
-        InputError: Files are missing, damaged, or of different models.
+        InputError: Files are missing or damaged, or belong to different models.
     """
     if not path.is_dir():
         raise InputError(f"no folder {path}: give that of a release's .ckpt and .npy files")
@@ -40,7 +40,7 @@ def open_source(path: Path, options: Options) -> Source:
             source.files.append(files[0])
             source.kinds[name] = Kind(values.shape, values.dtype)
     slices = source.read
-    source.read = lambda name: _table(tables[name]) if name in tables else slices(name)  # mapped while it is needed
+    source.read = lambda name: _table(tables[name]) if name in tables else slices(name)  # tables are memory-mapped
     return source
 
 
@@ -54,7 +54,7 @@ def _strategy(path: Path, given: str) -> Path:
 
 
 def _slices(path: Path, strategy: Path, prefix: str) -> dict[int, Path]:
-    """The release's files by rank, which the number at the end of their names is."""
+    """Find the release's files by rank. The rank is the number at the end of a file's name."""
     files = [file for file in path.glob(f"{prefix}*.ckpt") if not (strategy.is_file() and file.samefile(strategy))]
     before = {match[1] for file in files if (match := re.fullmatch(r"(.*?)\d+\.ckpt", file.name))}
     if len(before) > 1:

@@ -1,4 +1,4 @@
-"""What all formats speak of: a checkpoint's parameters by their official names, and the files of another one."""
+"""Types that all formats share: a source with its parameters by official name, and a target with its files."""
 
 import json
 import re
@@ -28,12 +28,12 @@ class Kind:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all elements."""
+        """Number of bytes."""
         return self.size * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -42,15 +42,15 @@ class Kind:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may say of either format; each takes what concerns it.
+    """Options of all formats. A format ignores the options of the others.
 
     Args:
-        checkpoint_name: How the names of the files to read begin.
-        strategy: MindSpore's strategy file of the files to read, or a folder of them.
-        vocab_size: Rows of the word embedding that are words.
-        parts: Tensor-parallel parts to write.
-        shard_bytes: Most bytes of a file of the formats that are cut into shards.
-        bin_files: Write PyTorch's pytorch_model.bin for Hugging Face, not safetensors.
+        checkpoint_name: First characters of the names of the files to read.
+        strategy: MindSpore's strategy file of the files to read, or a folder of strategy files.
+        vocab_size: Number of words; further rows of a word embedding are padding.
+        parts: Number of tensor-parallel parts to write.
+        shard_bytes: Largest size of a file, for formats that split a checkpoint into shards.
+        bin_files: Write PyTorch's pytorch_model.bin files instead of .safetensors files.
     """
 
     checkpoint_name: str = ""
@@ -63,15 +63,15 @@ class Options:
 
 @dataclass
 class Source:
-    """A checkpoint of some format.
+    """A checkpoint to read, in any format.
 
     Args:
-        path: What the user named, for messages.
-        kinds: All of its parameters, by their official names.
-        read: Gives all of a parameter. It may be a view of the file.
-        files: That it is read from.
-        left_out: What else they hold: moments, counters, buffers, padding.
-        settings: What the format itself says of the network, such as num_heads.
+        path: Path that the user gave, for error messages.
+        kinds: Shape and dtype of every parameter, by official name.
+        read: Returns a whole parameter by official name. The array can be a view of the file.
+        files: Files of the checkpoint.
+        left_out: Names of what else the files hold: moments, counters, buffers, padding.
+        settings: Settings of the network that the format stores, such as num_heads.
     """
 
     path: Path
@@ -84,13 +84,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor of a file to be written.
+    """A tensor of a file to write.
 
     Args:
-        name: In that file.
-        parameter: The official name of what it is made of.
-        kind: As written.
-        change: Makes it from all of the parameter: a slice, the transpose; keeps the dtype.
+        name: Name in the file.
+        parameter: Official name of the parameter that it comes from.
+        kind: Shape and dtype in the file.
+        change: Makes the tensor from the whole parameter, such as a slice or the transpose; keeps the dtype.
     """
 
     name: str
@@ -101,14 +101,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class File:
-    """A file to be written.
+    """A file to write.
 
     Args:
-        name: Its path within the output.
-        pieces: What it holds, in this order.
-        write: Writes (path, pieces, their values); an iterator, so that values need not all be in memory.
-        resume: What a file of that format, cut short anywhere, already holds: how many pieces, and their bytes. None
-            where such a file is begun again.
+        name: Path within the output.
+        pieces: Tensors of the file, in order.
+        write: Writes (path, pieces, values). The values are an iterator, so that one at a time is in memory.
+        resume: Counts the whole pieces in an incomplete file, and their bytes. None: such a file is written anew.
     """
 
     name: str
@@ -119,20 +118,21 @@ class File:
 
 @dataclass(frozen=True)
 class Target:
-    """The files of a checkpoint to be written, and its small texts by name."""
+    """A checkpoint to write: its files, and its small text files by name."""
 
     files: list[File]
     texts: dict[str, str] = field(default_factory=dict)
 
 
 def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:
-    """The network that a checkpoint's parameters are of, which they must be exactly.
+    """Derive the network from the shapes of a checkpoint's parameters.
 
     Args:
-        num_heads: Where the format doesn't say.
+        source: The checkpoint.
+        num_heads: Number of attention heads, which shapes do not show; None: the format's settings, or else 1.
 
     Raises:
-        InputError: A parameter is missing, too many or of another shape than the others say.
+        InputError: A parameter is missing, unknown, or has a shape or dtype that does not fit the others.
     """
     kinds = source.kinds
     needed = [WORD_TABLE, POSITION_TABLE, "backbone.layernorm.gamma"]
@@ -158,7 +158,7 @@ def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:
 
 
 def _feed_forward(kinds: Mapping[str, Kind], layers: int) -> dict[str, int]:
-    """The sizes of feed-forward layers, from their matrices."""
+    """Derive the sizes of the feed-forward layers and experts from their matrices."""
     prefixes = layer_prefixes(layers)
     dense = [kinds[name].shape for prefix in prefixes if (name := f"{prefix}output.mapping.weight") in kinds]
     experts = {
@@ -198,16 +198,16 @@ def _check_shapes(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> None
 
 
 def numbered(files: Iterable[Path], pattern: str) -> dict[int, Path]:
-    """Files whose names have a number where the pattern's group is, by it, in order."""
+    """Return the files whose whole name matches a pattern, by the number in its group, in order."""
     found = {int(match[1]): file for file in files if (match := re.fullmatch(pattern, file.name))}
     return dict(sorted(found.items()))
 
 
 def read_json(path: Path) -> dict:
-    """An object of a JSON file.
+    """Read a JSON file that holds an object.
 
     Raises:
-        InputError: It is no such file.
+        InputError: The file can't be read, or holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The formats by name, and the network of a checkpoint in any of them."""
+"""All formats by name, and the network of a checkpoint in any format."""
 
 from dataclasses import replace
 from types import ModuleType
@@ -28,16 +28,17 @@ def network_of(
     vocab_size: int | None = None,
     heads_needed: bool = True,
 ) -> PanguAlphaConfig:
-    """The network of a checkpoint, which must be what a command line says of it.
+    """Return the network of a checkpoint, and check it against a command line.
 
     Args:
-        num_heads: Where neither the checkpoint nor its size says.
-        size: Of configs/, that it must be of.
-        vocab_size: That it must have.
-        heads_needed: Whether it must be known how many heads there are.
+        source: The checkpoint.
+        num_heads: Number of attention heads; None: that of the checkpoint, or of the size in configs/ that fits.
+        size: Model size in configs/ that the checkpoint must have; empty for any.
+        vocab_size: Vocabulary that the checkpoint must have; None for any.
+        heads_needed: Whether an unknown number of heads is an error. Otherwise it becomes 1.
 
     Raises:
-        InputError: It isn't.
+        InputError: The checkpoint is incomplete or does not fit the arguments.
     """
     model = model_of(source, num_heads)
     if size:
@@ -54,7 +55,7 @@ def network_of(
 
 
 def _known_heads(model: PanguAlphaConfig) -> int | None:
-    """Heads of the size of configs/ that has such layers."""
+    """Return the number of heads of the size in configs/ with these layers, or None."""
     for mode in modes():
         named = yaml.safe_load(mode_file(mode).read_text(encoding="utf-8"))["model"]
         if (named.get("hidden_size"), named.get("num_layers")) == (model.hidden_size, model.num_layers):

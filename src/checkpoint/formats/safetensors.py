@@ -1,4 +1,4 @@
-"""Official names in .safetensors files with an index, as on the Hugging Face Hub, and the network in config.json."""
+"""Official names in .safetensors files with an index, as on the Hugging Face Hub. config.json has the network."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,10 +15,10 @@ MODEL_TYPE = "pangu_alpha"
 
 
 def open_source(path: Path, options: Options) -> Source:
-    """A .safetensors file, or a folder of one or of several with an index.
+    """Open a .safetensors file, or a folder with one such file or several and an index.
 
     Raises:
-        InputError: Files are missing, damaged, or of two checkpoints.
+        InputError: Files are missing or damaged, or belong to two checkpoints.
     """
     files = shards.find(path, [shards.SAFETENSORS])
     kinds = {file: shards.safetensors_kinds(file) for file in files}
@@ -44,7 +44,7 @@ def open_source(path: Path, options: Options) -> Source:
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:
-    """Files of at most options.shard_bytes."""
+    """List files of at most options.shard_bytes."""
     pieces = [Piece(name, name, kind) for name, kind in kinds.items()]
     config = {"model_type": MODEL_TYPE, "architectures": ["PanguAlphaModel"]} | asdict(model)
     return shards.target(pieces, options.shard_bytes, shards.SAFETENSORS, shards.write_safetensors, config)

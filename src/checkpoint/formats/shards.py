@@ -1,4 +1,4 @@
-"""A checkpoint in the files of the Hugging Face Hub: one, or several with an index.json of what is in which."""
+"""Checkpoints in the files of the Hugging Face Hub: one file, or several (shards) with an index."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -28,14 +28,17 @@ _DTYPES = {
 
 
 def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
-    """A checkpoint's files, with the names that each should have, where an index says so.
+    """Find the files of a checkpoint.
 
     Args:
         path: A file or a folder.
-        endings: Of the files that may be taken, SAFETENSORS or BIN, the first one before the second.
+        endings: Kinds of files to look for, SAFETENSORS or BIN, the preferred one first.
+
+    Returns:
+        The tensors that the index lists for each file; None for a file without an index.
 
     Raises:
-        InputError: There are none, or some that the index names are missing.
+        InputError: There are no files, several without an index, or a file of the index is missing.
     """
     if path.is_file():
         return {path: None}
@@ -63,10 +66,14 @@ def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
 
 
 def checked_names(files: Mapping[Path, set[str] | None], kinds: dict[Path, dict[str, Kind]]) -> dict[str, Path]:
-    """Where each tensor is.
+    """Return the file of each tensor.
+
+    Args:
+        files: What `find` returned.
+        kinds: Tensors in each file.
 
     Raises:
-        InputError: A file lacks some that the index says it has, or two files have the same.
+        InputError: A file lacks a tensor of the index, or two files have the same tensor.
     """
     where: dict[str, Path] = {}
     for file, named in files.items():
@@ -81,10 +88,10 @@ def checked_names(files: Mapping[Path, set[str] | None], kinds: dict[Path, dict[
 
 
 def safetensors_kinds(file: Path) -> dict[str, Kind]:
-    """The tensors of a .safetensors file.
+    """Return shape and dtype of each tensor in a .safetensors file.
 
     Raises:
-        InputError: It is no whole such file.
+        InputError: The file is damaged, or has a dtype that weights do not have.
     """
     try:
         with safe_open(file, "np") as opened:
@@ -102,13 +109,13 @@ def safetensors_kinds(file: Path) -> dict[str, Kind]:
 
 
 def read_safetensors(file: Path, name: str, kind: Kind) -> np.ndarray:
-    """A tensor of a .safetensors file."""
+    """Read a tensor of a .safetensors file."""
     with safe_open(file, "np") as opened:
         return opened.get_tensor(name).view(f"u{kind.dtype.itemsize}").view(kind.dtype)
 
 
 def write_safetensors(path: Path, pieces: list[Piece], values: Iterator[np.ndarray]) -> None:
-    """Write a .safetensors file, of which all values are in memory at once."""
+    """Write a .safetensors file. All its values are in memory at once."""
     arrays = {piece.name: np.ascontiguousarray(value) for piece, value in zip(pieces, values, strict=True)}
     specs = {
         name: TensorSpec(
@@ -129,7 +136,15 @@ def target(
     write: Callable[[Path, list[Piece], Iterator[np.ndarray]], None],
     config: dict,
 ) -> Target:
-    """Pieces in files of at most shard_bytes, or of one piece; their index; and config.json."""
+    """Distribute pieces over files, with an index if there are several, and config.json.
+
+    Args:
+        pieces: All tensors.
+        shard_bytes: Largest size of a file. A larger tensor gets a file of its own.
+        ending: SAFETENSORS or BIN.
+        write: Writes a file; see `File`.
+        config: Content of config.json.
+    """
     shards: list[list[Piece]] = [[]]
     room = shard_bytes
     for piece in pieces:

@@ -1,8 +1,9 @@
-"""MindSpore's strategy files: which rank of a run in semi-automatic parallel holds which slice of each parameter.
+"""MindSpore's strategy files, which say the slice of each parameter that a rank holds in semi-automatic parallel mode.
 
-A layout is a matrix of devices, rank 0 first and the last axis changing fastest. tensor_map says for each axis of a
-parameter which axis of that matrix slices it, counted from the matrix's last one (0), or -1; an axis may have several.
-Devices whose slices are equal then share that slice's rows out among opt_weight_shard_size of them (-1: all).
+A layout has a matrix of devices, with rank 0 first; its last axis changes fastest. For each axis of a parameter,
+tensor_map names the axis of the matrix that slices it, counted from the last (0), or -1 for none. An axis of a
+parameter can have several. If opt_weight_shard_size is set, that number of the devices with the same slice (-1: all)
+divide the rows of the slice among each other.
 """
 
 import tempfile
@@ -24,16 +25,19 @@ from src.parallel.plan.sharding import Box, parameter_shapes, tensor_axis
 
 
 def read_strategy(path: Path) -> dict[str, DeviceLayout]:
-    """The layouts of a strategy file by official names; a folder of files is one of a file a pipeline stage.
+    """Read the layouts of all parameters by official name.
+
+    Args:
+        path: A strategy file, or a folder with a strategy file for each pipeline stage.
 
     Raises:
-        InputError: It is no strategy file, or slices in a way that PanGu-α's parameters are not sliced.
+        InputError: `path` is not a strategy file of PanGu-α, or slices in a way that is not supported.
     """
     if not path.exists():
         raise InputError(f"--strategy {path} is not there; it came with the checkpoint, as *strategy*.ckpt")
     try:
         items = build_searched_strategy(str(path)) if path.is_file() else _merged(path)
-    except Exception as error:  # MindSpore and protobuf raise what they like
+    except Exception as error:  # MindSpore and protobuf raise many kinds of errors
         raise InputError(f"--strategy {path} is no strategy file of MindSpore's ({_first_line(error)})") from error
     if not items:
         raise InputError(f"--strategy {path} is no strategy file of MindSpore's, or says nothing of any parameter")
@@ -53,10 +57,14 @@ def read_strategy(path: Path) -> dict[str, DeviceLayout]:
 
 
 def require_model(path: Path, config: PanguAlphaConfig) -> None:
-    """See that a strategy file, or some of a run's, are of a model.
+    """Check that a strategy belongs to a model.
+
+    Args:
+        path: A strategy file, or a run's folder of them.
+        config: The model.
 
     Raises:
-        InputError: They are of another one: of other parameters, or of axes that it does not have or can't cut so.
+        InputError: The strategy has other parameters or axes, or cuts them in a way that does not fit the model.
     """
     shapes, layouts = parameter_shapes(config), read_strategy(path)
     for name, layout in layouts.items():
@@ -116,15 +124,15 @@ def _layout(path: Path, name: str, item: ParallelLayouts, stages: tuple[int, ...
 
 
 def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
-    """The parameters that ranks' files hold together. Their files may have other things beside, which are left out.
+    """Open a checkpoint in slices, whose files lie one a rank. Other contents of the files are left out.
 
     Args:
-        path: The folder, for messages.
-        files: By rank.
-        strategy: The strategy file, or the folder of them.
+        path: The checkpoint's folder, for error messages.
+        files: The files by rank.
+        strategy: The strategy file, or the folder of strategy files.
 
     Raises:
-        InputError: Files are missing, damaged or of another model than the strategy.
+        InputError: Files are missing or damaged, or do not fit the strategy.
     """
     layouts = read_strategy(strategy)
     devices = prod(next(iter(layouts.values())).devices)
@@ -163,7 +171,7 @@ def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
 
 
 def _slices(layout: DeviceLayout, devices: int, shape: tuple[int, ...]) -> dict[int, Box]:
-    """The ranks that hold a parameter of that shape, one of those with the same slice, and their slices."""
+    """Return the slices of a parameter by rank, one rank for each slice."""
     first = layout.stages[0] * devices
     by_box = {layout.box(device, shape): first + device for device in reversed(range(devices))}
     return {rank: box for box, rank in by_box.items()}
@@ -172,7 +180,7 @@ def _slices(layout: DeviceLayout, devices: int, shape: tuple[int, ...]) -> dict[
 def _kind(
     name: str, layout: DeviceLayout, devices: int, files: dict[int, Path], held: dict[int, dict[str, ckpt_file.Stored]]
 ) -> Kind:
-    """The whole parameter's, once all ranks are known to hold what the layout says."""
+    """Return the kind of the whole parameter, and check that all ranks hold what the layout says."""
     first_rank = layout.stages[0] * devices
     first = held[first_rank].get(name)
     if first is None:
@@ -195,12 +203,12 @@ def _kind(
 
 
 def tensor_parallel_strategy(names: list[str], ranks: dict[str, int], parts: int) -> bytes:
-    """A strategy file's content: parameters in tensor-parallel parts as src/parallel/plan/sharding.py cuts them.
+    """Return the content of a strategy file for tensor-parallel parts, cut as in src/parallel/plan/sharding.py.
 
     Args:
-        names: Of the parameters.
-        ranks: How many axes each has.
-        parts: Devices, of which each has a part.
+        names: Names of the parameters.
+        ranks: Number of axes of each parameter.
+        parts: Number of devices; each has one part.
     """
     content = ParallelStrategyMap(current_stage=0)
     operator = content.parallel_strategy_item.add(node_name="tensor_parallel")

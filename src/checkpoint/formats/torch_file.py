@@ -1,8 +1,8 @@
-"""PyTorch's .pt and .bin files, read and written a tensor at a time, without PyTorch.
+"""Read and write PyTorch's .pt and .bin files one tensor at a time, without PyTorch.
 
-Such a file is a zip archive of uncompressed members: data.pkl, a pickle in which each tensor stands as its storage's
-number, shape and strides, and data/0, data/1, ..., the storages' content. What the pickle wants to call is not called:
-tensors are noted, everything else becomes an empty object, so that no file can run anything.
+Such a file is a zip archive of uncompressed members. data.pkl is a pickle, which describes each tensor by the number of
+its storage, its shape and its strides. data/0, data/1, ... hold the content of the storages. The reader calls nothing
+that the pickle names: it records the tensors and replaces all other objects by placeholders, so a file cannot run code.
 """
 
 import pickle
@@ -32,13 +32,13 @@ _STORAGES = {
     "BoolStorage": "Bool",
 }
 _STORAGE_NAMES = {ckpt_file.DTYPES[name]: storage for storage, name in _STORAGES.items()}
-_ALIGNMENT = 64  # as PyTorch's own files have it, so that they can be mapped
-_LOCAL_HEADER = struct.Struct("<26xHH")  # of a member: the lengths of its name and of what else there is
+_ALIGNMENT = 64  # bytes, as in PyTorch's own files, so that they can be memory-mapped
+_LOCAL_HEADER = struct.Struct("<26xHH")  # header of a member: the lengths of its name and of its extra field
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A member with numbers of one type."""
+    """A member of the archive that holds numbers of one dtype."""
 
     member: str
     dtype: np.dtype
@@ -50,10 +50,10 @@ class Tensor:
 
     Args:
         file: The file.
-        storage: Where its numbers lie.
-        offset: Of the first one among them.
-        kind: Its shape and dtype.
-        strides: Numbers from one element to the next along each axis.
+        storage: Member of the archive that holds the tensor.
+        offset: Position of the first element in the storage.
+        kind: Shape and dtype.
+        strides: Distance between neighbouring elements along each axis, in elements.
     """
 
     file: Path
@@ -63,7 +63,7 @@ class Tensor:
     strides: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """All of it, as a read-only view of the file where it lies there in order."""
+        """Return the tensor as a read-only, memory-mapped view of the file."""
         with zipfile.ZipFile(self.file) as archive, self.file.open("rb") as file:
             entry = archive.getinfo(self.storage.member)
             file.seek(entry.header_offset)
@@ -76,7 +76,7 @@ class Tensor:
 
 
 class _Ignored:
-    """What else than a tensor a pickle makes."""
+    """Placeholder for pickled objects that are not tensors."""
 
     def __init__(self, *arguments: object, **settings: object):
         pass
@@ -88,10 +88,10 @@ class _Ignored:
         pass
 
     def append(self, value: object) -> None:
-        """Lists and queues of other classes."""
+        """Ignore an entry: subclasses of list are filled with `append` or `extend`."""
 
     def extend(self, values: object) -> None:
-        """The same."""
+        """Ignore entries."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -119,10 +119,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path: Path) -> Any:
-    """What torch.load would give, with a Tensor for each tensor and an empty object for what is of no known class.
+    """Read what torch.load returns, with a `Tensor` for each tensor and a placeholder for each unknown object.
 
     Raises:
-        InputError: It is no whole such file.
+        InputError: The file is not a whole PyTorch file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -130,7 +130,7 @@ def load(path: Path) -> Any:
             with archive.open(pickled) as content:
                 tree = _Unpickler(path, pickled.removesuffix("/data.pkl"), content).load()
             members = {entry.filename: entry for entry in archive.infolist()}
-    except Exception as error:  # a pickle can raise anything
+    except Exception as error:  # a pickle can raise any error
         hint = (
             "it is in PyTorch's format of before 1.6: load and save it with PyTorch once"
             if path.is_file() and _is_old(path)
@@ -171,14 +171,14 @@ def _leaves(tree: object, prefix: str = "") -> dict[str, Tensor]:
 
 
 def tensors(path: Path, *within: str) -> dict[str, Tensor]:
-    """The tensors of a file, by the keys that lead to them, joined with dots.
+    """Read the tensors of a file by name. A name joins the keys of nested dictionaries with dots.
 
     Args:
         path: The file.
-        within: Keys of the dictionary to look into.
+        within: Keys of the dictionary that holds the tensors.
 
     Raises:
-        InputError: It is no whole file, or has no such dictionary.
+        InputError: The file is not whole, or has no such dictionary.
     """
     tree = load(path)
     for key in within:
@@ -189,12 +189,12 @@ def tensors(path: Path, *within: str) -> dict[str, Tensor]:
 
 
 def write(path: Path, tree: Mapping[str, object], values: Iterator[np.ndarray]) -> None:
-    """Write a file that torch.load reads, also with weights_only.
+    """Write a file that torch.load can read, also with weights_only.
 
     Args:
         path: The file.
-        tree: Dictionaries of dictionaries; for a tensor its Kind, otherwise texts or whole numbers.
-        values: The tensors, in the tree's order.
+        tree: Nested dictionaries. Values are a `Kind` for a tensor, texts, or whole numbers.
+        values: The tensors in the order of the tree.
     """
     kinds: list[Kind] = []
     body = b"\x80\x02" + _pickled(tree, kinds) + b"."
@@ -212,7 +212,7 @@ def write(path: Path, tree: Mapping[str, object], values: Iterator[np.ndarray]) 
 def _member(file: IO[bytes], archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
     entry = zipfile.ZipInfo(name)
     entry.file_size = len(content)
-    begin = file.tell() + 30 + len(name)  # a member's header has 30 bytes and its name
+    begin = file.tell() + 30 + len(name)  # a member's header has 30 bytes and the name
     padding = -(begin + 4) % _ALIGNMENT
     entry.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)
     with archive.open(entry, "w") as member:
@@ -220,7 +220,7 @@ def _member(file: IO[bytes], archive: zipfile.ZipFile, name: str, content: bytes
 
 
 def _pickled(value: object, kinds: list[Kind]) -> bytes:
-    """A value in pickle's own instructions, for classes of a PyTorch that isn't here to be asked."""
+    """Encode a value as pickle opcodes. The pickle module cannot name PyTorch's classes without PyTorch."""
     if isinstance(value, Kind):
         kinds.append(value)
         storage = (
