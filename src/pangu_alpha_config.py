@@ -1,6 +1,6 @@
-"""Every setting of the project: typed, documented, checked once.
+"""Settings of the model, and of a whole run: the groups of `src.common.settings` checked together.
 
-The docstrings are the command line's help. `configs/*.yaml` hold only what differs from the defaults here.
+The docstrings are the `--help` of programs. `configs/*.yaml` hold only what differs from the defaults.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -11,13 +11,14 @@ import yaml
 
 from src.common.checks import at_least, require
 from src.common.errors import InputError
+from src.common.files import write_text
 from src.common.settings import DataConfig, DerivedInt, GenerationConfig, ParallelConfig, TrainingConfig
 
 DType = Literal["float32", "float16", "bfloat16"]
 
 
 def _dtype_name(dtype: object) -> str:
-    """'float32' for 'float32', mindspore.float32 or numpy's."""
+    """Return the name of a dtype, given by name or as a dtype of MindSpore or NumPy."""
     name = str(getattr(dtype, "__name__", dtype)).lower()
     require(name in DType.__args__, f"dtype '{dtype}' is none of {', '.join(DType.__args__)}")
     return name
@@ -25,31 +26,34 @@ def _dtype_name(dtype: object) -> str:
 
 @dataclass
 class PanguAlphaConfig:
-    """The network.
+    """Shape and arithmetic of the model.
 
     Args:
-        vocab_size: Rows of the word embedding; at least the tokenizer's pieces.
-        hidden_size: Width of the residual stream.
-        num_layers: Transformer layers, the query layer counted.
-        num_heads: Attention heads; divides hidden_size.
-        seq_length: Rows of the position table: the longest text, in tokens.
-        ffn_hidden_size: Width of the feed-forward layer; 4 * hidden_size when not given.
-        dropout_rate: Dropout of embeddings, attention and feed-forward outputs while training.
-        hidden_act: fast_gelu (x * sigmoid(1.702 x), as on Ascend) or gelu (tanh form, as the GPU original).
-        eod_token: Id that ends a document in the corpus; 6 in the released models.
-        pad_token: Id whose positions carry no loss; 6 in the released models.
-        eod_reset: Restart positions and attention after each end of document while training.
-        compute_dtype: Of matrix products. float32 on CPU; float16 or bfloat16 on Ascend and GPU.
-        softmax_compute_dtype: Of the attention's softmax.
-        param_init_dtype: Of the weights; LayerNorms and embeddings are always float32.
-        layernorm_epsilon: Added to the variance.
-        initializer_range: Standard deviation of initial weights and embeddings.
-        depth_scaled_init: Divide the initial residual projections by sqrt(2 * num_layers), as GPT-2 does.
-        num_experts: Feed-forward networks of a layer with experts (MoE); 0 for none.
-        expert_interval: Every so many layers one has experts; 1 for all.
-        expert_top_k: Experts that each token goes to.
-        capacity_factor: While training, an expert takes at most this many times its even share of a sequence's tokens.
-        balance_loss_factor: Weight of the load-balancing loss.
+        vocab_size: Number of rows of the word embedding. It must be at least the size of the tokenizer's vocabulary.
+        hidden_size: Width of the hidden states.
+        num_layers: Number of Transformer layers, including the query layer.
+        num_heads: Number of attention heads. It must divide hidden_size.
+        seq_length: Length of the longest text in tokens. The position embeddings have as many rows.
+        ffn_hidden_size: Width of the feed-forward layers. The default is 4 * hidden_size.
+        dropout_rate: Probability of dropout in training, after embeddings, attention weights, attention layers and
+            feed-forward layers.
+        hidden_act: Activation of the feed-forward layers: fast_gelu (x * sigmoid(1.702 x), as on Ascend) or gelu (its
+            tanh form, as in the original for GPU).
+        eod_token: Id that ends a document in the training data. In the released models it is 6.
+        pad_token: Id of padding. The loss leaves out the labels that follow it. In the released models it is 6.
+        eod_reset: Restart positions and attention after the end of each document in training.
+        compute_dtype: Dtype of the matrix products. Use float32 on a CPU, float16 or bfloat16 on Ascend and GPU.
+        softmax_compute_dtype: Dtype of the softmax in attention.
+        param_init_dtype: Dtype of the weights. LayerNorms and embeddings are always float32.
+        layernorm_epsilon: Number that LayerNorm adds to the variance.
+        initializer_range: Standard deviation of the initial weights and embeddings.
+        depth_scaled_init: Divide the initial weights of residual projections by sqrt(2 * num_layers), as GPT-2 does.
+        num_experts: Number of experts in a layer with experts (mixture of experts, MoE). 0 means no experts.
+        expert_interval: Distance between two layers with experts. 1 gives experts to each layer, 2 to every second one.
+        expert_top_k: Number of experts that process each token.
+        capacity_factor: Capacity of an expert in training, as a multiple of its even share of a sequence's tokens.
+            Tokens over the capacity are dropped.
+        balance_loss_factor: Weight of the load-balancing loss of the experts.
     """
 
     vocab_size: int = 40000
@@ -115,7 +119,7 @@ class PanguAlphaConfig:
             )
 
     def has_experts(self, layer: int) -> bool:
-        """Whether a layer, from 0, the query layer being the last, has experts."""
+        """Whether a layer has experts. Layers count from 0; the query layer is the last one."""
         return self.num_experts > 0 and (layer + 1) % self.expert_interval == 0
 
     @property
@@ -125,7 +129,7 @@ class PanguAlphaConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Weights of the network, the tied word embedding counted once."""
+        """Number of weights of the model. The tied word embedding counts once."""
         hidden, ffn = self.hidden_size, self.ffn_hidden_size
         attention_and_norms = 4 * (hidden * hidden + hidden) + 4 * hidden
         expert = 2 * hidden * ffn + ffn + hidden
@@ -139,14 +143,14 @@ class PanguAlphaConfig:
 
 @dataclass
 class RunConfig:
-    """PanGu-α: settings come from configs/ (`--mode`), a YAML file (`--config`) and single flags, later ones winning.
+    """PanGu-α. Settings come from configs/ (`--mode`), a YAML file (`--config`) and flags. Later ones win.
 
     Args:
-        model: The network.
-        data: Text and tokenizer.
+        model: Shape and arithmetic of the model.
+        data: Training data and tokenizer.
         training: Optimization, checkpoints and reports.
-        parallel: The machine.
-        generation: Sampling.
+        parallel: Devices and parallel plan.
+        generation: Generation of text.
     """
 
     model: PanguAlphaConfig
@@ -186,16 +190,16 @@ class RunConfig:
         )
         require(
             not parallel.strategy_search or not (chosen or model.num_experts),
-            "parallel.strategy_search leaves everything to MindSpore's compiler, of a model without experts: give "
+            "parallel.strategy_search leaves the plan to MindSpore's compiler, and works without experts only: give "
             "parallel.world_size alone",
         )
 
     def _obstacle_to_semi_auto(self) -> str:
-        """What MindSpore's semi-automatic parallel can't do of this run, and what could; empty where nothing."""
+        """Return why MindSpore's semi-automatic parallel cannot do this run, with a remedy, or an empty string."""
         parallel = self.parallel
         if parallel.world_size not in (1, 2, 4) and parallel.world_size % 8:
             return (
-                "parallel.backend semi_auto works on 1, 2, 4 or a multiple of 8 ranks, as MindSpore has it; "
+                "parallel.backend semi_auto works on 1, 2, 4 or a multiple of 8 ranks, a limit of MindSpore; "
                 f"parallel.world_size is {parallel.world_size}: take one of these, or parallel.backend explicit"
             )
         if self.model.num_experts and parallel.pipeline > 1:
@@ -205,14 +209,14 @@ class RunConfig:
             )
         if self.training.eval_interval and parallel.pipeline > 1:
             return (
-                "training.eval_interval needs parallel.backend explicit where there are stages (parallel.pipeline "
+                "training.eval_interval with a pipeline needs parallel.backend explicit (parallel.pipeline is "
                 f"{parallel.pipeline})"
             )
         return ""
 
     @property
     def is_semi_auto(self) -> bool:
-        """Whether MindSpore's compiler spreads the model in training."""
+        """Whether MindSpore's compiler spreads the model over ranks in training."""
         parallel = self.parallel
         runs = parallel.device_target != "CPU" and not self._obstacle_to_semi_auto()
         wanted = parallel.strategy_search or parallel.backend == "semi_auto" or (parallel.backend == "auto" and runs)
@@ -220,34 +224,34 @@ class RunConfig:
 
     @property
     def micro_steps(self) -> int:
-        """Micro-batches of each data-parallel rank in an optimizer step."""
+        """Number of micro-batches of a data-parallel rank in an optimizer step."""
         return self.training.accumulation_steps * self.parallel.micro_batch_num
 
     def save(self, path: Union[str, Path]) -> None:
-        """Write all settings as YAML, readable again by `--config`."""
+        """Write all settings as a YAML file that `--config` and `load_config` read."""
         groups = {field.name: asdict(getattr(self, field.name)) for field in fields(RunConfig)}
-        Path(path).write_text(yaml.safe_dump(groups, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(Path(path), yaml.safe_dump(groups, sort_keys=False, allow_unicode=True))
 
 
 def require_tensor_parallel_alone(config: RunConfig) -> None:
-    """Refuse a plan with other ranks than a model's tensor-parallel parts.
+    """Check that a plan spreads the model by tensor parallel only.
 
     Raises:
-        InputError: There are such ranks.
+        InputError: The plan has more ranks than tensor-parallel parts.
     """
     parallel = config.parallel
     require(
         parallel.world_size == parallel.tensor,
-        f"this spreads a model by parallel.tensor alone; parallel.world_size {parallel.world_size} must be "
+        f"this program spreads a model by parallel.tensor alone; parallel.world_size {parallel.world_size} must be "
         f"parallel.tensor {parallel.tensor}",
     )
 
 
 def load_config(path: Union[str, Path]) -> RunConfig:
-    """A configuration that `RunConfig.save` wrote.
+    """Read a configuration that `RunConfig.save` wrote.
 
     Raises:
-        InputError: It is no such file.
+        InputError: The file cannot be read, or holds something else.
     """
     try:
         groups = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -1,6 +1,8 @@
-"""What every room may use: errors and exit codes, checks of settings, command lines, files, tables.
+"""Foundations for every room: errors and exit codes, checks, settings, command lines, files, tables.
 
-`errors` has the project's exceptions and how a program reports them, `checks` the checks that many settings share,
-`cli` makes command lines from dataclasses, `model_sizes` finds the YAML files of `configs/`, `files` writes files that
-are whole or absent, `tables` prints text tables. Imports nothing of `src` outside this folder.
+`errors` defines the project's exceptions and reports them (`InputError`, `run_program`), `checks` has the checks that
+many settings share (`require`, `at_least`), `settings` the groups of a run's settings (`TrainingConfig` and others),
+`cli` makes command lines from dataclasses (`parse`), `model_sizes` finds the YAML files of `configs/`, `files` writes
+files that are whole or absent (`written_whole`), `tables` lays out text tables (`table`). Imports nothing of `src`
+outside this folder.
 """

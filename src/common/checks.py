@@ -1,4 +1,4 @@
-"""Checks that many settings and both tokenizers share. Each raises InputError with one line."""
+"""Checks that many settings and both tokenizers share. A check that fails raises InputError with one line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def require(condition: object, message: str) -> None:
 
 
 def at_least(minimum: float, settings: object, *names: str, prefix: str = "--") -> None:
-    """Check that attributes of a settings object are not below a minimum. A value of None is not checked.
+    """Check that attributes of an object are not below a minimum. A value of None is not checked.
 
     Args:
         minimum: Smallest value that is allowed.
-        settings: The object that has the attributes.
+        settings: Object with the attributes.
         names: Names of the attributes.
-        prefix: Text before a name in the message: `--` for a flag, `model.` for a setting of a group.
+        prefix: Text before a name in the message: `--` for a flag, `model.` for a setting of that group.
 
     Raises:
         InputError: A value is below the minimum.
@@ -37,9 +37,9 @@ def vocabulary_file(path: str | Path, name: str, remedy: str) -> Path:
     """Find a vocabulary file.
 
     Args:
-        path: The file itself (it may have any name), or the folder that holds it.
-        name: Name of the file inside a folder.
-        remedy: How the user gets such a file. It ends the error message.
+        path: The file itself, under any name, or its folder.
+        name: Name of the file in a folder.
+        remedy: Text that says how to get such a file. It ends the error message.
 
     Raises:
         InputError: There is no such file.
@@ -60,11 +60,11 @@ def check_ids(ids: Sequence[int], vocab_size: int) -> None:
 
 
 def check_text(text: str) -> None:
-    """Raise InputError for text that UTF-8 cannot encode: a lone surrogate, such as a broken JSON escape makes."""
+    """Raise InputError for text that UTF-8 cannot encode. A broken JSON escape gives such text: a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
             f"the text holds half a surrogate pair, U+{ord(text[error.start]):04X}, at character "
-            f"{error.start}; mend or remove it"
+            f"{error.start}; correct or remove it"
         ) from error

@@ -1,4 +1,4 @@
-"""Command lines out of dataclasses: flags, `--help` and YAML all come from the fields and their docstrings."""
+"""Build command lines from dataclasses. Flags, `--help` and YAML settings come from the fields and their docstrings."""
 
 import re
 import sys
@@ -25,7 +25,7 @@ Arguments = TypeVar("Arguments", bound=Dataclass)
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """Reports any error in one line, with the nearest known name for an unknown one."""
+    """Parser that reports each error in one line, with the nearest known name for an unknown option."""
 
     known_keys: Mapping[str, object] = MappingProxyType({})
 
@@ -48,7 +48,7 @@ class _Parser(jsonargparse.ArgumentParser):
         fail(message)
 
     def _nearest_key(self, key: str) -> str:
-        """The nearest known key: compared whole, and then by its last part, for those who leave out the group."""
+        """Suggest the nearest known key: by its whole name first, then by its last part, if the group is left out."""
         whole = nearest(key, self.known_keys)
         if whole:
             return whole
@@ -58,7 +58,7 @@ class _Parser(jsonargparse.ArgumentParser):
 
 
 def _keys(arguments_class: type[Dataclass], prefix: str = "") -> dict[str, object]:
-    """Names of all settings, with their types."""
+    """Return the names of all settings with their types. Settings of a group have names such as `model.hidden_size`."""
     keys: dict[str, object] = {}
     for field in fields(arguments_class):
         name = prefix + field.name.removesuffix("_")
@@ -68,7 +68,7 @@ def _keys(arguments_class: type[Dataclass], prefix: str = "") -> dict[str, objec
 
 
 def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value of `flag` on a command line, for what must be known before it is parsed."""
+    """Return the value of a flag that must be known before the command line is parsed. None if the flag is absent."""
     for position, argument in enumerate(arguments):
         if argument == flag and position + 1 < len(arguments):
             return arguments[position + 1]
@@ -78,7 +78,7 @@ def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
 
 
 def _switched_on(arguments: Sequence[str], switches: Iterable[str]) -> list[str]:
-    """The command line with `true` after each yes-or-no flag that stands alone."""
+    """Add `true` after each yes-or-no flag that has no value."""
     complete = []
     for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         alone = argument.startswith("--") and argument[2:] in switches and following.lower() not in ("true", "false")
@@ -87,14 +87,18 @@ def _switched_on(arguments: Sequence[str], switches: Iterable[str]) -> list[str]
 
 
 def _without_machines(path: Path) -> str:
-    """A run's settings as YAML, but for the machines that it ran on."""
+    """Read a run's settings and return them as YAML, without the group `parallel`, which belongs to its machines."""
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings.pop("parallel", None)
     return yaml.safe_dump(settings, allow_unicode=True)
 
 
 def _check_settings_file(path: str | Path) -> None:
-    """What is wrong with a file is told with its name, before the parser tells it without."""
+    """Check that a file holds YAML settings. The parser's own error would not name the file.
+
+    Raises:
+        InputError: It does not.
+    """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -104,10 +108,11 @@ def _check_settings_file(path: str | Path) -> None:
 
 
 def build_parser(arguments_class: type[Dataclass], prog: str) -> _Parser:
-    """The parser of a dataclass; nested dataclasses become groups (`--model.hidden_size`). A class's SHORT_FLAGS give
-    letters to some of its fields (`{"p": "prompt"}`: `-p`).
+    """Build the parser of a dataclass.
 
-    A class with nested groups also gets `--config FILE`, and one with a `model` also `--mode NAME`.
+    A nested dataclass becomes a group of flags (`--model.hidden_size`). A class with groups also gets `--config FILE`,
+    and a class with a field `model` also gets `--mode NAME`. A class attribute SHORT_FLAGS gives letters to fields:
+    `{"p": "prompt"}` adds `-p`.
     """
     summary = (arguments_class.__doc__ or "").split("Args:")[0].strip()
     parser = _Parser(prog=prog, description=summary, allow_abbrev=False)
@@ -119,7 +124,7 @@ def build_parser(arguments_class: type[Dataclass], prog: str) -> _Parser:
             parser.add_argument("--mode", type=str, help=f"A model size from configs/: {', '.join(modes())}.")
             parser.known_keys |= {"mode": str}
     parser.add_class_arguments(arguments_class, as_group=False)
-    for action in list(parser._actions):  # a field can't be named `from`, but `from_`
+    for action in list(parser._actions):  # Python reserves `from`, so that field is named `from_`
         if action.dest.endswith("_"):
             flag = "--" + action.dest.removesuffix("_")
             action.option_strings = [flag]
@@ -136,17 +141,16 @@ def parse(
 ) -> Arguments:
     """Build a dataclass from a command line.
 
-    Later wins: the class's defaults, `--mode`, `base_config`, `--config`, single flags.
+    Settings come from the defaults of the class, `--mode`, `base_config`, `--config` and flags. Later ones win.
 
     Args:
-        arguments_class: The dataclass; its `__post_init__` checks may raise InputError.
-        prog: The program's name, as its user types it.
-        arguments: The command line without the program; `sys.argv[1:]` when None.
-        base_config: A YAML file of settings that only `--config` and flags override: a checkpoint's own, of which
-            `parallel` is left out.
+        arguments_class: The dataclass. The checks in its `__post_init__` may raise InputError.
+        prog: Name of the program, as its user types it.
+        arguments: Command line without the program. None means `sys.argv[1:]`.
+        base_config: YAML file with the settings of a checkpoint. Its group `parallel` is ignored.
 
     Exits:
-        With status 2 and one line for anything unknown or impossible.
+        With status 2 and one line on stderr if an option is unknown or a value is not allowed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(arguments_class, prog)

@@ -14,7 +14,7 @@ INTERRUPTED_STATUS = 130
 class InputError(ValueError):
     """The user's input cannot be used.
 
-    The message is one line that names what is wrong, where it is, and what would be right.
+    The message is one line. It says what is wrong, where, and what would be right.
     """
 
 
@@ -23,7 +23,7 @@ class TooLongError(InputError):
 
 
 class BackendError(Exception):
-    """The model or server that should answer is missing, or stopped answering."""
+    """The model or server that should answer cannot be reached, or stopped answering."""
 
 
 class BusyError(Exception):
@@ -35,7 +35,7 @@ class TimeLimitError(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known word nearest to `word`, or an empty string if none is near."""
+    """Return `; did you mean 'x'?` with the known word nearest to `word`, or an empty string if none is near."""
     matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 

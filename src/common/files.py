@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and size and CRC-32 to detect damage or a swap."""
+"""Atomic writes, which leave a file whole or absent, and fingerprints, which detect a damaged or swapped file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEMPORARY_PREFIX = ".unfinished_"
 
 
 def fingerprint(path: Path) -> dict[str, int]:
-    """Return the size and CRC-32 of a file as `bytes` and `crc32`, to detect damage or a swap."""
+    """Return the size in bytes and the CRC-32 of a file, as `bytes` and `crc32`."""
     crc = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):
@@ -31,7 +31,7 @@ def flush(path: Path) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the name under which `path` is written until it is whole. It lies in the same folder."""
+    """Return the path, in the same folder, at which `path` is written until it is whole."""
     return path.with_name(TEMPORARY_PREFIX + path.name)
 
 
@@ -39,8 +39,8 @@ def temporary_path(path: Path) -> Path:
 def written_whole(path: Path) -> Generator[Path]:
     """Write a file or a folder under a temporary name, and rename it when the block ends.
 
-    Yields the temporary path, where nothing exists. If the block raises, what was written is removed, and what stood at
-    `path` before stays as it was. A folder can only be renamed if `path` does not exist.
+    Yields the temporary path, at which nothing exists. If the block raises, the temporary file or folder is removed,
+    and `path` stays as it was. A folder can be renamed only if `path` does not exist.
     """
     temporary = temporary_path(path)
     _remove(temporary)
@@ -53,7 +53,7 @@ def written_whole(path: Path) -> Generator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file that is whole or absent, with `\\n` as its line ends."""
+    """Write a UTF-8 text file atomically. Lines end with `\\n`."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 

@@ -1,4 +1,4 @@
-"""Model sizes: the YAML files of `configs/`, one a size."""
+"""Model sizes for `--mode`: `configs/` has one YAML file for each."""
 
 import re
 from pathlib import Path
@@ -11,15 +11,15 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
 def modes() -> list[str]:
-    """The model sizes that `--mode` knows: one YAML file each in `configs/`."""
+    """Return the names of all model sizes."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
 
 
 def mode_file(mode: str) -> Path:
-    """The YAML file of a mode; `2.6b` finds `2.6B`, and so does `2B6`, as other tools write it.
+    """Return the YAML file of a model size. `2.6b` and `2B6`, a spelling of other tools, both find `2.6B`.
 
     Raises:
-        InputError: No such mode.
+        InputError: There is no such size.
     """
     wanted = re.sub(r"^(\d+)b(\d)$", r"\1.\2b", mode.lower())
     for name in modes():
@@ -29,13 +29,15 @@ def mode_file(mode: str) -> Path:
 
 
 def check_mode(mode: str, config: object, beside: Path) -> None:
-    """A model's own settings hold, so a --mode beside them must mean the same network.
+    """Check that a --mode names the size of a model that has its own settings.
 
     Args:
-        beside: The file of these settings.
+        mode: Name of the size.
+        config: The model's settings, a PanguAlphaConfig.
+        beside: File from which these settings were read.
 
     Raises:
-        InputError: It doesn't.
+        InputError: The sizes differ.
     """
     named = yaml.safe_load(mode_file(mode).read_text())["model"]
     for name in ("hidden_size", "num_layers", "num_heads"):

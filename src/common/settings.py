@@ -1,4 +1,4 @@
-"""Settings of a run: data, training, parallel plan, text generation. The docstrings are the command line's help."""
+"""Settings of a run: data, training, parallel plan, text generation. Their docstrings are the `--help` of programs."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union
@@ -19,15 +19,18 @@ def _next_multiple(value: int, base: int) -> int:
 
 @dataclass
 class DataConfig:
-    """Where the text comes from and how it becomes ids.
+    """Training data and tokenizer.
 
     Args:
-        train: Folder of MindRecord files (from src.preprocess), or one such file.
-        validation: The same for the validation text; empty for none.
+        train: MindRecord file of the training data, or a folder of such files. src.preprocess makes them.
+        validation: MindRecord file or folder of the validation data. Empty means no validation.
         column: Name of the MindRecord column that holds the ids.
-        tokenizer: jieba (SentencePiece over jieba words, the official one) or gpt (GPT-2 byte-level BPE).
-        tokenizer_path: Folder or file of the vocabulary: vocab.model, or vocab.json and merges.txt.
-        shuffle: Shuffle the records anew each epoch, from training.seed.
+        tokenizer: Kind of tokenizer: jieba (SentencePiece over jieba words, as the released models have it) or gpt
+            (GPT-2's byte-level BPE).
+        tokenizer_path: Vocabulary of the tokenizer, as a file or a folder: vocab.model for jieba, vocab.json with
+            merges.txt beside it for gpt.
+        shuffle: Shuffle the training records in each epoch, with a new order from training.seed. false keeps the order
+            of the files.
     """
 
     train: str = ""
@@ -40,34 +43,37 @@ class DataConfig:
 
 @dataclass
 class TrainingConfig:
-    """How the weights are learned.
+    """Optimization, checkpoints and reports of a training run.
 
     Args:
-        batch_size: Sequences a device and a micro-batch.
-        accumulation_steps: Micro-batches whose gradients are averaged before an optimizer step.
-        steps: Optimizer steps of the whole run.
-        optimizer: adam_weight_decay (the release's: no bias correction), adamw (with it) or lamb.
-        learning_rate: Highest learning rate, at the end of the warm-up.
-        end_learning_rate: Where the cosine decay ends.
-        warmup_steps: Steps of linear warm-up.
-        decay_steps: Step at which the cosine decay ends; `steps` when not given.
-        beta1: Decay of the gradient's running mean.
-        beta2: Decay of the squared gradient's running mean.
-        epsilon: Added to the root of the second moment.
-        weight_decay: Decoupled weight decay; none for LayerNorms and biases.
-        clip_norm: Largest global norm of the gradients; 0 for no clipping.
-        loss_scale: First loss scale; 1 with dynamic_loss_scale false turns scaling off.
-        dynamic_loss_scale: Halve the loss scale and skip the step on overflow, double it after a clean window.
-        loss_scale_window: Clean steps before the loss scale doubles.
-        seed: Of the weights, the dropout masks and the data order.
-        eval_interval: Steps between two validation perplexities; 0 for never.
-        eval_batches: Validation batches each time; 0 for all.
-        log_interval: Steps between two metric lines.
-        save_interval: Steps between two checkpoints; 0 for only the last.
-        keep_checkpoints: Newest checkpoints that are kept.
-        output: Folder of the run: checkpoints, metrics, the loss curve.
-        resume: Go on from the newest whole checkpoint in `output` where there is one.
-        init_checkpoint: Weights to start from (incremental training, fine-tuning); the optimizer starts anew.
+        batch_size: Number of sequences in a micro-batch of one data-parallel rank.
+        accumulation_steps: Number of micro-batches that give the gradients of one optimizer step, as their mean.
+        steps: Number of optimizer steps of the whole run.
+        optimizer: Optimizer: adam_weight_decay (Adam without bias correction, as in the release), adamw (Adam with bias
+            correction) or lamb.
+        learning_rate: Highest learning rate. It is reached at the end of the warm-up.
+        end_learning_rate: Learning rate at the end of the cosine decay.
+        warmup_steps: Number of optimizer steps in which the learning rate grows linearly from 0.
+        decay_steps: Optimizer step at which the cosine decay ends. The default is `steps`.
+        beta1: Decay rate of the first moment, the running mean of the gradient.
+        beta2: Decay rate of the second moment, the running mean of the squared gradient.
+        epsilon: Number that is added to the root of the second moment.
+        weight_decay: Decoupled weight decay. It is not applied to LayerNorms and biases.
+        clip_norm: Largest global norm of the gradients; larger gradients are scaled down to it. 0 means no clipping.
+        loss_scale: Loss scale at the start. 1 with dynamic_loss_scale false means no scaling.
+        dynamic_loss_scale: Skip a step that overflows and halve the loss scale; double it after loss_scale_window steps
+            without overflow. false keeps the loss scale constant.
+        loss_scale_window: Number of steps without overflow after which the loss scale is doubled.
+        seed: Random seed of the initial weights, the dropout masks and the order of the data.
+        eval_interval: Number of steps between two validations. 0 means no validation.
+        eval_batches: Number of batches in a validation. 0 means all of the validation data.
+        log_interval: Number of steps between two lines of metrics.
+        save_interval: Number of steps between two checkpoints. 0 means one checkpoint, at the end.
+        keep_checkpoints: Number of newest checkpoints to keep. Older ones are deleted.
+        output: Folder of the run. It gets the checkpoints, the metrics and the loss curve.
+        resume: Continue from the newest whole checkpoint in `output`, if there is one. false starts at step 0.
+        init_checkpoint: Checkpoint that gives the initial weights, for incremental training or fine-tuning; the
+            optimizer starts from zero. Empty means random weights.
     """
 
     batch_size: int = 8
@@ -139,30 +145,39 @@ class TrainingConfig:
 
 @dataclass
 class ParallelConfig:
-    """The machines that run it, and what each of their ranks does.
+    """Devices of a run, and the parallel plan over its ranks.
 
     Args:
-        device_target: CPU, GPU or Ascend.
-        device_id: Which of the machine's devices; a launched rank takes its own.
-        backend: What spreads a model over ranks: semi_auto, MindSpore's compiler (Ascend, GPU), or explicit, this
-            project's messages between cells; auto takes semi_auto where it runs.
-        fusion_groups: Groups of layers, each of whose gradients are sent together (semi_auto).
-        micro_batch_interleaved: Parts of a micro-batch, one of which computes while another one is sent (semi_auto).
-        strategy_search: Let MindSpore's compiler choose how parameters are cut over all ranks (semi_auto).
-        cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU; needs g++.
-        world_size: Ranks of the run; as many as the next four numbers make when not given.
-        data: Replicas of the model, each with data of its own; what the others leave of world_size when not given.
-        tensor: Parts that heads, feed-forward units and the vocabulary are cut into.
-        vocab_parallel: Cut the vocabulary, too; without, each of those parts has the whole word table (word_emb_dp).
-        pipeline: Stages that the layers are spread over.
-        expert: Parts that the experts of an MoE layer are spread over; each has data of its own as well.
-        optimizer_shard: Each replica keeps only its part of the optimizer's moments (ZeRO-1).
-        micro_batch_num: Micro-batches a step, times training.accumulation_steps; a pipeline needs as many as stages.
-        sequence_parallel: Between tensor-parallel parts, LayerNorms and dropouts each work on their own tokens.
-        recompute: Recompute each layer's activations in the backward pass, to save a device's memory. On a CPU it runs
-            but saves none, and the compiled kernels are not used.
-        recompute_slice_activation: Of what recompute keeps, each tensor-parallel rank keeps its part alone (semi_auto).
-        optimizer_offload: Moments and their update stay in the host's memory ("heterogeneous" training on Ascend).
+        device_target: Kind of device that runs the model.
+        device_id: Number of the device on this machine, from 0. The ranks of a launched run get their own numbers.
+        backend: Engine that spreads a model over ranks. semi_auto is MindSpore's compiler, on Ascend and GPU only;
+            explicit is this project's own communication between cells. auto takes semi_auto for training where it can
+            do the run, and explicit otherwise.
+        fusion_groups: Number of groups of layers. The gradients of a group are sent in one message (semi_auto only).
+        micro_batch_interleaved: Number of parts of a micro-batch. One part is computed while another one communicates
+            (semi_auto only).
+        strategy_search: Let MindSpore's compiler choose how to split the parameters over all ranks (semi_auto only).
+        cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU. They need g++.
+        world_size: Number of ranks of the run. The default is data x tensor x pipeline x expert.
+        data: Number of replicas of the model; each trains on its own data (data parallel). The default is the number
+            that makes world_size with the other three.
+        tensor: Number of parts into which attention heads, feed-forward units and the vocabulary are split (tensor
+            parallel).
+        vocab_parallel: Split the vocabulary, too. false keeps the whole word embedding on each tensor-parallel rank
+            (word_emb_dp of the ModelZoo).
+        pipeline: Number of stages over which the layers are spread (pipeline parallel).
+        expert: Number of parts over which the experts of each MoE layer are spread (expert parallel). Each part trains
+            on its own data.
+        optimizer_shard: Split the optimizer's moments over the replicas, instead of keeping all on each (ZeRO-1).
+        micro_batch_num: Number of micro-batches in an optimizer step; it is multiplied by training.accumulation_steps.
+            A pipeline needs at least as many micro-batches as stages.
+        sequence_parallel: Split LayerNorms and dropouts over the tensor-parallel ranks, by tokens.
+        recompute: Recompute the activations of each layer in the backward pass, to save memory of the device. On a CPU
+            this saves no memory, and turns off the compiled kernels.
+        recompute_slice_activation: Split the activations that recompute keeps over the tensor-parallel ranks (semi_auto
+            only).
+        optimizer_offload: Keep the moments in the memory of the host, and update the weights there (heterogeneous
+            training on Ascend).
     """
 
     device_target: Literal["CPU", "GPU", "Ascend"] = "CPU"
@@ -224,30 +239,35 @@ class ParallelConfig:
 
     @property
     def uses_cpu_kernels(self) -> bool:
-        """Whether the compiled kernels are wanted and this is a machine for them."""
+        """Whether the compiled kernels are switched on and the model runs on a CPU."""
         return self.cpu_kernels and self.device_target == "CPU"
 
 
 @dataclass
 class GenerationConfig:
-    """How text is made from the model's logits.
+    """Generation of text from the model's logits.
 
     Args:
-        max_new_tokens: Most tokens added to a prompt.
-        method: sample, greedy or beam.
-        temperature: Divides the logits before sampling; 0 means greedy.
-        top_k: Sample among the k likeliest tokens; 0 for all.
-        top_p: Sample among the likeliest tokens whose probabilities first add up to p; 1 for all.
-        repetition_penalty: Divides positive and multiplies negative logits of tokens in prompt or answer; 1 for none.
-        frequency_penalty: Subtracted from a token's logit for each time it was generated.
-        presence_penalty: Subtracted once from the logit of each generated token.
-        num_samples: Answers a prompt.
-        num_beams: Beams of the beam search.
-        length_penalty: A beam's log-probability is divided by its length to this power.
-        end_token: Id at which an answer ends; 9 (<eot>) in the released models.
-        stop: Texts at which an answer ends; not part of it.
-        seed: Of the sampling.
-        use_past: Keep keys and values of past tokens; false recomputes everything each token (a check).
+        max_new_tokens: Largest number of tokens that are added to a prompt.
+        method: Way to choose the next token: sample (random draw), greedy (likeliest token) or beam (beam search).
+        temperature: Number that divides the logits before sampling. 0 means greedy.
+        top_k: Sample among the k likeliest tokens. 0 means all tokens.
+        top_p: Sample among the fewest likeliest tokens that have a total probability of at least p. 1 means all tokens.
+        repetition_penalty: Number that divides the positive logits, and multiplies the negative logits, of all tokens
+            in the prompt and the answer. 1 means no penalty.
+        frequency_penalty: Number that is subtracted from a token's logit for each time the answer contains the token. 0
+            means no penalty.
+        presence_penalty: Number that is subtracted once from the logit of each token that the answer contains. 0 means
+            no penalty.
+        num_samples: Number of answers for each prompt.
+        num_beams: Number of beams of the beam search.
+        length_penalty: Exponent of the answer's length; it divides the log-probability of a beam. 0 ignores the length,
+            larger values favour longer answers.
+        end_token: Id that ends an answer. In the released models it is 9 (<eot>).
+        stop: Texts that end an answer. They are not part of the answer.
+        seed: Random seed of sampling.
+        use_past: Keep the keys and values of past tokens (KV cache). false recomputes all tokens for each new one, as a
+            check.
     """
 
     max_new_tokens: int = 64

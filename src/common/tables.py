@@ -1,4 +1,4 @@
-"""Text tables, the same in every program."""
+"""Text tables in one form for all programs."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], title: str = 
 
     Args:
         header: Names of the columns.
-        rows: Cells; they are printed with `str`.
-        title: Line above the table; none when empty.
+        rows: Rows of cells. Each cell is converted with `str`.
+        title: Line above the table. Empty means no line.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     align = ["left", *["right"] * (len(header) - 1)]

@@ -187,7 +187,7 @@ def train_config(model, training, parallel):
                 {},
                 {},
                 dict(world_size=8, strategy_search=True) | chosen,
-                "strategy_search leaves everything to MindSpore's",
+                "strategy_search leaves the plan to MindSpore's",
             )
             for chosen in (dict(tensor=2), dict(optimizer_shard=True), dict(vocab_parallel=False))
         ),
