@@ -1,4 +1,4 @@
-"""The .ckpt reader and writer against MindSpore's own."""
+"""The .ckpt reader and writer against MindSpore's own functions."""
 
 import mindspore as ms
 import numpy as np

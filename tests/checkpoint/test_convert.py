@@ -1,4 +1,4 @@
-"""Conversion between formats: the same bits after any way around, and what the other libraries read in our files."""
+"""Conversion between formats: all bits stay after any round trip, and other libraries can read our files."""
 
 import json
 import random
@@ -33,7 +33,7 @@ LABELS = ["-".join([to, *map(str, others.values())]) for to, others in TARGETS]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A .ckpt file of SMALL's parameters, of three dtypes."""
+    """A .ckpt file with SMALL's parameters in three dtypes."""
     return write_checkpoint(tmp_path_factory.mktemp("source") / "small.ckpt", mixed_values())
 
 

@@ -1,4 +1,4 @@
-"""Damaged, mixed-up and foreign checkpoints: each is one line that names what is wrong, and nothing is written."""
+"""Damaged, mixed and foreign checkpoints: one line says what is wrong, and nothing is written."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ FORMATS = ("mindspore", "official", "safetensors", "hf", "megatron", "mindformer
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A good checkpoint of each format."""
+    """An undamaged checkpoint of each format."""
     folder = tmp_path_factory.mktemp("whole")
     source = write_checkpoint(folder / "mindspore", mixed_values(small(hidden_size=256)))
     converted("mindspore", "safetensors", source, folder / "safetensors", shard_mb=1)
@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def place(whole, tmp_path):
-    """Copies of the good checkpoints, to be damaged."""
+    """Copies of the undamaged checkpoints, for a test to damage."""
     shutil.copytree(whole, tmp_path / "place")
     return tmp_path / "place"
 
@@ -42,14 +42,14 @@ def cut(path, to=0.5):
 
 
 def change(path, values):
-    """A .ckpt file with some other parameters."""
+    """Change some parameters of a .ckpt file."""
     held = read_checkpoint(path)
     path.unlink()
     write_checkpoint(path, held | values)
 
 
 def drop(path, name):
-    """A .ckpt file without one of its parameters."""
+    """Remove a parameter from a .ckpt file."""
     held = read_checkpoint(path)
     held.pop(name)
     write_checkpoint(path, held)
@@ -266,7 +266,7 @@ DAMAGES = {
 
 
 def other_part(at):
-    """Part 1 of another checkpoint's."""
+    """Replace part 1 by that of another checkpoint."""
     source = write_checkpoint(at / "other.ckpt", mixed_values(small(hidden_size=256), seed=1))
     converted("mindspore", "megatron", source, at / "other/megatron", parts=2)
     shutil.copy(at / "other" / PORT_FILES[1], at / PORT_FILES[1])

@@ -1,4 +1,4 @@
-"""merge and split: the same bits, whatever the plans on the way."""
+"""merge and split keep all bits, for any plans."""
 
 import random
 
@@ -26,7 +26,7 @@ PLANS = [
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
-    """Step 4 of one process."""
+    """A checkpoint of one process, step 4."""
     return save_ranks(tmp_path_factory.mktemp("single"), 4, whole_values(), plan())
 
 
@@ -134,7 +134,7 @@ def test_a_failure_on_the_way_leaves_nothing(single, tmp_path, monkeypatch):
 
 
 def test_parameters_are_taken_one_at_a_time(single, tmp_path, monkeypatch):
-    """No array is asked for before the one ahead of it is in the file."""
+    """Each array is written before the next one is read."""
     events, real_read, real_write = [], ckpt_file.read, ckpt_file.write
 
     def read(path, stored, box):

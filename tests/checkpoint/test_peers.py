@@ -1,7 +1,7 @@
-"""Our exports in the peers' own code: each loads its format and gives our logits.
+"""The peers load our exports with their own code and compute the same logits.
 
-The peers have environments of their own, whose interpreters are named in MINDFORMERS_PYTHON and PCL_PANGU_PYTHON
-(tests/peers/*.py say how to make them); without these the tests are skipped.
+The peers run in environments of their own (tests/peers/*.py say how to make them). MINDFORMERS_PYTHON and
+PCL_PANGU_PYTHON name the interpreters. Without them the tests are skipped.
 """
 
 import os
@@ -26,7 +26,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A folder with a random model's weights as whole.ckpt, ids (2, 32) as ids.npy, and our logits of them."""
+    """A folder with random weights (whole.ckpt), ids of shape (2, 32) (ids.npy), and our logits (ours.npy)."""
     folder = tmp_path_factory.mktemp("peers")
     model, weights = random_model(std=0.15, **SIZES)
     write_checkpoint(folder / "whole.ckpt", weights)
@@ -37,7 +37,7 @@ def exported(tmp_path_factory):
 
 
 def logits_of(model, ids):
-    """float32 (B, S, V) of a causal mask and plain positions."""
+    """Return float32 (B, S, V) logits with a causal mask and positions 0, 1, 2, ..."""
     rows, length = ids.shape
     positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     mask = np.tile(np.tril(np.ones((length, length), np.float32)), (rows, 1, 1))
@@ -45,7 +45,7 @@ def logits_of(model, ids):
 
 
 def peer_logits(variable, program, checkpoint, folder, *changes):
-    """What a peer's program gives; skips where its interpreter isn't named."""
+    """Run a peer's program and return its logits; skip the test if its interpreter is not named."""
     python = os.environ.get(variable)
     if not python:
         pytest.skip(f"{variable} is not set: the interpreter of an environment as in tests/peers/{program}")
@@ -76,7 +76,7 @@ def test_mindformers_loads_our_export(exported, tmp_path):
 
 
 def test_the_pytorch_port_loads_our_export(exported, tmp_path):
-    """It computes torch's gelu where PanGu-α has fast_gelu; with that replaced, nothing is left but rounding."""
+    """The port computes torch's gelu instead of fast_gelu. With fast_gelu, only rounding differs."""
     converted("mindspore", "megatron", exported / "whole.ckpt", tmp_path / "port")
     ours = np.load(exported / "ours.npy")
     found = {}
@@ -90,7 +90,7 @@ def test_the_pytorch_port_loads_our_export(exported, tmp_path):
 
 
 def test_the_port_and_ours_agree_with_the_same_activation(exported, tmp_path):
-    """The other way: our model with the tanh gelu and the port's."""
+    """Both models compute the tanh approximation of gelu."""
     model, _ = random_model(std=0.15, hidden_act="gelu", **SIZES)
     converted("mindspore", "megatron", exported / "whole.ckpt", tmp_path / "port")
     theirs = peer_logits("PCL_PANGU_PYTHON", "pcl_pangu_logits.py", tmp_path / "port", exported, "tanh_gelu")

@@ -1,4 +1,4 @@
-"""Parts of parameters in files: any part is read from any others, or the gap is named."""
+"""Slices in files: any part of a parameter is read from any other parts, or an error names the gap."""
 
 import random
 
@@ -21,7 +21,7 @@ WHOLE = np.arange(24, dtype=np.float32).reshape(4, 6)
 
 
 def saved(folder, **boxes):
-    """WHOLE as 'w' in files of these boxes."""
+    """Write WHOLE as parameter 'w' in files with these boxes."""
     layout = {}
     for stem, box in boxes.items():
         file = folder / f"{stem}.ckpt"

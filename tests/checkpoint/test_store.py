@@ -175,7 +175,7 @@ def test_older_names_of_the_embeddings(tmp_path):
 
 
 def test_bfloat16_comes_back(tmp_path):
-    """numpy has no bfloat16: it must be turned into float32 by MindSpore."""
+    """numpy has no bfloat16, so the values are loaded through MindSpore's type."""
     file = tmp_path / "some.ckpt"
     ms.save_checkpoint([{"name": "a.weight", "data": Tensor(np.full((3, 4), 1.5, np.float32), ms.bfloat16)}], str(file))
     [wanted] = parameters(names=["a.weight"])

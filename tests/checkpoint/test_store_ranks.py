@@ -1,4 +1,4 @@
-"""Checkpoints of several ranks, and what a kill leaves."""
+"""Checkpoints of several ranks, and kills at any moment."""
 
 import io
 import json
@@ -66,7 +66,7 @@ def test_the_files_of_several_ranks(tmp_path):
     ranks = [f"optimizer_rank000{rank}.ckpt" for rank in range(4)]
     assert files == ["config.yaml", "layout.json", "model_rank0000.ckpt", "model_rank0001.ckpt", *ranks, "state.json"]
     assert set(store.read_state(checkpoint)["files"]) == set(files) - {"state.json"}
-    theirs = ms.load_checkpoint(str(checkpoint / "model_rank0001.ckpt"))  # MindSpore reads a slice
+    theirs = ms.load_checkpoint(str(checkpoint / "model_rank0001.ckpt"))  # MindSpore can read a slice, too
     name = "backbone.blocks.0.attention.dense1.weight"
     assert theirs[name].asnumpy().tobytes() == whole[name][4:].tobytes()
     assert json.loads((checkpoint / "layout.json").read_text())["model_rank0001.ckpt"][name] == {
@@ -106,7 +106,7 @@ def test_slices_are_cast_to_the_models_type(tmp_path):
 
 
 def test_a_rank_loads_its_slices_of_one_old_file(tmp_path):
-    """Names without `embedding.`, and another type than the model's."""
+    """The file has the older names without `embedding.`, and another dtype than the model."""
     file, whole = tmp_path / "released.ckpt", whole_values()
     write_with_mindspore(
         file,
@@ -147,7 +147,7 @@ RANK_DAMAGES = {
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory):
-    """Steps 1 and 2, saved by two ranks."""
+    """A folder with steps 1 and 2, saved by two ranks."""
     folder = tmp_path_factory.mktemp("steps")
     for step in (1, 2):
         save_ranks(folder, step, whole_values(step), TWO)
@@ -225,11 +225,11 @@ def test_a_checkpoint_that_lacks_a_part_is_not_finished(tmp_path):
 
 
 class Killed(BaseException):
-    """As a process ends by kill -9: nothing is done any more."""
+    """Stands for kill -9."""
 
 
 class Kill:
-    """Ends all that threads do to files at their operation number `at`, before or half-way through it."""
+    """Makes file operation number `at`, counted over all threads, and every later one raise Killed."""
 
     OPERATIONS = ((io, "open"), (os, "mkdir"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (os, "fsync"))
 

@@ -1,6 +1,6 @@
-"""Logits of MindFormers' own PanguAlphaHeadModel on a checkpoint that was converted for it.
+"""Compute logits with MindFormers' PanguAlphaHeadModel from a checkpoint that was converted for it.
 
-In an environment of MindFormers' own (see tests/golden/make_golden.py), from the repository's root:
+Run it in MindFormers' environment (see tests/golden/make_golden.py), from the repository's root:
 
     PYTHONPATH=. python tests/peers/mindformers_logits.py CHECKPOINT IDS.npy NUM_HEADS LOGITS.npy
 """
@@ -18,7 +18,7 @@ PAD = 6
 
 
 def main(checkpoint: str, ids_file: str, num_heads: str, output: str) -> None:
-    """Build MindFormers' model of the checkpoint, which it loads itself, and write the logits of the ids."""
+    """Build MindFormers' model, let it load the checkpoint, and write the logits of the ids."""
     ids = np.load(ids_file).astype(np.int32)
     files = sorted(Path(checkpoint).glob("rank_0/*.ckpt"))
     sizes = {name: tuple(value.shape) for name, value in ms.load_checkpoint(str(files[0])).items()}

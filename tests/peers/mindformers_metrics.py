@@ -1,12 +1,12 @@
-"""What MindFormers' own metrics say of a model's logits on TNEWS, and of its answers to CMRC2018's questions.
+"""Judge a model's logits for TNEWS and its answers for CMRC2018 with MindFormers' metrics.
 
-In an environment of MindFormers' own (see tests/golden/make_golden.py), from the repository's root:
+Run it in MindFormers' environment (see tests/golden/make_golden.py), from the repository's root:
 
     PYTHONPATH=. python tests/peers/mindformers_metrics.py QUESTIONS.npz ANSWERS.json FOUND.json
 
-QUESTIONS.npz has logits (questions, labels, S, V), ids and mask (questions, labels, S) and labels (questions,), the
-places of the right ones; ANSWERS.json has [prediction, answer] pairs. FOUND.json gets the verdicts on the first and EM
-and F1 of the second, as shares.
+QUESTIONS.npz has logits (questions, labels, S, V), ids and mask (questions, labels, S), and labels (questions,), the
+positions of the right labels. ANSWERS.json has [prediction, answer] pairs. FOUND.json gets `right` (1 or 0 for each
+question), and `em` and `f1` of the answers as shares.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.golden.make_golden import import_peer
 
 
 def main(questions: str, answers: str, output: str) -> None:
-    """Ask both metrics."""
+    """Judge both files and write the result."""
     import_peer()
     from mindformers.core.metric.metric import EmF1Metric, PromptAccMetric
 

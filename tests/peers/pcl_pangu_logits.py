@@ -1,12 +1,12 @@
-"""Logits of the PyTorch port's own GPT2Model (package pcl_pangu) on a checkpoint that was converted for it.
+"""Compute logits with the PyTorch port's GPT2Model (package pcl_pangu) from a checkpoint that was converted for it.
 
-In an environment of its own, on a CPU:
+Run it in an environment of its own, on a CPU:
 
     pip install torch==2.13.0 numpy==1.26.4 jieba sentencepiece regex six
     pip install --no-deps pcl_pangu==1.2.6.2
     python tests/peers/pcl_pangu_logits.py CHECKPOINT IDS.npy NUM_HEADS LOGITS.npy [half] [fast_gelu] [tanh_gelu]
 
-half rounds the weights to float16 first, as the port's converter does (`model.half()`), and computes in float32;
+half rounds the weights to float16 first, as the port's converter does (`model.half()`), and computes in float32.
 fast_gelu and tanh_gelu replace the port's activation, which is torch's gelu.
 """
 
@@ -22,7 +22,7 @@ import torch
 
 
 def import_port() -> tuple[type, object]:
-    """The port's model and its global settings, with what it asks of a GPU and of an older PyTorch answered."""
+    """Import the port's model and global settings, with stand-ins for a GPU and for an older PyTorch."""
     folder = Path(importlib.util.find_spec("pcl_pangu").origin).parent / "model" / "panguAlpha_pytorch"
     sys.path.insert(0, str(folder))
     torch.cuda.current_device = lambda: "cpu"
@@ -38,7 +38,7 @@ def import_port() -> tuple[type, object]:
 
 
 def main(checkpoint: str, ids_file: str, num_heads: str, output: str, *changes: str) -> None:
-    """Build the port's model of the checkpoint's size, load it by the model's own method, write the ids' logits."""
+    """Build the port's model in the checkpoint's size, load the checkpoint with the port's method, write the logits."""
     state = torch.load(Path(checkpoint) / "iter_0001000/mp_rank_00/model_optim_rng.pt", weights_only=True)
     language_model = state["model"]["language_model"]
     words, hidden = language_model["embedding"]["word_embeddings"]["weight"].shape

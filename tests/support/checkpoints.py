@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share: a model's weights and moments as numpy arrays, and ranks that save them."""
+"""Helpers of the checkpoint tests: weights and moments as numpy arrays, and ranks that save and load them."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +31,12 @@ TIMEOUT = 60
 
 
 def plan(**sizes):
-    """A plan for CONFIG's model."""
+    """Return a plan for CONFIG's model."""
     return Plan(**sizes, num_layers=CONFIG.num_layers)
 
 
 def whole_values(seed=0, names=tuple(SHAPES)):
-    """Parameters, matrices as bfloat16, and moments of a run: arrays by name."""
+    """Return a run's parameters (matrices in bfloat16) and moments: arrays by name."""
     draw = np.random.default_rng(seed)
     values = {
         name: draw.normal(size=SHAPES[name]).astype(BFLOAT16 if name.endswith("weight") else np.float32)
@@ -50,7 +50,7 @@ def whole_values(seed=0, names=tuple(SHAPES)):
 
 
 def held_values(whole, of, rank):
-    """What a rank of a plan has of these arrays."""
+    """Return the slices of these arrays that a rank of plan `of` holds."""
     at = of.coordinates(rank)
     held = {}
     for name, values in whole.items():
@@ -61,7 +61,7 @@ def held_values(whole, of, rank):
 
 
 def parameters_of(values):
-    """(model's, optimizer's) parameters with those values."""
+    """Return (model's, optimizer's) parameters with these values."""
     parameters = [Parameter(Tensor(np.ascontiguousarray(array)), name=name) for name, array in values.items()]
     return (
         [parameter for parameter in parameters if not parameter.name.startswith("adam_")],
@@ -70,14 +70,14 @@ def parameters_of(values):
 
 
 def bits(values):
-    """The arrays' bytes, types and shapes, by name."""
+    """Return the shape, dtype and bytes of each array, to compare bit for bit."""
     return {name: (array.shape, str(array.dtype), array.tobytes()) for name, array in values.items()}
 
 
 def at_once(of, work):
-    """work(holder) of each rank in a thread of its own, which meet each other; what they return, in the ranks' order.
+    """Call work(holder) for each rank of plan `of` in a thread of its own, and return the results by rank.
 
-    When one fails all stop, and its error is raised.
+    The holders' all_true meets the other threads. If a thread fails, all stop and its error is raised.
     """
     size = of.world_size
     meeting, votes, first_error = threading.Barrier(size, timeout=TIMEOUT), [True] * size, []
@@ -105,7 +105,7 @@ def at_once(of, work):
 
 
 def run_config(of):
-    """The settings of a run of CONFIG's model under a plan."""
+    """Return the settings of a run of CONFIG's model with plan `of`."""
     parallel = ParallelConfig(
         pipeline=of.pipeline,
         data=of.data,
@@ -119,7 +119,7 @@ def run_config(of):
 
 
 def save_ranks(folder, step, whole, of, keep=3):
-    """Checkpoint `step`, saved by all ranks of a plan."""
+    """Save checkpoint `step` with all ranks of plan `of`, and return its folder."""
 
     def save(holder):
         model, optimizer = parameters_of(held_values(whole, of, holder.rank))
@@ -129,7 +129,7 @@ def save_ranks(folder, step, whole, of, keep=3):
 
 
 def load_ranks(source, of, names=tuple(SHAPES)):
-    """What each rank of a plan gets from a checkpoint: arrays by name."""
+    """Load a checkpoint on each rank of plan `of`, and return the arrays by name."""
 
     def load(holder):
         held = held_values(whole_values(999, names), of, holder.rank)
@@ -141,7 +141,7 @@ def load_ranks(source, of, names=tuple(SHAPES)):
 
 
 def parameters(seed=0, dtype=np.float32, names=("a.weight", "b.bias")):
-    """Parameters of shape (3, 4) with random values."""
+    """Return parameters of shape (3, 4) with random values."""
     draw = np.random.default_rng(seed)
     return [Parameter(Tensor(draw.normal(size=(3, 4)).astype(dtype)), name=name) for name in names]
 

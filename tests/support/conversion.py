@@ -1,4 +1,4 @@
-"""What the tests of checkpoint conversion share: a small model's parameters in all dtypes, and conversions."""
+"""Helpers of the conversion tests: a small model's parameters in all dtypes, and conversions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ SMALL = PanguAlphaConfig(vocab_size=52, hidden_size=32, num_layers=3, num_heads=
 
 
 def mixed_values(model=SMALL, seed=0):
-    """Parameters by name, of each dtype in turn, with infinities' neighbours, tiny numbers and negative zeros."""
+    """Return parameters by name, in each dtype in turn, with large and tiny numbers and negative zeros."""
     draw = np.random.default_rng(seed)
     values = {}
     for number, (name, shape) in enumerate(parameter_shapes(model).items()):
@@ -29,13 +29,13 @@ def mixed_values(model=SMALL, seed=0):
 
 
 def write_checkpoint(path, values):
-    """A .ckpt file of those parameters."""
+    """Write a .ckpt file with these parameters, and return its path."""
     ckpt_file.write(Path(path), values.items())
     return Path(path)
 
 
 def read_checkpoint(path):
-    """The parameters of a .ckpt file."""
+    """Read the parameters of a .ckpt file."""
     return {
         name: ckpt_file.read(Path(path), stored, Box.whole(stored.shape))
         for name, stored in ckpt_file.index(Path(path)).items()
@@ -43,7 +43,7 @@ def read_checkpoint(path):
 
 
 def arguments(from_, to, checkpoint, output, **others):
-    """What the command line would be parsed to."""
+    """Return parsed command-line arguments of a conversion."""
     return ConvertArguments(
         from_,
         to,
@@ -55,10 +55,10 @@ def arguments(from_, to, checkpoint, output, **others):
 
 
 def converted(*positional, **others):
-    """Convert, and return what the closing line says."""
+    """Convert, and return the summary."""
     return convert(arguments(*positional, **others))
 
 
 def small(**changes):
-    """SMALL but for `changes`."""
+    """Return SMALL with `changes`."""
     return replace(SMALL, **changes)

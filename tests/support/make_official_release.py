@@ -1,9 +1,9 @@
-"""A synthetic release in the layout of the official ones, of weights that are known: slices, strategy, tables.
+"""Make a synthetic release with known weights in the layout of the official releases: slices, strategy, tables.
 
     python -m tests.support.make_official_release --output release --size 2.6B  # 6 GB, then --check on a conversion
 
-The slices are cut with MindSpore's own functions, and the layouts are those that its compiler gives the ModelZoo's
-network on 512 devices: 64 data-parallel times 8 tensor-parallel ones, the rows of each slice shared out among the 64.
+MindSpore's own functions cut the slices. The layouts are those that its compiler gives the ModelZoo's network on 512
+devices: 64 data-parallel times 8 tensor-parallel ranks, and 64 ranks share the rows of each slice.
 """
 
 import zlib
@@ -32,14 +32,14 @@ STRATEGY = "pangu_alpha_ckpt_strategy.ckpt"
 
 
 def known_value(name, shape):
-    """The value of a parameter of the known model: float16, but LayerNorms and tables float32."""
+    """Return a parameter of the known model: LayerNorms and tables in float32, the others in float16."""
     draw = np.random.default_rng(zlib.crc32(name.encode()))
     values = draw.standard_normal(shape, np.float32) * np.float32(0.02)
     return values if "layernorm" in name or name in TABLES.values() else values.astype(np.float16)
 
 
 def layout_of(name, data, tensor, shard):
-    """(device matrix, tensor map, optimizer shard step, its size) of a parameter that isn't a table."""
+    """Return (device matrix, tensor map, optimizer shard step, shard size) of a parameter that is not a table."""
     if "layernorm" in name:
         return [data, 1, 1, tensor], [1], 0, 0
     if name.endswith(("projection.bias",)):
@@ -54,7 +54,7 @@ def layout_of(name, data, tensor, shard):
 
 
 def slices_of(values, layout, ranks):
-    """What each rank holds of a parameter."""
+    """Yield the slice of a parameter that each rank holds."""
     devices, tensor_map, step, shard = layout
     strategy = _get_tensor_strategy(devices, tensor_map)
     chunks = _chunk_tensor_by_strategy(values, strategy)
@@ -64,7 +64,7 @@ def slices_of(values, layout, ranks):
 
 
 def write_strategy(path, layouts):
-    """A strategy file of layouts by name."""
+    """Write a strategy file with these layouts."""
     content = ParallelStrategyMap(current_stage=0)
     operator = content.parallel_strategy_item.add(node_name="MatMul-op0")
     operator.parallel_strategys.stage = 0
@@ -90,7 +90,7 @@ def make_release(
     value=known_value,
     older_names=False,
 ):
-    """Write data x tensor files, the tables and the strategy file into a folder, a parameter at a time."""
+    """Write data x tensor files, the tables and the strategy file into a folder, one parameter at a time."""
     folder = Path(folder)
     folder.mkdir(parents=True)
     files = [folder / f"{prefix}{rank}.ckpt" for rank in range(data * tensor)]
@@ -109,12 +109,12 @@ def make_release(
 
 @dataclass
 class ReleaseArguments:
-    """Write a synthetic release, or check what it was converted to.
+    """Write a synthetic release, or check the result of its conversion.
 
     Args:
         output: Folder to write.
-        check: A .ckpt file that must have the known values, bit for bit; then nothing is written.
-        size: A size of configs/.
+        check: A .ckpt file to compare with the known values, bit for bit. Nothing is written then.
+        size: Model size in configs/.
     """
 
     output: str = ""
@@ -123,7 +123,7 @@ class ReleaseArguments:
 
 
 def main() -> None:
-    """The command line."""
+    """Write or check what the command line says."""
     arguments = parse(ReleaseArguments, "python -m tests.support.make_official_release")
     model = PanguAlphaConfig(**yaml.safe_load(mode_file(arguments.size).read_text())["model"])
     if not arguments.check:

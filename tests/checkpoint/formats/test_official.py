@@ -1,4 +1,4 @@
-"""Official releases: slices in a strategy's order, tables beside them, streamed, resumed after a kill."""
+"""Official releases: slices and tables are converted one at a time, and a killed conversion goes on."""
 
 import os
 import shutil
@@ -29,20 +29,20 @@ TIMEOUT = 120
 
 
 def known(model):
-    """The known model's parameters."""
+    """Return the parameters of the model with known values."""
     return {name: known_value(name, shape) for name, shape in parameter_shapes(model).items()}
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
-    """SMALL in 32 files: 8 data-parallel ranks times 4 tensor-parallel ones, rows shared out among 4."""
+    """SMALL in 32 files: 8 data-parallel times 4 tensor-parallel ranks; 4 ranks share the rows of a slice."""
     folder = tmp_path_factory.mktemp("release") / "small"
     make_release(folder, SMALL, data=8, tensor=4, shard=4)
     return folder
 
 
 def test_512_files_of_a_known_model(tmp_path):
-    """As the releases are sliced: 64 x 8 devices, all 64 with rows of their own."""
+    """The slices of a release: 64 data-parallel times 8 tensor-parallel ranks; 64 ranks share the rows of a slice."""
     model = PanguAlphaConfig(vocab_size=40, hidden_size=512, num_layers=2, num_heads=8, seq_length=8)
     make_release(tmp_path / "release", model)
     assert len(list((tmp_path / "release").glob("filerted_*.ckpt"))) == 512
@@ -160,7 +160,7 @@ def test_uneven_rows_and_all_of_the_repeats(tmp_path):
 
 
 def test_stages_of_a_pipeline(tmp_path):
-    """Each stage has a strategy file and devices of its own, the first ones for the first stage."""
+    """Each pipeline stage has its own strategy file and devices. The first stage has the first devices."""
     names = ["backbone.blocks.0.attention.dense1.weight", "backbone.blocks.1.attention.dense1.weight"]
     (tmp_path / "strategy").mkdir()
     for stage, name in enumerate(names):
@@ -175,7 +175,7 @@ def test_stages_of_a_pipeline(tmp_path):
 
 
 def test_one_parameter_at_a_time(release, tmp_path, monkeypatch):
-    """No parameter is read before the one ahead of it is in the file."""
+    """Each parameter is written before the next one is read."""
     events, real_read = [], conversion._read
 
     def read(source, cast, summary, name):
@@ -187,7 +187,7 @@ def test_one_parameter_at_a_time(release, tmp_path, monkeypatch):
     whole = {name: values.nbytes for name, values in known(SMALL).items()}
     assert [name for name, _ in events] == list(whole)
     behind = [sum(list(whole.values())[:number]) - size for number, (_, size) in enumerate(events)]
-    assert max(behind) < 65536  # what a file's buffer holds
+    assert max(behind) < 65536  # the size of a file's buffer
 
 
 SLOW = """
@@ -201,7 +201,7 @@ main()
 
 
 def test_a_killed_conversion_goes_on(release, tmp_path):
-    """A conversion that is slow on purpose is killed; what it has written is kept, and the result is the same."""
+    """A slowed conversion is killed. The next one keeps what was written, and the result is the same."""
     output, unfinished = tmp_path / "whole.ckpt", tmp_path / ".unfinished_whole.ckpt"
     flags = ["--from=official", "--to=mindspore", f"--checkpoint={release}", f"--output={output}", "--num_heads=4"]
     process = subprocess.Popen([sys.executable, "-c", SLOW, *flags], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -216,7 +216,7 @@ def test_a_killed_conversion_goes_on(release, tmp_path):
 
 
 def test_shards_that_are_there_are_kept(tmp_path, monkeypatch):
-    """Ctrl-C while the third is written."""
+    """Ctrl-C comes while the third shard is written."""
     model = PanguAlphaConfig(vocab_size=4096, hidden_size=256, num_layers=2, num_heads=4, seq_length=8)
     make_release(tmp_path / "release", model, data=2, tensor=2, shard=2)
     real, written = shards.write_safetensors, []
@@ -271,7 +271,7 @@ def test_md5_sums(release, tmp_path):
 
 
 def test_the_scripts_take_a_release(release, tmp_path):
-    """Their first call makes one file of it, the next ones find that."""
+    """The first call converts the release to one file. Later calls find this file."""
     shutil.copytree(release, tmp_path / "release")
     call = f". scripts/common.sh; weights {tmp_path}/release/{STRATEGY} {tmp_path}/release filerted"
     for made in (True, False):
