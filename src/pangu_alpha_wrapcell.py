@@ -166,6 +166,10 @@ class StepResult:
     finite: bool
 
 
+# What PanguAlphaWithLoss takes: ids, position_ids, attention_mask, and loss_mask and dropout_key, which may be missing.
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+
+
 class Stepper:
     """Optimizer steps of a model that is whole on this device, or sliced but not in stages."""
 
@@ -175,17 +179,18 @@ class Stepper:
         self.accumulator = Accumulator(network, parameters) if several else None
         self.train_step = TrainStep(network, parameters, apply_gradients, self.accumulator)
 
-    def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Sequence[Tensor]]) -> StepResult:
+    def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """One optimizer step over micro-batches, each what PanguAlphaWithLoss takes."""
         scale, losses = Tensor(np.float32(loss_scale)), []
         *first, last = micro_batches
         for batch in first:
+            assert self.accumulator, "several micro-batches, but apply_gradients.micro_batches is 1"
             losses.append(self.accumulator(scale, *batch))
         loss, norm, finite = self.train_step(scale, *scalars.tensors(), *last)
         return StepResult(
             float(np.mean([x.asnumpy() for x in [*losses, loss]])), float(norm.asnumpy()), bool(finite.asnumpy())
         )
 
-    def evaluate(self, batch: Sequence[Tensor]) -> float:
+    def evaluate(self, batch: Inputs) -> float:
         """This rank's share of the loss of a batch."""
         return float(self.network(*batch).asnumpy())

@@ -97,10 +97,10 @@ class KernelNetwork:
 
     def read(self, words: np.ndarray, cache: Cache, row: int, wanted: Sequence[int]) -> np.ndarray:
         """See `src.cpu.runtime.Network`."""
-        wanted, found = np.asarray(wanted), []
+        rows_wanted, found = np.asarray(wanted), []
         for first in range(0, len(words), _MOST_TOKENS):
             places = np.arange(first, min(first + _MOST_TOKENS, len(words)), dtype=np.int32)
-            here = wanted[(wanted >= places[0]) & (wanted <= places[-1])] - first
+            here = rows_wanted[(rows_wanted >= places[0]) & (rows_wanted <= places[-1])] - first
             found.append(self._run(words[places], np.full_like(places, row), places, cache, here))
         return found[0] if len(found) == 1 else np.concatenate(found)
 

@@ -7,6 +7,8 @@ mask; a masked score's -10000 weighs exactly 0 in float32 beside any other.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
@@ -35,7 +37,7 @@ class _Graph:
         output: str,
         domain: str = "",
         extra: tuple[str, ...] = (),
-        **attributes: object,
+        **attributes: Any,
     ) -> str:
         self.nodes.append(helper.make_node(operator, inputs, [output, *extra], output, domain=domain, **attributes))
         return output

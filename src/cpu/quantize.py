@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.settings import DerivedInt
 from src.cpu import packing
 from src.cpu.weight_file import (
     PAGE,
@@ -54,7 +55,7 @@ class QuantizeArguments:
     checkpoint: str
     output: str
     bits: Literal[8, 4, 32] = 8
-    block_size: int | None = None
+    block_size: DerivedInt = None
     asymmetric: bool = False
     table_bits: Literal[8, 4] = 8
     from_: Literal["mindspore", "official", "mindformers", "safetensors", "megatron", "hf"] = "mindspore"

@@ -73,7 +73,7 @@ class CpuRuntime:
                 f"{folder} holds MindIR graphs, not a model of `python -m src.cpu.quantize`; "
                 "serving_increment.flask.server runs those, with MindSpore"
             )
-        self.config, self.format = self.manifest.model, _format(self.manifest, self.folder)
+        self.config, self.format = self.manifest.model, _format(self.manifest.quantization, self.folder)
         self.seq_length, self.vocab_size = self.config.seq_length, self.config.vocab_size
         stored = layout(self.config, self.format)
         if self.manifest.files.get(WEIGHTS_FILE, {}).get("bytes") != total_bytes(stored):
@@ -134,18 +134,22 @@ class CpuRuntime:
         """See `src.inference.runtime.RowRuntime`."""
         return np.concatenate(
             [
-                self.network.read(self._words[prompt[:length]], self._cache, row, [length - 1])
+                self.network.read(self._words[prompt[:length]], self._opened(), row, [length - 1])
                 for prompt, length, row in zip(ids, lengths, rows, strict=True)
             ]
         )
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `src.inference.runtime.Runtime`."""
-        return self.network.decode(self._words[ids], positions, self._cache)
+        return self.network.decode(self._words[ids], positions, self._opened())
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `src.inference.runtime.Runtime`."""
-        self._cache.reorder(rows)
+        self._opened().reorder(rows)
+
+    def _opened(self) -> Cache:
+        assert self._cache, "open() comes first"
+        return self._cache
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:
         """float32 natural log-probabilities of tokens[start:], each given all before it; see `MindirRuntime.score`.
@@ -177,9 +181,9 @@ class _WordTable:
         return np.ascontiguousarray(rows).reshape(*ids.shape, self._columns)
 
 
-def _format(manifest: Manifest, folder: Path) -> Format:
+def _format(quantization: dict, folder: Path) -> Format:
     try:
-        return Format(**manifest.quantization)
+        return Format(**quantization)
     except TypeError as error:
         raise InputError(
             f"{folder / MANIFEST_FILE} is of another version of this program; quantise the checkpoint again"

@@ -50,7 +50,7 @@ def attach_to_model(model: PanguAlphaModel) -> bool:
 def cross_entropy(config: PanguAlphaConfig) -> cells.CrossEntropy | None:
     """The kernel of the loss, for logits that need no more than that; None where there is none that fits."""
     library = _library_for(config)
-    return library and cells.CrossEntropy(library)
+    return cells.CrossEntropy(library) if library else None
 
 
 def token_decoder(model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]) -> TokenDecoder | None:
@@ -64,7 +64,7 @@ def token_decoder(model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Para
     if caches[0][0].shape[0] > MOST_ROWS or config.hidden_act != "fast_gelu" or config.num_experts:
         return None
     library = _library_for(config)
-    return library and TokenDecoder(library, model, caches)
+    return TokenDecoder(library, model, caches) if library else None
 
 
 def _attach_to_layers(model: PanguAlphaModel, library: Path) -> None:

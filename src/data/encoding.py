@@ -1,7 +1,8 @@
 """Encode chunks of text as ids. This is the work of the worker processes of `src.preprocess`."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -9,9 +10,11 @@ from src.data.corpus import Corpus, Example, Piece
 from src.tokenization import Tokenizer
 
 CHUNK_CHARS = 32_768
+Item = TypeVar("Item", Piece, Example)
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True)
+class Chunk(Generic[Item]):
     """The text that a worker takes at once.
 
     Args:
@@ -20,7 +23,7 @@ class Chunk(NamedTuple):
         position: Bytes of the corpus that have been read up to the end of this chunk.
     """
 
-    items: list[Piece] | list[Example]
+    items: list[Item]
     weight: int
     position: int
 
@@ -66,7 +69,7 @@ class DocumentEncoder:
     def __init__(self, tokenizer: Tokenizer, eot: int, clean: Callable[[str], str]) -> None:
         self._tokenizer, self._eot, self._clean = tokenizer, eot, clean
 
-    def __call__(self, chunk: Chunk) -> Records:
+    def __call__(self, chunk: Chunk[Piece]) -> Records:
         """Return the ids of all pieces in one row."""
         ids: list[int] = []
         for text, ends_document in chunk.items:
@@ -89,7 +92,7 @@ class ExampleEncoder:
         self._tokenizer, self._eot, self._seq_length = tokenizer, eot, seq_length
         self._pad = eot if tokenizer.pad_id is None else tokenizer.pad_id
 
-    def __call__(self, chunk: Chunk) -> Records:
+    def __call__(self, chunk: Chunk[Example]) -> Records:
         """Return a row for each example that fits in a record."""
         rows, masks, tokens = [], [], 0
         for prompt, completion in chunk.items:

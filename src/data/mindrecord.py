@@ -3,9 +3,10 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -37,7 +38,7 @@ class RecordWriter:
         self._prefix = f".{output.name}.partial-"
         self._partial = output.parent / f"{self._prefix}{os.getpid()}" / output.name
         self._schema = {column: {"type": "int32", "shape": [width]} for column, width in widths.items()}
-        self._writer = None
+        self._writer: Any = None  # MindSpore's FileWriter, from the first write on
         self._waiting: list[dict[str, np.ndarray]] = []
         self.num_records = 0
 
@@ -77,7 +78,7 @@ class RecordWriter:
         self._waiting = []
 
     @contextmanager
-    def _told_if_full(self) -> Iterator[None]:
+    def _told_if_full(self) -> Generator[None]:
         try:
             yield
         except RuntimeError:
@@ -196,7 +197,7 @@ def outermost_records(file: Path, columns: Sequence[str], num_records: int) -> t
 
 
 @contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def _quiet_stderr() -> Generator[None]:
     """Hide what MindSpore's C++ threads write to stderr. The user gets one line of ours instead."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from src.common.errors import InputError
 
@@ -25,7 +25,7 @@ class Sized(Protocol):
 Task = TypeVar("Task", bound=Sized)
 Result = TypeVar("Result")
 
-_function: Callable[[Sized], object]  # set in worker processes only
+_function: Callable[[Any], Any]  # set in worker processes only
 
 
 class Workers(Generic[Task, Result]):
@@ -43,7 +43,7 @@ class Workers(Generic[Task, Result]):
     def __init__(self, function: Callable[[Task], Result], num_process: int, weight_a_worker: int) -> None:
         self._function = function
         self._most_waiting = weight_a_worker * num_process
-        self._executor = None
+        self._executor: ProcessPoolExecutor | None = None
         if num_process > 1:
             context = get_context("fork")
             theirs, self._lifeline = context.Pipe(duplex=False)
@@ -59,7 +59,7 @@ class Workers(Generic[Task, Result]):
         if self._executor:
             self._lifeline.close()
             if sys.version_info < (3, 11):  # else a task that no worker reads blocks the shutdown: CPython issue 94777
-                self._executor._call_queue._reader.close()
+                self._executor._call_queue._reader.close()  # ty: ignore[missing-attribute]
             self._executor.shutdown()
 
     def map(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
@@ -72,18 +72,18 @@ class Workers(Generic[Task, Result]):
             yield from ((task, self._function(task)) for task in tasks)
             return
         try:
-            yield from self._map_in_workers(tasks)
+            yield from self._map_in(self._executor, tasks)
         except BrokenProcessPool:
             raise InputError(
                 "a worker process ended early; if it says nothing above it was killed, perhaps for want "
                 "of memory: try a smaller --num_process"
             ) from None
 
-    def _map_in_workers(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
+    def _map_in(self, executor: ProcessPoolExecutor, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
         waiting: deque[tuple[Task, Future]] = deque()
         weight = 0
         for task in tasks:
-            waiting.append((task, self._executor.submit(_apply, task)))
+            waiting.append((task, executor.submit(_apply, task)))
             weight += task.weight
             while weight >= self._most_waiting:
                 first, future = waiting.popleft()
@@ -94,7 +94,7 @@ class Workers(Generic[Task, Result]):
             yield first, future.result()
 
 
-def _start(function: Callable[[Task], Result], lifeline: Connection, parents_end: Connection) -> None:
+def _start(function: Callable[[Any], Any], lifeline: Connection, parents_end: Connection) -> None:
     """Prepare a worker process."""
     global _function
     _function = function
@@ -109,5 +109,5 @@ def _end_with_parent(lifeline: Connection) -> None:
     os._exit(0)
 
 
-def _apply(task: Task) -> Result:
+def _apply(task: object) -> object:
     return _function(task)

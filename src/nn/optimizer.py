@@ -55,7 +55,8 @@ class StepScalars:
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """As float32 scalars."""
-        return tuple(Tensor(np.float32(value)) for value in (self.learning_rate, self.beta1_power, self.beta2_power))
+        scalars = [Tensor(np.float32(value)) for value in (self.learning_rate, self.beta1_power, self.beta2_power)]
+        return scalars[0], scalars[1], scalars[2]
 
 
 class Update(nn.Cell):

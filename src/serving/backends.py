@@ -7,7 +7,7 @@ backend of their kind. MindSpore Serving's worker (Python 3.9) imports this file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address
@@ -94,7 +94,7 @@ class TokenBackend(Backend, Protocol):
 
     def complete(
         self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int = 0
-    ) -> Iterator[list[TextCompletion]]:
+    ) -> Generator[list[TextCompletion]]:
         """Continue texts or ids.
 
         Args:

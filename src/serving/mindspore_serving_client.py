@@ -1,7 +1,7 @@
 """The client of MindSpore Serving's REST interface, and MindSpore Serving as a backend."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import httpx
@@ -121,7 +121,7 @@ class ServingBackend(TokenBackend):
 
     def complete(
         self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int = 0
-    ) -> Iterator[list[TextCompletion]]:
+    ) -> Generator[list[TextCompletion]]:
         """See `TokenBackend`. There is one step, with the complete answers."""
         if likeliest:
             raise InputError(

@@ -6,7 +6,7 @@ It also runs in Serving's environment (Python 3.9). `src.serving.open_model` ope
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class TextService(TokenBackend):
 
     def complete(
         self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int = 0
-    ) -> Iterator[list[TextCompletion]]:
+    ) -> Generator[list[TextCompletion]]:
         """See `TokenBackend`. InputError and BusyError are raised at once, see `ContinuousBatch.run`."""
         generator = TextGenerator(self.batch.runtime, self.tokenizer, config, 0, self.batch.run)
         steps = generator.completions(prompts, numbers, likeliest)

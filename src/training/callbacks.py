@@ -103,7 +103,7 @@ class TensorBoard:
         """Add a scalar for each finite metric. The writer prints a warning for others, so they are left out."""
         for name, value in metrics.items():
             if name != "step" and math.isfinite(value):
-                self._writer.add_scalar(name, value, metrics["step"])
+                self._writer.add_scalar(name, value, int(metrics["step"]))
 
     on_validation = on_step
 

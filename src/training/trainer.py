@@ -15,6 +15,7 @@ from src.dataset import Batch, TokenBatches
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha_config import RunConfig
+from src.pangu_alpha_wrapcell import Inputs
 from src.parallel.build import build_training
 from src.parallel.mesh import connect
 from src.parallel.plan.plan import AXES, Plan
@@ -71,7 +72,7 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         first = self.progress.step
         self._tell(self._summary())
-        callbacks = []
+        callbacks: list[Callback] = []
         if self.mesh.rank == 0:
             callbacks = [
                 MetricsFile(self.output, first),
@@ -161,7 +162,7 @@ class Trainer:
         progress.loss_scale.update(result.finite, training)
         return metrics
 
-    def _inputs(self, batch: Batch, micro_step: int | None) -> tuple[Tensor | None, ...]:
+    def _inputs(self, batch: Batch, micro_step: int | None) -> Inputs:
         """Return what PanguAlphaWithLoss takes. `micro_step` gives a training batch its dropout keys; else None."""
         keys = None
         if micro_step is not None and self.config.model.dropout_rate > 0:
@@ -173,6 +174,8 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Return the mean loss and the perplexity of the validation batches. Each counted token weighs the same."""
+        if self.validation_batches is None:
+            raise ValueError("training.eval_interval is 0: the trainer has read no validation data")
         shares, tokens = [], []
         for batch in self.validation_batches.once(self.config.training.eval_batches):
             counted = batch.ids[:, :-1] != self.config.model.pad_token

@@ -1,7 +1,7 @@
 """Writes a model as MindIR graphs: for prompts of several lengths, for decoding, and for scoring."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,10 +103,10 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _weights_apart() -> Iterator[None]:
+def _weights_apart() -> Generator[None]:
     """Let MindSpore write weights beside the graph, so that graphs can share them. By default it does so from 1 GB."""
     limit = serialization.TOTAL_SAVE
-    serialization.TOTAL_SAVE = -1
+    serialization.TOTAL_SAVE = -1  # ty: ignore[invalid-assignment]
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """Runtimes that compute with MindSpore cells: one with a KV cache, and a slow one that checks it."""
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import mindspore as ms
 import numpy as np
@@ -159,8 +160,8 @@ class CachedRuntime:
         self.model = model
         self._relay = relay
         self._decode_by_kernel = decode_by_kernel
-        self._next_logits: Callable[..., Tensor] | None = None
-        self._reorder: Callable[[Tensor], bool] | None = None
+        self._next_logits: Callable[..., Tensor] = _not_open
+        self._reorder: Callable[[Tensor], bool] = _not_open
         self._token_decoder: TokenDecoder | None = None
         self._cached_for = (0, 0)
 
@@ -174,7 +175,7 @@ class CachedRuntime:
         wanted = (rows, bucket(capacity, self.seq_length))
         if self._cached_for == wanted:
             return
-        self._next_logits = self._reorder = self._token_decoder = None  # free the memory of the old caches first
+        self._next_logits, self._reorder, self._token_decoder = _not_open, _not_open, None  # free the old caches first
         cell = NextLogits(self.model, *wanted)
         self._cached_for = wanted
         self._next_logits, self._reorder = _compiled(cell), _compiled(Reorder(cell.caches))
@@ -238,6 +239,10 @@ def _compute(stage: Callable[..., Tensor], relay: Relay | None, *inputs: np.ndar
     """Run a NextLogits with integer inputs, through all pipeline stages."""
     tensors = [Tensor(np.ascontiguousarray(values, np.int32)) for values in inputs]
     return (relay(stage, *tensors) if relay else stage(*tensors)).asnumpy()
+
+
+def _not_open(*_: Tensor) -> NoReturn:
+    raise RuntimeError("open() comes before the first token")
 
 
 def _compiled(cell: nn.Cell) -> Callable:

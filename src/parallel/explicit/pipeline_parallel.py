@@ -5,7 +5,7 @@ keeps of a micro-batch in flight. The order of work is PipeDream-Flush's (arXiv 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import mindspore as ms
 import numpy as np
@@ -14,7 +14,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.pangu_alpha_wrapcell import ApplyGradients, StepResult, add_to, take, zero_sums
+from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult, add_to, take, zero_sums
 from src.parallel.explicit.collectives import AllReduce, NeighbourExchange
 from src.parallel.mesh import Mesh
 
@@ -218,13 +218,13 @@ class PipelineStepper:
         self._backward = Backward(network, parameters, sums, self._links)
         self._apply = ApplySums(apply_gradients, sums)
 
-    def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Sequence[Tensor]]) -> StepResult:
+    def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """One optimizer step over micro-batches, each what PanguAlphaWithLoss takes. Only the last stage has a loss."""
         scale, losses = Tensor(np.float32(loss_scale)), []
         batches, in_flight = deque(micro_batches), deque()
         nothing = self._nothing(batches[0])
 
-        def forward(x: Tensor, batch: Sequence[Tensor]) -> Tensor | None:
+        def forward(x: Tensor, batch: Inputs) -> Tensor | None:
             """Note the micro-batch, and send it up; what comes back is the gradient of an earlier one."""
             in_flight.append((x, self._others(batch)))
             return None if self._links.is_last else self._links.up(self._stage(x, *in_flight[-1][1]))
@@ -238,7 +238,7 @@ class PipelineStepper:
         for _ in range(min(self._stages_after, len(batches))):
             batch = batches.popleft()
             forward(self._from_below(batch, nothing), batch)
-        x = self._from_below(batches[0], nothing) if batches else None
+        x = self._from_below(batches[0], nothing) if batches else nothing
         while batches:
             of_x = backward(forward(x, batches.popleft()))
             if not self._links.is_first:
@@ -254,7 +254,7 @@ class PipelineStepper:
             float(np.mean([loss.asnumpy() for loss in losses])), float(norm.asnumpy()), bool(finite.asnumpy())
         )
 
-    def evaluate(self, batch: Sequence[Tensor]) -> float:
+    def evaluate(self, batch: Inputs) -> float:
         """This rank's share of the loss of a batch; 0 before the last stage."""
         result = self._stage(self._from_below(batch, self._nothing(batch)), *self._others(batch))
         if self._links.is_last:
@@ -262,14 +262,14 @@ class PipelineStepper:
         self._links.up(result)
         return 0.0
 
-    def _nothing(self, batch: Sequence[Tensor]) -> Tensor:
+    def _nothing(self, batch: Inputs) -> Tensor:
         return ops.zeros((batch[1].size // self._token_parts, self._width), self._dtype)
 
-    def _from_below(self, batch: Sequence[Tensor], nothing: Tensor) -> Tensor:
+    def _from_below(self, batch: Inputs, nothing: Tensor) -> Tensor:
         return batch[0][:, :-1] if self._links.is_first else self._links.down(nothing)
 
     @staticmethod
-    def _others(batch: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    def _others(batch: Inputs) -> tuple[Tensor | None, ...]:
         """What a Stage takes after x, from a batch of PanguAlphaWithLoss."""
         ids, position_ids, attention_mask, loss_mask, dropout_key = batch
         return position_ids, attention_mask, dropout_key, ids, loss_mask

@@ -53,7 +53,7 @@ class Pointwise(nn.Cell):
         return self.operators[_kind(x)][_kind(y)](x, y)
 
 
-def _kind(x: Tensor | float) -> int:
+def _kind(x: object) -> int:
     """Which of Pointwise's strategies: 0 for a number, 1 of one axis, 2 a matrix, 3 a row, 4 a column, 5 and 6."""
     if not isinstance(x, Tensor):
         return 0

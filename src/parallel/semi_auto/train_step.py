@@ -13,7 +13,7 @@ from mindspore.nn.utils import no_init_parameters
 from src.nn.optimizer import Optimizer, StepScalars, keep_on_host, sum_of_squares
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import RunConfig
-from src.pangu_alpha_wrapcell import ApplyGradients, StepResult
+from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult
 from src.parallel.plan import sharding
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
@@ -34,7 +34,7 @@ def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path
     """
     plan = Plan.of(config.parallel, config.model)
     ms.reset_auto_parallel_context()
-    settings = {}
+    settings: dict[str, object] = {}
     if plan.optimizer_shard:
         # Without the last one, what is whole on tensor-parallel ranks would be shared out over these, too.
         settings |= {
@@ -254,7 +254,7 @@ class SemiAutoStepper:
         # The graph's loss is that of the whole batch, on all ranks of the last stage.
         self._share = (plan.coordinates(rank).pipeline == plan.pipeline - 1) / plan.data_ranks
 
-    def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Sequence[Tensor]]) -> StepResult:
+    def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """One optimizer step over micro-batches, each what PanguAlphaWithLoss takes."""
         values = (loss_scale, scalars.learning_rate, scalars.beta1_power, scalars.beta2_power)
         for name, value in zip(SCALARS, values, strict=True):
@@ -263,12 +263,12 @@ class SemiAutoStepper:
         loss = float(loss.asnumpy()) / self._micro_batches * self._share
         return StepResult(loss, float(norm.asnumpy()), bool(finite.asnumpy()))
 
-    def evaluate(self, batch: Sequence[Tensor]) -> float:
+    def evaluate(self, batch: Inputs) -> float:
         """This rank's share of the loss of a batch, of a model that is not in stages."""
         return float(self._loss(*_joined([batch])).asnumpy()) * self._share
 
 
-def _joined(micro_batches: Iterable[Sequence[Tensor | None]]) -> list[Tensor]:
+def _joined(micro_batches: Iterable[Inputs]) -> list[Tensor]:
     """The inputs of the graph: a mask of the loss is always there, dropout keys where there is dropout."""
     batches = []
     for ids, position_ids, attention_mask, loss_mask, dropout_key in micro_batches:
