@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -14,9 +14,11 @@ from src.evaluation.predictions import Predictions
 from src.evaluation.prompts import Prompting
 from src.evaluation.tasks.task import Choice, Example, Prompt, Reading, Task
 
+AnyExample = TypeVar("AnyExample", bound=Example)
+
 
 @dataclass(frozen=True)
-class Item:
+class Item(Generic[AnyExample]):
     """An example of a benchmark.
 
     Args:
@@ -27,7 +29,7 @@ class Item:
 
     number: int
     file: str
-    example: Example
+    example: AnyExample
 
 
 def read_items(task: Task, path: Path, split: str, reading: Reading, limit: int) -> list[Item]:
@@ -62,11 +64,11 @@ def read_demonstrations(task: Task, path: Path, reading: Reading) -> list[str]:
 
 
 def predict_all(
-    items: Sequence[Item],
+    items: Sequence[Item[Any]],
     prompting: Prompting,
     predictions: Predictions,
     scorer: Scorer,
-    answerer: Answerer | None,
+    answerer: Answerer,
     generation: GenerationConfig,
     shown: bool = True,
 ) -> None:
@@ -94,7 +96,9 @@ def predict_all(
     predictions.finish()
 
 
-def _scored(items: Sequence[Item], prompting: Prompting, scorer: Scorer) -> Iterator[tuple[Item, dict[str, Any]]]:
+def _scored(
+    items: Sequence[Item[Choice]], prompting: Prompting, scorer: Scorer
+) -> Iterator[tuple[Item, dict[str, Any]]]:
     groups = (prompting.requests(item.number, item.example) for item in items)
     for place, log_probs in scorer.score(groups):
         item = items[place]
@@ -117,13 +121,15 @@ def _chosen(example: Choice, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _answered(
-    items: Sequence[Item], prompting: Prompting, answerer: Answerer, generation: GenerationConfig
+    items: Sequence[Item[Prompt]], prompting: Prompting, answerer: Answerer, generation: GenerationConfig
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
+    judge = prompting.task.judge
+    assert judge, f"{prompting.task.title} generates answers and has no judge"
     by_number = {item.number: item for item in items}
     prompts = [(item.number, prompting.prompt(item.number, item.example)) for item in items]
     for number, text in answerer.answer(prompts, generation):
-        example: Prompt = by_number[number].example
+        example = by_number[number].example
         yield (
             by_number[number],
-            {"prediction": text, "answers": list(example.answers), **prompting.task.judge(text, example.answers)},
+            {"prediction": text, "answers": list(example.answers), **judge(text, example.answers)},
         )

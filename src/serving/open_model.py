@@ -6,13 +6,25 @@ functions: a quantised model runs without MindSpore, which takes seconds to impo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from src.common.errors import InputError
 from src.inference.manifest import MANIFEST_FILE, Manifest
 from src.inference.runtime import RowRuntime
 from src.serving.service import TextService
+
+
+class ExportedRuntime(RowRuntime, Protocol):
+    """A runtime of a folder of export.py."""
+
+    manifest: Manifest
+
+    def score(self, tokens: Sequence[int], start: int) -> np.ndarray:
+        """See `src.inference.mindir.runtime.MindirRuntime.score`."""
 
 
 def is_exported(path: str | Path) -> bool:
@@ -61,7 +73,7 @@ def open_exported(
     tokenizer_path: str | Path,
     waiting_limit: int = 64,
     time_limit: float = 120.0,
-    runtime_of: Callable[[str | Path], RowRuntime] | None = None,
+    runtime_of: Callable[[str | Path], ExportedRuntime] | None = None,
 ) -> TextService:
     """Open a folder of export.py.
 
@@ -128,12 +140,13 @@ def open_trained(
         InputError: There is no such checkpoint, or the vocabulary does not fit.
     """
     from src.inference.mindspore.load import open_run
+    from src.inference.mindspore.runtime import CachedRuntime
 
     opened = open_run(path, tokenizer_path)
     tokenizer, end_token = opened.tokenizer, opened.config.generation.end_token
-    return TextService(
-        opened.runtime, opened.scorer().score_text, tokenizer, end_token, rows, waiting_limit, time_limit
-    )
+    runtime = opened.runtime
+    assert isinstance(runtime, CachedRuntime), "open_run sets use_past"
+    return TextService(runtime, opened.scorer().score_text, tokenizer, end_token, rows, waiting_limit, time_limit)
 
 
 def _prepare_cpu() -> None:

@@ -61,7 +61,7 @@ def _ranks(plan: Plan) -> str:
         of_stages = [_stage_ranks(plan, stage) for stage in range(plan.pipeline)]
         shown = sorted({rank for ranks in of_stages for rank in (ranks[0], ranks[-1])})
         which = "The first and last rank of each stage"
-    groups = {"tensor": ("tensor",), "data": ("data",), "pipeline": ("pipeline",)}
+    groups: dict[str, tuple[str, ...]] = {"tensor": ("tensor",), "data": ("data",), "pipeline": ("pipeline",)}
     if plan.expert > 1:
         groups |= {"expert": ("expert",), "data x expert": ("data", "expert")}
     rows = [

@@ -152,7 +152,7 @@ def parameter_shapes(config: PanguAlphaConfig) -> dict[str, tuple[int, ...]]:
     hidden, ffn = config.hidden_size, config.ffn_hidden_size
 
     def layer(prefix: str, number: int) -> dict[str, tuple[int, ...]]:
-        shapes = {"layernorm1.gamma": (hidden,), "layernorm1.beta": (hidden,)}
+        shapes: dict[str, tuple[int, ...]] = {"layernorm1.gamma": (hidden,), "layernorm1.beta": (hidden,)}
         for name in ("dense1", "dense2", "dense3", "projection"):
             shapes |= {f"attention.{name}.weight": (hidden, hidden), f"attention.{name}.bias": (hidden,)}
         shapes |= {"layernorm2.gamma": (hidden,), "layernorm2.beta": (hidden,)}
@@ -174,7 +174,10 @@ def parameter_shapes(config: PanguAlphaConfig) -> dict[str, tuple[int, ...]]:
             }
         return {f"{prefix}{name}": shape for name, shape in shapes.items()}
 
-    shapes = {WORD_TABLE: (config.vocab_size, hidden), POSITION_TABLE: (config.seq_length, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {
+        WORD_TABLE: (config.vocab_size, hidden),
+        POSITION_TABLE: (config.seq_length, hidden),
+    }
     *blocks, query_layer = layer_prefixes(config.num_layers)
     for number, prefix in enumerate(blocks):
         shapes |= layer(prefix, number)

@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
     ms.set_recursion_limit(CALL_DEPTH)
 
 
-def _compiled(cell: object, seconds: float, folder: Path, config: RunConfig) -> Compiled:
+def _compiled(cell: Any, seconds: float, folder: Path, config: RunConfig) -> Compiled:
     graph = read_graph(max(folder.glob("*validate*.ir")), config.model.num_layers)
     slices = {name: tuple(layout[2]) for name, layout in cell.parameter_layout_dict.items()}
     return Compiled(graph, slices, seconds, peak_memory())

@@ -75,7 +75,7 @@ def read_graph(path: Path, num_layers: int) -> Graph:
     """
     text = path.read_text(encoding="utf-8")
     head, *bodies = re.split(r"^subgraph @", text, flags=re.MULTILINE)
-    entry = re.search(r"# IR entry: @(\S+)", head)[1]
+    entry = _only(r"# IR entry: @(\S+)", head)
     parameters = {name: Array(_shape(shape), dtype) for name, dtype, shape in _PARAMETER.findall(head)}
     graphs = {body[: body.index("(")]: body for body in bodies}
     times: Counter[str] = Counter()
@@ -152,6 +152,14 @@ class _Node:
         return Collective(self.operation, self.ranks, parts.get(self.unique, self.part), "backward", self.bytes)
 
 
+def _only(pattern: str, text: str) -> str:
+    """Return the group of a pattern that must be in a text."""
+    match = re.search(pattern, text)
+    if match is None:
+        raise ValueError(f"no {pattern} in {text[:200]}")
+    return match[1]
+
+
 def _nodes(body: str, num_layers: int) -> Iterator[_Node]:
     lines = body.splitlines()
     defined = {line[2 : line.index("(")]: line for line in lines if line.startswith("  %") and "(" in line}
@@ -162,14 +170,15 @@ def _nodes(body: str, num_layers: int) -> Iterator[_Node]:
         comes_out = match[1] in ("AllGather", "Receive")
         dtype, shape = _TENSOR.findall(lines[number + 1].partition(" -> ")[2 if comes_out else 0])[0]
         scope = next(
-            (re.search(r"scope: \((.*)\)", one)[1] for one in lines[number + 1 : number + 4] if "scope: (" in one), ""
+            (found[1] for one in lines[number + 1 : number + 4] if (found := re.search(r"scope: \((.*)\)", one))), ""
         )
-        ranks = re.search(r"group_rank_ids: \(([\d, ]*)\)", line) or re.search(r"rank_list: \(([\d, ]*)\)", line)
+        named = "group_rank_ids" if "group_rank_ids: (" in line else "rank_list"
+        ranks = _only(rf"{named}: \(([\d, ]*)\)", line)
         instance = re.search(r"instance name: (\S+?)}", line)
         unique = re.search(r"forward_comm_node_unique_id: \"(\d+)\"", line)
         yield _Node(
             match[1],
-            _shape(ranks[1]),
+            _shape(ranks),
             _bytes(_shape(shape), dtype),
             scope,
             instance[1] if instance else "",

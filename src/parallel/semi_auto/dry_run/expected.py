@@ -5,6 +5,7 @@ MindSpore.
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha_config import RunConfig
@@ -120,7 +121,7 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
     return found
 
 
-def _of_experts(config: RunConfig, plan: Plan, stage: int, calls: int, add: object) -> None:
+def _of_experts(config: RunConfig, plan: Plan, stage: int, calls: int, add: Callable[..., None]) -> None:
     layers = [layer for layer in plan.layers(stage) if config.model.has_experts(layer)]
     for layer in layers:
         for phase in ("forward", "backward"):
@@ -133,7 +134,7 @@ def _of_experts(config: RunConfig, plan: Plan, stage: int, calls: int, add: obje
         add(config.micro_steps, "AllReduce", plan.data_ranks, f"layer {layers[-1]}", "backward")
 
 
-def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add: object) -> None:
+def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add: Callable[..., None]) -> None:
     """Gradients are summed over all ranks with the same slice, those of tensor parallel too: each of these has a share
     of the gradient of what is whole on it. With optimizer_shard, a part of them scatters its sum first."""
     at = plan.coordinates(rank)

@@ -9,6 +9,7 @@ compiler stops before its backend.
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 from src.common.errors import InputError
 
@@ -81,7 +82,7 @@ def _answer(manager: int, world_size: int, rank: int) -> None:
     pointer, unsigned = ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint)
 
     def name_at(string: int) -> str:
-        return ctypes.string_at(pointer.from_address(string).value).decode()
+        return ctypes.string_at(pointer.from_address(string).value or 0).decode()
 
     def size_of(group: str | None = None) -> int:
         return len(groups.get(group, range(world_size)))
@@ -116,7 +117,7 @@ def _answer(manager: int, world_size: int, rank: int) -> None:
 
     methods = (create_group, destroy_group, get_rank_id, get_rank_size, get_rank)
     table = pointer.from_address(manager)
-    destructors = (pointer * 2).from_address(table.value)
+    destructors = (pointer * 2).from_address(table.value or 0)
     answers = (pointer * _METHODS)(*destructors, *(ctypes.cast(method, pointer).value for method in methods))
     table.value = ctypes.addressof(answers)
     _kept.extend([methods, answers])
@@ -125,5 +126,6 @@ def _answer(manager: int, world_size: int, rank: int) -> None:
     from mindspore.communication import management
     from mindspore.ops.operations import comm_ops
 
-    for module in (communication, management, comm_ops):
+    modules: list[Any] = [communication, management, comm_ops]
+    for module in modules:
         module.get_group_size, module.get_rank = size_of, rank_in
