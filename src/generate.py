@@ -12,25 +12,25 @@ from src.inference.loop import run_alone
 from src.inference.runtime import Runtime
 from src.tokenization import Tokenizer
 
-INCOMPLETE_CHARACTER = "\ufffd"
+INCOMPLETE_CHARACTER = "\ufffd"  # what the tokenizer decodes an incomplete UTF-8 sequence to
 
 
 @dataclass
 class TextCompletion(Completion):
-    """An answer whose `text` ends before the stop text."""
+    """An answer as text. `text` ends before the stop text."""
 
     text: str = ""
 
 
 class TextGenerator:
-    """Answers texts with texts.
+    """Continues texts with a model.
 
     Args:
         runtime: The model.
-        tokenizer: Its vocabulary; ids that only the model has are never generated.
+        tokenizer: Vocabulary of the model. Ids that only the model has are never generated.
         config: How to choose tokens and when to end.
-        pad_token: Fills what the runtime need not read.
-        run: Runs a job, alone or among others (`src.inference.continuous_batching`).
+        pad_token: Id that fills padded places.
+        run: Runs a job: `run_alone`, or `ContinuousBatch.run` to share the runtime with other callers.
 
     Raises:
         InputError: The tokenizer has more pieces than the model has ids.
@@ -53,7 +53,7 @@ class TextGenerator:
         self.run = run
 
     def generate(self, texts: Sequence[str]) -> list[list[TextCompletion]]:
-        """Answer texts: num_samples answers each, for beam search the best first.
+        """Continue texts. Return num_samples answers for each, best first in a beam search.
 
         Raises:
             InputError: As `src.inference.loop.stream_tokens`.
@@ -62,10 +62,12 @@ class TextGenerator:
         return [[self._shown(answer) for answer in group] for group in answers]
 
     def stream(self, text: str) -> Iterator[str]:
-        """Answer one text piece by piece; together the pieces are the text of `generate([text])`'s first answer.
+        """Continue one text, and yield the answer piece by piece.
+
+        Together the pieces are the text of the first answer of `generate([text])`.
 
         Raises:
-            InputError: As `src.inference.loop.stream_tokens`; at once, before the first piece.
+            InputError: As `src.inference.loop.stream_tokens`. Raised at once, before the first piece.
         """
         one = TextGenerator(self.runtime, self.tokenizer, replace(self.config, num_samples=1), self.pad_token, self.run)
         return _pieces(one.completions([text]))
@@ -73,15 +75,17 @@ class TextGenerator:
     def completions(
         self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None, likeliest: int = 0
     ) -> Iterator[list[list[TextCompletion]]]:
-        """Answer texts, or their ids, showing after every step the answers as far as their text is settled.
+        """Continue texts or ids, and yield the answers after every step.
+
+        The text of a growing answer ends before characters that a later token can still change or remove.
 
         Args:
             prompts: Texts or ids.
-            numbers: As `src.inference.loop.stream_tokens`.
-            likeliest: How many of the likeliest ids to note at each token.
+            numbers: Number of each prompt, see `src.inference.loop.stream_tokens`.
+            likeliest: How many of the likeliest ids to record at each token.
 
         Raises:
-            InputError: As `src.inference.loop.stream_tokens`; at once, before the first step.
+            InputError: As `src.inference.loop.stream_tokens`. Raised at once, before the first step.
         """
         steps = self.run(self._job(prompts, numbers, likeliest))
         return ([[self._shown(answer) for answer in group] for group in step] for step in steps)
@@ -112,12 +116,15 @@ class TextGenerator:
         return any(stop in text for stop in self.config.stop)
 
     def _text(self, tokens: list[int]) -> str:
-        """The text up to the first stop text."""
+        """Decode tokens up to the first stop text."""
         text = self.tokenizer.decode(tokens)
         return text[: min((text.find(stop) for stop in self.config.stop if stop in text), default=len(text))]
 
     def _settled_length(self, text: str) -> int:
-        """How much of a growing answer can be shown: not what may become another character, or a stop text."""
+        """Return how many characters of a growing answer are final.
+
+        An incomplete character at the end is not, nor is the beginning of a stop text.
+        """
         text = text.rstrip(INCOMPLETE_CHARACTER)
         longest_stop = max(map(len, self.config.stop), default=0)
         return next(
@@ -131,7 +138,7 @@ class TextGenerator:
 
 
 def _pieces(steps: Iterator[list[list[TextCompletion]]]) -> Iterator[str]:
-    """What each step adds to the text of the only answer."""
+    """Yield what each step adds to the text of the only answer."""
     shown = 0
     for [[answer]] in steps:
         if len(answer.text) > shown:

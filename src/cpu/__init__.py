@@ -1,8 +1,11 @@
-"""The engine for ordinary computers: PanGu-α quantised to 8 or 4 bits.
+"""The engine for ordinary computers: PanGu-α with weights of 8 or 4 bits.
 
-`layout.py` says what lies where in a model's weight file, `packing.py` turns a matrix into bits and back, and
-`quantize.py` writes such a file from any checkpoint. `runtime.py` runs it behind the one generation loop. What computes
-is one of two: `onnx_network.py`, ONNX Runtime on the graph that `graph.py` builds from the configuration alone; or, on
-processors with VNNI, `kernel_network.py`, the kernel of src/cpu_kernels/quantized.cpp. Only `quantize.py` imports
-MindSpore, through the checkpoint readers: what runs a quantised model needs none.
+Public names: `quantize.quantize` writes a quantised folder from any checkpoint, `runtime.CpuRuntime` runs it in the
+token loop. `weight_file` defines where each tensor lies in the weight file, `packing` quantises a matrix and restores
+it. Two networks compute: `kernel_network`, the kernel of src/cpu_kernels/quantized.cpp, on processors with VNNI; and
+`onnx_network`, ONNX Runtime on the graph of `onnx_graph`, on any processor. `cache` is the KV cache, `machine` checks
+processor and memory.
+
+May import `common`, `pangu_alpha_config`, `nn` (parameter names), `tokenization`, `cpu_kernels.build`, `checkpoint` and
+`inference`. Only `quantize` imports MindSpore, through the checkpoint readers: a quantised model runs without it.
 """

@@ -1,5 +1,7 @@
-"""The network by this project's own kernel, which reads the weights as they lie in their file: no copy of them, and
-nothing to wait for when a model is opened."""
+"""The network computed by this project's own kernel.
+
+The kernel reads the weights in the mapped file. There is no copy of them, so a model opens without a wait.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from src.cpu.cache import Cache
 from src.cpu.weight_file import TABLE, Format, Stored, matrices, tensors
 from src.pangu_alpha_config import PanguAlphaConfig
 
-_MOST_TOKENS = 256  # read in one call, which bounds the memory
+_MOST_TOKENS = 256  # tokens that one call reads, to limit the memory
 
 
 class _Matrix(ctypes.Structure):
@@ -51,11 +53,11 @@ class KernelNetwork:
     """See `src.cpu.runtime.Network`.
 
     Args:
-        library: The compiled kernels.
+        library: File of the compiled kernels.
         data: The weight file, mapped into memory.
-        stored: What lies where in it.
+        stored: Places of the tensors in it.
         config: The network.
-        format: How its matrices are stored: as `fits` says.
+        format: Format of its matrices. `fits` must be true for it.
         threads: Processor cores to compute on.
     """
 
@@ -92,7 +94,7 @@ class KernelNetwork:
 
     @staticmethod
     def fits(format: Format) -> bool:
-        """Whether the kernel can read such weights."""
+        """Return whether the kernel can read weights in this format."""
         return format.bits != 32 and format.table_bits != 32 and not format.asymmetric
 
     def read(self, words: np.ndarray, cache: Cache, row: int, wanted: Sequence[int]) -> np.ndarray:
@@ -129,14 +131,14 @@ class KernelNetwork:
             logits.ctypes.data,
         )
         if self._kernel(ctypes.byref(self._network), ctypes.byref(tokens)):
-            raise MemoryError("the kernel found no memory or thread for its work")
+            raise MemoryError("the kernel got no memory or no threads for its work")
         return logits
 
     def _address(self, name: str, first: int = 0) -> int:
         return self._tensors[name][first:].ctypes.data
 
     def _matrix(self, name: str, first: int = 0, count: int | None = None) -> _Matrix:
-        """`count` rows of a matrix, from the first on."""
+        """Describe `count` rows of a matrix, from row `first` on; all rows if `count` is None."""
         matrix = self._matrices[name]
         return _Matrix(
             count or matrix.rows,

@@ -1,4 +1,4 @@
-"""What the engine needs of a machine, found out before a model is loaded."""
+"""Processor and memory of this machine, checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def _flags() -> set[str] | None:
-    """What the processor says that it can do; None where it isn't known, or not of this family."""
+    """Return the processor's feature flags; None if they are unknown, or the processor is not x86-64."""
     if platform.machine() not in ("x86_64", "AMD64") or not CPU_INFO.is_file():
         return None
     return next((set(line.split()) for line in CPU_INFO.read_text().splitlines() if line.startswith("flags")), None)
 
 
 def require_avx2(bits: int) -> None:
-    """Raises InputError where the processor lacks what ONNX Runtime's kernels for few bits are written for: they would
-    still run, a hundred times slower."""
+    """Raise InputError if the processor lacks AVX2.
+
+    ONNX Runtime's kernels for few bits need it: without it they run a hundred times slower.
+    """
     flags = _flags()
     if flags is not None and "avx2" not in flags:
         raise InputError(
@@ -31,27 +33,33 @@ def require_avx2(bits: int) -> None:
 
 
 def has_vnni() -> bool:
-    """Whether the processor multiplies and adds up four pairs of 8-bit numbers in one instruction."""
+    """Return whether the processor has VNNI: dot products of four 8-bit numbers in one instruction."""
     return bool((_flags() or set()) & {"avx512_vnni", "avx_vnni"})
 
 
 def count_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return how many processor cores this process may use."""
     return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping: the machine's, or what is left of the container's limit."""
+    """Return how many bytes can be allocated without swapping, on this machine and within the container's limit."""
     available = psutil.virtual_memory().available
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     try:
         return min(available, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # no limit, or another system
+    except (OSError, ValueError):  # no limit, or no cgroups
         return available
 
 
 def require_memory(what: str, needed: int, remedy: str) -> None:
-    """Raises InputError where there is too little memory for something."""
+    """Raise InputError if there is too little memory.
+
+    Args:
+        what: What needs the memory, for the message.
+        needed: Bytes.
+        remedy: What the user can do, for the message.
+    """
     available = available_memory()
     if needed > available:
         raise InputError(

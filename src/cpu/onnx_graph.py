@@ -1,8 +1,8 @@
-"""The ONNX graph of a network, built from its configuration: one for prompts and for tokens after them.
+"""The ONNX graph of a network, built from its configuration. The same graph reads prompts and decodes.
 
-The cache is the graph's own input and output, the same memory for both. ONNX Runtime's GroupQueryAttention adds the new
-keys and values where each row stands and attends to what that row holds, so that rows of different lengths need no
-mask; a masked score's -10000 weighs exactly 0 in float32 beside any other.
+The KV cache is an input and an output of the graph, in the same memory. ONNX Runtime's GroupQueryAttention writes the
+new keys and values at the position of each row, and attends to the tokens that the row holds. So rows of different
+lengths need no mask. The result is the same as with the model's mask of -10000, which has weight 0 in float32.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from src.cpu.weight_file import TABLE, WEIGHTS_FILE, Format, Stored, layout, mat
 from src.pangu_alpha_config import PanguAlphaConfig
 
 _CONTRIB = "com.microsoft"
-_INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: inputs become int8, by blocks, and products are of integers
+_INT8_ACTIVATIONS = 4  # accuracy_level of MatMulNBits: it quantises its inputs to int8 and multiplies integers
 _OPSET, _IR_VERSION = 20, 10
 
 
 class _Graph:
-    """Nodes as they are added; a name stands for both a tensor and the weights that make it."""
+    """Collects the nodes of a graph. Methods return the name of the tensor that they add."""
 
     def __init__(self, config: PanguAlphaConfig, format: Format) -> None:
         self.config, self.format = config, format
@@ -43,14 +43,14 @@ class _Graph:
         return output
 
     def linear(self, x: str, name: str) -> str:
-        """Matrix `name` times x, plus its bias."""
+        """Add matrix `name` times x, plus its bias."""
         matrix, output = self.matrices[name], f"{name}.result"
         if matrix.bits == 32:
             return self.add("Add", [self.add("MatMul", [x, name], f"{name}.product"), f"{name}.bias"], output)
         return self._quantized(x, name, f"{name}.bias", output)
 
     def head(self, x: str) -> str:
-        """x (N, H) against every row of the word embedding: logits (N, V)."""
+        """Add the logits (N, V): x (N, H) times every row of the word embedding."""
         if self.matrices[TABLE].bits == 32:
             return self.add("Gemm", [x, TABLE], "logits", transB=1)
         return self._quantized(x, TABLE, "", "logits")
@@ -77,7 +77,7 @@ class _Graph:
         return self.add("LayerNormalization", [x, gamma, beta], output, axis=-1, epsilon=self.config.layernorm_epsilon)
 
     def layer(self, number: int, x: str, query: str | None) -> str:
-        """A block over x (B, T, H); the query layer is the one whose `query` (B, T, H) is given."""
+        """Add a Transformer block over x (B, T, H). With `query` (B, T, H) it is the query layer."""
         normed = self.normalize(x, f"{number}.gamma1", f"{number}.beta1", f"{number}.normed1")
         if query is None:
             projected = [self.linear(normed, f"{number}.qkv"), "", ""]
@@ -122,19 +122,18 @@ class _Graph:
 
 
 def build_graph(config: PanguAlphaConfig, format: Format) -> ModelProto:
-    """The graph, its weights in WEIGHTS_FILE.
+    """Build the graph. Its weights stay in WEIGHTS_FILE.
 
     Inputs:
-        words_read float32 (B, T, H): the word embedding of the new tokens.
-        places int64 (B, T): their positions, which follow each other in a row.
-        last int32 (B,): the position of each row's last token.
-        total int32 (): the greatest of `last`, and 1.
-        wanted int64 (N,): of which of the B * T tokens to give logits.
+        words_read float32 (B, T, H): word embeddings of the new tokens. If T is not 1, they begin the texts.
+        places int64 (B, T): positions of the new tokens, consecutive in a row.
+        last int32 (B,): position of the last token of each row.
+        total int32 (): the maximum of `last`, plus 1.
+        wanted int64 (N,): numbers of the tokens, out of B * T, for which to compute logits.
         {layer}.keys, {layer}.values float32 (B, A, capacity, d), for each layer.
 
     Returns:
-        logits float32 (N, V); new_{layer}.keys and new_{layer}.values, to be bound to the memory of those that came in.
-        T is 1, or all rows begin with these tokens.
+        logits float32 (N, V). new_{layer}.keys and new_{layer}.values must be bound to the memory of the inputs.
     """
     graph = _Graph(config, format)
     graph.build()

@@ -1,4 +1,4 @@
-"""The network by ONNX Runtime, on any processor and for any format."""
+"""The network computed by ONNX Runtime, on any processor and for any format."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class OnnxNetwork:
     """See `src.cpu.runtime.Network`.
 
     Args:
-        folder: Of the weight file.
+        folder: Folder of the weight file.
         config: The network.
-        format: How its matrices are stored.
-        threads: Processor cores to compute on.
+        format: Format of its matrices.
+        threads: Processor cores to compute on; 0 for all.
     """
 
     def __init__(self, folder: Path, config: PanguAlphaConfig, format: Format, threads: int) -> None:
@@ -57,11 +57,11 @@ class OnnxNetwork:
 
 
 class _Decoding:
-    """A token more in each row: bound once, since the memory stays where it is."""
+    """Decodes one token in each row. The inputs are bound once, because their memory never moves."""
 
     def __init__(self, session: ort.InferenceSession, config: PanguAlphaConfig, cache: Cache) -> None:
         rows = cache.rows
-        self.cache = weakref.ref(cache)  # not to keep its memory
+        self.cache = weakref.ref(cache)  # lets the cache be freed
         self._session = session
         self._inputs = {
             "words_read": np.zeros((rows, 1, config.hidden_size), np.float32),
@@ -74,7 +74,7 @@ class _Decoding:
         self._binding = _bind(session, self._inputs | cache.values, self._logits)
 
     def run(self, words: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Words (B, H) and positions (B,) to logits (B, V)."""
+        """Return the logits (B, V) after tokens with embeddings (B, H) at positions (B,)."""
         inputs = self._inputs
         inputs["words_read"][:, 0], inputs["places"][:, 0] = words, positions
         inputs["last"][:], inputs["total"][()] = positions, positions.max() + 1
@@ -83,7 +83,7 @@ class _Decoding:
 
 
 def _bind(session: ort.InferenceSession, inputs: dict[str, np.ndarray], logits: np.ndarray) -> ort.IOBinding:
-    """Inputs and outputs where they lie; a cache that comes in is also where its successor goes."""
+    """Bind inputs and outputs to their memory. The new cache goes where the old one lies."""
     binding = session.io_binding()
     for name, values in inputs.items():
         binding.bind_input(name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data)

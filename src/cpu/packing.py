@@ -1,7 +1,7 @@
-"""A matrix in a few bits a weight, and back: blocks along a row share a scale, as ONNX Runtime's MatMulNBits has it.
+"""Quantises a matrix to a few bits a weight, and restores it, in the layout of ONNX Runtime's MatMulNBits.
 
-A weight is scale * (code - zero), zero being the middle code where blocks have none of their own. The codes of a byte
-stand with the first in its low bits.
+The weights of a block, a part of a row, share a scale. A weight is scale * (code - zero). `zero` is the middle code if
+the format has no zero points. The first code of a byte lies in its low bits.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import numpy as np
 
 from src.cpu.weight_file import Format
 
-_ROWS = 512  # quantised at once, which bounds the memory
-_SHRINK = np.linspace(1.0, 0.7, 13)  # of the range that 4 bits cover: the outermost weights are worth less than others
+_ROWS = 512  # rows that are quantised at once, to limit the memory
+_SHRINK = np.linspace(1.0, 0.7, 13)  # ranges to try with 4 bits: clipping the largest weights can lower the error
 
 
 def quantize(matrix: np.ndarray, bits: int, format: Format) -> dict[str, np.ndarray]:
-    """The codes of a matrix.
+    """Quantise a matrix.
 
     Args:
         matrix: (rows, columns), any float type.
-        bits: 4 or 8.
+        bits: Bits of a code, 4 or 8.
+        format: Block size, and whether blocks have zero points.
 
     Returns:
-        `weights` uint8 (rows, blocks, block_size * bits / 8), `scales` float32 (rows, blocks), and where
-        format.asymmetric `zeros` uint8 (rows, blocks * bits / 8, rounded up).
+        `weights` uint8 (rows, blocks, block_size * bits / 8) and `scales` float32 (rows, blocks). If
+        format.asymmetric, also `zeros` uint8 (rows, blocks * bits / 8, rounded up).
     """
     parts = [
         _quantize_rows(matrix[first : first + _ROWS].astype(np.float32), bits, format)
@@ -45,8 +46,10 @@ def _quantize_rows(rows: np.ndarray, bits: int, format: Format) -> dict[str, np.
 
 
 def _best_scales(values: np.ndarray, bits: int, asymmetric: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and zero code of each block, float32: of 8 bits those that cover the block, of 4 those whose squared error
-    is least."""
+    """Return scale and zero code of each block, float32.
+
+    With 8 bits they cover the range of the block. With 4 bits they have the least squared error of several ranges.
+    """
     middle = 1 << (bits - 1)
     if bits == 8 and not asymmetric:
         return np.abs(values).max(-1) / (middle - 1), np.full(values.shape[:-1], middle, np.float32)
@@ -57,7 +60,7 @@ def _best_scales(values: np.ndarray, bits: int, asymmetric: bool) -> tuple[np.nd
         if asymmetric:
             scales = (high - low) * np.float32(shrink) / (2 * middle - 1)
             zeros = np.clip(np.rint(-low * np.float32(shrink) / np.where(scales, scales, 1)), 0, 2 * middle - 1)
-        else:  # the code furthest from the middle is for the larger side, whose sign the scale takes
+        else:  # code 0, the furthest from the middle, represents the largest weight; the scale has the opposite sign
             scales = np.where(high > -low, -high, -low) * np.float32(shrink) / middle
             zeros = np.full_like(low, middle)
         difference = values - _decoded(_codes(values, scales, zeros, bits), scales, zeros)
@@ -82,7 +85,7 @@ def _decoded(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> np.nda
 
 
 def _packed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes along the last axis, 8 / bits of them in a byte."""
+    """Pack codes along the last axis, 8 / bits of them in a byte."""
     if bits == 8:
         return codes
     if codes.shape[-1] % 2:
@@ -97,7 +100,7 @@ def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
 def dequantize(
     weights: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None, *, bits: int, columns: int
 ) -> np.ndarray:
-    """float32 (rows, columns) of what `quantize` made."""
+    """Restore a matrix float32 (rows, columns) from the arrays of `quantize`."""
     middles = np.full(scales.shape, 1 << (bits - 1), np.float32)
     if zeros is not None:
         middles = _unpacked(zeros, bits)[:, : scales.shape[1]].astype(np.float32)

@@ -1,6 +1,5 @@
-"""A checkpoint in few bits a weight, for ordinary computers: `python -m src.cpu.quantize --help`."""
+"""Quantises a checkpoint for ordinary computers: `python -m src.cpu.quantize --help`."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.files import flush, written_whole
 from src.common.settings import DerivedInt
 from src.cpu import packing
 from src.cpu.weight_file import (
@@ -28,28 +28,26 @@ from src.cpu.weight_file import (
 from src.inference.manifest import Manifest, vocabulary_md5
 from src.pangu_alpha_config import PanguAlphaConfig
 
-TEMPORARY_PREFIX = ".unfinished_"
-
 
 @dataclass
 class QuantizeArguments:
-    """Write a checkpoint as a model for the CPU engine: a parameter at a time, so that memory for one is enough.
+    """Write a checkpoint as a model for the CPU engine. Only one parameter is in memory at a time.
 
     Args:
-        checkpoint: The file or folder to read.
-        output: Folder to write, which must not be there yet.
-        bits: Of a weight: 8, 4, or 32 for float32 as it is.
-        block_size: Weights that share a scale: 16, 32, 64, 128 or 256; 128 for 8 bits and 32 for 4 when not given.
-        asymmetric: Give each block a zero point of its own, too.
-        table_bits: Of a weight of the word embedding, where `bits` is 4.
-        from_: Format of the checkpoint: official is the release as downloaded, mindspore this project's own.
-        checkpoint_name: How the names of the files to read begin, where others are beside them.
+        checkpoint: File or folder to read.
+        output: Folder to write. It must not exist.
+        bits: Bits of a weight: 8, 4, or 32 for float32 without quantisation.
+        block_size: Number of weights that share a scale: 16, 32, 64, 128 or 256. Default: 128 for 8 bits, 32 for 4.
+        asymmetric: Give each block its own zero point.
+        table_bits: Bits of a weight of the word embedding, if `bits` is 4.
+        from_: Format of the checkpoint. official is the release as downloaded, mindspore is this project's own.
+        checkpoint_name: First characters of the names of the files to read, if the folder holds other files too.
         strategy: MindSpore's strategy file of an official or mindformers checkpoint in slices.
-        size: A size of configs/ that the checkpoint must be of, such as 2.6B.
-        num_heads: Attention heads, where neither the checkpoint nor its size says how many.
-        tokenizer: Vocabulary that goes with it, a folder or file; where not given, that of the training run.
-        tokenizer_type: jieba or gpt; where not given, that of the training run, else jieba.
-        end_token: At which answers end; where not given, that of the training run, else 9.
+        size: Size in configs/ that the checkpoint must have, such as 2.6B.
+        num_heads: Number of attention heads, if neither the checkpoint nor its size tells it.
+        tokenizer: Vocabulary of the model, a folder or a file. Default: the vocabulary of the training run.
+        tokenizer_type: jieba or gpt. Default: the type of the training run, or jieba.
+        end_token: Id that ends an answer. Default: the id of the training run, or 9.
     """
 
     checkpoint: str
@@ -74,11 +72,11 @@ class QuantizeArguments:
             raise InputError(f"--output {self.output} is there already; name a new one")
         if self.block_size is None:
             self.block_size = 32 if self.bits == 4 else 128
-        self.format  # noqa: B018  checks the numbers
+        self.format  # noqa: B018  raises if the numbers are wrong
 
     @property
     def format(self) -> Format:
-        """How to store the weights."""
+        """Format in which the weights are stored."""
         return Format(self.bits, self.block_size, self.asymmetric, self.table_bits if self.bits == 4 else self.bits)
 
 
@@ -86,7 +84,10 @@ def write_weights(path: Path, model: PanguAlphaConfig, format: Format, read: Cal
     """Write the weight file of a network.
 
     Args:
-        read: Gives a parameter by its official name, of any float type.
+        path: File to write.
+        model: The network.
+        format: Format in which to store the weights.
+        read: Returns a parameter of any float type, given its official name.
     """
     stored = layout(model, format)
     with path.open("wb") as file, tqdm(total=total_bytes(stored), unit="B", unit_scale=True, disable=None) as bar:
@@ -94,8 +95,7 @@ def write_weights(path: Path, model: PanguAlphaConfig, format: Format, read: Cal
             file.seek(stored[name].offset)
             file.write(np.ascontiguousarray(values, stored[name].dtype).data)
             bar.update(-(-stored[name].nbytes // PAGE) * PAGE)
-        file.flush()
-        os.fsync(file.fileno())
+    flush(path)
 
 
 def _tensors(
@@ -114,10 +114,10 @@ def _tensors(
 
 
 def quantize(arguments: QuantizeArguments) -> Manifest:
-    """Do what the command line says. Nothing is at `output` until all is written.
+    """Quantise a checkpoint. The output folder exists only when it is complete.
 
     Raises:
-        InputError: What is to be read is damaged, or the engine can't run such a network.
+        InputError: The checkpoint is damaged, or the engine cannot run such a network.
     """
     from src.checkpoint import store
     from src.checkpoint.formats.parameters import Options
@@ -144,19 +144,12 @@ def quantize(arguments: QuantizeArguments) -> Manifest:
         [],
         quantization=asdict(arguments.format),
     )
-    output = Path(arguments.output)
-    temporary = output.with_name(TEMPORARY_PREFIX + output.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        write_weights(temporary / WEIGHTS_FILE, model, arguments.format, source.read)
+    with written_whole(Path(arguments.output)) as folder:
+        folder.mkdir(parents=True)
+        write_weights(folder / WEIGHTS_FILE, model, arguments.format, source.read)
         if tokenizer:
-            _copy_vocabulary(Path(tokenizer), temporary / VOCABULARY_FOLDER)
-        manifest.write(temporary)
-        temporary.rename(output)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
+            _copy_vocabulary(Path(tokenizer), folder / VOCABULARY_FOLDER)
+        manifest.write(folder)
     return manifest
 
 
@@ -173,7 +166,7 @@ def _copy_vocabulary(tokenizer: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Quantise as the command line says, and print what was written."""
     arguments = parse(QuantizeArguments, "python -m src.cpu.quantize")
     manifest = quantize(arguments)
     size = manifest.files[WEIGHTS_FILE]["bytes"]

@@ -32,37 +32,49 @@ from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization import Tokenizer
 
 _FEWER_BITS = "close other programs, or take fewer bits a weight (python -m src.cpu.quantize --bits 4)"
-_SCRATCH_BYTES = 256 << 20  # for what is between the layers, and for the libraries
+_SCRATCH_BYTES = 256 << 20  # estimate for activations and libraries
 
 
 class Network(Protocol):
-    """What computes."""
+    """Computes the network for the runtime."""
 
     def read(self, words: np.ndarray, cache: Cache, row: int, wanted: Sequence[int]) -> np.ndarray:
         """Read a text from its beginning into a row of the cache.
 
         Args:
-            words: float32 (T, H), the word embedding of its tokens.
-            wanted: N numbers of tokens, ascending.
+            words: float32 (T, H), word embeddings of its tokens.
+            cache: The KV cache.
+            row: Row of the cache.
+            wanted: Indices of the N tokens for which to compute logits, ascending.
 
         Returns:
-            float32 (N, V): the logits after those.
+            float32 (N, V), the logits after these tokens.
         """
 
     def decode(self, words: np.ndarray, positions: np.ndarray, cache: Cache) -> np.ndarray:
-        """A token more in each row of the cache: float32 (B, H) at positions (B,) to logits float32 (B, V)."""
+        """Read one token in each row of the cache.
+
+        Args:
+            words: float32 (B, H), word embeddings of the tokens.
+            positions: int32 (B,), their positions.
+            cache: The KV cache.
+
+        Returns:
+            float32 (B, V), the logits after these tokens.
+        """
 
 
 class CpuRuntime:
-    """The model of a folder that `src.cpu.quantize` wrote.
+    """The runtime of a quantised folder.
 
     Args:
-        folder: Of model.json, its files as they were written.
+        folder: Folder that `src.cpu.quantize` wrote.
         threads: Processor cores to compute on; 0 for all.
-        cpu_kernels: By this project's own kernel where it fits and wins, which is on processors with VNNI.
+        cpu_kernels: Whether to use this project's own kernel if it fits the format and the processor has VNNI, where it
+            is faster than ONNX Runtime.
 
     Raises:
-        InputError: As `Manifest.read`; the folder is of another kind; this machine lacks memory, or AVX2.
+        InputError: As `Manifest.read`; or the folder holds another kind of model, or this machine lacks memory or AVX2.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0, cpu_kernels: bool = True) -> None:
@@ -93,7 +105,7 @@ class CpuRuntime:
 
     def _build_network(self, data: np.ndarray, stored: dict[str, Stored], threads: int, cpu_kernels: bool) -> Network:
         if cpu_kernels and KernelNetwork.fits(self.format) and has_vnni():
-            from src.cpu_kernels import build  # which not every system can import
+            from src.cpu_kernels import build  # it cannot be imported on every system
 
             library = build.library("ONNX Runtime's", "--cpu_kernels=false (pangu_inference.py)")
             if library:
@@ -101,10 +113,13 @@ class CpuRuntime:
         return OnnxNetwork(self.folder, self.config, self.format, threads)
 
     def load_tokenizer(self, path: str | Path = "") -> Tokenizer:
-        """The tokenizer of a vocabulary, or of that in the folder.
+        """Load a vocabulary.
+
+        Args:
+            path: Folder or file of the vocabulary; the one in the model's folder when empty.
 
         Raises:
-            InputError: It is not the model's, or there is none.
+            InputError: There is no vocabulary, or it is not the model's.
         """
         own = self.folder / VOCABULARY_FOLDER
         if not path and not own.is_dir():
@@ -115,14 +130,14 @@ class CpuRuntime:
         return self.manifest.load_tokenizer(path or own)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self.open(len(ids), capacity)
         return self.join(ids, lengths, np.arange(len(ids)))
 
     def open(self, rows: int, capacity: int) -> None:
-        """See `src.inference.runtime.RowRuntime`."""
+        """See `RowRuntime`."""
         if self._cache is None or (self._cache.rows, self._cache.capacity) != (rows, capacity):
-            self._cache = None  # the old one's memory first
+            self._cache = None  # free the memory of the old cache first
             require_memory(
                 f"{rows} texts of {capacity} tokens at once",
                 cache_bytes(self.config, rows, capacity),
@@ -131,7 +146,7 @@ class CpuRuntime:
             self._cache = Cache(self.config, rows, capacity)
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `src.inference.runtime.RowRuntime`."""
+        """See `RowRuntime`."""
         return np.concatenate(
             [
                 self.network.read(self._words[prompt[:length]], self._opened(), row, [length - 1])
@@ -140,11 +155,11 @@ class CpuRuntime:
         )
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         return self.network.decode(self._words[ids], positions, self._opened())
 
     def reorder(self, rows: np.ndarray) -> None:
-        """See `src.inference.runtime.Runtime`."""
+        """See `Runtime`."""
         self._opened().reorder(rows)
 
     def _opened(self) -> Cache:
@@ -152,30 +167,30 @@ class CpuRuntime:
         return self._cache
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:
-        """float32 natural log-probabilities of tokens[start:], each given all before it; see `MindirRuntime.score`.
+        """Return the natural log-probabilities of tokens[start:], each given all tokens before it; float32.
 
         Raises:
-            InputError: Such a text can't be scored.
+            InputError: The model cannot score this.
         """
         check_scored(tokens, start, self.seq_length, self.vocab_size)
         logits = self.logits(tokens[:-1], start - 1)
         return (logits[np.arange(len(logits)), tokens[start:]] - log_normalizer(logits)).astype(np.float32)
 
     def logits(self, tokens: Sequence[int], first: int = 0) -> np.ndarray:
-        """float32 (n, V) after each of the n tokens[first:] of a text; what is in the cache stays there."""
+        """Return the logits float32 (n, V) after each of the n tokens[first:] of a text. The cache does not change."""
         ids = np.asarray(tokens)
         return self.network.read(self._words[ids], Cache(self.config, 1, len(ids)), 0, range(first, len(ids)))
 
 
 class _WordTable:
-    """The word embedding, read where it lies in the weight file."""
+    """The word embedding, read from the mapped weight file."""
 
     def __init__(self, data: np.ndarray, config: PanguAlphaConfig, format: Format, stored: dict[str, Stored]) -> None:
         self._bits, self._columns = matrices(config, format)[TABLE].bits, config.hidden_size
         self._parts = [part for name, part in tensors(data, stored).items() if name.partition(".")[0] == TABLE]
 
     def __getitem__(self, ids: np.ndarray) -> np.ndarray:
-        """float32 (..., H) of ids (...)."""
+        """Return the embeddings float32 (..., H) of ids (...)."""
         taken = [part[ids.reshape(-1)] for part in self._parts]
         rows = taken[0] if self._bits == 32 else dequantize(*taken, bits=self._bits, columns=self._columns)
         return np.ascontiguousarray(rows).reshape(*ids.shape, self._columns)

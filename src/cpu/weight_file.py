@@ -1,7 +1,7 @@
-"""What lies where in a model's weight file: a function of the network and its format alone.
+"""The layout of a model's weight file. It depends only on the network and its format.
 
-The file is the tensors one after the other, each at a multiple of a page, so that it can be mapped into memory. The
-graph, the writer and the lookup of words all go by this one list.
+The file holds the tensors one after the other. Each starts at a multiple of a page, so that the file can be mapped into
+memory. The writer, both networks and the word embedding use the list of `layout`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE, layer_pre
 from src.pangu_alpha_config import PanguAlphaConfig
 
 WEIGHTS_FILE = "weights.bin"
-VOCABULARY_FOLDER = "tokenizer"  # in a model's folder, where its vocabulary is known
+VOCABULARY_FOLDER = "tokenizer"  # folder of the vocabulary in a model's folder; missing if it was not given
 PAGE = 4096
-TABLE = "words"  # the word embedding (V, H), which is the head as well
+TABLE = "words"  # name of the word embedding (V, H), which is also the head
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 BITS = (4, 8, 32)
 
 
 @dataclass(frozen=True)
 class Format:
-    """How matrices are stored.
+    """Format in which matrices are stored.
 
     Args:
-        bits: Of a weight: 32 is float32 itself.
-        block_size: Weights along a row that share a scale.
-        asymmetric: Each block has a zero point of its own.
-        table_bits: Of a weight of the word embedding, which is read twice a token: as input and as head.
+        bits: Bits of a weight; 32 means float32.
+        block_size: Number of weights along a row that share a scale.
+        asymmetric: Whether each block has its own zero point.
+        table_bits: Bits of a weight of the word embedding.
+
+    Raises:
+        InputError: There is no such format.
     """
 
     bits: int
@@ -48,7 +51,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in the file."""
+    """Type, shape and offset in bytes of a tensor in the file."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -56,17 +59,20 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all elements."""
+        """Size of the tensor in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix (rows, columns) that multiplies from the right, transposed: y (rows) = matrix x (columns).
+    """A matrix W (rows, columns) of a linear map y = W x.
 
     Args:
-        parameters: Official names of what it is made of, one below the other.
-        transposed: They are stored (in, out) in a checkpoint.
+        rows: Width of y.
+        columns: Width of x.
+        parameters: Official names of the parameters that W consists of, one below the other.
+        transposed: Whether a checkpoint stores them as (in, out).
+        bits: Bits of a weight.
     """
 
     rows: int
@@ -77,9 +83,12 @@ class Matrix:
 
 
 def _linear_maps(config: PanguAlphaConfig) -> dict[str, tuple[int, int, list[str], bool]]:
-    """Rows, columns, official names (but for `weight` or `bias`) and whether they are stored transposed, of all linear
-    maps by the engine's names. Queries, keys and values of a block are one map; the query layer's queries come from
-    elsewhere and have one of their own."""
+    """Return all linear maps by the engine's names.
+
+    Each has rows, columns, official names without `weight` or `bias`, and whether a checkpoint stores them transposed.
+    Queries, keys and values of a block are one map. The query layer computes its queries from another input, so they
+    are a map of their own.
+    """
     hidden, inner = config.hidden_size, config.ffn_hidden_size
     found = {}
     for number, prefix in enumerate(layer_prefixes(config.num_layers)):
@@ -94,7 +103,7 @@ def _linear_maps(config: PanguAlphaConfig) -> dict[str, tuple[int, int, list[str
 
 
 def matrices(config: PanguAlphaConfig, format: Format) -> dict[str, Matrix]:
-    """All matrices by the engine's names."""
+    """Return all matrices by the engine's names."""
     found = {
         TABLE: Matrix(
             config.vocab_size, config.hidden_size, (WORD_TABLE,), False, 32 if format.bits == 32 else format.table_bits
@@ -108,7 +117,7 @@ def matrices(config: PanguAlphaConfig, format: Format) -> dict[str, Matrix]:
 
 
 def vectors(config: PanguAlphaConfig) -> dict[str, tuple[tuple[int, ...], list[str]]]:
-    """All that stays float32, by the engine's names: the shape, and the official names of what it is made of."""
+    """Return what stays float32 by the engine's names: shapes, and official names of the parameters it consists of."""
     hidden, table = config.hidden_size, (config.seq_length, config.hidden_size)
     found = {
         "positions": (table, [POSITION_TABLE]),
@@ -128,7 +137,7 @@ def vectors(config: PanguAlphaConfig) -> dict[str, tuple[tuple[int, ...], list[s
 
 
 def parts_of(name: str, matrix: Matrix, format: Format) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """The tensors that a matrix is stored as: ONNX Runtime's MatMulNBits reads them as they are."""
+    """Return types and shapes of the tensors that store a matrix, as ONNX Runtime's MatMulNBits reads them."""
     if matrix.bits == 32:
         shape = (matrix.rows, matrix.columns) if name == TABLE else (matrix.columns, matrix.rows)
         return {name: (np.dtype(np.float32), shape)}
@@ -143,10 +152,10 @@ def parts_of(name: str, matrix: Matrix, format: Format) -> dict[str, tuple[np.dt
 
 
 def layout(config: PanguAlphaConfig, format: Format) -> dict[str, Stored]:
-    """Every tensor of the file, in its order.
+    """Return every tensor of the file, in the order of the file.
 
     Raises:
-        InputError: The engine has no such network.
+        InputError: The engine cannot run such a network.
     """
     if config.num_experts:
         raise InputError("a model with experts (model.num_experts) can't be run by the engine for CPUs; predict.py can")
@@ -169,7 +178,7 @@ def layout(config: PanguAlphaConfig, format: Format) -> dict[str, Stored]:
 
 
 def tensors(data: np.ndarray, stored: dict[str, Stored]) -> dict[str, np.ndarray]:
-    """The tensors of a file's bytes, in their place."""
+    """Return views of the tensors in the bytes of a file."""
     return {
         name: data[tensor.offset : tensor.offset + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
         for name, tensor in stored.items()
@@ -177,6 +186,6 @@ def tensors(data: np.ndarray, stored: dict[str, Stored]) -> dict[str, np.ndarray
 
 
 def total_bytes(stored: dict[str, Stored]) -> int:
-    """Bytes of the whole file."""
+    """Return the size of the whole file in bytes."""
     last = list(stored.values())[-1]
     return last.offset + last.nbytes

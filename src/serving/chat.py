@@ -1,4 +1,4 @@
-"""The plain text that a chat is written as: PanGu-α was trained on texts, so the API and the chat page write one."""
+"""The template that turns a chat into one text, because PanGu-α was trained on plain texts."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 QUESTION, ANSWER = "问:", "答:"
-NEXT_QUESTION = f"\n{QUESTION}"  # where an answer ends too: the user's next turn would begin there
+NEXT_QUESTION = f"\n{QUESTION}"  # a stop text: the next turn of the user begins here
 _OPENINGS = {"system": "", "user": QUESTION, "assistant": ANSWER}
 
 
 class Turn(NamedTuple):
-    """What one side says; role is system, user or assistant."""
+    """A turn of a chat. The role is system, user or assistant."""
 
     role: str
     content: str
 
 
 def dialogue(turns: Iterable[Turn]) -> str:
-    """The template of a chat: what the system says, then `问:` and `答:` in turn, a line each, and an open `答:`."""
+    """Return a chat as a text: the system's turn, a line for each `问:` and `答:`, and an open `答:` at the end."""
     return "".join(f"{_OPENINGS[turn.role]}{turn.content}\n" for turn in turns) + ANSWER
 
 
 def latest(turns: Sequence[Turn], fits: Callable[[Sequence[Turn]], bool]) -> list[Turn]:
-    """As many turns as fit: the oldest questions are left out, with their answers; never the system's turn nor the last
-    question."""
+    """Return the latest turns that fit.
+
+    The oldest questions are left out with their answers. The system's turn and the last question always stay.
+
+    Args:
+        turns: The whole chat.
+        fits: Returns whether some turns fit.
+    """
     system = [turn for turn in turns if turn.role == "system"]
     rest = [turn for turn in turns if turn.role != "system"]
     while not fits(system + rest):

@@ -1,6 +1,6 @@
-"""Models behind an OpenAI-compatible server: this project's own, vLLM, llama.cpp's, a hosted one.
+"""The client of OpenAI-compatible servers, such as this project's own, vLLM, llama.cpp or a hosted one.
 
-`OnlineModels` lists them and asks them; every failure comes as one of the project's own errors, in words.
+`OnlineModels` is a `Backend`. It turns every failure into one of this project's errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ERRORS = {413: TooLongError, 429: BusyError, 504: TimeLimitError}
 
 
 class KeyRefusedError(InputError):
-    """The server wants another API key."""
+    """The server refuses the API key."""
 
 
 class UnknownModelError(InputError):
@@ -34,12 +34,12 @@ class OnlineModels:
     """The models of a server.
 
     Args:
-        api_base: The server's address up to /v1.
-        api_key: Empty where the server wants none.
+        api_base: Address of the server up to /v1.
+        api_key: API key; empty if the server wants none.
         time_limit: Seconds to wait for each piece of an answer.
 
     Raises:
-        InputError: The address is none, or the key.
+        InputError: The address or the key is malformed.
     """
 
     def __init__(self, api_base: str, api_key: str = "", time_limit: float = 120.0) -> None:
@@ -61,22 +61,18 @@ class OnlineModels:
             raise InputError(f"--api_base '{api_base}' is no address: {error}") from error
 
     def model_list(self) -> list[str]:
-        """The names of all models.
-
-        Raises:
-            KeyRefusedError, BackendError, ...: See `explained`.
-        """
+        """Return the names of all models. It raises as `explained` says."""
         try:
             with self.explained():
                 return sorted(model.id for model in self._client.models.list())
-        except UnknownModelError as error:  # of no model in particular: there is no such route
+        except UnknownModelError as error:  # no model was named, so the server has no such route
             raise self._foreign() from error
 
     def model_info(self, model: str) -> dict[str, Any]:
-        """What the server tells of a model.
+        """Return what the server tells about a model.
 
         Raises:
-            UnknownModelError: It has none of that name.
+            UnknownModelError: The server has no such model. Other errors are as `explained` says.
         """
         try:
             with self.explained():
@@ -88,21 +84,16 @@ class OnlineModels:
             ) from error
 
     def write(self, model: str, text: str, config: GenerationConfig) -> Iterator[Answer]:
-        """Continue a text.
-
-        Args:
-            model: One of `model_list`.
-            text: The beginning; not part of the answer.
-            config: How to choose tokens; beams and several samples are not for a server.
+        """See `Backend`.
 
         Raises:
-            InputError, TooLongError, UnknownModelError, KeyRefusedError, BusyError, BackendError, TimeLimitError: From
-                the iterator, see `explained`.
+            InputError: `config` asks for beam search or several samples, which servers do not offer. Other errors are
+                as `explained` says. The iterator raises all of them.
         """
         return self._answers(self._client.completions, config, model=model, prompt=text)
 
     def reply(self, model: str, turns: Sequence[Turn], config: GenerationConfig) -> Iterator[Answer]:
-        """Answer in a chat; the server brings the turns into the form that its model knows. Otherwise as `write`."""
+        """See `Backend`. The server applies the chat template of its model. It raises as `write`."""
         return self._answers(
             self._client.chat.completions, config, model=model, messages=[turn._asdict() for turn in turns]
         )
@@ -127,12 +118,13 @@ class OnlineModels:
         """Turn what the client raises into this project's errors.
 
         Raises:
-            KeyRefusedError: Status 401 or 403.
-            UnknownModelError: Status 404.
-            TooLongError: Status 413, or the server's words say so.
-            InputError: Another status below 500: the server tells what is wrong; or it speaks another protocol.
-            BusyError, TimeLimitError: Status 429; 504, or no piece within the time limit.
-            BackendError: It is not there, breaks off or fails.
+            KeyRefusedError: The status is 401 or 403.
+            UnknownModelError: The status is 404.
+            TooLongError: The status is 413, or the server's message says that the text is too long.
+            InputError: The status is another one below 500, or the server does not speak OpenAI's protocol.
+            BusyError: The status is 429.
+            TimeLimitError: The status is 504, or no piece of the answer came within the time limit.
+            BackendError: The server does not answer, breaks off or fails.
         """
         try:
             yield
@@ -152,7 +144,7 @@ class OnlineModels:
         return InputError(f"{self.api_base} does not speak OpenAI's protocol; such an address mostly ends in /v1")
 
     def _told(self, error: openai.APIError) -> Exception:
-        """By the status, which in the middle of a stream is a field of the error's body."""
+        """Return the error for a status. In the middle of a stream the status is a field of the error's body."""
         body = error.body if isinstance(error.body, dict) else {}
         status = getattr(error, "status_code", None) or body.get("code")
         message = f"{self.api_base}: {body.get('message') or error.message}"
@@ -168,7 +160,7 @@ class OnlineModels:
 
 
 def _settings(config: GenerationConfig) -> dict[str, Any]:
-    """A request's fields: only those that say something, since many servers refuse what OpenAI's API lacks."""
+    """Return the fields of a request. Neutral settings are left out: many servers refuse fields that OpenAI lacks."""
     if config.method == "beam" or config.num_samples > 1:
         raise InputError("beams and several samples can't be asked of a server; take method sample or greedy")
     neutral = GenerationConfig()

@@ -1,6 +1,7 @@
-"""A model that many callers ask at once: what the web server and MindSpore Serving's servable put behind themselves.
+"""Thread-safe generation and scoring, shared by concurrent callers.
 
-It also runs in Serving's environment (Python 3.9). `src.serving.open_model` opens models of all kinds.
+The web server, the Gradio pages and MindSpore Serving's servable use it. It also runs in Serving's environment (Python
+3.9). `src.serving.open_model` opens models of all kinds.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ Score = Callable[[Sequence[int], int], np.ndarray]  # (tokens, start) -> log-pro
 
 
 class TextService(TokenBackend):
-    """A model in this process, its rows shared by all callers.
+    """A model in this process as a backend. Callers share its rows.
 
     Args:
         runtime: The model.
-        score: Scores a text.
-        tokenizer: The model's.
-        end_token: At which answers end.
-        rows: Answers that are made at once.
-        waiting_limit, time_limit: See `src.inference.continuous_batching.ContinuousBatch`.
+        score: Computes the log-probabilities of a text.
+        tokenizer: Vocabulary of the model.
+        end_token: Id that ends an answer.
+        rows: Answers that are generated at once.
+        waiting_limit: See `ContinuousBatch`.
+        time_limit: See `ContinuousBatch`.
     """
 
     streams = True
@@ -62,15 +64,15 @@ class TextService(TokenBackend):
         return self.batch.between(lambda: self._score(tokens, start))
 
     def warm_up(self) -> float:
-        """Compile what every request needs, by answering something; the seconds that it took."""
+        """Compile the graphs that requests need by answering one, and return how many seconds it took."""
         begin = time.perf_counter()
         for _ in self.complete([[self.end_token]], [0], GenerationConfig(max_new_tokens=2, end_token=self.end_token)):
             pass
         return time.perf_counter() - begin
 
     def check(self) -> None:
-        """It answers as long as this process lives."""
+        """See `TokenBackend`. A model in this process always answers."""
 
     def close(self) -> None:
-        """End the thread of the runtime."""
+        """Stop the thread of the runtime."""
         self.batch.close()
