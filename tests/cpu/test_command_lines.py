@@ -11,8 +11,7 @@ import pytest
 
 import pangu_inference
 import run_inference
-from serving_increment.flask import loading
-from serving_increment.flask.server import ServerConfig
+from serving_increment.flask.server import ServerConfig, open_backend
 from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
 from src.checkpoint.convert_arguments import ConvertArguments
@@ -122,7 +121,7 @@ def test_the_gpu_port_s_command(checkpoint, monkeypatch, capsys):
 
 
 def test_the_server_takes_a_quantised_folder(folders):
-    backend = loading.open_backend(ServerConfig(model=str(folders / "32"), rows=3))
+    backend = open_backend(ServerConfig(model=str(folders / "32"), rows=3))
     try:
         assert backend.rows == 3
         config = GenerationConfig(max_new_tokens=8, end_token=9)
