@@ -1,7 +1,7 @@
-"""What few bits a weight cost: `python -m benchmarks.cpu_accuracy --checkpoint RUN --text FILE`. See docs/cpu.md.
+"""Accuracy of quantised models: `python -m benchmarks.cpu_accuracy --checkpoint RUN --text FILE`. See docs/cpu.md.
 
-A checkpoint is quantised in several ways; each reads the same held-out documents, one by one from their beginnings, and
-is held to the same model in float32.
+A checkpoint is quantised in several ways. Each quantised model reads the same held-out documents, and is compared with
+the same model in float32.
 """
 
 import tempfile
@@ -26,16 +26,16 @@ from src.inference.sampling import log_normalizer
 
 @dataclass
 class BenchmarkArguments:
-    """Perplexity, logits and tokens of quantised models beside those in float32.
+    """Compare perplexity, logits and tokens of quantised models with those of the model in float32.
 
     Args:
-        checkpoint: A training run's output folder, or a checkpoint with --tokenizer.
-        text: File of held-out documents, blank lines between them.
-        tokenizer: Folder of vocab.model; where not given, the run's.
-        formats: BITS:BLOCK, with `a` after it for blocks with zero points of their own, `t` for a word embedding of 4
-            bits.
-        documents: Most documents that are read.
-        continued: Documents whose beginnings are continued, greedily.
+        checkpoint: A training run's output folder, or a checkpoint together with --tokenizer.
+        text: File of held-out documents, separated by blank lines.
+        tokenizer: Folder of vocab.model. Default: the run's.
+        formats: Formats as BITS:BLOCK. A letter `a` after it means a zero point for each block, `t` a word embedding
+            in 4 bits.
+        documents: Number of documents to read, from the first.
+        continued: Number of documents whose beginnings are continued greedily.
     """
 
     checkpoint: str
@@ -56,12 +56,12 @@ class BenchmarkArguments:
 
 
 class Readings:
-    """What a model makes of the documents.
+    """Logits and continuations of a model for the documents.
 
     Args:
-        folder: Of a quantised model.
-        documents: Ids of each, with the end token.
-        continued: How many to continue.
+        folder: Folder of a quantised model.
+        documents: Ids of each document, with the end token.
+        continued: Number of documents to continue.
     """
 
     def __init__(self, folder: Path, documents: list[list[int]], continued: int):
@@ -73,15 +73,15 @@ class Readings:
         self.continuations = [generate_tokens(self.runtime, [prompt], config, 0)[0][0].tokens for prompt in prompts]
 
     def logits(self) -> Iterator[np.ndarray]:
-        """(n - 1, V) of each document of n tokens."""
+        """Yield the logits (n - 1, V) of each document of n tokens."""
         return (self.runtime.logits(document[:-1]) for document in self.documents)
 
 
 def read_documents(path: str) -> list[str]:
-    """The documents of a file.
+    """Read the documents of a file.
 
     Raises:
-        InputError: It can't be read, or holds none.
+        InputError: The file can't be read, or holds no document.
     """
     try:
         documents = [part.strip() for part in Path(path).read_text(encoding="utf-8").split("\n\n")]
@@ -94,7 +94,7 @@ def read_documents(path: str) -> list[str]:
 
 
 def compare(reference: Readings, other: Readings) -> list[str]:
-    """Cells of the table: perplexity, logits' error, top-1 agreement, agreement of continuations."""
+    """Return cells of the table: perplexity, error of the logits, agreement of the top token and of continuations."""
     losses, errors, squares, agreed, count = 0.0, 0.0, 0.0, 0, 0
     pairs = zip(reference.documents, reference.logits(), other.logits(), strict=True)
     for document, expected, found in tqdm(pairs, total=len(reference.documents), disable=None):
@@ -118,7 +118,7 @@ def compare(reference: Readings, other: Readings) -> list[str]:
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure, and print the table."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.cpu_accuracy")
     texts = read_documents(arguments.text)[: arguments.documents]
     with tempfile.TemporaryDirectory() as folder:

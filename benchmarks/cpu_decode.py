@@ -1,8 +1,8 @@
-"""The CPU engine beside llama.cpp on the same shapes: `python -m benchmarks.cpu_decode`. See docs/cpu.md.
+"""The CPU engine against llama.cpp with the same shapes: `python -m benchmarks.cpu_decode`. See docs/cpu.md.
 
-Weights are random, made at once in each one's own format. All take turns, so that what else the machine does hits all
-of them: each time in a fresh process that is alone in memory, and whose first prompt isn't counted. `--contexts
-'[64,256,1000]'` shows how the cost of a token grows with its context.
+Weights are random and are written in each engine's format. All contestants take turns, so other load on the machine
+affects all of them. Each turn runs in a fresh process, alone in memory, and does not count its first prompt.
+`--contexts '[64,256,1000]'` shows how the time of a token grows with its context.
 """
 
 import shutil
@@ -22,7 +22,7 @@ import yaml
 from tqdm import trange
 
 from benchmarks.cpu_models import write_ours, write_peer
-from benchmarks.harness import Contestant, ratio_of_pairs
+from benchmarks.harness import Contestant, ratio_of_pairs, seconds
 from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
@@ -32,25 +32,26 @@ from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig
 
 Worker = Callable[[int, int], list[float]]
-PEERS = {"int8": "Q8_0", "int8-onnx": "Q8_0", "int4": "Q4_0", "int4-onnx": "Q4_0"}  # of llama.cpp's, for each of ours
+# llama.cpp's format for each of ours.
+PEERS = {"int8": "Q8_0", "int8-onnx": "Q8_0", "int4": "Q4_0", "int4-onnx": "Q4_0"}
 BITS = {"int8": 8, "int8-onnx": 8, "int4": 4, "int4-onnx": 4, "fp32": 32}
 
 
 @dataclass
 class BenchmarkArguments:
-    """Compare decoding and prefill, ours and llama.cpp's, in turn.
+    """Compare decoding and prefill of the CPU engine and of llama.cpp in turns.
 
     Args:
-        size: A size of configs/.
-        contestants: Of int8, int4, fp32 (ours), int8-onnx, int4-onnx (ours without the compiled kernel), Q8_0, Q4_0
-            (llama.cpp's).
-        int4_block: Weights that share a scale in int4.
-        contexts: Numbers of past tokens at which decoding is measured; they are read as a prompt, which is too.
-        turns: Turns of each.
-        tokens: Tokens decoded a turn.
-        threads: Processor cores that each may use.
-        folder: Where the models are written; what is there already is used again.
-        keep: Leave them there.
+        size: Model size in configs/.
+        contestants: Formats to measure: int8, int4, fp32 (the CPU engine), int8-onnx, int4-onnx (the CPU engine
+            without the compiled kernel), Q8_0, Q4_0 (llama.cpp).
+        int4_block: Number of weights that share a scale in int4.
+        contexts: Numbers of past tokens at which decoding is measured. The prompts of this length measure prefill.
+        turns: Number of turns of each contestant.
+        tokens: Number of tokens that are decoded in a turn.
+        threads: Number of processor cores for each contestant.
+        folder: Folder for the models. Models that are there already are used again.
+        keep: Keep the models after the benchmark.
     """
 
     size: str = "2.6B"
@@ -79,13 +80,12 @@ class BenchmarkArguments:
 
     @property
     def model(self) -> PanguAlphaConfig:
-        """The shapes."""
+        """The network."""
         return PanguAlphaConfig(**yaml.safe_load(mode_file(self.size).read_text(encoding="utf-8"))["model"])
 
 
 def make_ours(folder: Path, threads: int, length: int, cpu_kernels: bool) -> Worker:
-    """A worker: a number of tokens to read as a prompt, and of tokens to decode after it, to the seconds of the one and
-    of each of the others; of (0, 0) to the seconds of loading and the most bytes held so far."""
+    """Return a worker of the CPU engine; see `worker`."""
     from src.cpu.runtime import CpuRuntime
 
     begin = time.perf_counter()
@@ -103,7 +103,7 @@ def make_ours(folder: Path, threads: int, length: int, cpu_kernels: bool) -> Wor
 
 
 def make_peer(path: Path, threads: int, length: int) -> Worker:
-    """The same by llama.cpp, through its C interface: its Python class adds work of its own to every token."""
+    """Return a worker of llama.cpp; see `worker`. The C interface avoids the Python class's work for each token."""
     import llama_cpp
 
     begin = time.perf_counter()
@@ -119,7 +119,7 @@ def make_peer(path: Path, threads: int, length: int) -> Worker:
     loaded = time.perf_counter() - begin
     ids = draw_ids(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)), length)
 
-    def compute(first: int, count: int, _: object = silence) -> None:  # which must live as long
+    def compute(first: int, count: int, _: object = silence) -> None:  # keeps the callback alive
         batch.n_tokens = count
         for place in range(count):
             batch.token[place], batch.pos[place] = int(ids[first + place]), first + place
@@ -133,7 +133,15 @@ def make_peer(path: Path, threads: int, length: int) -> Worker:
 
 
 def worker(compute: Callable[[int, int], None], loaded: float) -> Worker:
-    """What a contestant does, by its one ability: to compute `count` tokens from place `first` on."""
+    """Return a worker(prompt, tokens) that measures a contestant.
+
+    It reads a prompt of `prompt` tokens, decodes `tokens` tokens after it, and returns the seconds of the prompt and of
+    each token. worker(0, 0) returns the seconds of loading and the peak memory in bytes.
+
+    Args:
+        compute: Computes `count` tokens from position `first` on.
+        loaded: Seconds of loading.
+    """
 
     def work(prompt: int, tokens: int) -> list[float]:
         if not prompt:
@@ -146,20 +154,13 @@ def worker(compute: Callable[[int, int], None], loaded: float) -> Worker:
     return work
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """How long an action takes."""
-    begin = time.perf_counter()
-    action()
-    return time.perf_counter() - begin
-
-
 def draw_ids(vocab_size: int, length: int) -> np.ndarray:
-    """int32 (length,)."""
+    """Draw ids, int32 (length,)."""
     return np.random.default_rng(0).integers(10, vocab_size, length, dtype=np.int32)
 
 
 def make_reader(threads: int) -> Callable[[], float]:
-    """A worker: the most bytes a second that threads together read from memory, by memchr for what is not there."""
+    """Return a worker that measures the memory bandwidth of all threads in bytes per second, with memchr."""
     find = CDLL(None).memchr
     find.argtypes, find.restype = (c_void_p, c_int, c_size_t), c_void_p
     areas = [np.ones(1 << 28, np.uint8) for _ in range(threads)]
@@ -176,11 +177,11 @@ def make_reader(threads: int) -> Callable[[], float]:
 
 
 class Race:
-    """The seconds of each contestant by context: (prompts, and lists of tokens, a turn each)."""
+    """The measurements: by contestant and context, the seconds of each turn's prompt and tokens."""
 
     def __init__(self, arguments: BenchmarkArguments):
         self.arguments = arguments
-        self.bandwidth = 0.0  # bytes a second
+        self.bandwidth = 0.0  # of the memory, in bytes per second
         self.bytes: dict[str, int] = {}
         self.loading: dict[str, list[float]] = {}
         self.memory: dict[str, float] = {}
@@ -188,7 +189,7 @@ class Race:
         self.tokens: dict[tuple[str, int], list[list[float]]] = {}
 
     def run(self) -> None:
-        """Write what is missing, take turns."""
+        """Write the models that are missing, and let the contestants take turns."""
         arguments, folder = self.arguments, Path(self.arguments.folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -204,7 +205,7 @@ class Race:
                 shutil.rmtree(folder)
 
     def _prepare(self, name: str, folder: Path) -> tuple:
-        """What makes the contestant's worker, and of what: its model is written then."""
+        """Write the contestant's model, and return the function that makes its worker, with the arguments."""
         arguments = self.arguments
         length = max(arguments.contexts) + arguments.tokens
         if name not in BITS:
@@ -220,7 +221,7 @@ class Race:
         loading, _ = contestant(0, 0)
         self.loading.setdefault(name, []).append(loading)
         for context in self.arguments.contexts:
-            contestant(context, 1)  # fills caches
+            contestant(context, 1)  # warms up
             prompt, *tokens = contestant(context, self.arguments.tokens)
             self.prompts.setdefault((name, context), []).append(prompt)
             self.tokens.setdefault((name, context), []).append(tokens)
@@ -228,7 +229,7 @@ class Race:
 
 
 def report(race: Race) -> None:
-    """The tables."""
+    """Print a table for each context, and how the time of a token grows with the context."""
     arguments = race.arguments
     for context in arguments.contexts:
         rows = []
@@ -277,7 +278,7 @@ def report(race: Race) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure, and print the tables."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.cpu_decode")
     race = Race(arguments)
     race.run()

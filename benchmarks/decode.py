@@ -1,17 +1,16 @@
-"""Prefill and decoding with a KV cache beside PyTorch's on the same shapes: `python -m benchmarks.decode`.
+"""Prefill and decoding with a KV cache in this project and in PyTorch: `python -m benchmarks.decode`.
 
-Both run in processes of their own and take turns, so that what else the machine does hits both. A token at context n is
-the n-th of its text: it attends to itself and to n - 1 cached ones.
+Both have the same shapes, run in processes of their own and take turns, so other load on the machine affects both. A
+token at context n is the n-th of its text: it attends to itself and to n - 1 cached tokens.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
 
-from benchmarks.harness import Contestant, ratio_of_pairs, require_torch
+from benchmarks.harness import Contestant, ratio_of_pairs, require_torch, seconds
 from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
@@ -24,18 +23,18 @@ Worker = Callable[[int, int], list[float]]
 
 @dataclass
 class BenchmarkArguments:
-    """Compare prefill and decoding, ours and PyTorch's, in turn.
+    """Compare prefill and decoding of this project and of PyTorch in turns.
 
     Args:
-        num_layers: Transformer layers, the query layer counted.
-        hidden_size: Width of the residual stream.
-        num_heads: Attention heads.
+        num_layers: Number of Transformer layers, with the query layer.
+        hidden_size: Width of the hidden states.
+        num_heads: Number of attention heads.
         vocab_size: Rows of the word embedding.
-        prompts: Prompt lengths whose prefill is measured.
-        contexts: Lengths at which decoding is measured.
-        turns: Turns of each at each length.
-        tokens: Tokens decoded a turn.
-        threads: Processor cores that each may use.
+        prompts: Lengths of the prompts for which prefill is measured, in tokens.
+        contexts: Contexts at which decoding is measured, in tokens.
+        turns: Number of turns of each contestant at each length.
+        tokens: Number of tokens that are decoded in a turn.
+        threads: Number of processor cores for each contestant.
     """
 
     num_layers: int = 12
@@ -55,7 +54,7 @@ class BenchmarkArguments:
 
     @property
     def model(self) -> PanguAlphaConfig:
-        """The shapes; the position table is as long as the longest text."""
+        """The network. Its seq_length is the longest text."""
         return PanguAlphaConfig(
             self.vocab_size,
             self.hidden_size,
@@ -67,7 +66,7 @@ class BenchmarkArguments:
 
 
 def make_ours(config: PanguAlphaConfig) -> Worker:
-    """A worker: of a length, and a number of tokens to decode there; the seconds of each, or of a prefill when 0."""
+    """Return a worker(length, tokens): the seconds of each token that is decoded at `length`, or of a prefill if 0."""
     from src.inference.mindspore.load import build_runtime
     from src.pangu_alpha import PanguAlphaModel
     from src.parallel.mesh import prepare_device
@@ -86,7 +85,7 @@ def make_ours(config: PanguAlphaConfig) -> Worker:
 
 
 def make_peer(config: PanguAlphaConfig, threads: int) -> Worker:
-    """The same in PyTorch."""
+    """Return a worker that does the same in PyTorch."""
     import torch
 
     from benchmarks.torch_peer import CachedPeer, PanguAlphaPeer
@@ -104,19 +103,12 @@ def make_peer(config: PanguAlphaConfig, threads: int) -> Worker:
 
 
 def draw_ids(config: PanguAlphaConfig, length: int) -> np.ndarray:
-    """int32 (1, length)."""
+    """Draw ids, int32 (1, length)."""
     return np.random.default_rng(length).integers(0, config.vocab_size, (1, length), dtype=np.int32)
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """How long an action takes."""
-    begin = time.perf_counter()
-    action()
-    return time.perf_counter() - begin
-
-
 class Race:
-    """Ours and the peer's milliseconds, as (ours, peer) lists of turns, by length."""
+    """The measurements: by length, (ours, peer) lists with the milliseconds of each turn."""
 
     def __init__(self, arguments: BenchmarkArguments):
         self.arguments = arguments
@@ -124,7 +116,7 @@ class Race:
         self.decodings: dict[int, tuple[list, list]] = {}
 
     def run(self) -> None:
-        """Measure all lengths, the short ones first."""
+        """Measure all lengths, short ones first."""
         arguments = self.arguments
         contestants = (
             Contestant(arguments.threads, make_ours, arguments.model),
@@ -142,7 +134,7 @@ class Race:
                 contestant.close()
 
     def _turns(self, contestants: tuple[Contestant, ...], length: int, tokens: int, turns: int) -> tuple[list, list]:
-        """Each turn's milliseconds, after one turn that is not counted (it compiles, and fills the cache)."""
+        """Return the milliseconds of each turn, after one turn to compile and to fill the cache."""
         turns = [
             [[1000 * value for value in contestant(length, tokens)] for contestant in contestants]
             for _ in range(1 + turns)
@@ -161,14 +153,14 @@ def report(title: str, results: dict[int, tuple[list, list]]) -> None:
 
 
 def growth(results: dict[int, tuple[list, list]]) -> str:
-    """How much longer a token takes at the last context than at the first, in ours and in the peer."""
+    """Say how the time of a token grows from the shortest to the longest context, here and in PyTorch."""
     first, *_, last = [[median(map(median, side)) for side in turns] for turns in results.values()]
     ours, peer = (late / early for late, early in zip(last, first, strict=True))
     return f"from context {min(results)} to {max(results)} a token's time grows {ours:.2f} times (PyTorch {peer:.2f})"
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure, and print the tables."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.decode")
     require_torch()
     print(

@@ -1,8 +1,8 @@
-"""Scoring speed: `python -m benchmarks.eval_speed`. Ours beside the originals' way, and with and without sharing.
+"""Speed of scoring, against the way of the ModelZoo and MindFormers: `python -m benchmarks.eval_speed`.
 
-The originals score one text at a time, padded to the whole position table, with the logits of every place. Both ways
-have the same model, kernels and process, and take turns. Texts are random tokens of the lengths of C3's dialogues, or
-those of a file; a second set has the candidates of questions that differ only after a long common beginning.
+The originals score one text at a time, padded to seq_length, and compute the logits of every position. Both ways use
+the same model, kernels and process, and take turns. Texts are random tokens with the lengths of C3's dialogues, or
+those of a file. A second set has questions with a long common beginning, scored with and without sharing it.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,28 +34,28 @@ from src.tokenization_jieba import JiebaTokenizer
 
 Groups = list[list[Request]]
 Way = Callable[[Groups], list[np.ndarray]]
-C3_LENGTH, C3_SPREAD, C3_CONTEXT = 65, 0.75, 24  # median tokens, deviation of their logarithm, mean of the context's
+C3_LENGTH, C3_SPREAD, C3_CONTEXT = 65, 0.75, 24  # median of tokens, deviation of their logarithm, tokens of the context
 CANDIDATES = 4
 TOLERANCE = 1e-3
 
 
 @dataclass
 class BenchmarkArguments:
-    """Compare ways of scoring, in turn.
+    """Compare ways to score texts, in turns.
 
     Args:
-        num_layers: Transformer layers, the query layer counted.
-        hidden_size: Width of the residual stream.
-        num_heads: Attention heads.
+        num_layers: Number of Transformer layers, with the query layer.
+        hidden_size: Width of the hidden states.
+        num_heads: Number of attention heads.
         vocab_size: Rows of the word embedding.
-        seq_length: Rows of the position table, to which the originals pad.
-        questions: C3 questions of four choices each.
-        c3: File c3-d-dev.json; random tokens of its lengths when empty.
+        seq_length: Rows of the position table. The originals pad to this length.
+        questions: Number of C3 questions, with four choices each.
+        c3: The file c3-d-dev.json. Default: random tokens with its lengths.
         tokenizer_path: Folder of vocab.model, for --c3.
-        shared_questions: Questions of four candidates behind a long common beginning.
-        shared_tokens: Its tokens.
-        batch_size: Texts of seq_length tokens computed at once.
-        turns: Turns of each.
+        shared_questions: Number of questions with a common beginning, with four candidates each.
+        shared_tokens: Tokens of the common beginning.
+        batch_size: Number of texts of seq_length tokens in a batch. Shorter texts make larger batches.
+        turns: Number of turns of each way.
     """
 
     num_layers: int = 12
@@ -78,7 +78,7 @@ class BenchmarkArguments:
 
     @property
     def model(self) -> PanguAlphaConfig:
-        """The shapes."""
+        """The network."""
         return PanguAlphaConfig(
             self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length, dropout_rate=0.0
         )
@@ -97,7 +97,7 @@ class WholeLogits(nn.Cell):
 
 
 def one_by_one(model: PanguAlphaModel) -> Way:
-    """Scores as the originals do."""
+    """Return a function that scores as the originals do."""
     cell, length = WholeLogits(model), model.config.seq_length
     positions = Tensor(np.arange(length)[None], ms.int32)
     mask = Tensor(np.tril(np.ones((1, length, length))), ms.float32)
@@ -115,7 +115,7 @@ def one_by_one(model: PanguAlphaModel) -> Way:
 
 
 def in_batches(model: PanguAlphaModel, batch_size: int, share: bool = True) -> Way:
-    """Scores as src/inference/mindspore/scoring.py does."""
+    """Return a function that scores with src/inference/mindspore/scoring.py."""
     scorer = TokenScorer(model, batch_size, cpu_kernels=True, share=share)
 
     def score(groups: Groups) -> list[np.ndarray]:
@@ -126,7 +126,7 @@ def in_batches(model: PanguAlphaModel, batch_size: int, share: bool = True) -> W
 
 
 def c3_groups(arguments: BenchmarkArguments) -> Groups:
-    """The requests of some C3 questions."""
+    """Make the requests of C3 questions."""
     if arguments.c3:
         task = find_task("c3")
         prompting = Prompting(
@@ -153,7 +153,7 @@ def c3_groups(arguments: BenchmarkArguments) -> Groups:
 
 
 def shared_groups(arguments: BenchmarkArguments) -> Groups:
-    """Candidates of few tokens behind a long common beginning."""
+    """Make requests with short candidates after a long common beginning."""
     draw, groups = np.random.default_rng(1), []
     for _ in range(arguments.shared_questions):
         beginning = draw.integers(10, arguments.vocab_size, arguments.shared_tokens).tolist()
@@ -163,10 +163,10 @@ def shared_groups(arguments: BenchmarkArguments) -> Groups:
 
 
 def race(ways: dict[str, Way], groups: Groups, turns: int) -> dict[str, list[float]]:
-    """Seconds of each way in each turn, after one that is not counted (it compiles); all must find the same.
+    """Measure the seconds of each way in each turn, after one turn to compile.
 
     Raises:
-        InputError: They don't.
+        InputError: The ways compute different scores.
     """
     scores = [np.concatenate(way(groups)) for way in ways.values()]
     for name, other in zip(list(ways)[1:], scores[1:], strict=True):
@@ -182,7 +182,7 @@ def race(ways: dict[str, Way], groups: Groups, turns: int) -> dict[str, list[flo
 
 
 def report(title: str, groups: Sequence, seconds: dict[str, list[float]]) -> None:
-    """Print a row for each way; the last one is ours."""
+    """Print a row for each way. The last one is the one that the project uses."""
     texts = [request for group in groups for request in group]
     tokens = sum(len(request.tokens) for request in texts)
     *_, ours = seconds.values()
@@ -202,7 +202,7 @@ def report(title: str, groups: Sequence, seconds: dict[str, list[float]]) -> Non
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure, and print the tables."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.eval_speed")
     prepare_device(ParallelConfig())
     model = PanguAlphaModel(arguments.model)

@@ -1,6 +1,7 @@
-"""What the benchmarks share: contestants that take turns, each in a process of its own, and how figures are told."""
+"""Helpers of the benchmarks: contestants that take turns in processes of their own, and cells of the tables."""
 
 import os
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -13,23 +14,23 @@ from src.common.errors import InputError
 
 
 def require_torch() -> None:
-    """Raise InputError when the peer is not installed."""
+    """Raise InputError if PyTorch, the peer, is not installed."""
     if find_spec("torch") is None:
         raise InputError("PyTorch, the peer, is not installed; python -m pip install -r requirements-benchmark.txt")
 
 
 class ContestantError(RuntimeError):
-    """A contestant has failed; the message is its last line."""
+    """A contestant failed. The message is the first line of its error."""
 
 
 class Contestant:
-    """A worker in a fresh process, which computes when it is called and sleeps while the others do.
+    """A worker in a fresh process. It computes when it is called, and sleeps while the other contestants compute.
 
     Args:
-        threads: Processor cores that it may use.
-        make: A function or class of a module, called in the process; what it returns is what the contestant does.
-        arguments: Of `make`.
-        first_core: Of them, counted among those of this process.
+        threads: Number of processor cores that it may use.
+        make: A function or class of a module, which is called in the process and returns the worker.
+        arguments: Arguments of `make`.
+        first_core: First of these cores, counted among those of this process.
     """
 
     def __init__(self, threads: int, make: Callable[..., Callable], *arguments: Any, first_core: int = 0):
@@ -42,23 +43,23 @@ class Contestant:
         other_end.close()
 
     def __call__(self, *request: Any) -> Any:
-        """What the worker answers.
+        """Call the worker and return its answer.
 
         Raises:
-            ContestantError: It has failed, now or while it was made.
+            ContestantError: The worker failed, now or while it was made.
         """
         self.ask(*request)
         return self.answer()
 
     def ask(self, *request: Any) -> None:
-        """Let the worker begin."""
+        """Send a request to the worker, without waiting for the answer; raises as `__call__`."""
         try:
             self.pipe.send(request)
         except OSError as error:
             raise ContestantError("the process has ended") from error
 
     def answer(self) -> Any:
-        """What the worker answers; see `__call__`."""
+        """Wait for the worker's answer; raises as `__call__`."""
         try:
             failed, answer = self.pipe.recv()
         except (EOFError, OSError) as error:
@@ -74,10 +75,10 @@ class Contestant:
 
 
 def ask_together(contestants: Sequence[Contestant], *request: Any) -> list[Any]:
-    """What contestants answer who need each other for it.
+    """Call contestants that need each other at the same time, and return their answers.
 
     Raises:
-        ContestantError: One has failed; the others are not waited for.
+        ContestantError: One of them failed. The others are not waited for.
     """
     for contestant in contestants:
         contestant.ask(*request)
@@ -90,12 +91,12 @@ def ask_together(contestants: Sequence[Contestant], *request: Any) -> list[Any]:
 
 
 def cores() -> list[int]:
-    """The processor cores that this process may use."""
+    """Return the processor cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _serve(pipe: Connection, threads: int, first_core: int, make: Callable[..., Callable], arguments: Sequence) -> None:
-    """The life of a contestant's process. The number of threads is set before its libraries are imported."""
+    """Serve a contestant's requests. The number of threads is set before libraries are imported."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores()[first_core:][:threads])
@@ -113,12 +114,19 @@ def _serve(pipe: Connection, threads: int, first_core: int, make: Callable[..., 
             pipe.send((True, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"))
 
 
+def seconds(action: Callable[[], object]) -> float:
+    """Measure how long an action takes."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
 def ratio_of_pairs(after: Sequence[float], before: Sequence[float]) -> str:
-    """`1.20 (1.15 to 1.31)`: median, least and greatest of after / before, turn by turn."""
+    """Return `1.20 (1.15 to 1.31)`: median, minimum and maximum of after / before over the turns."""
     ratios = sorted(one / other for one, other in zip(after, before, strict=True))
     return f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
 def rate_cells(values: Sequence[float]) -> list[str]:
-    """Median, least and greatest of rates, for a table."""
+    """Return median, minimum and maximum of rates as cells of a table."""
     return [f"{value:,.0f}" for value in (median(values), min(values), max(values))]

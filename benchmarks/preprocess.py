@@ -1,7 +1,7 @@
-"""How much faster two processes preprocess than one: `python -m benchmarks.preprocess`.
+"""Preprocessing with several processes against one: `python -m benchmarks.preprocess`.
 
-Runs alternate, each in a fresh interpreter, and count everything from loading the tokenizer to the finished file. As
-many runs of one process at once, which share no work, show what the machine's cores reach together.
+Runs alternate, each in a fresh interpreter. A run's time is from loading the tokenizer to the finished file. Several
+runs of one process at the same time, which share no work, show what the machine's cores reach together.
 """
 
 import random
@@ -31,14 +31,14 @@ VOCAB_SIZE = 4_000
 
 @dataclass
 class BenchmarkArguments:
-    """Compare one process with several, on the same text in alternating runs.
+    """Compare preprocessing with one process and with several, on the same text in alternating runs.
 
     Args:
-        input_glob: Text files; when not given, words drawn from jieba's dictionary by their frequency.
-        model_file: A vocab.model; when not given, one is trained on the drawn words.
-        megabytes: Size of the drawn text.
-        num_process: Processes compared with one.
-        runs: Runs of each.
+        input_glob: Text files. Default: words drawn from jieba's dictionary by their frequency.
+        model_file: A vocab.model. Default: one that is trained on the drawn words.
+        megabytes: Size of the drawn text in MB.
+        num_process: Number of processes that are compared with one.
+        runs: Number of runs of each kind.
     """
 
     input_glob: str = ""
@@ -57,7 +57,7 @@ class BenchmarkArguments:
 
 
 def draw_text(num_bytes: int) -> str:
-    """Documents of words from jieba's dictionary, as frequent as there."""
+    """Draw documents of words from jieba's dictionary, with the dictionary's frequencies."""
     jieba.initialize()
     words, counts = zip(*((word, count) for word, count in jieba.dt.FREQ.items() if count), strict=True)
     up_to_word = list(accumulate(counts))
@@ -71,14 +71,14 @@ def draw_text(num_bytes: int) -> str:
 
 
 def rate_of(runs: Sequence[PreprocessArguments]) -> float:
-    """Tokens a second of runs at once, each in a fresh interpreter."""
+    """Return the tokens per second of runs at the same time, each in a fresh interpreter."""
     with ProcessPoolExecutor(len(runs), get_context("spawn")) as interpreters:
         done = list(interpreters.map(preprocess, runs))
     return sum(one.tokens for one in done) / max(one.seconds for one in done)
 
 
 def report(one: Sequence[float], apart: Sequence[float], together: Sequence[float], number: int) -> None:
-    """Print a row for each way, and the ratios."""
+    """Print a row for each kind of run, and the ratios."""
     print(
         table(
             ["processes", "median tokens/s", "slowest", "fastest", "/ 1 (spread)"],
@@ -94,7 +94,7 @@ def report(one: Sequence[float], apart: Sequence[float], together: Sequence[floa
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure, and print the table."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.preprocess")
     with tempfile.TemporaryDirectory() as folder:
         input_glob, model_file = arguments.input_glob, arguments.model_file

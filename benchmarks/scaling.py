@@ -1,7 +1,7 @@
-"""What two processes gain over one, what they lose in messages, what each holds: `python -m benchmarks.scaling`.
+"""Speed of two processes against one, their time for messages, and their memory: `python -m benchmarks.scaling`.
 
-Every process has a processor core of its own. Data parallel is weak scaling, two processes for a step of twice the
-tokens; tensor parallel is strong scaling, two processes for the same step. All take turns, step by step.
+Every process has a processor core of its own. Data parallel is weak scaling: two processes take a step with twice the
+tokens. Tensor parallel is strong scaling: two processes take the same step. All plans take turns step by step.
 """
 
 import math
@@ -30,23 +30,23 @@ from src.training.config import TrainConfig
 
 ALONE, BOTH_CORES = "1 process", "1 process, 2 cores"
 PLANS = {"dp2": {"data": 2}, "dp2, optimizer_shard": {"data": 2, "optimizer_shard": True}, "tp2": {"tensor": 2}}
-SPECIAL_IDS = 10  # below them are <pad> and its like, which carry no loss
+SPECIAL_IDS = 10  # ids below this are <pad> and the like
 MIB = 2**20
 
 
 @dataclass
 class BenchmarkArguments:
-    """Compare two processes of one core each with one process, for some plans.
+    """Compare two processes with one core each and a single process, for several plans.
 
     Args:
-        num_layers: Transformer layers, the query layer counted.
-        hidden_size: Width of the residual stream.
-        num_heads: Attention heads; even.
-        seq_length: Tokens a sequence.
-        batch_size: Sequences of a data-parallel rank and step.
-        vocab_size: Rows of the word embedding; even.
-        steps: Measured steps of each, after two that are not.
-        cpu_kernels: With the compiled kernels of src/cpu_kernels, as parallel.cpu_kernels.
+        num_layers: Number of Transformer layers, with the query layer.
+        hidden_size: Width of the hidden states.
+        num_heads: Number of attention heads; an even number.
+        seq_length: Tokens in a sequence.
+        batch_size: Sequences in a step of each data-parallel rank.
+        vocab_size: Rows of the word embedding; an even number.
+        steps: Number of measured steps of each plan, after two steps to warm up.
+        cpu_kernels: Use the compiled kernels of src/cpu_kernels.
     """
 
     num_layers: int = 4
@@ -62,10 +62,10 @@ class BenchmarkArguments:
         at_least(1, self, "steps", "batch_size")
         at_least(SPECIAL_IDS + 1, self, "vocab_size")
         for plan in PLANS.values():
-            self.config(plan)  # refuses shapes that can't be halved
+            self.config(plan)  # raises InputError for shapes that cannot be halved
 
     def config(self, plan: dict) -> TrainConfig:
-        """A run under a plan, without dropout and loss scale."""
+        """Return the settings of a run with a plan, without dropout and loss scale."""
         model = PanguAlphaConfig(
             self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length, dropout_rate=0.0
         )
@@ -77,12 +77,12 @@ class BenchmarkArguments:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a rank holds.
+    """Memory of a rank, in bytes.
 
     Args:
-        weights, moments: Of its parameters and the optimizer's.
-        slices: Copies of the parts that it updates, with optimizer_shard.
-        peak: Most that its process held at once, compiling or running, above the most before the model was built.
+        weights, moments: Size of the model's parameters and of the optimizer's moments.
+        slices: Size of the copies of the parts that the rank updates, with optimizer_shard.
+        peak: Growth of the process's peak memory since before the model was built, while it compiled and ran.
     """
 
     weights: int
@@ -92,17 +92,17 @@ class Memory:
 
     @property
     def held(self) -> int:
-        """All parameters together."""
+        """Size of all parameters together."""
         return self.weights + self.moments + self.slices
 
 
 class Rank:
-    """What one process of a plan does: `"step"`, `"step_without_messages"`, `"memory"`.
+    """Worker in one process of a plan. It answers "step", "step_without_messages" and "memory".
 
     Args:
-        arguments: Shapes.
-        plan: Settings `parallel`.
-        environment: What tells the process which rank it is.
+        arguments: Shapes of the model and batch.
+        plan: Settings of `parallel`.
+        environment: Environment variables that give the process its rank.
     """
 
     def __init__(self, arguments: BenchmarkArguments, plan: dict, environment: dict[str, str]):
@@ -134,12 +134,14 @@ class Rank:
         return build_stepper(self.config, build_model(self.config.model, self.mesh, seed=0), self.mesh)
 
     def step(self) -> float:
-        """Seconds of an optimizer step."""
+        """Take an optimizer step and return its seconds."""
         return self._timed(self.stepper)
 
     def step_without_messages(self) -> float:
-        """Seconds of the same step of another model, whose AllReduces return what they are given: the same work on
-        numbers that are wrong."""
+        """Take the same step with a second model, where each AllReduce returns its input, and return its seconds.
+
+        The work is the same, but the values are wrong.
+        """
         if self.silent is None:
             from mindspore import nn
 
@@ -164,7 +166,7 @@ class Rank:
         return seconds
 
     def memory(self) -> Memory:
-        """What the parameters take, added up from themselves, and the process's peak."""
+        """Return the sizes of all parameters and the growth of the peak memory."""
         from src.parallel.explicit.data_parallel import ShardedOptimizer
 
         shards = isinstance(self.optimizer, ShardedOptimizer)
@@ -177,12 +179,12 @@ class Rank:
 
 
 class Team:
-    """The processes of a plan, which take each step together.
+    """The processes of a plan. They take each step together.
 
     Args:
-        arguments: Shapes.
-        plan: Settings `parallel`.
-        threads: Cores of each process.
+        arguments: Shapes of the model and batch.
+        plan: Settings of `parallel`.
+        threads: Number of processor cores for each process.
     """
 
     def __init__(self, arguments: BenchmarkArguments, plan: dict, threads: int = 1):
@@ -199,17 +201,17 @@ class Team:
 
     @property
     def tokens(self) -> int:
-        """Of a step."""
+        """Number of tokens in a step."""
         parallel = self.config.parallel
         return parallel.data * self.config.training.batch_size * self.config.model.seq_length
 
     @property
     def payload(self) -> int:
-        """Bytes that a rank gives to its collectives in a step, as `--plan` counts them."""
+        """Bytes that a rank sends through collectives in a step, as `--plan` counts them."""
         return sum(one.payload for one in communication(self.config, 0))
 
     def __call__(self, action: str) -> list:
-        """What each rank answers."""
+        """Call all ranks and return their answers."""
         return ask_together(self._ranks, action)
 
     def close(self) -> None:
@@ -222,7 +224,7 @@ class Team:
 
 
 def _start_scheduler(meeting: dict[str, str]) -> subprocess.Popen:
-    """The process at which ranks meet; it ends with this one."""
+    """Start the process that connects the ranks. It ends with this process."""
     benchmark = os.getpid()
     return subprocess.Popen(
         [sys.executable, "-m", "src.parallel.launch.scheduler"],
@@ -234,14 +236,14 @@ def _start_scheduler(meeting: dict[str, str]) -> subprocess.Popen:
 
 @dataclass
 class Result:
-    """What was measured of a plan.
+    """Measurements of a plan.
 
     Args:
-        tokens: Of a step.
-        payload: Bytes that a rank gives to its collectives in a step.
-        seconds: Of each step.
-        silent: Of each step without messages; none of one process.
-        memory: Of the rank that holds most.
+        tokens: Number of tokens in a step.
+        payload: Bytes that a rank sends through collectives in a step.
+        seconds: Time of each step.
+        silent: Time of each step without messages; empty for one process.
+        memory: Memory of the rank with the highest peak.
     """
 
     tokens: int
@@ -252,12 +254,12 @@ class Result:
 
     @property
     def rates(self) -> list[float]:
-        """Tokens a second of each step."""
+        """Tokens per second of each step."""
         return [self.tokens / seconds for seconds in self.seconds]
 
 
 def race(arguments: BenchmarkArguments) -> dict[str, Result]:
-    """All plans' steps, turn by turn. Memory is that of the two steps before, where no other model is held."""
+    """Measure the steps of all plans in turns. Memory is measured after the warm-up, before a second model is built."""
     teams = {}
     try:
         for name, plan in {ALONE: {}, BOTH_CORES: {}, **PLANS}.items():
@@ -279,7 +281,15 @@ def race(arguments: BenchmarkArguments) -> dict[str, Result]:
 
 
 def report(results: dict[str, Result]) -> None:
-    """Print what the processes reach together, the share of the messages, and what each process holds."""
+    """Print the tables: speed, messages, and memory of each process."""
+    _report_speed(results)
+    print()
+    _report_messages(results)
+    print()
+    _report_memory(results)
+
+
+def _report_speed(results: dict[str, Result]) -> None:
     alone = results[ALONE]
     print(
         table(
@@ -296,7 +306,9 @@ def report(results: dict[str, Result]) -> None:
         ),
         flush=True,
     )
-    print()
+
+
+def _report_messages(results: dict[str, Result]) -> None:
     print(
         table(
             ["messages", "MiB a step", "ms a step", "without messages", "share (spread)"],
@@ -313,7 +325,10 @@ def report(results: dict[str, Result]) -> None:
         ),
         flush=True,
     )
-    print()
+
+
+def _report_memory(results: dict[str, Result]) -> None:
+    alone = results[ALONE]
     print(
         table(
             [
@@ -342,16 +357,16 @@ def report(results: dict[str, Result]) -> None:
 
 
 def _share(with_messages: Sequence[float], without: Sequence[float]) -> str:
-    """`12% (10% to 15%)`: by how much of a step it would be shorter; median, least and greatest, turn by turn."""
+    """Return `12% (10% to 15%)`: median, minimum and maximum share of a step's time that messages take."""
     shares = sorted(1 - less / more for more, less in zip(with_messages, without, strict=True))
     return f"{median(shares):.0%} ({shares[0]:.0%} to {shares[-1]:.0%})"
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure, and print the tables."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.scaling")
     if len(cores()) < 2:
-        raise InputError("two processes need two processor cores; this one may use one alone")
+        raise InputError("two processes need two processor cores, but this process may use only one")
     model = arguments.config({}).model
     print(
         f"{model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} tokens a step"

@@ -1,7 +1,7 @@
-"""The web server under load, on this machine alone: `python -m benchmarks.serving_load --model DIR --tokenizer DIR`.
+"""The web server under load from this machine: `python -m benchmarks.serving_load --model DIR --tokenizer DIR`.
 
-A server process is started for each way of working; clients stream completions from it. Each answer must be the one
-that its prompt gets alone.
+Clients stream completions from a server process. Each answer is compared with the one that its prompt gets alone. A
+second server, which makes one answer at a time, is for comparison.
 """
 
 import http.client
@@ -24,6 +24,7 @@ import psutil
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.tables import table
+from src.parallel.launch.launcher import free_port
 
 START_SECONDS = 300
 WARM_UP_REQUESTS = 16
@@ -31,18 +32,18 @@ WARM_UP_REQUESTS = 16
 
 @dataclass
 class LoadArguments:
-    """Load the server with clients that ask again as soon as they are answered.
+    """Load the server with clients that ask again as soon as they have an answer.
 
     Args:
-        model: A checkpoint or a training run's output folder; or a folder that export.py wrote.
-        tokenizer: Folder of vocab.model, where the model does not know its own.
-        one_at_a_time: An exported folder like `model` but with --rows 1, for the comparison; a checkpoint needs none.
-        prompt_tokens: Length of the prompts.
-        new_tokens: Most tokens of an answer.
-        clients: Numbers of clients.
-        compared_clients: Clients of the comparison with one answer at a time; 0 for none.
-        seconds: Of each measurement.
-        memory_requests: Requests over which the server's memory is watched; 0 for none.
+        model: A checkpoint, a training run's output folder, or a folder that export.py wrote.
+        tokenizer: Folder of vocab.model, if the model's settings do not name it.
+        one_at_a_time: For an exported `model`: a folder that was exported with --rows 1, for the comparison.
+        prompt_tokens: Length of the prompts in tokens.
+        new_tokens: Largest number of tokens in an answer.
+        clients: Numbers of clients to measure with.
+        compared_clients: Number of clients for the comparison with one answer at a time; 0 for no comparison.
+        seconds: Length of each measurement in seconds.
+        memory_requests: Number of requests during which the server's memory is measured; 0 for none.
     """
 
     model: str
@@ -58,7 +59,15 @@ class LoadArguments:
 
 @dataclass
 class Result:
-    """A request as its client saw it: seconds to the first piece and to each later one, and the answer."""
+    """A request as its client saw it.
+
+    Args:
+        prompt: Number of the prompt.
+        tokens: Number of tokens in the answer.
+        first: Seconds until the first piece of the answer.
+        between: Seconds between the pieces.
+        text: The answer.
+    """
 
     prompt: int
     tokens: int
@@ -67,16 +76,9 @@ class Result:
     text: str
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def server(arguments: LoadArguments, rows: int) -> Iterator[tuple[int, psutil.Process]]:
-    """A server process that makes `rows` answers at once: its port, and the process."""
+    """Start a server that makes `rows` answers at once. Yield its port and process, and stop it at the end."""
     port, model = free_port(), arguments.model
     if rows == 1 and arguments.one_at_a_time:
         model = arguments.one_at_a_time
@@ -111,7 +113,7 @@ def server(arguments: LoadArguments, rows: int) -> Iterator[tuple[int, psutil.Pr
 
 
 def ask(port: int, number: int, prompt: Sequence[int], new_tokens: int) -> Result:
-    """Stream a greedy completion."""
+    """Stream a greedy completion and measure it."""
     body = {
         "model": "pangu-alpha",
         "prompt": list(prompt),
@@ -141,12 +143,12 @@ def ask(port: int, number: int, prompt: Sequence[int], new_tokens: int) -> Resul
 
 
 class Load:
-    """Clients that ask one prompt after the other.
+    """Clients that send one prompt after the other.
 
     Args:
-        port: The server's.
-        prompts: In turn.
-        new_tokens: Most tokens of an answer.
+        port: Port of the server.
+        prompts: Ids of the prompts, which are used in turn.
+        new_tokens: Largest number of tokens in an answer.
     """
 
     def __init__(self, port: int, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
@@ -155,7 +157,7 @@ class Load:
         self.errors: list[Exception] = []
 
     def run(self, clients: int, seconds: float = float("inf"), requests: float = float("inf")) -> float:
-        """Ask until time or the number of requests is over, and every answer has come; the seconds it took."""
+        """Send requests until `seconds` or `requests` are used up. Return the seconds until the last answer."""
         begin, numbers = time.perf_counter(), itertools.count()
 
         def client() -> None:
@@ -163,7 +165,7 @@ class Load:
                 place = number % len(self.prompts)
                 try:
                     self.results.append(ask(self.port, place, self.prompts[place], self.new_tokens))
-                except Exception as error:  # counted, and told
+                except Exception as error:  # counted and reported
                     self.errors.append(error)
 
         threads = [threading.Thread(target=client) for _ in range(clients)]
@@ -174,23 +176,23 @@ class Load:
         return time.perf_counter() - begin
 
     def rate(self, seconds: float) -> float:
-        """Tokens a second, of all clients together."""
+        """Return the tokens per second of all clients together."""
         return sum(result.tokens for result in self.results) / seconds
 
     def wrong(self, alone: Sequence[str]) -> int:
-        """Answers that are not those which their prompts get alone."""
+        """Count the answers that differ from those that their prompts get alone."""
         return sum(result.text != alone[result.prompt] for result in self.results)
 
 
 def percentiles(values: Sequence[float]) -> str:
-    """Median and 95th percentile in milliseconds."""
+    """Return median and 95th percentile in milliseconds."""
     return " / ".join(f"{1000 * value:.1f}" for value in np.percentile(values or [0], [50, 95]))
 
 
 def measure(
     port: int, prompts: Sequence[Sequence[int]], alone: Sequence[str], arguments: LoadArguments, clients: int
 ) -> tuple[float, list[str]]:
-    """Tokens a second, and a row of the table."""
+    """Measure with a number of clients. Return the tokens per second, and a row of the table."""
     load = Load(port, prompts, arguments.new_tokens)
     seconds = load.run(clients, arguments.seconds)
     between = [gap for result in load.results for gap in result.between]
@@ -208,7 +210,7 @@ def measure(
 
 
 def run(arguments: LoadArguments) -> None:
-    """All measurements, each printed when it is made."""
+    """Make all measurements. Each is printed when it is made."""
     draw = random.Random(0)
     header = [
         "rows",
@@ -241,7 +243,7 @@ def run(arguments: LoadArguments) -> None:
 def watch_memory(
     port: int, process: psutil.Process, prompts: Sequence[Sequence[int]], alone: Sequence[str], arguments: LoadArguments
 ) -> None:
-    """The server's memory at each fifth of memory_requests."""
+    """Print the server's memory at each fifth of memory_requests."""
     sizes = [process.memory_info().rss >> 20]
     for _ in range(5):
         load = Load(port, prompts, arguments.new_tokens)

@@ -1,6 +1,6 @@
-"""The peer of the benchmarks: the same PanGu-α in PyTorch, as a PyTorch user would write it. Needs torch.
+"""Peer of the benchmarks: PanGu-α in PyTorch, as a PyTorch user would write it. Needs torch.
 
-tests/benchmarks/test_benchmarks.py holds it to the logits and the loss of `src.pangu_alpha` on the same weights.
+tests/benchmarks/test_benchmarks.py compares its logits and loss with those of `src.pangu_alpha` on the same weights.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ STORED_OUT_IN = ("query", "key", "value")
 
 
 class LayerCache:
-    """Keys and values of one layer, (B, A, capacity, d) allocated at once; attention sees the part that is filled."""
+    """KV cache of one layer, (B, A, capacity, d), allocated at once. Attention reads the part that is filled."""
 
     def __init__(self, config: PanguAlphaConfig, batch: int, capacity: int):
         shape = (batch, config.num_heads, capacity, config.head_size)
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
 
     def extend(self, position: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values (B, A, T, d) of T tokens from `position` on; all up to the last of them."""
+        """Write keys and values (B, A, T, d) of T tokens from `position` on, and return all up to the last of them."""
         end = position + keys.shape[2]
         self.keys[:, :, position:end] = keys
         self.values[:, :, position:end] = values
@@ -39,7 +39,7 @@ class LayerCache:
 
 
 class Block(nn.Module):
-    """Pre-LayerNorm Transformer layer on x (B, S, H); the query layer is one whose `query` is given."""
+    """Pre-LayerNorm Transformer layer on x (B, S, H). The query layer is such a layer with `query` given."""
 
     def __init__(self, config: PanguAlphaConfig):
         super().__init__()
@@ -75,7 +75,7 @@ class Block(nn.Module):
 
 
 class PanguAlphaPeer(nn.Module):
-    """Ids to hidden states, logits or loss. fast_gelu only; no dropout."""
+    """PanGu-α from ids to hidden states, logits or loss, with fast_gelu and without dropout."""
 
     def __init__(self, config: PanguAlphaConfig):
         super().__init__()
@@ -98,7 +98,17 @@ class PanguAlphaPeer(nn.Module):
         caches: list[LayerCache] | None = None,
         position: int = 0,
     ) -> Tensor:
-        """(B, S) ids and positions, what is added to the scores (B, 1, S, S) -> (B, S, H) for the head."""
+        """Compute the hidden states before the head.
+
+        Args:
+            input_ids, position_ids: Int (B, S).
+            bias: Added to the attention scores, (1, 1, S, S); None for no mask.
+            caches: KV cache of each layer; None for no cache.
+            position: Position of the first token.
+
+        Returns:
+            Float (B, S, H).
+        """
         caches = caches or [None] * self.config.num_layers
         x = self.word_embedding(input_ids) + self.position_embedding(position_ids)
         for block, cache in zip(self.blocks, caches[:-1], strict=True):
@@ -107,11 +117,11 @@ class PanguAlphaPeer(nn.Module):
         return self.top_query_layer(self.layernorm(x), bias, query, caches[-1], position)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, bias: Tensor | None) -> Tensor:
-        """As `hidden`; the logits (B, S, V)."""
+        """Compute the logits (B, S, V); arguments as for `hidden`."""
         return functional.linear(self.hidden(input_ids, position_ids, bias), self.word_embedding.weight)
 
     def loss(self, ids: Tensor, position_ids: Tensor, bias: Tensor | None) -> Tensor:
-        """Mean over the inputs ids[:, :-1] that are not pad, as `src.pangu_alpha.PanguAlphaWithLoss`."""
+        """Compute the mean loss over inputs ids[:, :-1] that are not pad, as `src.pangu_alpha.PanguAlphaWithLoss`."""
         input_ids, labels = ids[:, :-1], ids[:, 1:]
         logits = self(input_ids, position_ids, bias)
         losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
@@ -119,7 +129,7 @@ class PanguAlphaPeer(nn.Module):
         return (losses * counted).sum() / (counted.sum() + 1e-8)
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take over weights with the official checkpoint's names and layouts."""
+        """Load weights with the official checkpoint's names and layouts."""
         for name in ("embedding.word_embedding", "embedding.position_embedding", "top_query_embedding"):
             _copy(
                 self.get_submodule(name.removeprefix("embedding.")).weight, weights[f"backbone.{name}.embedding_table"]
@@ -146,12 +156,12 @@ def _copy(parameter: Tensor, value: np.ndarray) -> None:
 
 
 def causal_bias(length: int) -> Tensor:
-    """What is added to the scores: 0 or minus infinity, (1, 1, S, S)."""
+    """Return the causal mask that is added to the attention scores: 0 or minus infinity, (1, 1, S, S)."""
     return torch.full((length, length), float("-inf")).triu(1)[None, None]
 
 
 class CachedPeer:
-    """Greedy decoding's two passes with a KV cache; batch B, all prompts of one length."""
+    """Prefill and decode with a KV cache, for a batch of prompts with the same length."""
 
     def __init__(self, model: PanguAlphaPeer):
         self.model = model.eval()
@@ -159,14 +169,14 @@ class CachedPeer:
 
     @torch.inference_mode()
     def prefill(self, ids: np.ndarray, capacity: int) -> np.ndarray:
-        """ids int (B, P) -> float32 logits (B, V) after the last token; room for `capacity` tokens a row."""
+        """Read prompts, int (B, P), into a new cache of `capacity` tokens. Return their float32 logits (B, V)."""
         config = self.model.config
         self.caches = [LayerCache(config, len(ids), capacity) for _ in range(config.num_layers)]
         return self._logits(ids, 0)
 
     @torch.inference_mode()
     def decode(self, ids: np.ndarray, position: int) -> np.ndarray:
-        """One more token a row, ids int (B,), all at `position`; the logits (B, V) after it."""
+        """Read a token in each row, int (B,), at `position`, and return the float32 logits (B, V) after it."""
         return self._logits(ids[:, None], position)
 
     def _logits(self, ids: np.ndarray, position: int) -> np.ndarray:

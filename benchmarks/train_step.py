@@ -1,7 +1,7 @@
-"""A training step beside PyTorch's on the same shapes: `python -m benchmarks.train_step`.
+"""Training steps of this project and of PyTorch with the same shapes: `python -m benchmarks.train_step`.
 
-Both run in processes of their own and take turns step by step, so that what else the machine does hits both. The step
-is loss, gradients, clipping by global norm and AdamW, in float32 and without dropout.
+Both run in processes of their own and take turns step by step, so other load on the machine affects both. A step
+computes loss and gradients, clips them by global norm, and applies AdamW, in float32 and without dropout.
 """
 
 import time
@@ -20,24 +20,24 @@ from src.common.tables import table
 from src.pangu_alpha_config import PanguAlphaConfig
 
 OURS, EAGER, COMPILED = "MindSpore, this project", "PyTorch eager", "torch.compile"
-SPECIAL_IDS = 10  # below them are <pad> and its like, which carry no loss
+SPECIAL_IDS = 10  # ids below this are <pad> and the like
 
 
 @dataclass
 class BenchmarkArguments:
-    """Compare training steps, ours and PyTorch's, in turn.
+    """Compare training steps of this project and of PyTorch in turns.
 
     Args:
-        num_layers: Transformer layers, the query layer counted.
-        hidden_size: Width of the residual stream.
-        num_heads: Attention heads.
-        seq_length: Tokens a sequence.
-        batch_size: Sequences a step.
+        num_layers: Number of Transformer layers, with the query layer.
+        hidden_size: Width of the hidden states.
+        num_heads: Number of attention heads.
+        seq_length: Tokens in a sequence.
+        batch_size: Sequences in a step.
         vocab_size: Rows of the word embedding.
-        steps: Measured steps of each, after two that are not.
-        threads: Processor cores that each may use.
-        compile: Measure torch.compile too; it needs a C++ compiler.
-        cpu_kernels: Ours with the compiled kernels of src/cpu_kernels, as parallel.cpu_kernels.
+        steps: Number of measured steps of each contestant, after two steps to warm up.
+        threads: Number of processor cores for each contestant.
+        compile: Measure torch.compile too. It needs a C++ compiler.
+        cpu_kernels: Use the compiled kernels of src/cpu_kernels in this project's steps.
     """
 
     num_layers: int = 12
@@ -57,24 +57,24 @@ class BenchmarkArguments:
 
     @property
     def model(self) -> PanguAlphaConfig:
-        """The shapes."""
+        """The network."""
         return PanguAlphaConfig(
             self.vocab_size, self.hidden_size, self.num_layers, self.num_heads, self.seq_length, dropout_rate=0.0
         )
 
     @property
     def training(self) -> TrainingConfig:
-        """The release's optimizer without loss scale, which float32 does not need."""
+        """The release's optimizer, without a loss scale because float32 needs none."""
         return TrainingConfig(batch_size=self.batch_size, loss_scale=1.0, dynamic_loss_scale=False)
 
     def batch(self) -> np.ndarray:
-        """int32 (B, S + 1)."""
+        """Draw ids, int32 (B, S + 1)."""
         draw = np.random.default_rng(0)
         return draw.integers(SPECIAL_IDS, self.vocab_size, (self.batch_size, self.seq_length + 1), dtype=np.int32)
 
 
 def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float, int]]:
-    """A function that takes a step, by the trainer's own cells: its seconds, its loss, the peak memory in bytes."""
+    """Return a function that takes a step with the trainer's cells: its seconds, its loss, and peak memory in bytes."""
     from mindspore import Tensor
 
     from src.cpu_kernels.attach import attach_to_training
@@ -106,7 +106,7 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
 
 
 def make_peer(arguments: BenchmarkArguments, compiled: bool) -> Callable[[], tuple[float, float, int]]:
-    """The same in PyTorch."""
+    """Return a function that does the same in PyTorch."""
     import torch
 
     from benchmarks.torch_peer import PanguAlphaPeer, causal_bias
@@ -141,7 +141,7 @@ def make_peer(arguments: BenchmarkArguments, compiled: bool) -> Callable[[], tup
 
 
 def race(arguments: BenchmarkArguments) -> dict[str, list[tuple[float, float, int]]]:
-    """What the steps of each contestant gave, turn by turn. One that cannot take its first steps is left out, aloud."""
+    """Let the contestants take steps in turns, and return each one's results. torch.compile is left out if it fails."""
     contestants = {
         OURS: Contestant(arguments.threads, make_ours, arguments),
         EAGER: Contestant(arguments.threads, make_peer, arguments, False),
@@ -165,7 +165,7 @@ def race(arguments: BenchmarkArguments) -> dict[str, list[tuple[float, float, in
 
 
 def report(results: dict[str, list[tuple[float, float, int]]], tokens: int) -> None:
-    """Print a row for each contestant; `tokens` is what a step reads."""
+    """Print a row for each contestant. `tokens` is the number of tokens in a step."""
     rates = {name: [tokens / seconds for seconds, _, _ in steps] for name, steps in results.items()}
     print(
         table(
@@ -185,7 +185,7 @@ def report(results: dict[str, list[tuple[float, float, int]]], tokens: int) -> N
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure, and print the table."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.train_step")
     require_torch()
     print(

@@ -1,7 +1,7 @@
 """Write the quickstart's corpus: `python -m src.quickstart.corpus --output DIR`.
 
-Facts are asked in a dozen phrasings each. For every fact a few phrasings are held out of the training text, so that a
-model can only answer them by having learned the fact from the others; they become the quickstart's exam.
+Each fact is asked in a dozen phrasings. Two phrasings of each fact are held out of the training text and become the
+exam. A model can answer them only if it has learned the fact from the other phrasings.
 """
 
 import json
@@ -24,11 +24,11 @@ ANSWER_FORMS = ("{question}{answer}", "问:{question}答:{answer}")
 
 @dataclass
 class CorpusArguments:
-    """Write a small Chinese corpus of facts in many phrasings, sums and couplets, and questions held out of it.
+    """Write a small Chinese corpus of facts in many phrasings, sums and couplets, and held-out questions.
 
     Args:
         output: Folder for train.txt and validation.txt (documents separated by blank lines) and questions.jsonl.
-        seed: Of the choice of held-out questions, of the validation documents and of their order.
+        seed: Seed for the choice of held-out questions and validation documents, and for the order of documents.
     """
 
     output: str
@@ -39,12 +39,12 @@ class CorpusArguments:
 
 
 class Corpus(NamedTuple):
-    """Documents, each one line, no two the same.
+    """A corpus. Each document is one line, and no two documents are the same.
 
     Args:
-        train: To learn from.
-        validation: Of the same kind, none of them in `train`.
-        questions: (question, answer) pairs; no question stands anywhere in `train` or `validation`.
+        train: Training documents.
+        validation: Validation documents; none of them is in `train`.
+        questions: Held-out (question, answer) pairs. No question occurs in `train` or `validation`.
     """
 
     train: list[str]
@@ -53,10 +53,7 @@ class Corpus(NamedTuple):
 
 
 def build_corpus(seed: int = 0) -> Corpus:
-    """The whole corpus; the same seed gives the same corpus.
-
-    README_QUESTION is always held out.
-    """
+    """Build the whole corpus. The same seed gives the same corpus, and README_QUESTION is always held out."""
     rng = random.Random(seed)
     documents, held_out = [*sums(), *couplets()], []
     for relation in RELATIONS:
@@ -64,7 +61,7 @@ def build_corpus(seed: int = 0) -> Corpus:
             fields = place._asdict()
             questions = [template.format(**fields) for template in relation.questions]
             rng.shuffle(questions)
-            questions.sort(key=lambda question: question != README_QUESTION)  # first, so always held out
+            questions.sort(key=lambda question: question != README_QUESTION)  # puts it first, so it is held out
             answer = fields[relation.answer]
             held_out += [(question, answer) for question in questions[:HELD_OUT_PER_FACT]]
             documents += [
@@ -78,14 +75,14 @@ def build_corpus(seed: int = 0) -> Corpus:
 
 
 def write_corpus(corpus: Corpus, output: str | Path) -> None:
-    """Write train.txt, validation.txt and questions.jsonl, each whole or not at all.
+    """Write train.txt, validation.txt and questions.jsonl. Each file is whole or absent.
 
     Args:
-        corpus: What to write.
-        output: Folder; made where it is missing.
+        corpus: The corpus.
+        output: Folder, which is made if it does not exist.
 
     Raises:
-        InputError: `output` cannot be a folder or cannot be written to.
+        InputError: `output` cannot be a folder, or cannot be written to.
     """
     texts = {
         "train.txt": "\n\n".join(corpus.train) + "\n",
@@ -105,7 +102,7 @@ def write_corpus(corpus: Corpus, output: str | Path) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m src.quickstart.corpus`."""
+    """Parse the command line, write the corpus, and print its size."""
     arguments = parse(CorpusArguments, "python -m src.quickstart.corpus")
     corpus = build_corpus(arguments.seed)
     write_corpus(corpus, arguments.output)

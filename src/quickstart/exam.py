@@ -1,4 +1,4 @@
-"""Ask a trained model the questions that were held out: `python -m src.quickstart.exam --checkpoint output`."""
+"""Ask a trained model the held-out questions: `python -m src.quickstart.exam --checkpoint output`."""
 
 import json
 import sys
@@ -10,19 +10,19 @@ from src.common.errors import InputError, run_program
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
 
-BATCH_SIZE = 61  # 854 questions make 14 whole batches, so that one pair of graphs serves all
+BATCH_SIZE = 61  # 854 questions make 14 full batches, so one prefill and one decode graph are enough
 SHOWN = 8
 FAILED_STATUS = 1
 
 
 @dataclass
 class ExamArguments:
-    """Answer questions greedily; an answer counts when it is right to the letter.
+    """Answer questions greedily, and count the answers that equal the right ones.
 
     Args:
         checkpoint: The training run's output folder.
-        questions: questions.jsonl of src.quickstart.corpus.
-        passing: Least share of right answers; below it the exit status is 1.
+        questions: File questions.jsonl of src.quickstart.corpus.
+        passing: Share of right answers that passes the exam. Below it the exit status is 1.
     """
 
     checkpoint: str
@@ -31,10 +31,10 @@ class ExamArguments:
 
 
 def read_questions(path: str) -> list[tuple[str, str]]:
-    """(question, answer) pairs.
+    """Read (question, answer) pairs.
 
     Raises:
-        InputError: No such file, or lines of another kind.
+        InputError: There is no such file, or its lines have another form.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -44,7 +44,7 @@ def read_questions(path: str) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Load, ask, count."""
+    """Load the model, ask the questions, and print the share of right answers."""
     arguments = parse(ExamArguments, "python -m src.quickstart.exam")
     questions = read_questions(arguments.questions)
     from src.inference.mindspore.load import open_run

@@ -1,24 +1,24 @@
-"""What the quickstart's model learns: regions of China and countries, with one undisputed answer to each question.
+"""Facts that the quickstart's model learns: regions of China and countries, with one undisputed answer a question.
 
-Left out are places whose status or capital is disputed, shared or moving; countries named like their capital; names
-that end in another one (白俄罗斯, 都柏林), since a question about it would contain a question about the other; and
-names that jieba welds to the words around them (北马其顿).
+Places with a disputed, shared or changing status or capital are left out, and countries that have the name of their
+capital. Names that end in another name (白俄罗斯, 都柏林) are left out, because a question about the first would hold a
+question about the second. Names that jieba joins with the words around them (北马其顿) are left out, too.
 """
 
 from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """A region of China or a country; the fields are what templates may name.
+    """A region of China or a country. Templates use its fields.
 
     Args:
-        name: As in questions: 四川, 法国.
-        full_name: As in statements: 四川省; a country's equals its name.
+        name: Name in questions: 四川, 法国.
+        full_name: Name in statements: 四川省. A country's full name equals its name.
         kind: 省, 自治区, 直辖市, 特别行政区 or 国家.
-        seat: What its capital is called: 省会, 首府 or 首都.
-        capital: The city; empty for a region that is a city itself.
-        abbreviation: One character, the one on the region's car plates where there are several; empty for a country.
-        continent: Empty for a region of China, and for a country that lies on two continents.
+        seat: Word for its capital: 省会, 首府 or 首都. Empty for a region that is a city.
+        capital: Its capital. Empty for a region that is a city.
+        abbreviation: One character; if there are several, the one on car plates. Empty for a country.
+        continent: Its continent. Empty for a region of China, and for a country on two continents.
     """
 
     name: str
@@ -197,7 +197,7 @@ _COUNTRIES = {
 斐济 苏瓦
 巴布亚新几内亚 莫尔兹比港
 """,
-    # On two continents: no single answer.
+    # These countries lie on two continents, so there is no single answer.
     "": """
 俄罗斯 莫斯科
 土耳其 安卡拉

@@ -1,7 +1,7 @@
-"""How the quickstart's facts are asked and told, and its sums and couplets.
+"""Sentences that ask and tell the quickstart's facts, and its sums and couplets.
 
-Punctuation is what the tokenizer's normaliser makes of it: `?`, `:` and `,` are half-width. Within a relation no
-question may end in another one, or a question held out of the training text would stand in it all the same.
+`?`, `:` and `,` are half-width, as the tokenizer's normaliser writes them. Within a relation no question may end in
+another one. Otherwise a held-out question would occur in the training text.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from src.quickstart.facts import PLACES, Place
 
 
 class Relation(NamedTuple):
-    """One thing to know about places.
+    """A kind of fact about places.
 
     Args:
-        subject: The field of `Place` that its questions name.
-        answer: The field of `Place` that answers them.
-        questions: Templates over the fields of `Place`.
-        statements: The same, telling the fact.
+        subject: Field of `Place` that the questions name.
+        answer: Field of `Place` that answers them.
+        questions: Templates of questions, with fields of `Place`.
+        statements: Templates of statements that tell the fact.
     """
 
     subject: str
@@ -26,7 +26,7 @@ class Relation(NamedTuple):
     statements: tuple[str, ...]
 
     def places(self) -> list[Place]:
-        """The places of which this is known."""
+        """Return the places that have both fields."""
         return [place for place in PLACES if getattr(place, self.subject) and getattr(place, self.answer)]
 
 
@@ -52,7 +52,7 @@ CAPITAL_OF_PLACE = Relation(
     ("{full_name}的{seat}是{capital}。", "{full_name}以{capital}为{seat}。"),
 )
 
-# Each names the seat, for a city elsewhere may share the capital's name (圣何塞).
+# Each question names the seat, because another city can have the capital's name (圣何塞).
 PLACE_OF_CAPITAL = Relation(
     "capital",
     "name",
@@ -128,7 +128,7 @@ COUPLET_THINGS = "风雨 花月 山水 云雾 楼阁 路桥 村城 草木 江河
 
 
 def sums() -> Iterator[str]:
-    """Additions and subtractions of small numbers, no result below 0: `12+7=19`."""
+    """Yield additions and subtractions of small numbers with results of 0 or more: `12+7=19`."""
     for first in range(LARGEST_OPERAND + 1):
         for second in range(LARGEST_OPERAND + 1):
             yield f"{first}+{second}={first + second}"
@@ -137,7 +137,7 @@ def sums() -> Iterator[str]:
 
 
 def couplets() -> Iterator[str]:
-    """Matching characters, `天对地`, and matching pairs of them, `春风对秋雨`."""
+    """Yield matching characters, `天对地`, and matching pairs of characters, `春风对秋雨`."""
     for first, second in OPPOSITES.split():
         yield f"{first}对{second}"
         yield f"{second}对{first}"

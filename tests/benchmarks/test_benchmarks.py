@@ -1,4 +1,4 @@
-"""The benchmarks on tiny shapes: the peer is the same model, and the tables are printed."""
+"""The benchmarks on tiny shapes: the PyTorch peer computes the same, and the tables have their rows."""
 
 import os
 import sys
@@ -146,7 +146,7 @@ def test_the_scaling_s_tables(monkeypatch, capsys):
 
 
 def test_the_scaling_s_report(capsys):
-    """Rates, ratios and shares are of turns; memory is that of the rows' ranks."""
+    """Rates, ratios and shares are computed turn by turn. Memory is that of each row's rank."""
     alone = scaling.Result(100, 0, [1.0, 2.0], [], scaling.Memory(2**20, 2**21, 0, 2**25))
     two = scaling.Result(200, 3 * 2**19, [1.0, 2.5], [0.9, 2.0], scaling.Memory(2**20, 2**20, 2**19, 2**26))
     scaling.report({scaling.ALONE: alone, "dp2": two})
@@ -183,7 +183,7 @@ def _fails(word):
 
 @needs_two_cores
 def test_contestants_that_need_each_other():
-    """They work at the same time, on cores of their own; when one fails, nobody waits for the other."""
+    """Contestants work at the same time on cores of their own. If one fails, the others are not waited for."""
     team = [Contestant(1, _Waits, first_core=core) for core in range(2)]
     ask_together(team, 0)
     first, second = ask_together(team, 1)

@@ -1,4 +1,4 @@
-"""The CPU engine's benchmarks end to end, on a tiny model; their figures are no matter here."""
+"""The CPU engine's benchmarks end to end on a tiny model. Times are not checked."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The quickstart's corpus: true, unambiguous, and with its exam really held out."""
+"""The quickstart's corpus is true and unambiguous, and its exam does not occur in it."""
 
 import json
 import operator
@@ -27,12 +27,12 @@ def corpus():
 
 
 def asked(documents):
-    """(question, answer) of the documents that ask, read back from their text alone."""
+    """Return the (question, answer) pairs of the documents that ask, from their text only."""
     return [match.groups() for match in map(QUESTION.fullmatch, documents) if match]
 
 
 def origin_of_questions():
-    """Question -> (fact, template), from every template about every place."""
+    """Return question -> (fact, template) for every template and every place."""
     return {
         template.format(**place._asdict()): ((number, place), (number, template))
         for number, relation in enumerate(RELATIONS)
@@ -139,7 +139,7 @@ def test_no_question_ends_in_another_one():
 
 
 def test_jieba_finds_a_subject_in_any_phrasing():
-    """A subject welded to its neighbours is another token: a held-out pair could not be answered."""
+    """A subject that jieba joins with its neighbours is another token, so a held-out question could not be answered."""
     for relation in RELATIONS:
         for place in relation.places():
             fields = place._asdict()
