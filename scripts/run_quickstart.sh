@@ -9,15 +9,15 @@ cd "$ROOT"
 work=output/quickstart
 rm -rf "$work"
 
-echo "== 1. a corpus: facts about provinces and countries in many phrasings, sums, couplets"
+echo "== 1. corpus: facts about provinces and countries in many phrasings, sums, couplets"
 "$VENV_PYTHON" -m src.quickstart.corpus --output "$work/corpus"
 head -n 5 "$work/corpus/train.txt"
 
-echo "== 2. a tokenizer of 2000 pieces, trained on it"
+echo "== 2. tokenizer with 2000 pieces, trained on the corpus"
 "$VENV_PYTHON" -m src.train_tokenizer --input_glob "$work/corpus/train.txt" --vocab_size 2000 --model_type bpe \
     --output "$work/tokenizer"
 
-echo "== 3. MindRecord: records of 129 ids, <eot> (9) after each document"
+echo "== 3. MindRecord files: records of 129 ids, with <eot> (id 9) after each document"
 for part in train validation; do
     "$VENV_PYTHON" -m src.preprocess --input_glob "$work/corpus/$part.txt" --model_file "$work/tokenizer" --eot 9 \
         --seq_length 129 --output_file "$work/$part/quickstart.mindrecord"
