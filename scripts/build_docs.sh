@@ -6,4 +6,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup_env.sh docs
 # mkdocs-material advertises its successor, Zensical, which does not search Chinese words yet.
-NO_MKDOCS_2_WARNING=1 exec .venv-docs/bin/mkdocs build --quiet "$@"
+NO_MKDOCS_2_WARNING=1 exec .venv-docs/bin/mkdocs build "$@"

@@ -13,11 +13,15 @@ ROOT = Path(__file__).parents[2]
 LOADING_ATTRIBUTES = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 
 
+def build(*flags):
+    command = ["bash", ROOT / "scripts/build_docs.sh", *flags]
+    return subprocess.run(command, text=True, capture_output=True, timeout=300)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = ["bash", ROOT / "scripts/build_docs.sh", "--site-dir", folder]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=300)
+    done = build("--site-dir", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -82,6 +86,6 @@ def test_a_broken_link_is_an_error(text, told, site, tmp_path):
             (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     with (tmp_path / "docs/web.md").open("a", encoding="utf-8") as page:
         page.write(f"\n{text}\n")
-    done = subprocess.run([ROOT / ".venv-docs/bin/mkdocs", "build"], cwd=tmp_path, text=True, capture_output=True)
+    done = build("--config-file", tmp_path / "mkdocs.yml")
     assert done.returncode == 1
     assert told in done.stderr
