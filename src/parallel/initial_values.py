@@ -1,4 +1,4 @@
-"""A rank's slices of a model's parameters: how they begin, and what a checkpoint calls them."""
+"""Initial values of a rank's slices of the parameters."""
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,13 +15,13 @@ def allocate(
 ) -> None:
     """Give each parameter that was built without data this rank's slice of its initial value.
 
-    An initial value is drawn from the seed and the parameter's name alone, so that it is the same under every plan.
+    An initial value depends only on the seed and the parameter's name, so it is the same under every plan.
 
     Args:
-        parameters: Built under `no_init_parameters`.
-        box_of: Which slice of one, by its name.
-        seed: Of the run; None leaves zeros, for values that are loaded.
-        shapes: Of whole parameters.
+        parameters: Parameters that were built under `no_init_parameters`.
+        box_of: Returns the box that this rank holds of a parameter, given its name.
+        seed: Seed of the run; None for zeros, where values are loaded.
+        shapes: Shapes of whole parameters, by name.
     """
     for parameter in parameters:
         box = box_of(parameter.name)

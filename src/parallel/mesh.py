@@ -12,15 +12,16 @@ from src.common.errors import InputError
 from src.common.settings import ParallelConfig
 from src.parallel.plan.plan import AXES, Coordinates, Plan
 
-LAUNCHED = ("MS_WORKER_NUM", "RANK_TABLE_FILE", "OMPI_COMM_WORLD_SIZE")  # by msrun, for a rank table, by mpirun
+# Set in each process by msrun (and src.parallel.launch), for a rank table, and by mpirun.
+LAUNCHED = ("MS_WORKER_NUM", "RANK_TABLE_FILE", "OMPI_COMM_WORLD_SIZE")
 CALL_DEPTH = 100000  # MindSpore's default, 1000, is too small for the unrolled updates of a deep network
 
 
 def prepare_device(config: ParallelConfig) -> None:
-    """Select graph mode on the configured device.
+    """Select graph mode and the device of the configuration.
 
     Raises:
-        InputError: MindSpore here has no such device.
+        InputError: The installed MindSpore has no such device.
     """
     try:
         ms.set_context(mode=ms.GRAPH_MODE, device_target=config.device_target, max_call_depth=CALL_DEPTH)
@@ -35,12 +36,12 @@ def prepare_device(config: ParallelConfig) -> None:
 
 @dataclass(frozen=True)
 class Group:
-    """Ranks that communicate.
+    """Ranks that communicate with each other.
 
     Args:
-        ranks: All of them, in order.
-        index: Which of them this process is.
-        name: Of the communicator; empty for a group of one.
+        ranks: Ranks of the group, in order.
+        index: Position of this process among them.
+        name: Name of the communicator; empty for a group of one rank.
     """
 
     ranks: tuple[int, ...] = (0,)
@@ -54,11 +55,11 @@ class Group:
 
 
 class Mesh:
-    """A plan and this process's place in it. A run of one process has one too, without any communication.
+    """A plan and this process's place in it. A run of one process has a mesh too, and does not communicate.
 
     Args:
-        plan: The plan.
-        rank: This process.
+        plan: How the run is spread.
+        rank: Rank of this process.
     """
 
     def __init__(self, plan: Plan, rank: int = 0):
@@ -68,11 +69,11 @@ class Mesh:
         self._sums: dict[str, nn.Cell] = {}
 
     def group(self, *axes: str) -> Group:
-        """This rank's group along these axes. All ranks ask for their groups in the same order."""
+        """Return this rank's group along some axes. All ranks must ask for their groups in the same order."""
         return self.group_of(self.plan.group(self.rank, *axes))
 
     def group_of(self, ranks: tuple[int, ...]) -> Group:
-        """The group of some ranks, of which this is one."""
+        """Return the group of some ranks. This rank must be one of them."""
         if ranks not in self._groups:
             name = ""
             if len(ranks) > 1:
@@ -82,7 +83,7 @@ class Mesh:
         return self._groups[ranks]
 
     def total(self, values: np.ndarray, *axes: str) -> np.ndarray:
-        """The sum of float32 arrays over a group: for what the host decides or reports."""
+        """Return the sum of a float32 array over a group, for decisions and reports of the host."""
         group = self.group(*axes)
         values = np.asarray(values, np.float32)
         if group.size == 1:
@@ -92,20 +93,20 @@ class Mesh:
         return self._sums[group.name](Tensor(values.reshape(-1))).asnumpy().reshape(values.shape)
 
     def all_true(self, value: bool) -> bool:
-        """Meet the other ranks: whether all of them gave True."""
+        """All-reduce a flag: return True if every rank passed True."""
         return not self.total(np.array([not value]), *AXES).any()
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several that were started together."""
+    """Return whether this process is one of several that were started together."""
     return any(os.environ.get(name) for name in LAUNCHED)
 
 
 def connect(plan: Plan) -> Mesh:
-    """Meet the other ranks; of one rank, nothing.
+    """Initialise communication and return this process's mesh. One process alone does not communicate.
 
     Raises:
-        InputError: Another number of processes was started than the plan has ranks.
+        InputError: The number of started processes is not the plan's number of ranks.
     """
     if not is_launched():
         if plan.world_size == 1:

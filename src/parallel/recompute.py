@@ -1,4 +1,4 @@
-"""Recomputation of activations in the backward pass."""
+"""Recomputation of activations in the backward pass (parallel.recompute)."""
 
 from mindspore import Tensor, nn, ops
 
@@ -6,8 +6,10 @@ from src.pangu_alpha import PanguAlphaModel
 
 
 class KeptSum(nn.Cell):
-    """A sum of hidden states that is not computed again: tensor-parallel ranks each keep their rows of it, and gather
-    the others in the backward pass. MindSpore slices so what a recomputed cell returns, and nothing else."""
+    """Sum of hidden states that is kept for the backward pass, cut by rows over the tensor-parallel ranks.
+
+    The backward pass gathers the rows. MindSpore can slice only what a recomputed cell returns, so the sum is a cell.
+    """
 
     def __init__(self, add: ops.Primitive):
         super().__init__()
@@ -19,14 +21,14 @@ class KeptSum(nn.Cell):
 
 
 def recompute_layers(model: PanguAlphaModel, norms: bool = False, slice_activation: bool = False) -> None:
-    """Have the layers' backward passes compute their forward passes again.
+    """Make the backward pass of each layer compute its forward pass again.
 
-    All but their two sums, whose results are kept, and what LayerNorms return: of whole layers MindSpore makes a graph
-    with a cycle where there are stages or messages.
+    The two sums of a layer and, by default, the outputs of its LayerNorms are kept. If whole layers were recomputed,
+    MindSpore would make a cyclic graph where there are stages or collectives.
 
     Args:
-        model: Of whose layers; with strategies, or attached to other ranks.
-        norms: Compute again what LayerNorms return, too; with messages between cells that makes a cycle as well.
+        model: A model that has its shard strategies or collectives already.
+        norms: Recompute the outputs of LayerNorms too. With collectives between cells this makes a cyclic graph.
         slice_activation: Tensor-parallel ranks share out what is kept (semi_auto).
     """
     for layer in model.layers:

@@ -1,4 +1,4 @@
-"""A model and its train step, spread over a mesh: the one place that knows all kinds of parallelism."""
+"""A rank's part of a model and its train step: this file attaches all kinds of parallelism, in their order."""
 
 from mindspore.nn.utils import no_init_parameters
 
@@ -17,12 +17,12 @@ from src.parallel.recompute import recompute_layers
 
 
 def build_model(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> PanguAlphaModel:
-    """This rank's part of a model, not yet attached to the others.
+    """Build this rank's part of a model, not yet connected to the other ranks.
 
     Args:
-        config: Of the whole model.
+        config: The whole model.
         mesh: This rank's place.
-        seed: Of the initial weights; None for zeros, where weights are loaded.
+        seed: Seed of the initial weights; None for zeros, where weights are loaded.
     """
     with no_init_parameters():
         model = PanguAlphaModel(config)
@@ -33,7 +33,11 @@ def build_model(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> Pangu
 
 
 def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tuple[Stepper | PipelineStepper, Optimizer]:
-    """What trains a model of `build_model`, and the optimizer in it (or a ShardedOptimizer)."""
+    """Connect a model of `build_model` to the other ranks, and build what trains it.
+
+    Returns:
+        The stepper, and the optimizer in it, which is a ShardedOptimizer with parallel.optimizer_shard.
+    """
     training, parameters = config.training, model.trainable_params()
     layout = Layout(mesh, config.model, [parameter.name for parameter in parameters])
     network = PanguAlphaWithLoss(config.model, model)
@@ -43,7 +47,7 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
     if config.parallel.optimizer_offload:
         keep_on_host(optimizer)
     apply_gradients = ApplyGradients(optimizer, training.clip_norm, config.micro_steps)
-    # MindSpore's recomputation makes a cycle of a graph with custom operators.
+    # MindSpore's recomputation makes a graph with custom operators cyclic.
     if config.parallel.uses_cpu_kernels and not config.parallel.recompute:
         attach_to_training(network, apply_gradients)
     if mesh.plan.world_size > 1:
@@ -66,8 +70,8 @@ def connect_inference(model: PanguAlphaModel, mesh: Mesh) -> Relay | None:
     """Attach the collectives of generation and scoring to a model of `build_model`.
 
     Args:
-        model: This rank's part. Compiled kernels are attached to it before, because their cells are wrapped here.
-        mesh: This rank's place, among several ranks.
+        model: This rank's part. Attach compiled kernels before, because their cells are wrapped here.
+        mesh: This rank's place among several ranks.
 
     Returns:
         Passes hidden states from one pipeline stage to the next; None for a model without stages.

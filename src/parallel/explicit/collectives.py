@@ -1,7 +1,7 @@
-"""What ranks send each other, as cells with gradients.
+"""Collectives between ranks, as cells that have gradients.
 
-MindSpore's CPU backend has AllReduce of float32 sums and little else; here, and only here, the others are made of it.
-On Ascend and GPU they are the backend's own.
+MindSpore's CPU backend has AllReduce of float32 sums and little else, so on a CPU the other collectives are built from
+AllReduce in this file. On Ascend and GPU they are the backend's own operators.
 """
 
 import mindspore as ms
@@ -16,7 +16,7 @@ def _has_only_all_reduce() -> bool:
 
 
 class AllReduce(nn.Cell):
-    """The sum over the ranks, of any float tensor; without a gradient of its own."""
+    """Sum of a float tensor over the ranks. It has no gradient."""
 
     def __init__(self, group: Group):
         super().__init__()
@@ -31,10 +31,10 @@ class AllReduce(nn.Cell):
 
 
 class AllGather(nn.Cell):
-    """The ranks' tensors one after the other along the first axis; without a gradient of its own.
+    """The tensors of all ranks, joined along the first axis in the order of the ranks. It has no gradient.
 
-    Where it is emulated, the graph is the same on all ranks, and only a constant tells them apart: of two graphs that
-    differ, MindSpore may put the collectives in another order, and each rank would wait for another one.
+    The emulation uses the same graph on all ranks, and only a constant depends on the rank. With different graphs,
+    MindSpore may order the collectives differently on each rank, and the ranks would wait for each other for ever.
     """
 
     def __init__(self, group: Group):
@@ -49,13 +49,13 @@ class AllGather(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         if not self.emulated:
             return self.gather(x)
-        # Not a product with zeros: infinite gradients would make NaN of what the others send.
+        # A product with zeros would turn infinite gradients into NaN in the rows of the other ranks.
         spread = ops.where(self.here, self.cast(ops.reshape(x, (1, -1)), ms.float32), self.nothing)
         return self.cast(ops.reshape(self.gather(spread), (-1,) + x.shape[1:]), x.dtype)
 
 
 class ReduceScatter(nn.Cell):
-    """This rank's part, along the first axis, of the sum over the ranks; without a gradient of its own."""
+    """This rank's part, along the first axis, of the sum over the ranks. It has no gradient."""
 
     def __init__(self, group: Group):
         super().__init__()
@@ -70,14 +70,14 @@ class ReduceScatter(nn.Cell):
 
 
 def part_of(x: Tensor, index: int, parts: int) -> Tensor:
-    """One of equal parts along the first axis."""
+    """Return one of equal parts along the first axis."""
     width = x.shape[0] // parts
     others = x.shape[1:]
     return ops.Slice()(x, (index * width,) + (0,) * len(others), (width,) + others)
 
 
 class Copy(nn.Cell):
-    """The same tensor goes into work that is split over the ranks: backwards, the sum of what they send back."""
+    """Identity before work that is split over the ranks. The gradient is the sum over the ranks (Megatron-LM's f)."""
 
     def __init__(self, group: Group):
         super().__init__()
@@ -92,7 +92,7 @@ class Copy(nn.Cell):
 
 
 class Reduce(nn.Cell):
-    """The sum of the ranks' shares of a result that all go on with."""
+    """Sum over the ranks after work that is split. The gradient passes unchanged (Megatron-LM's g)."""
 
     def __init__(self, group: Group):
         super().__init__()
@@ -107,13 +107,13 @@ class Reduce(nn.Cell):
 
 
 class Tokens(nn.Cell):
-    """Base of what happens to hidden states of which each rank has its tokens of every row (sequence parallel).
+    """Base of the cells that split or join hidden states by tokens, for sequence parallel.
 
-    Whole, they are (B * S, H); a rank's are (B * S / ranks, H): the tokens of its part of each row's S.
+    Whole hidden states are (B * S, H). A rank's own are (B * S / ranks, H): its part of the S tokens of each row.
 
     Args:
-        group: The ranks.
-        length: S.
+        group: The ranks that share the tokens.
+        length: Tokens of a row, S.
     """
 
     def __init__(self, group: Group, length: int):
@@ -123,17 +123,17 @@ class Tokens(nn.Cell):
         self.scatter = ReduceScatter(group)
 
     def own(self, x: Tensor) -> Tensor:
-        """This rank's tokens of all."""
+        """Return this rank's tokens of whole hidden states."""
         return part_of(self._by_rank(x), self.index, self.size)
 
     def all(self, x: Tensor) -> Tensor:
-        """All tokens, from each rank's own."""
+        """Gather the tokens of all ranks."""
         rows = x.shape[0] * self.size // self.length
         parts = ops.reshape(self.gather(x), (self.size, rows, -1, x.shape[1]))
         return ops.reshape(ops.transpose(parts, (1, 0, 2, 3)), (-1, x.shape[1]))
 
     def own_of_sum(self, x: Tensor) -> Tensor:
-        """This rank's tokens of the sum over the ranks."""
+        """Return this rank's tokens of the sum over the ranks."""
         return self.scatter(self._by_rank(x))
 
     def _by_rank(self, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class Tokens(nn.Cell):
 
 
 class SplitTokens(Tokens):
-    """What all ranks have alike -> this rank's tokens."""
+    """Takes this rank's tokens of hidden states that are equal on all ranks. The gradient is gathered."""
 
     def construct(self, x: Tensor) -> Tensor:
         return self.own(x)
@@ -153,7 +153,7 @@ class SplitTokens(Tokens):
 
 
 class JoinTokens(Tokens):
-    """This rank's tokens -> all, for work that all ranks do alike."""
+    """Gathers the tokens of all ranks for work that all ranks repeat. The gradient is this rank's tokens."""
 
     def construct(self, x: Tensor) -> Tensor:
         return self.all(x)
@@ -164,7 +164,7 @@ class JoinTokens(Tokens):
 
 
 class CopyTokens(Tokens):
-    """This rank's tokens -> all, for work that is split over the ranks."""
+    """Gathers the tokens of all ranks for work that is split. The gradient is this rank's tokens of the sum."""
 
     def construct(self, x: Tensor) -> Tensor:
         return self.all(x)
@@ -175,7 +175,7 @@ class CopyTokens(Tokens):
 
 
 class ReduceTokens(Tokens):
-    """The ranks' shares of all tokens -> this rank's tokens of the sum."""
+    """Takes this rank's tokens of the sum over the ranks, after work that is split. The gradient is gathered."""
 
     def construct(self, x: Tensor) -> Tensor:
         return self.own_of_sum(x)
@@ -186,7 +186,7 @@ class ReduceTokens(Tokens):
 
 
 class GatherLast(nn.Cell):
-    """The ranks' columns (N, C / size) side by side (N, C), for work that all ranks do alike."""
+    """Gathers the columns (N, C / ranks) of all ranks as (N, C), for work that all ranks repeat."""
 
     def __init__(self, group: Group):
         super().__init__()
@@ -204,7 +204,7 @@ class GatherLast(nn.Cell):
 
 
 class AllToAll(nn.Cell):
-    """Part j, along the first axis, of this rank's tensor goes to rank j; what comes from rank i becomes part i."""
+    """Sends part j of the tensor, along the first axis, to rank j. What rank i sends becomes part i."""
 
     def __init__(self, group: Group):
         super().__init__()
@@ -216,11 +216,11 @@ class AllToAll(nn.Cell):
         return self.swap(x)
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        """The gradient of x: everything goes back the way it came."""
+        """The gradient of x: the same exchange takes each part back."""
         return (self.swap(dout),)
 
     def swap(self, x: Tensor) -> Tensor:
-        """The exchange itself."""
+        """Exchange the parts."""
         if not self.emulated:
             return self.exchange(x)
         everything = ops.reshape(self.exchange(x), (self.size, self.size, -1))
@@ -229,13 +229,13 @@ class AllToAll(nn.Cell):
 
 
 class NeighbourExchange(nn.Cell):
-    """Two pipeline stages hand each other hidden states (up) and their gradients (down) at the same time.
+    """Exchange between two neighbouring pipeline stages: hidden states go up while gradients go down.
 
     Inputs:
-        What this rank sends, of any shape; zeros where it sends nothing.
+        What this rank sends, of any shape; zeros if it has nothing to send.
 
     Returns:
-        What the other one sent.
+        What the other rank sent.
     """
 
     def __init__(self, group: Group):
@@ -254,7 +254,7 @@ class NeighbourExchange(nn.Cell):
 
 
 class Chain(nn.Cell):
-    """One cell, or primitive, after the other."""
+    """Applies one cell or primitive, and then a second cell to its result."""
 
     def __init__(self, first: nn.Cell | ops.Primitive, second: nn.Cell):
         super().__init__()
@@ -265,7 +265,7 @@ class Chain(nn.Cell):
 
 
 class BeforeFirst(nn.Cell):
-    """A cell whose first input goes through another one before."""
+    """Applies `before` to the first input of a cell, and then the cell."""
 
     def __init__(self, before: nn.Cell, cell: nn.Cell):
         super().__init__()

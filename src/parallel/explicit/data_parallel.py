@@ -1,4 +1,4 @@
-"""Gradients of data-parallel ranks: summed, or summed and cut into the parts that each rank updates (ZeRO-1)."""
+"""Data parallel: gradients are summed over the ranks. With ZeRO-1 each rank gets only the part that it updates."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from src.parallel.explicit.collectives import AllGather, AllReduce, Chain, Reduc
 from src.parallel.mesh import Group, Mesh
 from src.parallel.plan import sharding
 
-LARGEST_MESSAGE = 1 << 25  # elements that are sent together
+LARGEST_MESSAGE = 1 << 25  # most elements that are sent together
 
 
 def attach_to_loss(network: PanguAlphaWithLoss, mesh: Mesh) -> None:
-    """Make the loss this rank's share of the whole batch's: the sum over the ranks is the mean over all tokens."""
+    """Make the loss this rank's share of the batch's loss: summed over the ranks, it is the mean over all tokens."""
     group = mesh.group("data", "expert")
     if group.size > 1:
         network.count = Chain(network.count, AllReduce(group))
@@ -29,12 +29,12 @@ def attach_to_loss(network: PanguAlphaWithLoss, mesh: Mesh) -> None:
 
 
 class Layout:
-    """For each parameter that this rank holds, which ranks have the same one, and which part of it this one updates.
+    """Which ranks hold the same part of a parameter as this rank, and which part of it this rank updates.
 
     Args:
         mesh: This rank's place.
-        config: Whose parameters.
-        names: Of the parameters that this rank holds.
+        config: The whole model.
+        names: Names of the parameters that this rank holds.
     """
 
     def __init__(self, mesh: Mesh, config: PanguAlphaConfig, names: Sequence[str]):
@@ -44,20 +44,20 @@ class Layout:
         self.held = {name: sharding.box(name, self.shapes[name], mesh.plan, mesh.at) for name in names}
 
     def replicas(self, name: str) -> Group:
-        """The ranks that hold the same part, but have other data."""
+        """Return the ranks that hold the same part of a parameter, but have different data."""
         axes = ("data",) if sharding.is_expert(name) else ("data", "expert")
         return self.mesh.group(*axes)
 
     def is_cut(self, name: str) -> bool:
-        """Whether each of those ranks updates only its part."""
+        """Return whether each of the replicas updates only a part of what it holds."""
         return self.boxes[name] != self.held[name]
 
     def part(self, name: str, held: np.ndarray) -> np.ndarray:
-        """What this rank updates of what it holds."""
+        """Return the part that this rank updates, from the array that it holds."""
         return np.ascontiguousarray(held[self.boxes[name].within(self.held[name]).index])
 
     def is_counted(self, name: str, group: Group) -> bool:
-        """Whether this rank is the first of a group to hold its part: it alone adds it to a global sum."""
+        """Return whether this rank adds its part to a global sum: it is the first one of a group to hold the part."""
         plan, mine = self.mesh.plan, self.boxes[name]
         for rank in group.ranks[: group.index]:
             at = plan.coordinates(rank)
@@ -70,13 +70,13 @@ class Layout:
 
 
 class Messages(nn.Cell):
-    """Sends many tensors in few large messages, matrices of one row a rank.
+    """Sends many tensors in few large messages.
 
     Args:
-        send: What is done with a message: (rows, elements) -> (rows', elements).
-        rows: Of a message on its way in: each tensor is laid into it as `rows` equal parts.
-        shapes: Of the tensors on their way in.
-        out_shapes: Of what they become.
+        send: Collective that turns a message (rows, elements) into one of (rows', elements).
+        rows: Rows of an input message. Each tensor fills some columns, as `rows` equal parts.
+        shapes: Shapes of the input tensors.
+        out_shapes: Shapes of the output tensors.
     """
 
     def __init__(self, send: nn.Cell, rows: int, shapes: Sequence[Sequence[int]], out_shapes: Sequence[Sequence[int]]):
@@ -92,7 +92,7 @@ class Messages(nn.Cell):
             bundles[-1] += (i,)
             room -= width * rows
         self.bundles = tuple(bundles)
-        self.slice = ops.Slice()  # an index expression takes ten times as long to compile
+        self.slice = ops.Slice()  # MindSpore needs ten times as long to compile an index expression
 
     def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         results = ()
@@ -110,7 +110,7 @@ class Messages(nn.Cell):
 
 
 class ReduceGradients(nn.Cell):
-    """A rank's gradients, of what it holds -> float32 gradients of the whole batch, of what it updates."""
+    """Turns a rank's gradients of what it holds into float32 gradients of the whole batch, of what it updates."""
 
     def __init__(self, layout: Layout, sequence_parallel: bool = False):
         super().__init__()
@@ -119,7 +119,7 @@ class ReduceGradients(nn.Cell):
         self.tied = names.index(WORD_TABLE) if mesh.rank in (first, last) and first != last else -1
         if self.tied >= 0:
             self.sum_tied = AllReduce(mesh.group_of((first, last)))
-        # With sequence parallel, what is whole on each rank but works on its tokens alone has only their gradient.
+        # With sequence parallel, a parameter that is applied to a rank's own tokens has only their gradient.
         self.partial = tuple(i for i, name in enumerate(names) if sequence_parallel and sharding.is_of_own_tokens(name))
         if self.partial:
             shapes = [layout.held[names[i]].shape for i in self.partial]
@@ -165,11 +165,11 @@ class ReduceGradients(nn.Cell):
 
 
 class GlobalNormOfRanks(nn.Cell):
-    """The norm of all gradients, of which each rank has some, and several may have the same.
+    """Global norm of gradients that are spread over the ranks. A part that several ranks have counts once.
 
     Args:
-        norm: Of some tensors.
-        layout: What this rank has.
+        norm: Norm of a tuple of tensors.
+        layout: What this rank updates.
     """
 
     def __init__(self, norm: nn.Cell, layout: Layout):
@@ -184,19 +184,19 @@ class GlobalNormOfRanks(nn.Cell):
         mine = ()
         for i in self.counted:
             mine += (gradients[i],)
-        # A rank whose stage has no experts may count nothing: others of its stage hold all the same.
+        # Without experts in its stage, a rank may count nothing, because other ranks hold the same parts.
         own = ops.square(self.norm(mine)) if self.counted else Tensor(0.0, ms.float32)
-        # After all gradients' own messages: what a rank counts may need none of them, and its order would be another.
+        # ops.depend puts this sum after the gradients' own messages, so that all ranks have the same order.
         return ops.sqrt(self.sum(ops.depend(own, gradients)))
 
 
 class ShardedOptimizer(nn.Cell):
-    """An optimizer of this rank's parts, after which all ranks give each other theirs (ZeRO-1, arXiv 1910.02054).
+    """Optimizer that updates this rank's parts and then gathers the parts of all replicas (ZeRO-1, arXiv 1910.02054).
 
     Args:
-        config: Of the optimizer.
-        parameters: That this rank holds.
-        layout: Which parts of them it updates.
+        config: Settings of the optimizer.
+        parameters: Parameters that this rank holds.
+        layout: Which part of each parameter this rank updates.
     """
 
     def __init__(self, config: TrainingConfig, parameters: Sequence[Parameter], layout: Layout):
@@ -226,11 +226,11 @@ class ShardedOptimizer(nn.Cell):
 
     @property
     def state(self) -> list[Parameter]:
-        """All moments of this rank."""
+        """Moments of the parts that this rank updates."""
         return self.inner.state
 
     def refresh(self) -> None:
-        """Take the parts anew from parameters that were loaded."""
+        """Copy the parts again from the parameters, after these were loaded."""
         for held, parts in zip(self.held, self.parts, strict=True):
             for whole, part in zip(held, parts, strict=True):
                 part.set_data(Tensor(self.layout.part(whole.name, whole.asnumpy()), part.dtype))

@@ -1,4 +1,4 @@
-"""Expert parallel: the experts of an MoE layer spread over a group whose ranks each have tokens of their own."""
+"""Expert parallel: the experts of an MoE layer are spread over the ranks of a group. Each rank has its own tokens."""
 
 from mindspore import Tensor, nn, ops
 
@@ -9,10 +9,10 @@ from src.parallel.mesh import Group
 
 
 def attach_to_model(model: PanguAlphaModel, group: Group) -> None:
-    """Send each token to the rank that has its expert, and the answer back.
+    """Make the MoE layers of a model send each token to the rank of its expert, and the result back.
 
     Args:
-        model: Its experts are this rank's slices.
+        model: A model that holds this rank's experts.
         group: The expert-parallel ranks.
     """
     if group.size == 1:
@@ -24,7 +24,7 @@ def attach_to_model(model: PanguAlphaModel, group: Group) -> None:
 
 
 class ToExperts(nn.Cell):
-    """(E, N, H), this rank's tokens for all experts -> (E / ranks, ranks * N, H), all ranks' tokens for its own."""
+    """Turns this rank's tokens for all experts (E, N, H) into all tokens for its experts (E / ranks, ranks * N, H)."""
 
     def __init__(self, group: Group):
         super().__init__()
@@ -38,7 +38,7 @@ class ToExperts(nn.Cell):
 
 
 class FromExperts(nn.Cell):
-    """The way back of ToExperts."""
+    """The inverse of ToExperts: (E / ranks, ranks * N, H) becomes (E, N, H)."""
 
     def __init__(self, group: Group):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Pipeline parallel: the layers in stages, each on ranks of its own, and micro-batches that follow each other (1F1B).
+"""Pipeline parallel: the layers are cut into stages on different ranks, and micro-batches follow each other (1F1B).
 
-A stage's backward pass computes its forward pass again, from the hidden states that came in: those are all that a rank
-keeps of a micro-batch in flight. The order of work is PipeDream-Flush's (arXiv 2006.09503).
+A rank keeps only the input of a micro-batch in flight. The backward pass of a stage computes its forward pass again
+from it. The order of work is that of PipeDream-Flush (arXiv 2006.09503).
 """
 
 from collections import deque
@@ -20,14 +20,14 @@ from src.parallel.mesh import Mesh
 
 
 def keep_stage(model: PanguAlphaModel, mesh: Mesh) -> None:
-    """Leave of a model what this rank's stage computes.
+    """Keep only the layers of this rank's stage in a model.
 
-    Its backbone then takes the hidden states of the stage before in the place of ids, but for the first stage, and
-    returns those for the next one, but for the last. The last stage keeps the word embedding, for the head.
+    The backbone of every stage but the first takes hidden states of the previous stage instead of ids. The backbone of
+    every stage but the last returns hidden states for the next stage. The last stage keeps the word table for the head.
 
     Args:
-        model: Built without data.
-        mesh: Whose stage.
+        model: A model that was built without data.
+        mesh: This rank's place.
     """
     plan, stage = mesh.plan, mesh.at.pipeline
     if plan.pipeline == 1:
@@ -44,11 +44,11 @@ def keep_stage(model: PanguAlphaModel, mesh: Mesh) -> None:
         backbone.top_query_embedding = nn.Identity()
         backbone.top_query_layer = PassOn()
     for parameter in model.get_parameters():
-        parameter.name = names[id(parameter)]  # a cell in a new place renames what it holds
+        parameter.name = names[id(parameter)]  # MindSpore renames the parameters of a cell that is assigned
 
 
 class Received(nn.Cell):
-    """In the place of an embedding: the hidden states have come already."""
+    """Replaces the embedding of a later stage: it passes on the hidden states that were received."""
 
     def __init__(self, word_embedding: nn.Cell | None):
         super().__init__()
@@ -60,14 +60,14 @@ class Received(nn.Cell):
 
 
 class PassOn(nn.Cell):
-    """In the place of the query layer: it is on another stage."""
+    """Replaces the query layer of an earlier stage: it passes on the hidden states."""
 
     def construct(self, x: Tensor, *others: Tensor) -> tuple[Tensor, float]:
         return x, 0.0
 
 
 class Links:
-    """What goes to and comes from the neighbouring stages. Both neighbours call the same exchange at the same time.
+    """Exchanges with the neighbouring stages. Both neighbours must call the same exchange at the same time.
 
     Args:
         mesh: This rank's place.
@@ -77,27 +77,27 @@ class Links:
         last, stage = mesh.plan.pipeline - 1, mesh.at.pipeline
         self.is_first, self.is_last = stage == 0, stage == last
         self._exchanges = {}
-        # Neighbours make their groups together: those above even stages first, or each would wait for another.
+        # Neighbours create their group together. The groups above even stages come first, so that none waits for ever.
         for lower in sorted((stage - 1, stage), key=lambda number: number % 2):
             if 0 <= lower < last:
                 pair = mesh.plan.at_stage(mesh.rank, lower), mesh.plan.at_stage(mesh.rank, lower + 1)
                 self._exchanges[lower == stage] = NeighbourExchange(mesh.group_of(pair))
 
     def up(self, x: Tensor) -> Tensor:
-        """Send to the next stage and receive what it sends."""
+        """Send to the next stage, and return what it sends."""
         return self._exchanges[True](x)
 
     def down(self, x: Tensor) -> Tensor:
-        """Send to the stage before and receive what it sends."""
+        """Send to the previous stage, and return what it sends."""
         return self._exchanges[False](x)
 
 
 class Stage(nn.Cell):
-    """What a stage computes: of the last one the loss, of the others hidden states.
+    """Forward pass of a stage. The last stage returns the loss, the others return hidden states.
 
     Inputs:
-        x: Ids (B, S) of the first stage, else hidden states (B * S, H). position_ids, attention_mask, dropout_key, ids,
-        loss_mask: As PanguAlphaWithLoss takes them.
+        x: Ids (B, S) in the first stage, hidden states (B * S, H) in the others.
+        position_ids, attention_mask, dropout_key, ids, loss_mask: The inputs of PanguAlphaWithLoss.
     """
 
     def __init__(self, network: PanguAlphaWithLoss, is_last: bool):
@@ -118,14 +118,16 @@ class Stage(nn.Cell):
 
 
 class StageObjective(nn.Cell):
-    """What is differentiated: a scalar with the gradients of the whole objective, as far as they come from here.
+    """Scalar that is differentiated in a stage. Its gradients are this stage's gradients of the whole objective.
 
     Inputs:
-        x; gradient: of the objective by what the stage returns, nothing for the last one; loss_scale; and what else a
-        Stage takes.
+        x: As for Stage.
+        gradient: Gradient of the objective with respect to what the stage returns; None in the last stage.
+        loss_scale: Scale of the objective.
+        position_ids, attention_mask, dropout_key, ids, loss_mask: As for Stage.
 
     Returns:
-        The scalar; and of the last stage the loss, of the others 0.
+        The scalar, and the loss in the last stage or 0 in the others.
     """
 
     def __init__(self, network: PanguAlphaWithLoss, is_last: bool):
@@ -153,10 +155,10 @@ class StageObjective(nn.Cell):
 
 
 class Backward(nn.Cell):
-    """Adds a stage's gradients up. Takes what StageObjective takes.
+    """Backward pass of a stage, which adds the gradients to their sums. It takes the inputs of StageObjective.
 
     Returns:
-        The loss, and the gradient of x; of the first stage, whose x is ids, the loss again.
+        The loss, and the gradient of x. In the first stage x is ids, and the second result is the loss again.
     """
 
     def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], sums: ParameterTuple, links: Links):
@@ -177,7 +179,7 @@ class Backward(nn.Cell):
 
 
 class ApplySums(nn.Cell):
-    """ApplyGradients of what was added up; the sums are 0 afterwards."""
+    """Applies the summed gradients, and sets the sums to 0."""
 
     def __init__(self, apply_gradients: ApplyGradients, sums: ParameterTuple):
         super().__init__(auto_prefix=False)
@@ -190,14 +192,14 @@ class ApplySums(nn.Cell):
 
 
 class PipelineStepper:
-    """As `src.pangu_alpha_wrapcell.Stepper`, of a rank whose model is one stage.
+    """Same as `src.pangu_alpha_wrapcell.Stepper`, for a rank that holds one pipeline stage.
 
     Args:
-        network: The loss, of the model after `keep_stage`.
-        parameters: Of this stage.
-        apply_gradients: What the gradients go to.
+        network: The loss of a model after `keep_stage`.
+        parameters: Parameters of this stage.
+        apply_gradients: Applies the summed gradients.
         mesh: This rank's place.
-        sequence_parallel: Each tensor-parallel rank hands on its own tokens.
+        sequence_parallel: Each tensor-parallel rank sends only its own tokens to the next stage.
     """
 
     def __init__(
@@ -219,13 +221,17 @@ class PipelineStepper:
         self._apply = ApplySums(apply_gradients, sums)
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
-        """One optimizer step over micro-batches, each what PanguAlphaWithLoss takes. Only the last stage has a loss."""
+        """Run one optimizer step over micro-batches. Each one holds the inputs of PanguAlphaWithLoss.
+
+        Returns:
+            The result of the step. Its loss is 0 in all stages but the last.
+        """
         scale, losses = Tensor(np.float32(loss_scale)), []
         batches, in_flight = deque(micro_batches), deque()
         nothing = self._nothing(batches[0])
 
         def forward(x: Tensor, batch: Inputs) -> Tensor | None:
-            """Note the micro-batch, and send it up; what comes back is the gradient of an earlier one."""
+            """Compute a micro-batch and send it up. The next stage sends the gradient of an earlier one back."""
             in_flight.append((x, self._others(batch)))
             return None if self._links.is_last else self._links.up(self._stage(x, *in_flight[-1][1]))
 
@@ -255,7 +261,7 @@ class PipelineStepper:
         )
 
     def evaluate(self, batch: Inputs) -> float:
-        """This rank's share of the loss of a batch; 0 before the last stage."""
+        """Return this rank's share of the loss of a batch. It is 0 in all stages but the last."""
         result = self._stage(self._from_below(batch, self._nothing(batch)), *self._others(batch))
         if self._links.is_last:
             return float(result.asnumpy())
@@ -270,17 +276,17 @@ class PipelineStepper:
 
     @staticmethod
     def _others(batch: Inputs) -> tuple[Tensor | None, ...]:
-        """What a Stage takes after x, from a batch of PanguAlphaWithLoss."""
+        """Return the inputs of Stage after x, from the inputs of PanguAlphaWithLoss."""
         ids, position_ids, attention_mask, loss_mask, dropout_key = batch
         return position_ids, attention_mask, dropout_key, ids, loss_mask
 
 
 class Relay:
-    """Generation through the stages: each computes in its turn, and all have the logits in the end.
+    """Runs the stages one after another in generation. All ranks get the logits of the last stage.
 
     Args:
         mesh: This rank's place.
-        config: Of the model.
+        config: The whole model.
     """
 
     def __init__(self, mesh: Mesh, config: PanguAlphaConfig):
@@ -292,7 +298,13 @@ class Relay:
     def __call__(
         self, stage: Callable[..., Tensor], ids: Tensor, position: Tensor, last: Tensor, rows: Tensor
     ) -> Tensor:
-        """The logits (B, V) that `runtime.NextLogits` computes of ids (B, T), position, last and rows (B,)."""
+        """Return the logits (B, V) float32 after the last token of each row.
+
+        Args:
+            stage: This stage's part of src.inference.mindspore.runtime.NextLogits.
+            ids: New tokens (B, T) int32.
+            position, last, rows: As for NextLogits, (B,) int32.
+        """
         x = None
         if not self._links.is_first:
             x = self._links.down(ops.zeros((ids.size, self._width), self._dtype))

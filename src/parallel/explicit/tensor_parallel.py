@@ -1,7 +1,7 @@
-"""Tensor parallel: heads, feed-forward units and vocabulary spread over a group (Megatron-LM, arXiv 1909.08053).
+"""Tensor parallel: heads, feed-forward units and vocabulary are spread over a group (Megatron-LM, arXiv 1909.08053).
 
-Each rank's layers work on their columns of the first matrices and their rows of the second ones; the sum over the ranks
-after each second one is the layer's output. What a rank holds of which parameter stands in sharding.py.
+Attention and feed-forward layers have a first matrix that is cut by columns and a second one that is cut by rows. The
+sum over the ranks after the second one is the layer's output. src/parallel/plan/sharding.py says what a rank holds.
 """
 
 from collections.abc import Callable
@@ -31,14 +31,15 @@ from src.parallel.mesh import Group
 def attach_to_model(
     model: PanguAlphaModel, group: Group, sequence_parallel: bool = False, vocab_parallel: bool = True
 ) -> None:
-    """Let a model, whose parameters are this rank's slices, compute with the others of its group.
+    """Add the collectives of tensor parallel to a model.
 
     Args:
-        model: Before its first call. Kernels are attached to it before, since their cells are wrapped here.
+        model: A model that holds this rank's slices, before its first call. Attach compiled kernels before, because
+            their cells are wrapped here.
         group: The tensor-parallel ranks.
-        sequence_parallel: Between the layers' products each rank has only its tokens (arXiv 2205.05198); for texts
-            that are as long as the position table, as in training.
-        vocab_parallel: The word table is in parts; without, each rank embeds all words and computes all logits.
+        sequence_parallel: Each rank has only its own tokens between the layers' products (arXiv 2205.05198). All texts
+            must be as long as the position table, as in training.
+        vocab_parallel: The word table is cut. If false, each rank embeds all words and computes all logits.
     """
     if group.size == 1:
         return
@@ -62,7 +63,7 @@ def attach_to_model(
         _sum_after(attention.projection, reduce)
         if sequence_parallel:
             attention.output_dropout.part = group.index
-        if isinstance(feed, MixtureOfExperts):  # its router works on all tokens on each rank
+        if isinstance(feed, MixtureOfExperts):  # the router needs all tokens on each rank
             feed.ffn.mapping.product = BeforeFirst(Copy(group), feed.ffn.mapping.product)
             feed.ffn.projection.product = Chain(feed.ffn.projection.product, Reduce(group))
             if sequence_parallel:
@@ -76,7 +77,7 @@ def attach_to_model(
             if sequence_parallel:
                 feed.dropout.part = group.index
         if layer is model.backbone.top_query_layer:
-            query = attention.dense1  # its input, of no LayerNorm, is nobody else's
+            query = attention.dense1  # its input comes from no LayerNorm, and no other matrix uses it
             query.product = BeforeFirst(Copy(group), query.product)
     if vocab_parallel:
         model.head.matmul = BeforeFirst(copy(), model.head.matmul)
@@ -85,13 +86,13 @@ def attach_to_model(
 
 
 def attach_to_loss(network: PanguAlphaWithLoss, group: Group) -> None:
-    """The loss of logits of which each rank has its part of the vocabulary."""
+    """Make the loss work on logits that are cut by vocabulary over the ranks."""
     if group.size > 1:
         network.cross_entropy = CrossEntropyOfParts(network.model.config.vocab_size // group.size, group)
 
 
 def attach_to_logits(model: PanguAlphaModel, group: Group) -> None:
-    """Give every rank the logits of the whole vocabulary."""
+    """Make the model gather the logits, so that every rank gets those of the whole vocabulary."""
     if group.size > 1:
         model.head.matmul = Chain(model.head.matmul, GatherLast(group))
 
@@ -102,7 +103,13 @@ def _sum_after(linear: nn.Cell, reduce: Callable[[], nn.Cell]) -> None:
 
 
 class GatherFromPart(nn.Cell):
-    """Rows of a table of which this rank holds `rows`: each id's row comes from the rank that has it."""
+    """Looks ids up in a table that is cut by rows. The row of each id comes from the rank that holds it.
+
+    Args:
+        gather: Gathers rows from this rank's part of the table.
+        rows: Rows of a part.
+        group: The ranks that share the table.
+    """
 
     def __init__(self, gather: nn.Cell, rows: int, group: Group):
         super().__init__()
@@ -119,14 +126,18 @@ class GatherFromPart(nn.Cell):
 
 
 def _local(ids: Tensor, begin: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Ids counted from `begin`, 0 for those outside of `rows`; and which are inside."""
+    """Return ids counted from `begin`, with 0 for those outside of this rank's `rows`, and a mask of those inside."""
     place = ids - begin
     here = ops.logical_and(place >= 0, place < rows)
     return ops.mul(place, ops.cast(here, ms.int32)), here
 
 
 class LogSumExpOfParts(nn.Cell):
-    """Of logits (N, V / ranks) and labels (N,): the loss of each row, and the log of its softmax's denominator."""
+    """Cross entropy of logits (N, V / ranks) and labels (N,).
+
+    Returns:
+        For each row, the loss (N,) and the logarithm of the softmax's denominator (N,), both float32.
+    """
 
     def __init__(self, rows: int, group: Group):
         super().__init__()
@@ -151,14 +162,14 @@ class LogSumExpOfParts(nn.Cell):
     def bprop(
         self, logits: Tensor, labels: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Softmax minus one-hot, of this rank's part of the vocabulary; labels have no gradient."""
+        """Softmax minus one-hot, for this rank's part of the vocabulary. Labels have no gradient."""
         softmax = ops.exp(logits - ops.reshape(out[1], (-1, 1)))
-        target = self.one_hot(labels - self.begin, self.rows, self.on, self.off)  # none where it is another rank's
+        target = self.one_hot(labels - self.begin, self.rows, self.on, self.off)  # zeros if another rank has the label
         return (softmax - target) * ops.reshape(dout[0], (-1, 1)), ops.zeros_like(labels)
 
 
 class CrossEntropyOfParts(nn.Cell):
-    """As `src.nn.operators.CrossEntropy`, of logits whose columns are spread over the ranks."""
+    """Same as `src.nn.operators.CrossEntropy`, for logits that are cut by columns over the ranks."""
 
     def __init__(self, rows: int, group: Group):
         super().__init__()

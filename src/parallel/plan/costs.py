@@ -1,8 +1,8 @@
-"""What a rank holds and sends under a plan, before anything runs.
+"""What a rank holds and sends under a plan, computed before anything runs.
 
-Weights, gradients and moments are added up, parameter by parameter, from the boxes of sharding.py. Communication counts
-the operations of this folder's cells; activations are an estimate. docs/parallel.md has the formulas, and
-tests/distributed/test_plan_reality.py holds them against real ranks. Nothing here needs MindSpore.
+Weights, gradients and moments are added up, parameter by parameter, from the boxes of sharding.py. Communication is
+counted from the cells of src/parallel/explicit. Activations are an estimate. docs/parallel.md has the formulas, and
+tests/distributed/test_plan_reality.py compares them with real ranks. MindSpore is not imported here.
 """
 
 import math
@@ -16,22 +16,22 @@ from src.parallel.plan.sharding import box, is_of_own_tokens, optimizer_box, par
 ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 FLOAT32 = INT32 = 4  # bytes
 
-# How often a rank of n sends (n - 1) / n of a collective's payload when all send around a ring.
+# How many times a rank of a ring of n ranks sends (n - 1) / n of a collective's payload.
 _RING_PASSES = {"AllReduce": 2, "ReduceScatter": 1, "AllGather": 1, "AlltoAll": 1}
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes that a rank holds, but for what its libraries need.
+    """Bytes that a rank holds. The memory of libraries is not counted.
 
     Args:
-        parameters: Numbers, not bytes, of the weights.
-        weights: In their own dtype.
-        gradients: Float32 sums over micro-batches; of a single micro-batch, gradients in the weights' dtype.
-        moments: Both, float32, of the parts that the rank updates.
-        slices: With optimizer_shard: a copy of each part that the rank updates and that is less than what it holds.
-        activations: Estimated; see `activations`.
-        moments_on_host: Moments lie in the host's memory (parallel.optimizer_offload).
+        parameters: Number of elements (not bytes) of the weights.
+        weights: Bytes of the weights, in their own dtype.
+        gradients: Bytes of the float32 sums over micro-batches; with one micro-batch, of gradients in weights' dtype.
+        moments: Bytes of both moments, in float32, of the parts that the rank updates.
+        slices: Bytes of the copies that optimizer_shard makes of updated parts, where a part is less than what is held.
+        activations: Estimated bytes of activations; see the function `activations`.
+        moments_on_host: The moments are in the host's memory (parallel.optimizer_offload).
     """
 
     parameters: int
@@ -44,7 +44,7 @@ class RankMemory:
 
     @property
     def total(self) -> int:
-        """Bytes on the device."""
+        """Number of bytes on the device."""
         on_device = 0 if self.moments_on_host else self.moments
         return self.weights + self.gradients + on_device + self.slices + self.activations
 
@@ -54,12 +54,12 @@ class Communication:
     """What a rank passes to one kind of collective in an optimizer step.
 
     Args:
-        kind: What for: tensor, data, pipeline, expert or tied embedding.
-        operation: AllReduce, ReduceScatter, AllGather, AlltoAll or Exchange (of two neighbours).
-        ranks: Of the group.
-        payload: Bytes of all calls together. An AllReduce counts its array once, a ReduceScatter or an AlltoAll what
-            goes in, an AllGather what comes out, an Exchange what goes to the neighbour. So on a CPU, too, though
-            each is made of AllReduce there and sends more.
+        kind: Purpose: tensor, data, pipeline, expert or tied embedding.
+        operation: AllReduce, ReduceScatter, AllGather, AlltoAll or Exchange (between two neighbours).
+        ranks: Number of ranks in the group.
+        payload: Bytes of all calls together. An AllReduce counts its array once, a ReduceScatter or an AlltoAll its
+            input, an AllGather its output, and an Exchange what goes to the neighbour. A CPU builds each of them from
+            AllReduces and sends more, but the payload is counted in the same way.
     """
 
     kind: str
@@ -69,24 +69,24 @@ class Communication:
 
     @property
     def sent(self) -> int:
-        """Bytes that leave the rank, by a ring where all take part."""
+        """Number of bytes that the rank sends, if the group uses a ring."""
         if self.operation == "Exchange":
             return self.payload
         return _RING_PASSES[self.operation] * self.payload * (self.ranks - 1) // self.ranks
 
 
 def is_float32(name: str) -> bool:
-    """Whether a parameter is float32 whatever model.param_init_dtype is."""
+    """Return whether a parameter is always float32, whatever model.param_init_dtype says."""
     return "layernorm" in name or name.endswith("embedding_table")
 
 
 def bubble(stage_count: int, micro_batches: int) -> float:
-    """The share of a step in which a stage of a 1F1B pipeline waits."""
+    """Return the share of a step during which a stage of a 1F1B pipeline waits."""
     return (stage_count - 1) / (micro_batches + stage_count - 1)
 
 
 def rank_memory(config: RunConfig, rank: int) -> RankMemory:
-    """What a rank holds."""
+    """Return the memory that a rank needs."""
     plan = Plan.of(config.parallel, config.model)
     at = plan.coordinates(rank)
     summed = config.micro_steps > 1 or plan.pipeline > 1
@@ -118,12 +118,15 @@ def _item_size(config: RunConfig, name: str) -> int:
 
 
 def _tokens(config: RunConfig) -> int:
-    """Of a rank and micro-batch."""
+    """Return the number of tokens of a micro-batch on one rank."""
     return config.training.batch_size * config.model.seq_length
 
 
 def _expert_places(config: RunConfig) -> int:
-    """Tokens of a sequence that all experts together have place for; what stays empty is computed and sent as well."""
+    """Return how many tokens of a sequence all experts together can take.
+
+    Empty places count, because they are computed and sent too.
+    """
     model = config.model
     if not model.num_experts:
         return 0
@@ -132,26 +135,27 @@ def _expert_places(config: RunConfig) -> int:
 
 
 def _hidden_bytes(config: RunConfig) -> int:
-    """Of the residual stream of a micro-batch."""
+    """Return the bytes of a micro-batch's hidden states."""
     return _tokens(config) * config.model.hidden_size * ITEM_SIZE[config.model.compute_dtype]
 
 
 def _sent_item_size(config: RunConfig) -> int:
-    """Of hidden states under way: MindSpore's CPU backend sends float32 alone."""
+    """Return the item size of hidden states when they are sent. MindSpore's CPU backend sends only float32."""
     return FLOAT32 if config.parallel.device_target == "CPU" else ITEM_SIZE[config.model.compute_dtype]
 
 
 def _token_parts(config: RunConfig) -> int:
-    """Tensor-parallel ranks over which the tokens between layers' products are spread."""
+    """Return over how many tensor-parallel ranks sequence parallel spreads the tokens."""
     return config.parallel.tensor if config.parallel.sequence_parallel else 1
 
 
 def activations(config: RunConfig, plan: Plan, stage: int) -> int:
-    """Bytes that a rank of a stage keeps for its backward pass, at most: an estimate.
+    """Estimate the largest number of bytes that a rank of a stage keeps for its backward pass.
 
-    The batches of a step: ids, positions, masks of bytes. One micro-batch's tensors. In a pipeline but for its last
-    stage also what came into the stage with each micro-batch in flight, from which its layers are computed again; where
-    the compiler makes the pipeline, it keeps the tensors of each of them.
+    The estimate counts ids, positions and byte masks of all micro-batches of the step, and the tensors of one
+    micro-batch. A stage between the first and the last also keeps the input of each micro-batch in flight, because it
+    computes its layers again from it. A pipeline of MindSpore's compiler keeps the tensors of each micro-batch in
+    flight instead.
     """
     model, layers = config.model, plan.layers(stage)
     of_layers = [layer_activations(config, layer) for layer in layers]
@@ -162,14 +166,14 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
         sliced = sliced_sums(config, plan, stage)
         kept = (2 * len(layers) - sliced) * own_tokens + sliced * own_tokens // plan.tensor
         if not config.is_semi_auto:
-            kept += 2 * len(layers) * _hidden_bytes(config)  # both LayerNorms' outputs
+            kept += 2 * len(layers) * _hidden_bytes(config)  # outputs of both LayerNorms
         computed_again = max(of_layers)
     total = (in_flight if config.is_semi_auto else 1) * kept + computed_again
     total += config.micro_steps * _tokens(config) * (2 * INT32 + model.seq_length)
-    total += _tokens(config) * model.seq_length * ITEM_SIZE[model.softmax_compute_dtype]  # what masks add to scores
+    total += _tokens(config) * model.seq_length * ITEM_SIZE[model.softmax_compute_dtype]  # mask, as a term of scores
     last = plan.pipeline - 1
     if stage == 0 and model.dropout_rate:
-        total += _tokens(config) * model.hidden_size * FLOAT32  # the embedding's mask
+        total += _tokens(config) * model.hidden_size * FLOAT32  # dropout mask of the embedding
     if stage == last:
         final_norm_query_and_head = own_tokens + 2 * _hidden_bytes(config)
         logits_and_gradient = 2 * _tokens(config) * model.vocab_size * FLOAT32 // plan.vocab_parts
@@ -180,9 +184,11 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
 
 
 def sliced_sums(config: RunConfig, plan: Plan, stage: int) -> int:
-    """Of what the layers of a stage keep of a micro-batch, and compute the rest from, how many tensors tensor-parallel
-    ranks share out, as MindSpore's compiler does it: what goes into each second LayerNorm; and into each first one
-    where that is another block's result, if several micro-batches have one graph."""
+    """Return how many kept tensors of a stage the tensor-parallel ranks share out (recompute_slice_activation).
+
+    MindSpore's compiler shares out the input of each second LayerNorm. If several micro-batches are in one graph, it
+    also shares out the input of each first LayerNorm that is the result of another block.
+    """
     if not config.parallel.recompute_slice_activation:
         return 0
     layers = plan.layers(stage)
@@ -191,11 +197,12 @@ def sliced_sums(config: RunConfig, plan: Plan, stage: int) -> int:
 
 
 def layer_activations(config: RunConfig, layer: int) -> int:
-    """Bytes that a layer keeps of a micro-batch for its backward pass.
+    """Return the bytes that a layer keeps of a micro-batch for its backward pass.
 
-    Tokens x hidden: its input, that of the second LayerNorm, both LayerNorms' outputs, with dropout two masks; split by
-    tensor parallel: queries, keys, values, what attention mixed of them, the feed-forward units before and after their
-    activation; and the attention weights. Experts have rows of their own, two routing tables, and a mask of all tokens.
+    These have the size tokens x hidden: the layer's input, the input of the second LayerNorm, the outputs of both
+    LayerNorms and, with dropout, two masks. Tensor parallel splits these: queries, keys, values, the weighted sum of
+    the values, the attention weights, and the feed-forward units before and after the activation. Experts keep their
+    rows, two routing tables and a dropout mask of all tokens.
     """
     model, parallel = config.model, config.parallel
     tokens, item, dropout = _tokens(config), ITEM_SIZE[model.compute_dtype], bool(model.dropout_rate)
@@ -223,7 +230,7 @@ def layer_activations(config: RunConfig, layer: int) -> int:
 
 
 def communication(config: RunConfig, rank: int) -> list[Communication]:
-    """What a rank sends in an optimizer step; single numbers (loss, norm, overflow) left out."""
+    """Return what a rank sends in an optimizer step. Single numbers (loss, norm, overflow) are not counted."""
     plan = Plan.of(config.parallel, config.model)
     stage = plan.coordinates(rank).pipeline
     found = [
@@ -236,12 +243,16 @@ def communication(config: RunConfig, rank: int) -> list[Communication]:
 
 
 def _passes(config: RunConfig, plan: Plan, stage: int) -> int:
-    """Forward and backward passes of a layer and micro-batch; each forward pass that is computed again counts."""
+    """Return how many passes a layer makes for a micro-batch: forward, backward, and each recomputed forward pass."""
     return 2 + config.parallel.recompute + (stage < plan.pipeline - 1)
 
 
 def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
-    """Sums within the layers of each micro-batch; of a step, gradients of what met a rank's own tokens alone."""
+    """Return the tensor-parallel communication of a step.
+
+    The layers need sums for each micro-batch. Sequence parallel also sums, once a step, the gradients of the parameters
+    that are applied to a rank's own tokens only.
+    """
     if plan.tensor == 1:
         return []
     at = plan.coordinates(rank)
@@ -260,7 +271,7 @@ def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
 
 
 def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter[str]:
-    """Payloads, by operation, of what src/parallel/explicit/tensor_parallel.py attaches to a stage."""
+    """Return the payload of each operation that src/parallel/explicit/tensor_parallel.py attaches to a stage."""
     model, tokens, payload = config.model, _tokens(config), Counter()
     first, last = stage == 0, stage == plan.pipeline - 1
     layers, passes = plan.layers(stage), _passes(config, plan, stage)
@@ -268,23 +279,23 @@ def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter
     with_experts = len(layers) - len(dense)
     row = model.hidden_size * _sent_item_size(config)
     if first and plan.vocab_parallel:
-        payload["AllReduce"] += (1 if last else 2) * tokens * model.hidden_size * FLOAT32  # words, forward
+        payload["AllReduce"] += (1 if last else 2) * tokens * model.hidden_size * FLOAT32  # word embedding, forward
     if last:
-        payload["AllReduce"] += tokens * row  # the queries' gradient
+        payload["AllReduce"] += tokens * row  # gradient of the query layer's queries
     if last and plan.vocab_parallel:
-        payload["AllReduce"] += 2 * tokens * FLOAT32  # the loss
+        payload["AllReduce"] += 2 * tokens * FLOAT32  # loss
         payload["AllGather"] += plan.tensor * tokens * FLOAT32  # largest logits
     payload["AllReduce"] += passes * with_experts * config.training.batch_size * _expert_places(config) * row
-    # Attention and feed-forward layers take a sum in each pass; the head, of its part of the vocabulary, backwards. A
-    # forward pass computed again leaves out a layer's last sum, if nothing after it is computed again and no router's
-    # gradient needs it.
+    # Attention and feed-forward layers need a sum in each pass. A head with a part of the vocabulary needs one in the
+    # backward pass. A recomputed forward pass leaves out a layer's last sum, if nothing after it is recomputed and no
+    # router's gradient needs it.
     of_head = last and plan.vocab_parallel
     sums = passes * (len(layers) + len(dense)) + of_head
     left_out = config.parallel.recompute * len(dense) + (not last and layers[-1] in dense)
     if config.parallel.sequence_parallel:
         payload["ReduceScatter"] += (sums - left_out) * tokens * row
-        # Each sum's counterpart; a router's input, or its gradient; backwards the embedding's gradient; what goes
-        # into a head of all words.
+        # Each sum has one gather as its counterpart. The others are: a router's input or its gradient, the embedding's
+        # gradient, and the input of a head with the whole vocabulary.
         payload["AllGather"] += (sums + passes * with_experts + first + last - of_head) * tokens * row
     else:
         payload["AllReduce"] += (sums - left_out) * tokens * row
@@ -292,7 +303,7 @@ def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter
 
 
 def _data(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
-    """Gradients, and what was updated; all in float32."""
+    """Return the communication of gradients and of updated parts. All of it is float32."""
     at = plan.coordinates(rank)
     payload: Counter[tuple[str, int]] = Counter()
     tied = 0
@@ -310,8 +321,11 @@ def _data(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
 
 
 def _pipeline(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:
-    """Each boundary of two stages has an exchange a micro-batch, and one for each stage after it in which only one of
-    them has something to send; the other one then sends zeros."""
+    """Return the communication between neighbouring stages.
+
+    Each boundary has one exchange for each micro-batch, and one more for each stage after it. In those only one of the
+    neighbours has something to send, and the other one sends zeros.
+    """
     boundaries = [lower for lower in (stage - 1, stage) if 0 <= lower < plan.pipeline - 1]
     exchanges = sum(config.micro_steps + plan.pipeline - 1 - lower for lower in boundaries)
     own_tokens = _tokens(config) // _token_parts(config) * config.model.hidden_size * _sent_item_size(config)

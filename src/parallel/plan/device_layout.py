@@ -18,10 +18,10 @@ class DeviceLayout:
     """How a parameter is sliced.
 
     Args:
-        devices: The matrix of a stage's devices.
-        axes: For each axis of the parameter, which axes of the matrix slice it.
-        rows: Rows of each slice of axis 0, where they differ; empty where they are equal.
-        shards: Devices with the same slice that each keep some rows of it; 1 where each keeps all.
+        devices: Shape of the matrix of a stage's devices.
+        axes: For each axis of the parameter, the axes of the matrix that slice it.
+        rows: Number of rows of each slice of axis 0 if the numbers differ; empty if they are equal.
+        shards: Number of devices that share out the rows of one slice; 1 if each device keeps all rows.
         stages: Pipeline stages that hold the parameter.
     """
 
@@ -33,18 +33,23 @@ class DeviceLayout:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Slices along each axis of the parameter, without the rows' shards."""
+        """Number of slices along each axis of the parameter, not counting the shards of rows."""
         return tuple(prod(self.devices[axis] for axis in axes) for axes in self.axes)
 
     def whole(self, held: tuple[int, ...]) -> tuple[int, ...]:
-        """The parameter's shape, given that of what a device holds."""
+        """Return the shape of the whole parameter, given the shape that a device holds."""
         shape = tuple(size * parts for size, parts in zip(held, self.parts, strict=True))
         if self.rows:
             return (sum(self.rows), *shape[1:])
         return (shape[0] * self.shards, *shape[1:])
 
     def box(self, device: int, shape: tuple[int, ...]) -> Box:
-        """The part of a parameter of that (whole) shape that a device of its stage holds."""
+        """Return the part of a parameter that a device holds.
+
+        Args:
+            device: Number of the device within its stage.
+            shape: Shape of the whole parameter.
+        """
         at = [int(number) for number in np.unravel_index(device, self.devices)]
         box = Box.whole(shape)
         for axis, (axes, parts) in enumerate(zip(self.axes, self.parts, strict=True)):

@@ -15,7 +15,7 @@ MOMENTS = ("adam_m.", "adam_v.")
 
 
 def parameter_of(name: str) -> str:
-    """The parameter whose moments have that name, or that is itself named so."""
+    """Return the parameter that a name belongs to. The name is that of a moment, or of the parameter itself."""
     return name.partition(".")[2] if name.startswith(MOMENTS) else name
 
 
@@ -25,9 +25,9 @@ class Holder:
 
     Args:
         plan: How the run is spread.
-        rank: Which of its ranks.
-        shapes: Whole shapes of all parameters by name, as sharding.parameter_shapes gives them; not needed by one rank.
-        all_true: Meets the other ranks: whether all of them gave True.
+        rank: Number of the rank.
+        shapes: Shapes of all whole parameters, from sharding.parameter_shapes. A run of one rank needs none.
+        all_true: All-reduce of a flag: returns True if every rank passed True.
     """
 
     plan: Plan = Plan()
@@ -36,11 +36,19 @@ class Holder:
     all_true: Callable[[bool], bool] = bool
 
     def barrier(self) -> None:
-        """Returns when all ranks have called it."""
+        """Wait until all ranks have called this."""
         self.all_true(True)
 
     def place(self, name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Box]:
-        """The whole shape of a parameter or moment, and which part of it is the array of `shape` that the rank has."""
+        """Return the whole shape of a parameter or moment, and the part of it that the rank holds.
+
+        Args:
+            name: Name of the parameter or moment.
+            shape: Shape of the array that the rank holds.
+
+        Raises:
+            ValueError: The rank should hold an array of another shape.
+        """
         if self.plan.world_size == 1:
             return shape, Box.whole(shape)
         box = self.box(name)
@@ -49,7 +57,7 @@ class Holder:
         return self.shapes[parameter_of(name)], box
 
     def box(self, name: str) -> Box:
-        """The part of a parameter or moment that the rank holds, if its stage holds it at all."""
+        """Return the part of a parameter or moment that the rank holds, if its stage holds the parameter."""
         return self._box_at(name, self.plan.coordinates(self.rank))
 
     def _box_at(self, name: str, at: Coordinates) -> Box:
@@ -58,9 +66,9 @@ class Holder:
         return cut(parameter, self.shapes[parameter], self.plan, at)
 
     def writes(self, name: str) -> bool:
-        """Whether the rank is the lowest of those that hold this same part of a parameter or moment.
+        """Return whether this rank saves its part of a parameter or moment.
 
-        They differ in their stage or in some other coordinates; the lowest has the first stage, and 0 in the others.
+        Among the ranks that hold the same part, the lowest rank saves it.
         """
         if self.plan.world_size == 1:
             return True

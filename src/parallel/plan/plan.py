@@ -1,7 +1,7 @@
-"""Which rank does what: the mesh, its groups, and the layers of each stage.
+"""Which rank does what: the numbering of ranks, their groups, and the layers of each pipeline stage.
 
-Ranks are numbered as MindSpore's semi-automatic parallel numbers the devices of its device matrix: the pipeline stage
-changes slowest, then data, then expert, then tensor parallel, whose ranks are neighbours on one machine.
+Ranks are numbered as MindSpore's semi-automatic parallel numbers the devices of its device matrix. The pipeline stage
+changes slowest, then data, then expert, then tensor. So the ranks of a tensor-parallel group are neighbours.
 """
 
 from dataclasses import astuple, dataclass, replace
@@ -14,12 +14,12 @@ from src.pangu_alpha_config import PanguAlphaConfig
 
 @dataclass(frozen=True)
 class Coordinates:
-    """A rank's place in the mesh, each from 0.
+    """A rank's place in the mesh. Each coordinate counts from 0.
 
     Args:
-        pipeline: Stage.
-        data: Which replica of the experts (and of all else) it works for.
-        expert: Which part of the experts it holds; it has data of its own as well.
+        pipeline: Number of the rank's stage.
+        data: Number of its replica of the model, experts included.
+        expert: Which part of the experts it holds. Ranks of different parts also have different data.
         tensor: Which part of each sliced matrix it holds.
     """
 
@@ -29,7 +29,7 @@ class Coordinates:
     tensor: int
 
 
-AXES = ("pipeline", "data", "expert", "tensor")  # of Coordinates, slowest first
+AXES = ("pipeline", "data", "expert", "tensor")  # the fields of Coordinates; the first one changes slowest
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Plan:
     """How a run is spread over pipeline * data * expert * tensor ranks.
 
     Args:
-        pipeline: Stages.
-        data: Replicas.
-        expert: Parts of the experts, each with data of its own.
-        tensor: Parts of heads, feed-forward units and vocabulary.
+        pipeline: Number of pipeline stages.
+        data: Number of replicas of the model.
+        expert: Number of parts that the experts are cut into. Each part has its own data.
+        tensor: Number of parts that heads, feed-forward units and vocabulary are cut into.
         optimizer_shard: Each replica keeps and updates only its part of the moments (ZeRO-1).
-        num_layers: Of the model, the query layer counted.
-        vocab_parallel: Whether tensor parallel cuts the vocabulary; else each part has all of it.
+        num_layers: Number of the model's layers, including the query layer.
+        vocab_parallel: Tensor parallel cuts the vocabulary; if false, each tensor-parallel rank has all of it.
     """
 
     pipeline: int = 1
@@ -56,7 +56,7 @@ class Plan:
 
     @classmethod
     def of(cls, parallel: ParallelConfig, model: PanguAlphaConfig) -> "Plan":
-        """The plan of a checked configuration."""
+        """Return the plan of a checked configuration."""
         return cls(
             parallel.pipeline,
             parallel.data,
@@ -69,29 +69,29 @@ class Plan:
 
     @property
     def world_size(self) -> int:
-        """Ranks of the run."""
+        """Number of ranks of the run."""
         return self.pipeline * self.data * self.expert * self.tensor
 
     @property
     def vocab_parts(self) -> int:
-        """Parts of the vocabulary, each on one of the tensor-parallel ranks."""
+        """Number of parts of the vocabulary; each tensor-parallel rank has one of them."""
         return self.tensor if self.vocab_parallel else 1
 
     @property
     def data_ranks(self) -> int:
-        """Ranks (of each stage and tensor part) with data of their own."""
+        """Number of ranks with different data, among the ranks with the same pipeline and tensor coordinates."""
         return self.data * self.expert
 
     def data_rank(self, rank: int) -> int:
-        """Which part of a batch this rank computes."""
+        """Return which part of a batch a rank computes."""
         at = self.coordinates(rank)
         return at.data * self.expert + at.expert
 
     def coordinates(self, rank: int) -> Coordinates:
-        """Where a rank stands.
+        """Return the coordinates of a rank.
 
         Raises:
-            InputError: No such rank.
+            InputError: There is no such rank.
         """
         if not 0 <= rank < self.world_size:
             raise InputError(f"rank {rank} is outside this plan of {self.world_size} ranks")
@@ -101,11 +101,11 @@ class Plan:
         return Coordinates(pipeline, data, expert, tensor)
 
     def rank(self, at: Coordinates) -> int:
-        """The rank that stands there."""
+        """Return the rank with these coordinates."""
         return ((at.pipeline * self.data + at.data) * self.expert + at.expert) * self.tensor + at.tensor
 
     def group(self, rank: int, *axes: str) -> tuple[int, ...]:
-        """The ranks, in order, whose coordinates are those of `rank` on all but these of AXES."""
+        """Return the ranks, in order, that differ from `rank` only along the given axes of AXES."""
         at = self.coordinates(rank)
         spans = [
             range(getattr(self, axis)) if axis in axes else [value]
@@ -114,16 +114,18 @@ class Plan:
         return tuple(self.rank(Coordinates(*place)) for place in product(*spans))
 
     def at_stage(self, rank: int, stage: int) -> int:
-        """The rank that does at another stage what `rank` does at its own."""
+        """Return the rank of another stage that has the same other coordinates as `rank`."""
         return self.rank(replace(self.coordinates(rank), pipeline=stage))
 
     def layers(self, stage: int) -> range:
-        """The layers of a stage, the query layer being the last of all; what does not divide goes to the first stages,
-        since the last one has the head as well."""
+        """Return the layers of a stage. The query layer is the last layer of the last stage.
+
+        If the layers do not divide, the first stages get one more, because the last stage also has the head.
+        """
         share, left = divmod(self.num_layers, self.pipeline)
         begin = stage * share + min(stage, left)
         return range(begin, begin + share + (stage < left))
 
     def stage_of_layer(self, layer: int) -> int:
-        """The stage that holds a layer."""
+        """Return the stage that holds a layer."""
         return next(stage for stage in range(self.pipeline) if layer in self.layers(stage))

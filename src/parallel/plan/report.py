@@ -1,4 +1,4 @@
-"""`train.py --plan`: who does what, what each rank holds and sends, as text. The figures are those of costs.py."""
+"""The text of `train.py --plan`: what each rank does, holds and sends. The figures come from costs.py."""
 
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -8,13 +8,13 @@ from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.costs import bubble, communication, rank_memory
 from src.parallel.plan.plan import Plan
 
-MOST_ROWS = 16  # of the table of ranks, before only the first and last ranks of each stage are shown
+MOST_ROWS = 16  # with more ranks, the table of ranks shows only the first and the last one of each stage
 _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
-_KINDS = ("tensor", "data", "pipeline", "tied embedding", "expert")  # of communication
+_KINDS = ("tensor", "data", "pipeline", "tied embedding", "expert")  # of communication, in the order of the columns
 
 
 def describe(config: RunConfig) -> str:
-    """All that `--plan` prints."""
+    """Return the text that `--plan` prints."""
     plan = Plan.of(config.parallel, config.model)
     return "\n\n".join(
         [_summary(config, plan), _ranks(plan), _stages(config, plan), _memory(config, plan), _traffic(config, plan)]
@@ -47,7 +47,7 @@ def _summary(config: RunConfig, plan: Plan) -> str:
             f"world   {plan.world_size} ranks = {plan.pipeline} pipeline (pp) x {plan.data} data (dp) x {plan.expert} "
             f"expert (ep) x {plan.tensor} tensor (tp)",
             *([f"        with {', '.join(switched_on)}"] if switched_on else []),
-            f"batch   {tokens:,} tokens a step = {plan.data_ranks} ranks with data of their own x {config.micro_steps} "
+            f"batch   {tokens:,} tokens a step = {plan.data_ranks} ranks with different data x {config.micro_steps} "
             f"micro-batches x {training.batch_size} sequences x {model.seq_length}",
             f"bubble  {bubble(plan.pipeline, config.micro_steps):.1%} of a step = ({plan.pipeline} stages - 1) / "
             f"({config.micro_steps} micro-batches + {plan.pipeline} - 1)",
@@ -68,7 +68,7 @@ def _ranks(plan: Plan) -> str:
         [rank, *astuple(plan.coordinates(rank)), *(_ranges(plan.group(rank, *axes)) for axes in groups.values())]
         for rank in shown
     ]
-    return table(["rank", "pp", "dp", "ep", "tp", *groups], rows, f"{which}, and the groups that each is in")
+    return table(["rank", "pp", "dp", "ep", "tp", *groups], rows, f"{which}, and their groups")
 
 
 def _stages(config: RunConfig, plan: Plan) -> str:
@@ -101,8 +101,8 @@ def _memory(config: RunConfig, plan: Plan) -> str:
     if any(memory.slices for memory in held):
         columns["slices"] = "updated slices"
         told = (
-            "\nupdated slices: a copy of the rows that the rank updates, of each parameter whose rows divide "
-            "over its replicas"
+            "\nupdated slices: copies of the rows that the rank updates, of parameters with rows that divide "
+            "over the replicas"
         )
     columns |= {"activations": "activations (estimate)", "total": "total"}
     unit, size = _unit(max(memory.total for memory in held))
@@ -113,7 +113,7 @@ def _memory(config: RunConfig, plan: Plan) -> str:
 def _traffic(config: RunConfig, plan: Plan) -> str:
     sends = [communication(config, _stage_ranks(plan, stage)[0]) for stage in range(plan.pipeline)]
     if not any(sends):
-        return "Communication: none, by a single rank"
+        return "Communication: none, because there is one rank"
     kinds = [kind for kind in _KINDS if any(one.kind == kind for of_stage in sends for one in of_stage)]
     unit, size = _unit(max(sum(one.payload for one in of_stage) for of_stage in sends))
     rows = []
@@ -133,7 +133,7 @@ def _traffic(config: RunConfig, plan: Plan) -> str:
         )
         told += f"\n{kind}: {', '.join(operations)}"
     if config.parallel.device_target == "CPU":
-        told += "\non a CPU all of them are made of float32 AllReduces, which send more"
+        told += "\non a CPU all of these are made of float32 AllReduces, which send more"
     return told
 
 
@@ -143,12 +143,12 @@ def _stage_ranks(plan: Plan, stage: int) -> range:
 
 
 def _unit(largest: int) -> tuple[str, int]:
-    """The largest unit of which there is at least a half."""
+    """Return name and bytes of the largest unit that makes the figure at least 0.5."""
     return next((unit for unit in _UNITS if 2 * largest >= unit[1]), _UNITS[-1])
 
 
 def _ranges(ranks: Sequence[int]) -> str:
-    """`0-7`, or `0, 128 .. 1920` of ranks in equal steps."""
+    """Return ranks in equal steps as text: `0, 8`, `0-7` or `0, 128 .. 1920`."""
     if len(ranks) <= 3:
         return ", ".join(map(str, ranks))
     step = ranks[1] - ranks[0]

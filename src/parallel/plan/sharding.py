@@ -1,6 +1,6 @@
-"""Which slice of each parameter a rank holds, by the parameter's official name alone.
+"""Which slice of each parameter a rank holds, as a function of the parameter's official name and the plan.
 
-The one table that execution, checkpoints, the plan's arithmetic and the tests go by. Nothing here needs MindSpore.
+Execution, checkpoints, the plan's arithmetic and the tests all use this one table. MindSpore is not imported here.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from src.parallel.plan.plan import Coordinates, Plan
 
 EXPERT = ".output.ffn."
 
-# The axis that tensor parallel slices, by the end of a name; what isn't here is whole on every rank. Matrices into
-# heads and hidden units are sliced by columns (their biases with them), those out of them by rows.
+# The axis that tensor parallel slices, by the end of a parameter's name. All other parameters are whole on every rank.
+# Matrices into heads and hidden units are sliced by columns, with their biases; those out of them are sliced by rows.
 _TENSOR_AXES = {
     "attention.dense1.weight": 0,
     "attention.dense1.bias": 0,  # stored (out, in)
@@ -46,33 +46,33 @@ _ENDS = sorted(_TENSOR_AXES, key=len, reverse=True)
 
 @dataclass(frozen=True)
 class Box:
-    """Part of an array: elements begin[i] to end[i] - 1 of each axis i."""
+    """Part of an array: elements begin[i] to end[i] - 1 along each axis i."""
 
     begin: tuple[int, ...]
     end: tuple[int, ...]
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> "Box":
-        """All of an array of that shape."""
+        """Return the box of a whole array of a shape."""
         return cls((0,) * len(shape), tuple(shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Elements along each axis."""
+        """Number of elements along each axis."""
         return tuple(end - begin for begin, end in zip(self.begin, self.end, strict=True))
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return prod(self.shape)
 
     @property
     def index(self) -> tuple[slice, ...]:
-        """For array[box.index]."""
+        """Slices that take this part out of an array, as in `array[box.index]`."""
         return tuple(map(slice, self.begin, self.end))
 
     def part(self, axis: int, which: int, parts: int) -> "Box":
-        """One of equal parts along an axis."""
+        """Return part number `which` of equal parts along an axis."""
         width = (self.end[axis] - self.begin[axis]) // parts
         begin, end = list(self.begin), list(self.end)
         begin[axis] += which * width
@@ -80,13 +80,13 @@ class Box:
         return Box(tuple(begin), tuple(end))
 
     def overlap(self, other: "Box") -> "Box | None":
-        """What both cover; None where nothing."""
+        """Return what both boxes cover; None if they have no element in common."""
         begin = tuple(map(max, self.begin, other.begin))
         end = tuple(map(min, self.end, other.end))
         return Box(begin, end) if all(b < e for b, e in zip(begin, end, strict=True)) else None
 
     def within(self, outer: "Box") -> "Box":
-        """The same part, counted from where `outer` begins."""
+        """Return the same part, with indices that count from the beginning of `outer`."""
         return Box(
             tuple(b - o for b, o in zip(self.begin, outer.begin, strict=True)),
             tuple(e - o for e, o in zip(self.end, outer.begin, strict=True)),
@@ -94,24 +94,27 @@ class Box:
 
 
 def tensor_axis(name: str, vocab_parallel: bool = True) -> int | None:
-    """The axis of a parameter that tensor parallel slices; None where each rank holds it whole."""
+    """Return the axis of a parameter that tensor parallel slices; None if each rank holds it whole."""
     if name == WORD_TABLE and not vocab_parallel:
         return None
     return next((_TENSOR_AXES[end] for end in _ENDS if name.endswith(end)), None)
 
 
 def is_expert(name: str) -> bool:
-    """Whether a parameter belongs to the experts, one of them for each index of its axis 0."""
+    """Return whether a parameter belongs to the experts. Index e of its axis 0 is expert e."""
     return EXPERT in name
 
 
 def is_of_own_tokens(name: str) -> bool:
-    """Whether a parameter, whole on each tensor-parallel rank, meets only its own tokens with sequence parallel."""
+    """Return whether sequence parallel applies a parameter to the rank's own tokens only.
+
+    Such a parameter is whole on each tensor-parallel rank, so its gradients are summed over the ranks.
+    """
     return name.endswith(_OF_OWN_TOKENS)
 
 
 def stages(name: str, plan: Plan) -> tuple[int, ...]:
-    """The stages that hold a parameter: one, but for the word embedding, which is the head's matrix too."""
+    """Return the stages that hold a parameter. It is one stage, except for the word table, which the head also uses."""
     last = plan.pipeline - 1
     if name == WORD_TABLE:
         return (0, last) if last else (0,)
@@ -122,7 +125,14 @@ def stages(name: str, plan: Plan) -> tuple[int, ...]:
 
 
 def box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) -> Box:
-    """The part of a parameter of that (whole) shape that the rank there holds, if its stage holds it at all."""
+    """Return the part of a parameter that a rank holds, if its stage holds the parameter.
+
+    Args:
+        name: Official name of the parameter.
+        shape: Shape of the whole parameter.
+        plan: How the run is spread.
+        at: The rank's place.
+    """
     part = Box.whole(shape)
     if is_expert(name):
         part = part.part(0, at.expert, plan.expert)
@@ -131,14 +141,17 @@ def box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) -> Box:
 
 
 def replicas(name: str, plan: Plan, at: Coordinates) -> tuple[int, int]:
-    """Which of how many ranks of its stage with that same part, but data of their own, the rank there is."""
+    """Return (index, count) of a rank among the ranks that hold the same part of a parameter but have other data."""
     return (at.data, plan.data) if is_expert(name) else (at.data * plan.expert + at.expert, plan.data_ranks)
 
 
 def optimizer_box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) -> Box:
-    """The part of a parameter whose moments the rank there keeps: with optimizer_shard its share of the rows of what it
-    holds (of a single expert: of that one's rows), where they divide; else all of that. The replicas' parts follow each
-    other in memory."""
+    """Return the part of a parameter that a rank updates. It keeps the moments of this part.
+
+    Without optimizer_shard this is all that the rank holds. With it, the replicas share out the rows of what they hold
+    (the rows of the expert, if a rank holds a single one), if the rows divide. The parts of the replicas follow each
+    other in memory.
+    """
     held = box(name, shape, plan, at)
     which, parts = replicas(name, plan, at)
     rows = next((axis for axis, size in enumerate(held.shape) if size > 1), None)
@@ -148,7 +161,7 @@ def optimizer_box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) 
 
 
 def parameter_shapes(config: PanguAlphaConfig) -> dict[str, tuple[int, ...]]:
-    """All parameters of a model, by their official names, in the order of the model's own list."""
+    """Return the shapes of all parameters of a model, by official name, in the order of the model's own list."""
     hidden, ffn = config.hidden_size, config.ffn_hidden_size
 
     def layer(prefix: str, number: int) -> dict[str, tuple[int, ...]]:

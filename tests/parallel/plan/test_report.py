@@ -1,4 +1,4 @@
-"""`train.py --plan`, as text and as a process."""
+"""The text of `train.py --plan`, and the program that prints it."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def config_of(*flags):
 
 
 def rows(report, title):
-    """The cells of a table by its title, header first."""
+    """Return the cells of the table with this title. The header comes first."""
     lines = report[report.index(f"\n{title}") + 1 :].split("\n\n")[0].splitlines()[1:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return [cells[0], *cells[2:]]
@@ -60,7 +60,7 @@ def test_one_rank():
     assert report.startswith("model   883,840 parameters: 3 layers")
     assert "batch   1,024 tokens a step = 1" in report and "bubble  0.0%" in report
     assert rows(report, "Stages")[1] == ["0", "0", "embedding, blocks 0-1, query layer, head", "883,840"]
-    assert report.endswith("Communication: none, by a single rank")
+    assert report.endswith("Communication: none, because there is one rank")
     whole = describe(config_of("--mode=tiny", "--parallel.tensor=2", "--parallel.vocab_parallel=false"))
     assert "\n        with the whole word table on each tensor rank\n" in whole
 
@@ -100,7 +100,7 @@ def test_the_tables_hold_the_figures():
 
 def test_what_is_counted_is_told_where_a_cpu_sends_more():
     reports = [describe(config_of(*ALL_KINDS, f"--parallel.device_target={target}")) for target in ("CPU", "Ascend")]
-    told = "\non a CPU all of them are made of float32 AllReduces, which send more"
+    told = "\non a CPU all of these are made of float32 AllReduces, which send more"
     assert reports[0] == reports[1] + told
 
 
@@ -115,8 +115,8 @@ def test_200_billion_on_2048_ranks():
     stages = rows(report, "Stages")
     assert stages[1] == ["0", "0-127", "embedding, blocks 0-3", "1,709,760,512"]
     assert stages[-1] == ["15", "1920-2047", "blocks 60-62, query layer, head", "1,709,793,280"]
-    # A middle stage, of 4 layers: (4 h^2 + 2 h f) / 8 in matrices, biases into heads and units (3 h + f) / 8, those out
-    # of them and the LayerNorms, 6 h, whole.
+    # A middle stage has 4 layers. A rank holds an eighth of the matrices (4 h^2 + 2 h f) and of the biases into heads
+    # and units (3 h + f). The biases out of them and the LayerNorms (6 h) are whole.
     hidden = 16384
     held = 4 * (12 * hidden**2 // 8 + 7 * hidden // 8 + 6 * hidden)
     assert stages[2][3] == f"{held:,}"
