@@ -7,7 +7,7 @@ from src.training.config import TrainConfig
 
 
 def main() -> None:
-    """Parse, build, run."""
+    """Parse the command line, build the run, and train."""
     config = parse(TrainConfig, "train.py")
     if config.plan:
         print(describe(config))
@@ -17,7 +17,7 @@ def main() -> None:
 
         dry_run(config, config.rank)
         return
-    # MindSpore takes seconds to import: bad arguments and --help are answered before.
+    # MindSpore takes seconds to import, so it is imported after the arguments are checked.
     from src.parallel.mesh import prepare_device
     from src.training.trainer import Trainer
 

@@ -1,8 +1,7 @@
-"""Spreading a run over ranks, attached to the model from outside.
+"""How a model is spread over ranks. It is attached to the model from outside, and the model knows nothing of it.
 
-plan.py, sharding.py, costs.py and plan_report.py are arithmetic: which rank does what, which slice of which parameter
-it holds, what that costs, and how `--plan` tells it. rank_table.py, hccl_tools.py, merge_hccl.py and launch.py start
-processes. mesh.py and collectives.py connect them; tensor.py, expert.py, pipeline.py and optimizer_shard.py change a
-built model or train step. May import everything of `src` but the trainer and what is above it; the model imports
-nothing from here.
+`build.build_training` and `build.build_inference` make a rank's part of a model; other rooms need only these, `mesh`
+(the device, the ranks and their groups) and `plan` (arithmetic). `explicit` and `semi_auto` are the two engines behind
+`build`: both follow the same plan. `launch` starts processes, and `hccl_tools` and `merge_hccl` write rank tables.
+`recompute` and `initial_values` serve both engines. It may import src.cpu_kernels and the rooms below it.
 """

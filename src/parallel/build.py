@@ -21,7 +21,7 @@ from src.parallel.semi_auto.train_step import SemiAutoStepper
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What a rank trains, and with what.
+    """What a rank trains, and what trains it.
 
     Args:
         parameters: Parameters that this rank holds, with their initial values.
@@ -37,10 +37,9 @@ class TrainingParts:
 
 
 def build_training(config: RunConfig, mesh: Mesh) -> TrainingParts:
-    """Build what trains this rank's part of a model, connected to the other ranks.
+    """Build this rank's part of a model and what trains it, connected to the other ranks.
 
-    MindSpore's compiler spreads the model where the settings choose it (parallel.backend), and otherwise the explicit
-    collectives do.
+    The engine is the one that config.is_semi_auto chooses (parallel.backend).
     """
     if config.is_semi_auto:
         return TrainingParts(*semi_auto.build(config, mesh))
@@ -52,27 +51,29 @@ def build_training(config: RunConfig, mesh: Mesh) -> TrainingParts:
 def build_inference(
     config: PanguAlphaConfig, mesh: Mesh | None = None, seed: int | None = None
 ) -> tuple[PanguAlphaModel, Holder]:
-    """Build this rank's part of a model, not yet connected to the other ranks.
+    """Build this rank's part of a model for generation or scoring, not yet connected to the other ranks.
 
     Args:
         config: The whole model.
-        mesh: This rank's place; None for a model in one piece.
+        mesh: This rank's place; None for a run of one process.
         seed: Seed of the initial weights; None for zeros, where weights are loaded.
 
     Returns:
-        The model, and which part of each parameter it holds.
+        The model, and which part of each parameter this rank holds.
     """
     mesh = mesh or Mesh(Plan(num_layers=config.num_layers))
     return explicit.build_model(config, mesh, seed), _holder(config, mesh)
 
 
 def connect_inference(model: PanguAlphaModel, mesh: Mesh | None) -> Relay | None:
-    """Connect a model of `build_inference` to the other ranks, so that each of them gets the logits of all words.
+    """Connect a model of `build_inference` to the other ranks, so that each rank gets the logits of all words.
 
-    Attach compiled kernels before, because their cells are wrapped here.
+    Args:
+        model: This rank's part. Attach compiled kernels before, because their cells are wrapped here.
+        mesh: This rank's place; None for a run of one process.
 
     Returns:
-        Passes hidden states from one pipeline stage to the next; None for a model without stages.
+        What passes hidden states from one pipeline stage to the next; None for a model without stages.
     """
     if mesh is None or mesh.plan.world_size == 1:
         return None

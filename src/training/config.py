@@ -8,12 +8,12 @@ from src.pangu_alpha_config import RunConfig
 
 @dataclass
 class TrainConfig(RunConfig):
-    """Train PanGu-α. Settings come from configs/ (`--mode`), a YAML file (`--config`) and flags, later ones winning.
+    """Train PanGu-α. Settings come from configs/ (`--mode`), a YAML file (`--config`) and flags; later ones win.
 
     Args:
-        plan: Print what each rank would hold, compute and send, and stop.
-        dry_run: Compile for Ascend or GPU without such a device, hold it against the plan, and stop.
-        rank: Of dry_run: a rank's number, all, or all-kinds, one of each kind of stage.
+        plan: Print what each rank holds, computes and sends, and stop without training.
+        dry_run: Compile for Ascend or GPU without such a device, compare the result with the plan, and stop.
+        rank: Ranks that --dry_run compiles: a rank's number, all, or all-kinds for one rank of each kind of stage.
     """
 
     plan: bool = False

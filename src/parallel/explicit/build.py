@@ -74,7 +74,7 @@ def connect_inference(model: PanguAlphaModel, mesh: Mesh) -> Relay | None:
         mesh: This rank's place among several ranks.
 
     Returns:
-        Passes hidden states from one pipeline stage to the next; None for a model without stages.
+        What passes hidden states from one pipeline stage to the next; None for a model without stages.
     """
     group = mesh.group("tensor")
     tensor_parallel.attach_to_model(model, group, vocab_parallel=mesh.plan.vocab_parallel)

@@ -1,4 +1,4 @@
-"""Which part of each parameter a rank holds, as MindSpore's compiler has sliced it: what is loaded and saved by."""
+"""A compiled training run, and the slices of parameters that MindSpore's compiler chose for each rank."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,15 +16,16 @@ from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import Box, parameter_shapes, stages
 from src.parallel.semi_auto.train_step import SUMS, SemiAutoStepper, compile_step
 
-STRATEGIES = "strategy"  # folder of a run
+STRATEGIES = "strategy"  # folder of strategy files, in the output folder of a run
 
 
 class InferredHolder(Holder):
-    """A rank and its slices by the compiler's layouts.
+    """A Holder that takes the slices from the compiler's layouts.
 
     Args:
-        plan, rank, shapes, all_true: As Holder's.
-        layouts: Of what the rank holds, by the names of parameters and moments.
+        plan, rank, all_true: As for Holder.
+        config: The whole model.
+        layouts: Layouts of the parameters and moments that the rank holds, by name.
     """
 
     layouts: Mapping[str, DeviceLayout]
@@ -42,7 +43,7 @@ class InferredHolder(Holder):
 
     @property
     def device(self) -> int:
-        """This rank's number in its stage."""
+        """Number of this rank within its stage."""
         return self.rank % (self.plan.world_size // self.plan.pipeline)
 
     def box(self, name: str) -> Box:
@@ -50,7 +51,7 @@ class InferredHolder(Holder):
         return self.layouts[name].box(self.device, self.shapes[parameter_of(name.removeprefix(SUMS))])
 
     def writes(self, name: str) -> bool:
-        """See Holder. The word table is the first stage's: what the last one keeps of it, it does not use."""
+        """See Holder. The first stage saves the word table, because the last stage does not use its own copy."""
         if self.plan.coordinates(self.rank).pipeline != stages(parameter_of(name), self.plan)[0]:
             return False
         layout, whole = self.layouts[name], self.shapes[parameter_of(name)]
@@ -58,24 +59,24 @@ class InferredHolder(Holder):
 
 
 def inferred_layouts(cell: nn.Cell, stage: int) -> dict[str, DeviceLayout]:
-    """The layouts of what a rank of a stage holds, of a cell that was compiled in semi-automatic parallel."""
+    """Return the layouts of what a rank of a stage holds, from a cell that was compiled in semi-automatic parallel."""
     layouts = {}
     for name, (devices, tensor_map, _, _, _, sharing_group, *_) in cell.parameter_layout_dict.items():
         devices = tuple(devices) or (1,)
         axes = tuple((len(devices) - 1 - number,) if number >= 0 else () for number in tensor_map)
-        is_shared = sharing_group and not name.startswith(SUMS)  # sums have that group, too, but are not cut by it
+        is_shared = sharing_group and not name.startswith(SUMS)  # sums have that group too, but it does not cut them
         sharing = management.get_group_size(sharing_group) if is_shared else 1
         layouts[name] = DeviceLayout(devices, axes, (), sharing, (stage,))
     return layouts
 
 
 def build(config: RunConfig, mesh: Mesh) -> tuple[list[Parameter], SemiAutoStepper, Optimizer, InferredHolder]:
-    """What trains this rank's part of a model, compiled, with its initial values.
+    """Compile what trains this rank's part of a model, and give it its initial values.
 
-    The compiler writes its strategy file into the run's folder, one a stage, before the first step.
+    Before the first step, the compiler writes one strategy file for each stage into the run's folder.
 
     Returns:
-        The parameters that the rank holds, the stepper, the optimizer in it, and who holds what.
+        The parameters that the rank holds, the stepper, the optimizer in it, and the holder for checkpoints.
     """
     plan, rank = mesh.plan, mesh.rank
     first = rank % (plan.world_size // plan.pipeline) == 0

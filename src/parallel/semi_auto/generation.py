@@ -1,4 +1,4 @@
-"""Generation in semi-automatic parallel: the two graphs, for prompts and for one token after them."""
+"""Generation in semi-automatic parallel: one graph for prefill and one for decode."""
 
 import mindspore as ms
 import numpy as np
@@ -13,11 +13,14 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 class ShardedCache(nn.Cell):
-    """As `src.inference.mindspore.runtime.KeyValueCache`, cut by heads: its places, written into by number, can't be.
+    """KV cache of one layer, cut by heads.
+
+    It replaces `src.inference.mindspore.runtime.KeyValueCache`, because scattered writes can't be cut.
 
     Inputs:
-        position_ids (B, T) int32, rows (B,) int32: where the new keys and values go; B is all rows where T is 1.
-        key, value (B, A, T, d).
+        position_ids (B, T) int32: Positions of the new keys and values.
+        rows (B,) int32: Their rows of the cache. With T = 1, B is all rows.
+        key, value (B, A, T, d): The new keys and values.
     """
 
     def __init__(self, config: PanguAlphaConfig, batch: int, capacity: int, tensor: int, name: str):
@@ -60,7 +63,7 @@ class ShardedCache(nn.Cell):
 
 
 def make_caches(config: PanguAlphaConfig, plan: Plan, batch: int, capacity: int) -> nn.CellList:
-    """Every layer's cache."""
+    """Return the KV caches of all layers."""
     return nn.CellList(
         [ShardedCache(config, batch, capacity, plan.tensor, str(layer)) for layer in range(config.num_layers)],
         auto_prefix=False,
@@ -68,12 +71,12 @@ def make_caches(config: PanguAlphaConfig, plan: Plan, batch: int, capacity: int)
 
 
 class SemiAutoNextLogits(nn.Cell):
-    """As `src.inference.mindspore.runtime.NextLogits` with a cache, of a model in tensor-parallel parts.
+    """Same as `src.inference.mindspore.runtime.NextLogits` with a cache, for a tensor-parallel model.
 
     Args:
-        model: Whole, with its strategies (`annotate_model`).
-        caches: Of `make_caches`.
-        tokens: That a row gives at once: 1 to decode.
+        model: A whole model with its shard strategies (`annotate_model`).
+        caches: Caches from `make_caches`.
+        tokens: New tokens of a row in one call; 1 for decode.
     """
 
     def __init__(self, model: PanguAlphaModel, caches: nn.CellList, tokens: int):
@@ -89,7 +92,7 @@ class SemiAutoNextLogits(nn.Cell):
         self.less_equal = ops.LessEqual().shard(((1, 1, 1), (1, 1, 1)))
         self.add_begins = ops.Add().shard(((1,), (1,)))
         self.pick = ops.Gather().shard(((1, 1), (1,)))
-        self.whole = ops.Maximum().shard(((1, 1), ()))  # changes nothing, but gathers the parts of the vocabulary
+        self.whole = ops.Maximum().shard(((1, 1), ()))  # changes no number, but gathers the parts of the vocabulary
 
     def construct(self, ids: Tensor, position: Tensor, last: Tensor, rows: Tensor) -> Tensor:
         position_ids = self.add(self.reshape(position, (-1, 1)), self.steps)

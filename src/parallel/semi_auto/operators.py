@@ -1,4 +1,7 @@
-"""Operators with shard strategies, in the place of those that the compiler would not look into or that need several."""
+"""Operators with shard strategies.
+
+They replace cells that the compiler can't look into, and operators that need more than one strategy.
+"""
 
 from collections.abc import Callable
 
@@ -8,19 +11,19 @@ from mindspore import Tensor, nn, ops
 from src.nn.dropout import Dropout
 from src.nn.operators import FastGelu
 
-ROW = 3  # of the kinds of operands
+ROW = 3  # kind of an operand (1, N); see _kind
 
 
 class Pointwise(nn.Cell):
-    """An operator of one or two operands, element by element, whose leading axes are cut into `parts`.
+    """An elementwise operator with one or two operands, cut into `parts` along the leading axes.
 
-    An operator has one strategy, which depends on its operands' shapes: so this keeps one operator for each kind. What
-    is broadcast along a cut axis is a number, a row or a column.
+    An operator has one strategy, and the right one depends on the shapes of the operands. So this cell keeps one
+    operator for each kind of operand. A number, a row or a column is broadcast along a cut axis.
 
     Args:
-        make: Makes the operator.
-        parts: Of axis 0, axis 1, ...; all others are whole.
-        operands: 1 or 2; what follows them (the type of a Cast) has no strategy.
+        make: Returns a new operator.
+        parts: Number of parts of axis 0, axis 1, ...; the other axes are whole.
+        operands: Number of tensor operands, 1 or 2. What follows them (the dtype of a Cast) has no strategy.
     """
 
     def __init__(self, make: Callable[[], ops.Primitive], *parts: int, operands: int = 2):
@@ -35,7 +38,8 @@ class Pointwise(nn.Cell):
             (first, second, third),
             (first, second, third, fourth),
         )
-        # A row alone stays whole: the compiler would number its parts otherwise than a matrix's, and then gather them.
+        # A row without a second operand stays whole. The compiler numbers its parts differently from those of a matrix,
+        # and would gather them.
         alone = (*strategies[:ROW], (1, 1), *strategies[ROW + 1 :])
         self.operators = (
             tuple(make().shard((one,)) for one in alone)
@@ -54,7 +58,10 @@ class Pointwise(nn.Cell):
 
 
 def _kind(x: object) -> int:
-    """Which of Pointwise's strategies: 0 for a number, 1 of one axis, 2 a matrix, 3 a row, 4 a column, 5 and 6."""
+    """Return the kind of an operand, which is its index in Pointwise's strategies.
+
+    A number is 0, a vector 1, a matrix 2, a row (1, N) 3, a column (N, 1) 4; tensors of 3 and 4 axes are 5 and 6.
+    """
     if not isinstance(x, Tensor):
         return 0
     if x.ndim == 2:
@@ -63,7 +70,7 @@ def _kind(x: object) -> int:
 
 
 class Normalize(nn.Cell):
-    """As `src.nn.operators.Normalize`, by the fused operator; `parts` of the rows (N, H)."""
+    """Same as `src.nn.operators.Normalize`, with the fused operator. Rows of (N, H) are cut into `parts`."""
 
     def __init__(self, epsilon: float, parts: int):
         super().__init__()
@@ -76,7 +83,7 @@ class Normalize(nn.Cell):
 
 
 class MaskedSoftmax(nn.Cell):
-    """As `src.nn.operators.MaskedSoftmax`, rows cut into `data` and heads into `tensor` parts."""
+    """Same as `src.nn.operators.MaskedSoftmax`. Rows are cut into `data` parts and heads into `tensor` parts."""
 
     def __init__(self, data: int, tensor: int):
         super().__init__()
@@ -88,7 +95,7 @@ class MaskedSoftmax(nn.Cell):
 
 
 class WeightFirst(nn.Cell):
-    """x @ weight, called with the weight first, where a FeedForward would have the product transposed."""
+    """x @ weight, called as (weight, x). It replaces the transposed product of a FeedForward."""
 
     def __init__(self, product: ops.Primitive):
         super().__init__()
@@ -99,7 +106,7 @@ class WeightFirst(nn.Cell):
 
 
 class BiasedColumns(nn.Cell):
-    """`activation` of x (N, F) + bias (F,)."""
+    """Activation of x (N, F) + bias (F,)."""
 
     def __init__(self, add_bias: ops.Primitive, activation: nn.Cell):
         super().__init__()
@@ -110,8 +117,10 @@ class BiasedColumns(nn.Cell):
 
 
 class LongRange(nn.Cell):
-    """begin, begin + 1, ..., end - 1 as int32, added up in the graph from rows of `width`: a range of that length would
-    be computed by the compiler, which would keep hundreds of megabytes of numbers for each layer."""
+    """The int32 numbers begin, begin + 1, ..., end - 1, computed in the graph from rows of `width` numbers.
+
+    The compiler would fold a single long range into a constant of hundreds of megabytes for each layer.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -128,8 +137,10 @@ class LongRange(nn.Cell):
 
 
 class CrossEntropy(nn.Cell):
-    """As `src.nn.operators.CrossEntropy`, of logits (N, V) cut into `data` x `tensor` parts: of a row three numbers are
-    sent, the largest logit, the sum of the exponentials and the label's own logit."""
+    """Same as `src.nn.operators.CrossEntropy`, for logits (N, V) that are cut into `data` x `tensor` parts.
+
+    Each row sends three numbers: the largest logit, the sum of the exponentials, and the label's logit.
+    """
 
     def __init__(self, data: int, tensor: int):
         super().__init__()
@@ -152,13 +163,15 @@ class CrossEntropy(nn.Cell):
 
 
 def activation(cell: nn.Cell, strategy: tuple[int, ...] | ms.Layout) -> ops.Primitive:
-    """In the place of a feed-forward layer's activation, with that strategy. The fused operator is the same
-    function."""
+    """Return the fused operator of a feed-forward layer's activation, with a strategy. It is the same function."""
     return (ops.FastGeLU if isinstance(cell, FastGelu) else ops.GeLU)().shard((strategy,))
 
 
 def shard_dropout(cell: Dropout, width: int, *parts: int) -> None:
-    """A dropout, of an array in `parts`; `width` is that of LongRange."""
+    """Give the operators of a dropout their strategies, for arrays that are cut into `parts`.
+
+    `width` is the width of LongRange.
+    """
     for name, make in (
         ("add", ops.Add),
         ("mul", ops.Mul),

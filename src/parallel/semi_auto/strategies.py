@@ -1,8 +1,8 @@
-"""MindSpore's own way to spread a model, semi-automatic parallel: shard strategies for every operator, from outside.
+"""Shard strategies of every operator, for MindSpore's semi-automatic parallel. They are set from outside the model.
 
-The graph is of the whole model and the whole batch; from the strategies the compiler slices parameters and tensors and
-puts the messages in. The plan is that of the explicit backend: the same mesh, the same numbering, the same slices.
-Operators with gradients of their own for a CPU, which the compiler would not look into, make way for plain ones.
+The graph has the whole model and the whole batch. From the strategies the compiler slices parameters and tensors, and
+inserts the collectives. The plan is the same as for the explicit engine: the same mesh, numbering and slices. Cells
+that define their own gradients for a CPU are replaced by plain operators: the compiler does not look into such cells.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,12 +37,12 @@ from src.parallel.semi_auto.operators import (
 
 
 def annotate(network: PanguAlphaWithLoss, plan: Plan, sequence_parallel: bool = False) -> None:
-    """Give every operator of a model and its loss its strategy, and every layer its stage.
+    """Give every operator of a model and its loss a shard strategy, and every layer its stage.
 
     Args:
-        network: Before its first call. On one device its results stay what they were.
-        plan: Of the run.
-        sequence_parallel: LayerNorms, dropouts and sums of hidden states are cut by tokens over the tensor ranks, too.
+        network: The loss of a whole model, before its first call. Its results on one device do not change.
+        plan: How the run is spread.
+        sequence_parallel: Also cut LayerNorms, dropouts and sums of hidden states by tokens over the tensor ranks.
     """
     model = network.model
     annotate_model(model, plan, sequence_parallel)
@@ -57,7 +57,7 @@ def annotate(network: PanguAlphaWithLoss, plan: Plan, sequence_parallel: bool = 
 
 
 def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool = False) -> None:
-    """The model's part of `annotate`."""
+    """Do what `annotate` does, for a model without its loss."""
     data, tensor = plan.data_ranks, plan.tensor
     rows = data * tensor if sequence_parallel else data
     width = model.config.seq_length
@@ -119,8 +119,10 @@ def _feed_forward(cell: FeedForward, width: int, data: int, tensor: int, rows: i
 
 
 def _experts(cell: MixtureOfExperts, width: int, plan: Plan, rows: int) -> None:
-    """Tokens are routed where they are, (data); experts and the tokens that come to them are cut by experts, and what
-    data parallel is left. The compiler makes an AlltoAll of each change between the two."""
+    """Cut the router by data, and the experts and their tokens by expert and by the remaining data parallel.
+
+    The compiler inserts an AlltoAll where the cut changes.
+    """
     data = plan.data_ranks
     _router(cell.router, data)
     batch = (data, 1, 1)
@@ -131,7 +133,7 @@ def _experts(cell: MixtureOfExperts, width: int, plan: Plan, rows: int) -> None:
     cell.transpose_back = ops.Transpose().shard((layout("expert", "data", "None", "None"),))
     cell.cast = Pointwise(ops.Cast, data, operands=1)
     cell.ffn.activation = activation(cell.ffn.activation, layout("expert", "data", "tensor"))
-    # Whole on tensor-parallel ranks, it would be shared out over these, too.
+    # This bias is whole on tensor-parallel ranks. The compiler would share it out over them too.
     cell.ffn.projection.bias.parallel_optimizer = False
     for linear, rows_in, rows_out in ((cell.ffn.mapping, "None", "tensor"), (cell.ffn.projection, "tensor", "None")):
         linear.product = ops.BatchMatMul().shard(
@@ -158,7 +160,10 @@ def _router(cell: Router, data: int) -> None:
 
 
 def _row_parallel(linear: Linear, data: int, tensor: int, rows: int) -> None:
-    """A product whose sum over the tensor ranks is its result; with more rows than data parts each gets its tokens."""
+    """Cut a product by the rows of its weight, so that its result is a sum over the tensor ranks.
+
+    With sequence parallel (`rows` > `data`) each rank gets its tokens of the sum.
+    """
     strategy = ((data, tensor), (tensor, 1))
     linear.product = ops.MatMul().shard(strategy, ((rows, 1),)) if rows > data else ops.MatMul().shard(strategy)
     linear.product_of_transposed = linear.product
@@ -166,7 +171,7 @@ def _row_parallel(linear: Linear, data: int, tensor: int, rows: int) -> None:
 
 
 def _stages(model: PanguAlphaModel, plan: Plan) -> None:
-    """The embedding first, the final LayerNorm, the query layer and the head last."""
+    """Put the embedding into the first stage, each block into its own, and what follows the blocks into the last."""
     backbone, last = model.backbone, plan.pipeline - 1
     backbone.embedding.pipeline_stage = 0
     for layer, block in enumerate(model.layers):
@@ -177,7 +182,7 @@ def _stages(model: PanguAlphaModel, plan: Plan) -> None:
 
 
 def forget_strategies(cell: nn.Cell) -> None:
-    """Take all strategies away again, so that the compiler searches for its own; the plain operators stay."""
+    """Remove all strategies, so that the compiler searches for its own. The plain operators stay."""
     for _, inner in cell.cells_and_names():
         for operator in _operators([*vars(inner).values(), *inner._primitives.values()]):
             for name in ("in_strategy", "out_strategy"):

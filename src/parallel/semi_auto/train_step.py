@@ -1,4 +1,4 @@
-"""Training in semi-automatic parallel: all micro-batches of an optimizer step, and the update, in one graph."""
+"""Training in semi-automatic parallel: one graph has all micro-batches of an optimizer step and the update."""
 
 from collections.abc import Iterable, Sequence
 from math import prod
@@ -19,24 +19,25 @@ from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
 from src.parallel.semi_auto.strategies import annotate, forget_strategies
 
-SUMS = "accu_grads."  # and a parameter's name: so MindSpore looks for the sum of its gradients
+SUMS = "accu_grads."  # MindSpore finds the sum of a parameter's gradients by this prefix and the parameter's name
 SCALARS = ("loss_scale", "lr", "beta1_power", "beta2_power")
 
 
 def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path | None = None) -> None:
-    """Switch MindSpore to semi-automatic parallel, before the model is built.
+    """Switch MindSpore to semi-automatic parallel. Call it before the model is built.
 
     Args:
-        config: Of the run.
-        rank: This process.
-        axes: How many axes each input of the graph has; the first one is cut over the ranks with data of their own.
-        strategy_file: Where the compiler writes how it has sliced the parameters.
+        config: Settings of the run.
+        rank: Rank of this process.
+        axes: Number of axes of each input of the graph. The first axis is cut over the ranks with different data.
+        strategy_file: File for the compiler's slices of the parameters; None to write none.
     """
     plan = Plan.of(config.parallel, config.model)
     ms.reset_auto_parallel_context()
     settings: dict[str, object] = {}
     if plan.optimizer_shard:
-        # Without the last one, what is whole on tensor-parallel ranks would be shared out over these, too.
+        # Without optimizer_weight_shard_size, parameters that are whole on tensor-parallel ranks would be shared out
+        # over these ranks too.
         settings |= {
             "enable_parallel_optimizer": True,
             "parallel_optimizer_config": {
@@ -62,7 +63,7 @@ def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path
 
 
 class ClonedOptimizer(Optimizer):
-    """An optimizer whose moments the compiler slices as it slices their parameters. Without data until it has."""
+    """Optimizer with moments that the compiler slices like their parameters. They have no data before that."""
 
     def _moments(self, prefix: str, names: list[str]) -> ParameterTuple:
         return ParameterTuple(
@@ -71,7 +72,7 @@ class ClonedOptimizer(Optimizer):
 
 
 def clone(parameter: Parameter, name: str) -> Parameter:
-    """A float32 parameter of zeros, sliced as another one."""
+    """Return a float32 parameter of zeros that the compiler slices like another parameter."""
     new = Parameter(initializer("zeros", parameter.shape, ms.float32), name=name, requires_grad=False)
     info = parameter.param_info
     new.param_info = info.clone()
@@ -82,10 +83,10 @@ def clone(parameter: Parameter, name: str) -> Parameter:
 
 
 class NormOfSlices(nn.Cell):
-    """The global norm of gradients, each a rank's slice: of the sum of squares each rank adds its share.
+    """Global norm of gradients that are slices. Ranks with the same slice each add their share of its squares.
 
     Args:
-        copies: Ranks with the same slice, for each gradient.
+        copies: For each gradient, the number of ranks that have the same slice.
         is_alone: There are no other ranks.
     """
 
@@ -102,23 +103,23 @@ class NormOfSlices(nn.Cell):
 
 
 class SemiAutoTrainStep(nn.Cell):
-    """One optimizer step. What the host decides comes in as parameters: inputs would be cut like the batch.
+    """One optimizer step. Scalars from the host come in as parameters, because inputs would be cut like the batch.
 
     Args:
-        loss: Of a batch, for validation.
-        network: The loss of all micro-batches, summed.
-        parameters: Of the whole model: the compiler wants gradients of all stages' parameters, before it takes away
-            what is not of this one.
-        own: Which of them this rank's stage holds.
-        apply_gradients: What their gradients go to.
-        accumulates: The network has several micro-batches, whose gradients the compiler adds up in `accu_grads`.
-        optimizer_shard: Gradients come out as the slices that this rank updates.
+        loss: Loss of one batch, for validation.
+        network: Sum of the losses of all micro-batches.
+        parameters: Parameters of the whole model. The compiler prunes the other stages later, so gradients of all
+            stages are requested.
+        own: Indices of the parameters that this rank's stage holds.
+        apply_gradients: Applies the gradients.
+        accumulates: There are several micro-batches, and the compiler adds their gradients up in `accu_grads`.
+        optimizer_shard: Gradients are the slices that this rank updates.
 
     Inputs:
-        batch: What PanguAlphaWithLoss takes, of all micro-batches.
+        batch: The inputs of PanguAlphaWithLoss, for all micro-batches.
 
     Returns:
-        As `src.pangu_alpha_wrapcell.TrainStep`; the loss is a sum over micro-batches.
+        Same as `src.pangu_alpha_wrapcell.TrainStep`, with the loss summed over the micro-batches.
     """
 
     def __init__(
@@ -147,12 +148,12 @@ class SemiAutoTrainStep(nn.Cell):
 
     @property
     def held_parameters(self) -> list[Parameter]:
-        """Of this rank's stage."""
+        """Parameters of this rank's stage."""
         return [self.weights[i] for i in self.own]
 
     @property
     def held_sums(self) -> list[Parameter]:
-        """Sums of their gradients, where there are any."""
+        """Sums of the gradients of `held_parameters`; empty with a single micro-batch."""
         return [self.accu_grads[i] for i in self.own] if self.accumulates else []
 
     def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,7 +167,7 @@ class SemiAutoTrainStep(nn.Cell):
             return (loss,) + self.apply_gradients(
                 gradients, self.loss_scale, self.lr, self.beta1_power, self.beta2_power
             )
-        sums, added = (), ops.depend(of_all, self.accu_grads)  # so that those of other stages are there, too
+        sums, added = (), ops.depend(of_all, self.accu_grads)  # keeps the sums of other stages in the graph
         for i in self.own:
             sums += (ops.depend(self.accu_grads[i], added),)
         result = self.apply_gradients(
@@ -179,7 +180,7 @@ class SemiAutoTrainStep(nn.Cell):
 
 
 class Objective(nn.Cell):
-    """What is differentiated, of one micro-batch: the loss, with that of unbalanced experts."""
+    """Objective of one micro-batch: the loss and the load-balancing loss of experts."""
 
     def __init__(self, network: PanguAlphaWithLoss):
         super().__init__(auto_prefix=False)
@@ -198,7 +199,16 @@ class Objective(nn.Cell):
 
 
 def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tuple[SemiAutoTrainStep, Optimizer]:
-    """The graph of a rank's optimizer step of a whole model that was built without data; and the optimizer in it."""
+    """Build the graph of a rank's optimizer step.
+
+    Args:
+        config: Settings of the run.
+        model: A whole model that was built without data.
+        rank: Rank of this process.
+
+    Returns:
+        The graph, and the optimizer in it.
+    """
     plan = Plan.of(config.parallel, config.model)
     network = PanguAlphaWithLoss(config.model, model)
     annotate(network, plan, config.parallel.sequence_parallel)
@@ -214,7 +224,7 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
     if interleaved > 1:
         objective = nn.MicroBatchInterleaved(objective, interleaved)
     if several:
-        objective.cell_init_args = "lazy_inline"  # one graph of a micro-batch, called for each
+        objective.cell_init_args = "lazy_inline"  # compile one graph of a micro-batch, and call it for each of them
         wrap = nn.PipelineCell if plan.pipeline > 1 else nn.GradAccumulationCell
         objective = wrap(objective, config.micro_steps)
     with no_init_parameters():
@@ -231,31 +241,33 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
 
 
 def _copies(config: RunConfig, plan: Plan, name: str) -> int:
-    """Ranks of the run that have the same slice of a parameter's gradient; that of the word table is the first stage's
-    alone, where the last one sends its share."""
+    """Return how many ranks of the run have the same slice of a parameter's gradient.
+
+    Only the first stage counts for the word table, because the last stage sends its share of the gradient there.
+    """
     whole = sharding.parameter_shapes(config.model)[name]
     part = sharding.optimizer_box(name, whole, plan, plan.coordinates(0))
     return plan.world_size // plan.pipeline * part.size // prod(whole)
 
 
 class SemiAutoStepper:
-    """As `src.pangu_alpha_wrapcell.Stepper`, of a graph that holds all micro-batches of a step.
+    """Same as `src.pangu_alpha_wrapcell.Stepper`, for a graph that has all micro-batches of a step.
 
     Args:
-        step: The graph.
-        plan: Of the run.
-        rank: This process.
-        micro_batches: Of a step.
+        step: The compiled graph.
+        plan: How the run is spread.
+        rank: Rank of this process.
+        micro_batches: Number of micro-batches in a step.
     """
 
     def __init__(self, step: SemiAutoTrainStep, plan: Plan, rank: int, micro_batches: int):
         self._step, self._micro_batches = step, micro_batches
         self._loss = step.loss
-        # The graph's loss is that of the whole batch, on all ranks of the last stage.
+        # All ranks of the last stage get the loss of the whole batch.
         self._share = (plan.coordinates(rank).pipeline == plan.pipeline - 1) / plan.data_ranks
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
-        """One optimizer step over micro-batches, each what PanguAlphaWithLoss takes."""
+        """Run one optimizer step over micro-batches. Each one holds the inputs of PanguAlphaWithLoss."""
         values = (loss_scale, scalars.learning_rate, scalars.beta1_power, scalars.beta2_power)
         for name, value in zip(SCALARS, values, strict=True):
             getattr(self._step, name).set_data(Tensor(np.float32(value)))
@@ -264,12 +276,12 @@ class SemiAutoStepper:
         return StepResult(loss, float(norm.asnumpy()), bool(finite.asnumpy()))
 
     def evaluate(self, batch: Inputs) -> float:
-        """This rank's share of the loss of a batch, of a model that is not in stages."""
+        """Return this rank's share of the loss of a batch, for a model without pipeline stages."""
         return float(self._loss(*_joined([batch])).asnumpy()) * self._share
 
 
 def _joined(micro_batches: Iterable[Inputs]) -> list[Tensor]:
-    """The inputs of the graph: a mask of the loss is always there, dropout keys where there is dropout."""
+    """Join micro-batches to the inputs of the graph. They always have a loss mask, and dropout keys with dropout."""
     batches = []
     for ids, position_ids, attention_mask, loss_mask, dropout_key in micro_batches:
         counted = np.ones(position_ids.shape, np.float32) if loss_mask is None else loss_mask.asnumpy()
@@ -279,7 +291,7 @@ def _joined(micro_batches: Iterable[Inputs]) -> list[Tensor]:
 
 
 def no_batch(config: RunConfig) -> list[Tensor]:
-    """A rank's inputs of the graph, to compile it."""
+    """Return inputs of zeros with the shapes of a rank's batch, to compile the graph."""
     rows, length = config.training.batch_size * config.micro_steps, config.model.seq_length
     shapes = [
         ((rows, length + 1), np.int32),
@@ -295,8 +307,12 @@ def no_batch(config: RunConfig) -> list[Tensor]:
 def compile_step(
     config: RunConfig, rank: int, strategy_file: Path | None = None
 ) -> tuple[SemiAutoTrainStep, Optimizer]:
-    """A rank's compiled step, whose parameters have no data yet and whose `parameter_layout_dict` is how the compiler
-    has sliced them; and the optimizer in it. Arguments: see `enter`."""
+    """Compile a rank's optimizer step. The arguments are those of `enter`.
+
+    Returns:
+        The compiled graph and the optimizer in it. The parameters have no data yet, and `parameter_layout_dict` of the
+        graph says how the compiler has sliced them.
+    """
     batch = no_batch(config)
     enter(config, rank, [tensor.ndim for tensor in batch], strategy_file)
     plan = Plan.of(config.parallel, config.model)
@@ -306,7 +322,9 @@ def compile_step(
     if config.parallel.strategy_search:
         forget_strategies(step)
     step.compile(*batch)
-    if config.parallel.strategy_search:  # the slices are known now: compiled again, the norm counts each once
+    if (
+        config.parallel.strategy_search
+    ):  # the slices are known only now; compile again with a norm that counts each once
         norm = step.apply_gradients.global_norm
         norm.shares = tuple(
             _share(step.parameter_layout_dict[parameter.name], plan) for parameter in step.held_parameters
@@ -317,6 +335,6 @@ def compile_step(
 
 
 def _share(layout: Sequence, plan: Plan) -> float:
-    """One over the ranks that hold the same slice, of a layout that the compiler inferred."""
+    """Return 1 / (number of ranks that hold the same slice), from a layout of the compiler."""
     sliced, whole = layout[2], layout[6]
     return prod(whole) / prod(sliced) / plan.world_size

@@ -195,7 +195,7 @@ def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
 def test_a_search_finds_strategies():
     status, output, errors = dry_run("--parallel.world_size=8", "--parallel.strategy_search")
     assert status == 0, errors
-    assert "plan    none: strategies were searched for" in output and "AllReduce among 8" in output
+    assert "plan    none: the compiler searched for strategies" in output and "AllReduce among 8" in output
 
 
 def test_a_difference_is_told(monkeypatch, capsys):

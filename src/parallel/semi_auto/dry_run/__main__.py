@@ -1,4 +1,4 @@
-"""The process of one rank: `python -m src.parallel.semi_auto.dry_run JOB.json`; see `launch.py`, which starts it."""
+"""The process of one rank: `python -m src.parallel.semi_auto.dry_run JOB.json`. run.py starts it."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from src.parallel.semi_auto.dry_run.compile import compile_graph
 
 
 def main() -> None:
-    """Compile what the job says, and write what came of it beside it."""
+    """Compile the graph of the job, and write result.json beside the job."""
     job_file = Path(sys.argv[1])
     job = json.loads(job_file.read_text())
     folder = job_file.parent / "graph"

@@ -1,4 +1,4 @@
-"""One rank's graphs, compiled: what the process of each rank does."""
+"""Compile a graph of one rank. This is the work of each rank's process."""
 
 import os
 import time
@@ -17,13 +17,13 @@ CALL_DEPTH = 100000
 
 @dataclass
 class Compiled:
-    """A rank's graph, and what it took.
+    """A compiled graph of a rank, and the cost of its compilation.
 
     Args:
-        graph: What it holds and sends.
-        slices: Of each parameter the shape before optimizer_shard cuts it, by name.
-        seconds: Of the compiler.
-        peak_memory: Bytes of this process, at most.
+        graph: What the graph holds and sends.
+        slices: Shape of each parameter before optimizer_shard cuts it, by name.
+        seconds: Time of the compiler, in seconds.
+        peak_memory: Most memory of the process, in bytes.
     """
 
     graph: Graph
@@ -33,14 +33,14 @@ class Compiled:
 
 
 def compile_graph(config: RunConfig, rank: int, graph: str, rows: int, folder: Path) -> Compiled:
-    """Compile one of a rank's graphs, once in a process.
+    """Compile a graph of a rank. A process can do this only once.
 
     Args:
-        config: Of the run.
-        rank: Which one.
-        graph: "training", an optimizer step; "prefill" or "decode".
-        rows: Texts at once, of the latter two.
-        folder: For the compiler's text; empty.
+        config: Settings of the run.
+        rank: Number of the rank.
+        graph: "training" (an optimizer step), "prefill" or "decode".
+        rows: Texts at once, for prefill and decode.
+        folder: An empty folder for the compiler's text.
     """
     _prepare(config, rank, folder)
     if graph == "training":
@@ -57,7 +57,7 @@ def _training(config: RunConfig, rank: int, folder: Path) -> Compiled:
 
 
 def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Path) -> Compiled:
-    """The graph that reads `tokens` of each row: a whole prompt, or one token after it."""
+    """Compile the graph that takes `tokens` new tokens of each row: a whole prompt, or one token."""
     from mindspore import Tensor
     from mindspore.nn.utils import no_init_parameters
 

@@ -1,4 +1,4 @@
-"""What a compiled graph holds and sends, out of the text that MindSpore's compiler writes of it."""
+"""What a compiled graph holds and sends, read from the text that MindSpore's compiler writes."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ _COLLECTIVE = re.compile(rf"  %\d+\([^=]*\) = (?:PrimFunc_)?({'|'.join(OPERATION
 _PARAMETER = re.compile(r"%para\d+_(\S+): <(?:Ref\[)?Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")
 _TENSOR = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")
 _CALLS = re.compile(r"(?:= call @(\S+?)\(|\[@(?:Partial|FuncUnion)\((.*)\)\]\()")
-SLICED = "recompute_slice_allgather"  # name of the messages that gather an activation of which each rank kept a part
+SLICED = "recompute_slice_allgather"  # name of messages that gather an activation after each rank kept a part of it
 _SIZES = {"Float32": 4, "Int32": 4, "Float16": 2, "BFloat16": 2, "Bool": 1, "Int64": 8}
 
 
@@ -20,8 +20,8 @@ class Array:
     """A parameter as a rank holds it.
 
     Args:
-        shape: Of its slice.
-        dtype: MindSpore's name, such as Float32.
+        shape: Shape of the rank's slice.
+        dtype: MindSpore's name of the dtype, such as Float32.
     """
 
     shape: tuple[int, ...]
@@ -29,21 +29,22 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Of the slice."""
+        """Bytes of the slice."""
         return _bytes(self.shape, self.dtype)
 
 
 @dataclass(frozen=True)
 class Collective:
-    """A message of the graph.
+    """A collective or message of a graph.
 
     Args:
         operation: One of OPERATIONS.
-        ranks: Its group, all ranks of it.
-        part: Of the model that it belongs to: "layer 3", "embedding", "head and loss", "pipeline",
-            "batch", "norm", ...; "activations" of no layer in particular, which were kept in parts.
-        phase: forward, backward, weights (rows that ranks share), gradients or update.
-        bytes: An AllReduce's array, what goes into a ReduceScatter, AlltoAll or Send, what comes out of the others.
+        ranks: All ranks of the group.
+        part: Part of the model that it belongs to: "layer 3", "embedding", "head and loss", "pipeline", "batch",
+            "norm", ...; "activations" for gathers of kept activations of any layer.
+        phase: forward, backward, weights (gathers of updated rows), gradients or update.
+        bytes: Size of the array of an AllReduce, of the input of a ReduceScatter, AlltoAll or Send, and of the output
+            of the others.
     """
 
     operation: str
@@ -58,8 +59,8 @@ class Graph:
     """A rank's graph.
 
     Args:
-        parameters: By name.
-        collectives: How often each is called in one run of the graph.
+        parameters: Parameters by name.
+        collectives: Number of calls of each collective in one run of the graph.
     """
 
     parameters: dict[str, Array]
@@ -67,11 +68,11 @@ class Graph:
 
 
 def read_graph(path: Path, num_layers: int) -> Graph:
-    """A graph out of its text. Graphs that are called several times, one for each micro-batch, count as often.
+    """Read a graph from its text. A subgraph that is called for each micro-batch counts once a call.
 
     Args:
-        path: Written after MindSpore's pass `validate`.
-        num_layers: Of the model: what the query layer's number is.
+        path: File that MindSpore writes after its pass `validate`.
+        num_layers: Number of the model's layers. The query layer is the last one.
     """
     text = path.read_text(encoding="utf-8")
     head, *bodies = re.split(r"^subgraph @", text, flags=re.MULTILINE)
@@ -98,7 +99,7 @@ def _count_calls(name: str, graphs: dict[str, str], times: Counter[str]) -> None
 
 @dataclass
 class _Node:
-    """A collective as the text has it; `unique` names a forward message and the message of its gradient."""
+    """A collective in the text. A forward message and the message of its gradient have the same `unique`."""
 
     operation: str
     ranks: tuple[int, ...]
@@ -138,10 +139,10 @@ class _Node:
         return "head and loss"
 
     def told(self, parts: dict[str, str]) -> Collective:
-        """As the reader of a graph has it; `parts` are those of the forward messages, by their unique names."""
+        """Return the Collective of this node. `parts` has the part of each forward message, by its unique name."""
         if self.is_of_weights:
             phase = "gradients" if self.operation != "AllGather" else "weights"
-            # The tied table's gradient ends where the head's is computed.
+            # The compiler puts the message of the tied word table's gradient beside the head.
             part = "embedding" if self.part == "head and loss" else self.part
             return Collective(self.operation, self.ranks, part, phase, self.bytes)
         if self.instance == SLICED:
@@ -189,8 +190,10 @@ def _nodes(body: str, num_layers: int) -> Iterator[_Node]:
 
 
 def _parameter(line: str, defined: dict[str, str]) -> str:
-    """The parameter that a message is of, itself or its gradient's sum: looked for among what it is computed from, by
-    operators that change no number."""
+    """Return the parameter that a message sends, or sends the gradient sum of; an empty string for another message.
+
+    It follows the operand back through operators that change no number.
+    """
     while True:
         operand = re.search(r" = \w+\((%\w+?)(?:_([\w.]+))?[,)]", line)
         if operand is None:

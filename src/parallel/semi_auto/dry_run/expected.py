@@ -1,7 +1,7 @@
-"""What the compiler should have made of a plan: each rank's slices, and how often it sends what to how many.
+"""What the compiler should make of a plan: the slices of each rank, and the number of its messages.
 
-Slices come from sharding.py, as execution's do; the messages are the formula of docs/parallel.md. Nothing here needs
-MindSpore.
+Slices come from sharding.py, as in execution. The messages follow the formula in docs/parallel.md. MindSpore is not
+imported here.
 """
 
 from collections import Counter
@@ -13,12 +13,12 @@ from src.parallel.plan.costs import FLOAT32, ITEM_SIZE, rank_memory, sliced_sums
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import Box, box, is_expert, optimizer_box, parameter_shapes, stages, tensor_axis
 
-UNCUT = ".output.ffn.projection.bias"
+UNCUT = ".output.ffn.projection.bias"  # the compiler does not cut the moments of this bias; see updated_box
 Message = tuple[str, int, str, str]  # operation, ranks of its group, part of the model, phase
 
 
 def slices(config: RunConfig, plan: Plan, rank: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of all that a rank keeps from one optimizer step to the next, by the compiler's names."""
+    """Return the shapes of what a rank keeps between optimizer steps, by the compiler's names."""
     at = plan.coordinates(rank)
     found = {}
     for name, shape in parameter_shapes(config.model).items():
@@ -31,7 +31,7 @@ def slices(config: RunConfig, plan: Plan, rank: int) -> dict[str, tuple[int, ...
 
 
 def inference_slices(config: RunConfig, plan: Plan, rank: int, rows: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights and caches of a rank that generates."""
+    """Return the shapes of the weights and KV caches of a rank in generation."""
     model, at = config.model, plan.coordinates(rank)
     found = {name: box(name, shape, plan, at).shape for name, shape in parameter_shapes(model).items()}
     cache = (rows, model.num_heads // plan.tensor, model.seq_length, model.head_size)
@@ -39,7 +39,7 @@ def inference_slices(config: RunConfig, plan: Plan, rank: int, rows: int) -> dic
 
 
 def inference_messages(plan: Plan) -> Counter[Message]:
-    """How often a rank sends, for the graph of a prompt or of a token."""
+    """Return the number of messages of a rank in the prefill graph, which is the same in the decode graph."""
     if plan.tensor == 1:
         return Counter()
     found = Counter({("AllReduce", plan.tensor, f"layer {layer}", "forward"): 2 for layer in range(plan.num_layers)})
@@ -52,13 +52,16 @@ def inference_messages(plan: Plan) -> Counter[Message]:
 
 
 def updated_box(name: str, shape: tuple[int, ...], plan: Plan, rank: int) -> Box:
-    """As sharding.optimizer_box, but for experts' last bias, of which the compiler can't leave out tensor parallel."""
+    """Same as sharding.optimizer_box, but the last bias of experts stays uncut.
+
+    The compiler can cut this bias only over the tensor-parallel ranks as well, so strategies.py turns the cut off.
+    """
     held = box(name, shape, plan, plan.coordinates(rank))
     return held if name.endswith(UNCUT) else optimizer_box(name, shape, plan, plan.coordinates(rank))
 
 
 def held_bytes(config: RunConfig, plan: Plan, rank: int) -> dict[str, int]:
-    """What `--plan` says of a rank's memory, and for UNCUT what follows from its not being cut."""
+    """Return the memory of a rank as `--plan` computes it, corrected for the uncut bias of experts."""
     memory, found = rank_memory(config, rank), {}
     more = item = 0
     for name, shape in parameter_shapes(config.model).items():
@@ -76,13 +79,15 @@ def held_bytes(config: RunConfig, plan: Plan, rank: int) -> dict[str, int]:
 
 
 def has_formula(config: RunConfig) -> bool:
-    """Whether `messages` knows all of a run: with sequence_parallel, what is computed again and what experts need are
-    gathered again, as the compiler sees fit."""
+    """Return whether `messages` can predict the messages of a run.
+
+    It can't with sequence_parallel and either recompute or experts, because the compiler then adds gathers of its own.
+    """
     return not (config.parallel.sequence_parallel and (config.parallel.recompute or config.model.num_experts))
 
 
 def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
-    """How often a rank sends, in an optimizer step."""
+    """Return the number of messages of a rank in an optimizer step."""
     at, found = plan.coordinates(rank), Counter()
     calls = config.micro_steps * config.parallel.micro_batch_interleaved
     first, last = at.pipeline == 0, at.pipeline == plan.pipeline - 1
@@ -126,7 +131,7 @@ def _of_experts(config: RunConfig, plan: Plan, stage: int, calls: int, add: Call
     for layer in layers:
         for phase in ("forward", "backward"):
             add(2 * calls, "AlltoAll", plan.expert, f"layer {layer}", phase)
-        add(calls, "AllReduce", plan.data_ranks, f"layer {layer}", "forward")  # of the load-balancing loss
+        add(calls, "AllReduce", plan.data_ranks, f"layer {layer}", "forward")  # load-balancing loss
         if config.parallel.recompute:  # the router's gradient needs what comes back from the experts
             add(2 * calls, "AlltoAll", plan.expert, f"layer {layer}", "forward")
             add(calls, "AllReduce", plan.tensor, f"layer {layer}", "forward")
@@ -135,8 +140,11 @@ def _of_experts(config: RunConfig, plan: Plan, stage: int, calls: int, add: Call
 
 
 def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add: Callable[..., None]) -> None:
-    """Gradients are summed over all ranks with the same slice, those of tensor parallel too: each of these has a share
-    of the gradient of what is whole on it. With optimizer_shard, a part of them scatters its sum first."""
+    """Add the messages of a parameter's gradient, and of its updated slices.
+
+    The gradient is summed over all ranks with the same slice. If a parameter is whole on tensor-parallel ranks, each of
+    them has a share of the gradient, so they take part too. With optimizer_shard the replicas first scatter their sum.
+    """
     at = plan.coordinates(rank)
     same = plan.data if is_expert(name) else plan.data_ranks
     if tensor_axis(name, plan.vocab_parallel) is None:
@@ -145,7 +153,7 @@ def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add:
     part = _part(name, plan)
     shards = held.size // updated.size
     if name == WORD_TABLE and at.pipeline > 0 and not plan.optimizer_shard:
-        return  # the last stage sends its gradient to the first, which sums it
+        return  # the last stage sends its gradient to the first stage, which sums both
     add(1, "AllGather", shards, part, "weights")
     add(1, "ReduceScatter", shards, part, "gradients")
     add(1, "AllReduce", same // shards, part, "gradients")
@@ -161,6 +169,9 @@ def _part(name: str, plan: Plan) -> str:
 
 
 def _inputs(config: RunConfig, first: bool, last: bool) -> int:
-    """Arrays of a batch that a stage uses: masks and dropout keys all of them, ids and positions the first (to embed)
-    and the last (to ask and to compare), the loss's mask the last."""
+    """Return how many arrays of a batch a stage uses.
+
+    Every stage uses the attention mask and the dropout keys. The first stage embeds ids and positions, and the last one
+    uses them for queries and labels. Only the last stage uses the loss mask.
+    """
     return 1 + (2 if first or last else 0) + last + bool(config.model.dropout_rate)

@@ -1,4 +1,4 @@
-"""`--dry_run`: a process for each rank that is asked for, one after the other, and what their compilers tell."""
+"""The parent process of `--dry_run`: it runs a process for each requested rank in turn, and prints the results."""
 
 import json
 import os
@@ -22,23 +22,23 @@ from src.parallel.semi_auto.dry_run.simulation import require_version
 
 ROOT = Path(__file__).resolve().parents[4]
 MIB = 2**20
-KEPT = ("backbone.", "adam_", "accu_grads.", "cache.")  # not inputs, nor the step's scalars
+KEPT = ("backbone.", "adam_", "accu_grads.", "cache.")  # prefixes of parameters; inputs and scalars have others
 
 
 def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",), rows: int = 1) -> None:
-    """Compile ranks' graphs without their devices, and print what comes of it.
+    """Compile graphs of ranks without their devices, and print what they hold and send.
 
     Args:
-        config: Of the run; where it is one on a CPU, Ascend is compiled for.
-        rank: Its number, "all", or "all-kinds": one rank of each kind of stage.
+        config: Settings of the run. For a run on a CPU, the graphs are compiled for Ascend.
+        rank: Number of a rank, "all", or "all-kinds" for one rank of each kind of stage.
         graphs: "training", or "prefill" and "decode".
-        rows: Texts at once, of the latter two.
+        rows: Texts at once, for prefill and decode.
 
     Raises:
-        InputError: There is no such rank, or it does not compile.
+        InputError: There is no such rank, or its graph does not compile.
 
     Exits:
-        With status 1 where slices or messages are other than planned.
+        With status 1 if slices or messages differ from the plan.
     """
     if config.parallel.backend == "explicit":
         raise InputError("--dry_run compiles parallel.backend semi_auto, not explicit, which runs on any host")
@@ -79,7 +79,7 @@ def _ranks(plan: Plan, config: RunConfig, rank: str) -> list[int]:
 
 
 def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
-    """A rank's graph, by a process of its own."""
+    """Compile a graph of a rank in a new process."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config.save(folder / "config.yaml")
@@ -107,21 +107,23 @@ def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
 
 
 def _deep_stack() -> None:
-    """The compiler walks a deep network's graph by recursion."""
+    """Allow the largest stack, because the compiler walks the graph of a deep network by recursion."""
     _, most = resource.getrlimit(resource.RLIMIT_STACK)
     resource.setrlimit(resource.RLIMIT_STACK, (most, most))
 
 
 def _reason(errors: str) -> str:
-    """What an exception or a failing program said, of its last lines."""
+    """Return the line of stderr that names the error."""
     lines = [line for line in errors.splitlines() if line.strip() and not line.startswith((" ", "[", "#", "-"))]
     told = [line for line in lines if "Error" in line.partition(":")[0] or line.startswith("error: ")]
     return (told or lines or ["it was killed: out of memory?"])[0].removeprefix("error: ")
 
 
 def differences_to_plan(config: RunConfig, plan: Plan, rank: int, compiled: Compiled) -> list[str]:
-    """What of a training graph is other than planned: slices, bytes, messages. Of what was searched for, nothing is
-    planned."""
+    """Return the differences between a training graph and the plan, in slices, bytes and messages.
+
+    With strategy_search there is no plan, and so no difference.
+    """
     if config.parallel.strategy_search:
         return []
     found = _different_slices(expected.slices(config, plan, rank), compiled)
@@ -158,7 +160,7 @@ def _different_messages(planned: Counter[expected.Message], compiled: Compiled) 
 
 
 def held_bytes(compiled: Compiled) -> dict[str, int]:
-    """Bytes that a rank holds, by the names of `--plan`."""
+    """Return the bytes that a rank holds, by the names that `--plan` uses."""
     held = dict.fromkeys(("weights", "updated slices", "gradients", "moments", "caches"), 0)
     for name, array in compiled.graph.parameters.items():
         if name.startswith(("adam_m.", "adam_v.")):
@@ -175,7 +177,7 @@ def held_bytes(compiled: Compiled) -> dict[str, int]:
 
 
 def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, differences: list[str]) -> str:
-    """What a user reads of a rank."""
+    """Return the lines that are printed for a graph of a rank."""
     plan = Plan.of(config.parallel, config.model)
     stage, data, expert, tensor = astuple(plan.coordinates(rank))
     held = ", ".join(f"{name} {number / MIB:.1f} MiB" for name, number in held_bytes(compiled).items() if number)
@@ -197,12 +199,12 @@ def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, diffe
         f"  groups  {'; '.join(groups) or 'none'}",
     ]
     if config.parallel.strategy_search:
-        lines.append("  plan    none: strategies were searched for")
+        lines.append("  plan    none: the compiler searched for strategies")
     elif not differences:
         sent_as_planned = (
             f", and {sum(compiled.graph.collectives.values())} messages"
             if expected.has_formula(config)
-            else "; of its messages nothing is planned (docs/parallel.md)"
+            else "; the plan does not predict its messages (docs/parallel.md)"
         )
         lines.append(
             f"  plan    the same: {len(compiled.graph.parameters)} parameters and inputs, shape for shape, "

@@ -1,9 +1,9 @@
-"""A rank of N devices on a host that has none, as far as MindSpore's compiler asks.
+"""Simulate a rank of N devices for MindSpore's compiler, on a host without these devices.
 
-With CANN installed MindSpore has a simulation of its own (MS_SIMULATION_LEVEL). On a CPU-only host its compiler knows
-neither the device nor the communication library; both are small interfaces of MindSpore's own libraries, and are
-answered here. Their binary layout is that of one version: any other one is refused. Nothing can be executed so: the
-compiler stops before its backend.
+If CANN is installed, MindSpore has its own simulation (MS_SIMULATION_LEVEL). On a CPU-only host, the compiler has
+neither the device nor the communication library. Both are small interfaces in MindSpore's own libraries, and this file
+implements them. It uses the binary layout of one MindSpore version and refuses any other version. The graph is compiled
+but can't run, because the compiler stops before its backend.
 """
 
 import ctypes
@@ -17,19 +17,19 @@ VERSION = "2.10.0"
 _REGISTER = "_ZN9mindspore9MsContext16RegisterInitFuncERKSsPFvPS0_E"  # MsContext::RegisterInitFunc(string, function)
 _MANAGER = "_ZN9mindspore11CommManager11GetInstanceEv"  # CommManager::GetInstance()
 _METHODS = 7  # two destructors, CreateGroupSync, DestroyGroup, GetRankID, GetRankSize, GetRank
-_kept: list[object] = []  # what the libraries point to from now on
+_kept: list[object] = []  # objects that the libraries point to; they must not be freed
 
 
 def has_cann() -> bool:
-    """Whether Ascend's software is installed, whose libraries MindSpore brings a simulation for."""
+    """Return whether Ascend's software is installed, so that MindSpore has its own simulation."""
     return bool(os.environ.get("ASCEND_HOME_PATH"))
 
 
 def require_version(installed: str) -> None:
-    """Refuse any MindSpore whose libraries may be laid out otherwise.
+    """Refuse a MindSpore version with libraries that may have another layout.
 
     Raises:
-        InputError: It is another version than VERSION.
+        InputError: The version is not VERSION, and CANN is not installed.
     """
     if installed != VERSION and not has_cann():
         raise InputError(
@@ -38,7 +38,7 @@ def require_version(installed: str) -> None:
 
 
 def simulate(device_target: str, world_size: int, rank: int) -> None:
-    """Let this process be a rank of `world_size` devices, to its end; before MindSpore is used.
+    """Make this process a rank of `world_size` devices until it ends. Call it before MindSpore is used.
 
     Raises:
         InputError: Another version of MindSpore is installed.
@@ -46,7 +46,7 @@ def simulate(device_target: str, world_size: int, rank: int) -> None:
     os.environ |= {"MS_SIMULATION_LEVEL": "0", "RANK_SIZE": str(world_size), "RANK_ID": str(rank)}
     import mindspore as ms
 
-    if has_cann():  # the compiler's own simulation
+    if has_cann():  # MindSpore simulates the rank itself
         ms.set_context(device_target=device_target)
         ms.communication.init()
         return
@@ -64,7 +64,7 @@ def simulate(device_target: str, world_size: int, rank: int) -> None:
 
 
 def _string(text: str) -> ctypes.c_void_p:
-    """A reference to a std::string of the old, reference-counted kind: length, capacity, count, then the bytes."""
+    """Return a reference to a std::string of the old ABI: its length, capacity and reference count, then the bytes."""
     header = 3 * ctypes.sizeof(ctypes.c_size_t)
     buffer = ctypes.create_string_buffer(header + len(text) + 1)
     ctypes.c_size_t.from_buffer(buffer, 0).value = ctypes.c_size_t.from_buffer(buffer, 8).value = len(text)
@@ -77,7 +77,7 @@ def _string(text: str) -> ctypes.c_void_p:
 
 
 def _answer(manager: int, world_size: int, rank: int) -> None:
-    """Replace the methods of the communication manager, in C++ and where Python asks."""
+    """Replace the methods of the communication manager, for C++ and for Python callers."""
     groups: dict[str, list[int]] = {}
     pointer, unsigned = ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint)
 
