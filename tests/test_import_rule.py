@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+PROGRAMS = sorted(ROOT.glob("*.py"))
+OLDER_COMMAND_LINES = ("pangu_inference", "run_inference")  # translate their flags, and call predict.py
 PACKAGES = ("src", "serving_increment", "web", "benchmarks")
 SERVING = sorted(ROOT.glob("serving_increment/pangu_*/serving_server.py"))  # run in MindSpore Serving's environment
 SERVABLES = sorted(ROOT.glob("serving_increment/pangu_*/pangu/servable_config.py"))
@@ -106,6 +108,14 @@ def test_a_forbidden_import_is_told_with_its_reason(file, line, contract, told, 
     status, output = lint_imports(tmp_path)
     assert status == 1
     assert contract in output.split("Broken contracts")[1] and told in output
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
+def test_programs_import_src_alone(program):
+    """What two programs share lies in src. Imports inside functions count."""
+    names = {name.split(".")[0] for name in imports_of(ast.walk(ast.parse(program.read_text())))}
+    own = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert names & own <= {"src"} | ({"predict"} if program.stem in OLDER_COMMAND_LINES else set())
 
 
 @pytest.mark.parametrize("file", loaded_with(SERVING + SERVABLES), ids=lambda path: str(path.relative_to(ROOT)))
