@@ -1,4 +1,4 @@
-"""MindRecord to batches: any batch of any epoch by its number, so that a run resumes where it stopped."""
+"""Read batches from MindRecord files. Each batch of each epoch has a number, so that a run can resume at any batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,17 @@ from src.pangu_alpha_config import PanguAlphaConfig
 
 
 def eod_reset(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and attention that start anew after each end of document, which itself ends the old one.
+    """Compute positions and an attention mask that restart after each end of document.
+
+    The end of document itself still belongs to the document that it ends.
 
     Args:
-        ids: int32 (B, S+1); the last column is only a label.
+        ids: int32 (B, S+1). The last column is only a label.
         eod_token: Id that ends a document.
 
     Returns:
         position_ids, int32 (B, S), and attention_mask, int8 (B, S, S): 1 where a query (row) may attend to a key
-        (column), that is to itself and to what comes before it in the same document.
+        (column). A token attends to itself and to the tokens before it in the same document.
     """
     inputs = ids[:, :-1]
     ends = inputs == eod_token
@@ -35,7 +37,7 @@ def eod_reset(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def causal(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and attention that take no notice of documents; arguments and results as of `eod_reset`."""
+    """Compute positions and an attention mask that ignore documents. Shapes and dtypes are those of `eod_reset`."""
     batch, length = ids.shape[0], ids.shape[1] - 1
     position_ids = np.broadcast_to(np.arange(length, dtype=np.int32), (batch, length))
     attention_mask = np.broadcast_to(np.tril(np.ones((length, length), np.int8)), (batch, length, length))
@@ -44,11 +46,11 @@ def causal(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class Batch:
-    """Some records.
+    """A batch of records.
 
     Args:
-        ids: int32 (B, S+1): inputs are ids[:, :-1], labels ids[:, 1:].
-        loss_mask: float32 (B, S), 1 where the label counts; None where all do.
+        ids: int32 (B, S+1). The inputs are ids[:, :-1], the labels ids[:, 1:].
+        loss_mask: float32 (B, S), 1 where the label counts. None means that all labels count.
     """
 
     ids: np.ndarray
@@ -62,25 +64,25 @@ class Batch:
 
 
 class TokenBatches:
-    """Batches of the records of a MindRecord file, or of all such files of a folder in the order of their names.
+    """Batches of the records of a MindRecord file, or of all MindRecord files of a folder, sorted by name.
 
-    The number of a batch alone determines what is in it. With several ranks, batch n is the same as one rank's
-    batch n of `rank_size * batch_size` records, and rank r has its rows from `r * batch_size` on.
+    The number of a batch determines its content. On several ranks, a global batch has `rank_size * batch_size` records
+    and is the same as on one rank with that batch size. Rank r takes `batch_size` rows of it from row `r * batch_size`.
 
     Args:
-        path: A MindRecord file (its .db beside it) or a folder of them, from src.preprocess.
-        column: Name of the column of ids. Where there is a column `loss_mask` too, it is read.
-        batch_size: Records a batch on each rank.
-        seq_length: The model's S; records have S+1 ids.
-        vocab_size: The model's; ids are below it.
-        seed: Of the order of the records.
-        shuffle: Draw a new order for each epoch; false keeps the order of the files.
-        rank: Which of the data-parallel ranks this is.
+        path: MindRecord file with its .db beside it, or a folder of such files. src.preprocess makes them.
+        column: Name of the column that holds the ids. A column `loss_mask` is read, too, if there is one.
+        batch_size: Number of records in a batch of one rank.
+        seq_length: The model's S. A record must have S+1 ids.
+        vocab_size: Size of the model's vocabulary. Ids must be smaller.
+        seed: Random seed of the order of the records.
+        shuffle: Draw a new order for each epoch. False keeps the order of the files.
+        rank: Number of this data-parallel rank, from 0.
         rank_size: Number of data-parallel ranks.
 
     Raises:
-        InputError: No such file, no whole MindRecord, no such column, records of another length, fewer records than
-            one batch needs; while iterating, an id outside the vocabulary.
+        InputError: A file or a column is missing, a file is damaged, records have another length, or there are fewer
+            records than one batch needs. Iteration raises it for an id outside the vocabulary.
     """
 
     def __init__(
@@ -110,21 +112,21 @@ class TokenBatches:
 
     @property
     def num_records(self) -> int:
-        """Records of all files."""
+        """Number of records in all files."""
         return int(self._ends[-1])
 
     @property
     def batches_per_epoch(self) -> int:
-        """Whole batches an epoch."""
+        """Number of whole batches in an epoch."""
         return self.num_records // (self._batch_size * self._rank_size)
 
     @property
     def dropped_per_epoch(self) -> int:
-        """Records that an epoch leaves out, since they make no whole batch; others each epoch when shuffled."""
+        """Number of records that an epoch drops, because they do not fill a batch. Shuffling drops others each time."""
         return self.num_records % (self._batch_size * self._rank_size)
 
     def iterate(self, start_batch: int = 0) -> Iterator[Batch]:
-        """Batches start_batch, start_batch + 1, ... without end; nothing before them is read."""
+        """Yield batches start_batch, start_batch + 1, ... without end. Earlier records are not read."""
         epoch, first = divmod(start_batch, self.batches_per_epoch)
         while True:
             order = np.arange(self.num_records)
@@ -134,12 +136,12 @@ class TokenBatches:
             epoch, first = epoch + 1, 0
 
     def once(self, num_batches: int = 0) -> Iterator[Batch]:
-        """The first `num_batches` whole batches (0: all), in the order of the files, for validation."""
+        """Yield the first `num_batches` whole batches (0 means all) in the order of the files, for validation."""
         last = min(num_batches or self.batches_per_epoch, self.batches_per_epoch)
         return self._read(np.arange(self.num_records), 0, last)
 
     def _read(self, order: np.ndarray, first: int, last: int) -> Iterator[Batch]:
-        """This rank's part of batches first to last - 1 of an order of the records."""
+        """Yield this rank's part of batches first to last - 1, with the records in this order."""
         grid = order[: self.batches_per_epoch * self._rank_size * self._batch_size]
         mine = grid.reshape(-1, self._rank_size, self._batch_size)[first:last, self._rank]
         rows = read_records(self._files, self._columns, mine.ravel())
@@ -149,7 +151,7 @@ class TokenBatches:
             yield Batch(np.stack(ids), np.stack(loss_mask[0]).astype(np.float32) if loss_mask else None)
 
     def _check(self, ids: Sequence[np.ndarray], records: Sequence[int]) -> None:
-        """Raise InputError for the first of `records` whose ids are not as the model needs them."""
+        """Raise InputError for the first record that has the wrong length or an id outside the vocabulary."""
         for record, row in zip(records, ids, strict=True):
             problem = None
             if row.shape != (self._width,):
@@ -165,7 +167,7 @@ class TokenBatches:
                 raise InputError(f"{self._files[file]}: record {number} {problem}")
 
     def _check_outermost_records(self) -> None:
-        """Read the first and the last record of each file: a file that was cut off has lost the last."""
+        """Check the first and the last record of each file. A file that was cut off has lost its last record."""
         begin = 0
         for file, end in zip(self._files, self._ends.tolist(), strict=True):
             numbers, rows = outermost_records(file, self._columns, end - begin)

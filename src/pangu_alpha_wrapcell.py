@@ -1,4 +1,4 @@
-"""What surrounds the loss: gradients that are accumulated, checked, clipped and applied."""
+"""The training step around the loss: accumulate, check, clip and apply gradients."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,15 @@ from src.pangu_alpha import PanguAlphaWithLoss
 
 
 class Objective(nn.Cell):
-    """What is differentiated: the loss, with that of unbalanced experts, times the loss scale; and the loss itself."""
+    """The function that training differentiates.
+
+    Inputs:
+        loss_scale: float32 scalar.
+        batch: The inputs of PanguAlphaWithLoss.
+
+    Returns:
+        The objective, which is the loss plus the load-balancing loss, times the loss scale; and the plain loss.
+    """
 
     def __init__(self, network: PanguAlphaWithLoss):
         super().__init__(auto_prefix=False)
@@ -24,7 +32,7 @@ class Objective(nn.Cell):
 
 
 def zero_sums(parameters: Sequence[Parameter]) -> ParameterTuple:
-    """Float32 parameters for sums of gradients."""
+    """Create float32 parameters, filled with 0, that sum up the gradients of `parameters`."""
     return ParameterTuple(
         [
             Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"accumulated.{p.name}", requires_grad=False)
@@ -34,7 +42,7 @@ def zero_sums(parameters: Sequence[Parameter]) -> ParameterTuple:
 
 
 def add_to(sums: ParameterTuple, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Add gradients to their sums; something to depend on."""
+    """Add gradients to their sums. Returns a value for `ops.depend`."""
     done = ()
     for i in range(len(gradients)):
         done += (ops.assign_add(sums[i], ops.cast(gradients[i], ms.float32)),)
@@ -42,7 +50,7 @@ def add_to(sums: ParameterTuple, gradients: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 def take(sums: ParameterTuple, gradients: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
-    """What the sums hold, plus gradients; they are 0 afterwards."""
+    """Return the sums, plus `gradients` if given, and reset the sums to 0."""
     totals = ()
     for i in range(len(sums)):
         total = sums[i] + (0.0 if gradients is None else ops.cast(gradients[i], ms.float32))
@@ -51,14 +59,14 @@ def take(sums: ParameterTuple, gradients: tuple[Tensor, ...] | None = None) -> t
 
 
 class Accumulator(nn.Cell):
-    """Adds the gradients of micro-batches up, for the step that follows.
+    """Computes the loss and the gradients of a micro-batch, and adds the gradients to `sums`.
 
     Inputs:
         loss_scale: float32 scalar that multiplies the loss before the backward pass.
-        batch: What PanguAlphaWithLoss takes.
+        batch: The inputs of PanguAlphaWithLoss.
 
     Returns:
-        The loss, unscaled.
+        The unscaled loss, a float32 scalar.
     """
 
     def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter]):
@@ -72,7 +80,7 @@ class Accumulator(nn.Cell):
 
 
 class GlobalNorm(nn.Cell):
-    """Root of the sum of all squares of some tensors: a float32 scalar."""
+    """Square root of the sum of all squares of several tensors, a float32 scalar."""
 
     def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
         squares = ()
@@ -82,18 +90,21 @@ class GlobalNorm(nn.Cell):
 
 
 class ApplyGradients(nn.Cell):
-    """Overflow check, clipping by global norm, and the update. Where a gradient is not finite, nothing is updated.
+    """Checks gradients for overflow, clips them by their global norm, and updates the parameters.
+
+    If a gradient is not finite, nothing is updated. `reduce_gradients` does nothing here; a parallel plan replaces it.
 
     Args:
-        optimizer: Takes what `reduce_gradients` returns.
-        clip_norm: Largest global norm; 0 for no clipping.
-        micro_batches: Whose gradients were added up.
+        optimizer: Updates the parameters from the results of `reduce_gradients`.
+        clip_norm: Largest global norm. 0 means no clipping.
+        micro_batches: Number of micro-batches that the gradients are sums of.
 
     Inputs:
-        gradients; loss_scale, lr, beta1_power, beta2_power: float32 scalars; the last three of `StepScalars`.
+        gradients: One tensor for each parameter, times the loss scale.
+        loss_scale, lr, beta1_power, beta2_power: float32 scalars. The last three come from `StepScalars`.
 
     Returns:
-        The gradients' global norm before clipping, unscaled; whether it is finite.
+        The unscaled global norm of the gradients before clipping, and whether it is finite.
     """
 
     def __init__(self, optimizer: nn.Cell, clip_norm: float, micro_batches: int = 1):
@@ -120,14 +131,16 @@ class ApplyGradients(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """Loss and gradients of the last micro-batch, and with what was accumulated before them the update, in one graph.
+    """Computes the last micro-batch of a step and updates the parameters, in one graph.
+
+    The gradients of the earlier micro-batches come from the accumulator.
 
     Inputs:
-        loss_scale, lr, beta1_power, beta2_power: float32 scalars; the last three of `StepScalars`.
-        batch: What PanguAlphaWithLoss takes.
+        loss_scale, lr, beta1_power, beta2_power: float32 scalars. The last three come from `StepScalars`.
+        batch: The inputs of PanguAlphaWithLoss.
 
     Returns:
-        The loss, and what ApplyGradients returns. All unscaled.
+        The unscaled loss of this micro-batch, and the results of ApplyGradients.
     """
 
     def __init__(
@@ -153,12 +166,12 @@ class TrainStep(nn.Cell):
 
 @dataclass
 class StepResult:
-    """What an optimizer step tells.
+    """Result of an optimizer step.
 
     Args:
-        loss: Mean over the micro-batches of this rank's share of the loss.
-        gradient_norm: Global norm before clipping.
-        finite: Whether it was finite, and so the weights updated.
+        loss: This rank's share of the loss, as the mean over its micro-batches.
+        gradient_norm: Global norm of the gradients before clipping.
+        finite: Whether the norm is finite. If not, the weights were not updated.
     """
 
     loss: float
@@ -166,12 +179,12 @@ class StepResult:
     finite: bool
 
 
-# What PanguAlphaWithLoss takes: ids, position_ids, attention_mask, and loss_mask and dropout_key, which may be missing.
+# The inputs of PanguAlphaWithLoss: ids, position_ids, attention_mask, loss_mask and dropout_key. The last two may be None.
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class Stepper:
-    """Optimizer steps of a model that is whole on this device, or sliced but not in stages."""
+    """Runs the optimizer steps of a model without pipeline stages. Its parameters may be sliced."""
 
     def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], apply_gradients: ApplyGradients):
         self.network = network
@@ -180,7 +193,7 @@ class Stepper:
         self.train_step = TrainStep(network, parameters, apply_gradients, self.accumulator)
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
-        """One optimizer step over micro-batches, each what PanguAlphaWithLoss takes."""
+        """Run one optimizer step over micro-batches. Each one has the inputs of PanguAlphaWithLoss."""
         scale, losses = Tensor(np.float32(loss_scale)), []
         *first, last = micro_batches
         for batch in first:
@@ -192,5 +205,5 @@ class Stepper:
         )
 
     def evaluate(self, batch: Inputs) -> float:
-        """This rank's share of the loss of a batch."""
+        """Return this rank's share of the loss of a batch."""
         return float(self.network(*batch).asnumpy())

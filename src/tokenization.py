@@ -1,4 +1,4 @@
-"""Text to ids and back: the Tokenizer protocol, GPT-2's tokenizer, and `load_tokenizer`."""
+"""Tokenizers turn text into ids and back: the Tokenizer protocol, GPT-2's tokenizer, and `load_tokenizer`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from src.tokenization_jieba import JiebaTokenizer
 
 
 class Tokenizer(Protocol):
-    """What both tokenizers offer; picklable, so that worker processes can share one.
+    """Interface of both tokenizers. They can be pickled.
 
     Args:
-        vocab_size: Ids are 0 .. vocab_size - 1.
-        eot_id: End of text, where generation stops; None when the vocabulary has no such piece.
-        eod_id: End of a document in the corpus; None likewise.
-        pad_id: Padding; None likewise.
+        vocab_size: Number of ids. They are 0 .. vocab_size - 1.
+        eot_id: Id of the end of a text, where generation stops. None if the vocabulary has no such piece.
+        eod_id: Id of the end of a document in training data. None if the vocabulary has no such piece.
+        pad_id: Id of padding. None if the vocabulary has no such piece.
     """
 
     vocab_size: int
@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
     pad_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text of any length; no special id is added, and none can be written in the text.
+        """Return the ids of a text of any length. No special id is added, and text cannot spell one.
 
         Raises:
             InputError: The text holds half a surrogate pair.
@@ -38,10 +38,10 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special ones shown as their pieces.
+        """Return the text of ids. A special id becomes the name of its piece.
 
-        The text of the first ids begins that of all, but that a character of which bytes are still missing stands as
-        U+FFFD: what makes streaming possible.
+        This allows streaming: the text of the first ids is a prefix of the text of all ids. One exception: a last
+        character with missing bytes becomes U+FFFD.
 
         Raises:
             InputError: An id is outside the vocabulary.
@@ -54,17 +54,17 @@ _REMEDY = "give a folder with the vocab.json and merges.txt of a GPT-2 vocabular
 
 
 class GPTTokenizer:
-    """Text to ids by GPT-2's published encoder and back; see `Tokenizer`.
+    """GPT-2's byte-level BPE, as in its published encoder. It implements `Tokenizer`.
 
-    Any text comes back whole, since every byte is a piece. `<|endoftext|>` ends a text, ends a document and pads;
-    written in a text it is plain characters, as in the published encoder. Ids that break a character off decode to
-    U+FFFD.
+    Any text survives a round trip, because every byte is a piece. `<|endoftext|>` is the end of a text, the end of a
+    document and padding. Text that contains these characters gives plain pieces, as in the published encoder. Ids that
+    hold only some bytes of a character decode to U+FFFD.
 
     Args:
-        path: The folder of vocab.json and merges.txt, or vocab.json with merges.txt beside it.
+        path: Folder of vocab.json and merges.txt, or the file vocab.json with merges.txt beside it.
 
     Raises:
-        InputError: A file is missing, or the two are no byte-level BPE.
+        InputError: A file is missing, or the two files are not a byte-level BPE vocabulary.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -72,7 +72,7 @@ class GPTTokenizer:
         merges_file = vocabulary_file(vocab_file.parent, "merges.txt", _REMEDY)
         try:
             model = models.BPE.from_file(str(vocab_file), str(merges_file))
-        except Exception as error:  # the library has no narrower class
+        except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{vocab_file} and {merges_file.name} are no BPE vocabulary; {_REMEDY}") from error
         self._tokenizer = FastTokenizer(model)
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -86,12 +86,12 @@ class GPTTokenizer:
         self.eot_id = self.eod_id = self.pad_id = vocab.get(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; raises InputError for half a surrogate pair."""
+        """Return the ids of a text. Raises InputError for half a surrogate pair."""
         check_text(text)
         return self._tokenizer.encode(text).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; raises InputError for an id outside the vocabulary."""
+        """Return the text of ids. Raises InputError for an id outside the vocabulary."""
         check_ids(ids, self.vocab_size)
         return self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
 
@@ -100,14 +100,15 @@ _KINDS = {"jieba": JiebaTokenizer, "gpt": GPTTokenizer}
 
 
 def load_tokenizer(kind: str, path: str | Path) -> Tokenizer:
-    """A tokenizer from a vocabulary on this machine.
+    """Load a tokenizer from the files of its vocabulary.
 
     Args:
-        kind: jieba (the released models' SentencePiece over jieba words) or gpt (GPT-2's byte-level BPE).
-        path: Folder or file of the vocabulary: vocab.model for jieba, vocab.json beside merges.txt for gpt.
+        kind: Kind of tokenizer: jieba (SentencePiece over jieba words, as the released models have it) or gpt (GPT-2's
+            byte-level BPE).
+        path: Vocabulary, as a file or a folder: vocab.model for jieba, vocab.json with merges.txt beside it for gpt.
 
     Raises:
-        InputError: Unknown kind, or a vocabulary that is missing or unfit.
+        InputError: The kind is unknown, or the vocabulary is missing or does not fit.
     """
     if kind not in _KINDS:
         raise InputError(f"tokenizer '{kind}' is none of {', '.join(_KINDS)}{nearest(kind, _KINDS)}")

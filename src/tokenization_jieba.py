@@ -1,7 +1,7 @@
-"""The released models' tokenizer: jieba finds the words, SentencePiece cuts them into pieces.
+"""The tokenizer of the released models: jieba splits text into words, SentencePiece splits words into pieces.
 
-SentencePiece folds white space, so spaces and newlines travel as the symbols U+2582 and U+2583, which are pieces of
-their own. The spaces that SentencePiece sees are the borders between jieba's words; decoding drops them.
+SentencePiece folds white space. So spaces and newlines are replaced by the symbols U+2582 and U+2583, which are pieces
+of their own. Spaces are then put between jieba's words, and removed again in decoding.
 """
 
 from __future__ import annotations
@@ -26,30 +26,33 @@ _REMEDY = (
     "`bash scripts/get_tokenizer.sh DIR` fetches the official vocab.model, `python -m src.train_tokenizer` trains one"
 )
 
-jieba.setLogLevel(logging.WARNING)  # its first cut would report the loading of its dictionary
+jieba.setLogLevel(logging.WARNING)  # else it reports the loading of its dictionary
 
 
 def words_for_sentencepiece(text: str) -> str:
-    """The text as SentencePiece sees it, in training and in use: jieba's words, spaces between them, symbols inside."""
+    """Return the input of SentencePiece: jieba's words with spaces between them and symbols for white space in them."""
     return " ".join(word.translate(_TO_SYMBOLS) for word in jieba.cut(text, cut_all=False))
 
 
 class JiebaTokenizer:
-    """Text to the ids of the released PanGu-α models and back; see `src.tokenization.Tokenizer`.
+    """Tokenizer of the released PanGu-α models. It implements `src.tokenization.Tokenizer`.
 
-    `decode(encode(text))` is the text itself, every space and newline kept, as far as its characters survive the
-    vocabulary's nmt_nfkc normaliser: full-width and other compatibility forms come back folded (`：` as `:`); tabs,
-    carriage returns, control characters and any white space but the space and the newline vanish. Symbols U+2582 and
-    U+2583 come back as the space and the newline they stand for, U+2581 vanishes, a character that the vocabulary does
-    not know comes back as U+2047 (`⁇`). jieba parts the brackets from `<eot>`, so a text cannot hold special ids.
+    `decode(encode(text))` gives the text back with every space and newline, except for what the vocabulary's normaliser
+    (nmt_nfkc) changes:
+      * Full-width and other compatibility forms are folded: `：` becomes `:`.
+      * Tabs, carriage returns, control characters and white space other than the space and the newline are lost.
+      * The symbols U+2582 and U+2583 become a space and a newline. U+2581 is lost.
+      * A character that the vocabulary does not know becomes U+2047 (`⁇`).
+    Text cannot spell a special id, because jieba splits the brackets from `<eot>`.
 
-    `decode` writes special ids as their pieces (`<eot>`), `<s>` and `</s>` as nothing, as the official one does.
+    `decode` turns special ids into the names of their pieces (`<eot>`), and `<s>` and `</s>` into nothing, as the
+    official tokenizer does.
 
     Args:
-        path: vocab.model, or the folder that holds it.
+        path: The file vocab.model, or its folder.
 
     Raises:
-        InputError: No such file, not a SentencePiece model, or one without the pieces U+2582 and U+2583.
+        InputError: The file is missing, is not a SentencePiece model, or lacks the pieces U+2582 and U+2583.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,7 +65,7 @@ class JiebaTokenizer:
             if self._piece_id(symbol) is None:
                 raise InputError(f"{file} has no piece U+{ord(symbol):04X}, which stands for the {meaning}; {_REMEDY}")
         self.vocab_size = self._sentencepiece.vocab_size()
-        # The official model leaves SentencePiece's own pad and end ids unset: only the pieces' names tell.
+        # The official model does not set SentencePiece's own pad and end ids, so the pieces are found by name.
         self.eot_id = self._piece_id("<eot>")
         self.eod_id = self._piece_id("<eod>")
         self.pad_id = self._piece_id("<pad>")
@@ -72,11 +75,11 @@ class JiebaTokenizer:
         return None if found == self._sentencepiece.unk_id() else found
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; raises InputError for half a surrogate pair."""
+        """Return the ids of a text. Raises InputError for half a surrogate pair."""
         check_text(text)
         return self._sentencepiece.encode(words_for_sentencepiece(text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; raises InputError for an id outside the vocabulary."""
+        """Return the text of ids. Raises InputError for an id outside the vocabulary."""
         check_ids(ids, self.vocab_size)
         return self._sentencepiece.decode([int(token) for token in ids]).translate(_FROM_SYMBOLS)
