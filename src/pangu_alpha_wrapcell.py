@@ -179,7 +179,7 @@ class StepResult:
     finite: bool
 
 
-# The inputs of PanguAlphaWithLoss: ids, position_ids, attention_mask, loss_mask and dropout_key. The last two may be None.
+# Inputs of PanguAlphaWithLoss: ids, position_ids, attention_mask, loss_mask, dropout_key. The last two may be None.
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
