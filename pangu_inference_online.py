@@ -86,9 +86,12 @@ def main() -> None:
 
 def _print_answer(online: OnlineModels, config: OnlineConfig) -> None:
     model = config.model or online.model_list()[0]
-    ask = online.reply if config.chat else online.write
+    if config.chat:
+        answers = online.reply(model, [Turn("user", config.prompt)], config.generation())
+    else:
+        answers = online.write(model, config.prompt, config.generation())
     shown = 0
-    for answer in ask(model, [Turn("user", config.prompt)] if config.chat else config.prompt, config.generation()):
+    for answer in answers:
         print(answer.text[shown:], end="", flush=True)
         shown = len(answer.text)
     print()

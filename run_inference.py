@@ -52,7 +52,7 @@ def flags_of_predict(arguments: RunInferenceArguments, device: str) -> list[str]
         "prompt": arguments.prompt,
     }
     flags = {name: value for name, value in flags.items() if value}
-    flags |= {"generation.max_new_tokens": arguments.max_new_tokens, "parallel.device_target": device}
+    flags |= {"generation.max_new_tokens": str(arguments.max_new_tokens), "parallel.device_target": device}
     if device == "GPU" and arguments.model.endswith(HALF):
         flags |= {"model.compute_dtype": "float16", "model.param_init_dtype": "float16"}
     return [f"--{name}={value}" for name, value in flags.items()]

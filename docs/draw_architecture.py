@@ -65,7 +65,7 @@ def imports() -> set[tuple[str, str]]:
     }
     for program in ROOT.glob("*.py"):
         for node in ast.walk(ast.parse(program.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("src."):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("src."):
                 found.add((PROGRAMS, room_of(node.module)))
     return {(user, used) for user, used in found if user != used}
 

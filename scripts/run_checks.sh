@@ -4,7 +4,7 @@
 # usage: bash scripts/run_checks.sh [imports] [style] [types] [shell] [kernels]
 #   imports  imports between rooms go one way (import-linter, contracts in pyproject.toml)
 #   style    style and format of the Python files (ruff)
-#   types    types of src (ty)
+#   types    types of src and of the programs in the top folder (ty)
 #   shell    shell scripts (shellcheck)
 #   kernels  format of the C++ kernels (clang-format)
 . "$(dirname "$0")/common.sh"

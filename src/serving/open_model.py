@@ -73,7 +73,7 @@ def open_exported(
     tokenizer_path: str | Path,
     waiting_limit: int = 64,
     time_limit: float = 120.0,
-    runtime_of: Callable[[str | Path], ExportedRuntime] | None = None,
+    runtime_of: Callable[[Path], ExportedRuntime] | None = None,
 ) -> TextService:
     """Open a folder of export.py.
 
@@ -89,7 +89,7 @@ def open_exported(
     """
     if runtime_of is None:
         from src.inference.mindir.runtime import MindirRuntime as runtime_of
-    runtime = runtime_of(folder)
+    runtime = runtime_of(Path(folder))
     tokenizer = runtime.manifest.load_tokenizer(tokenizer_path)
     return TextService(
         runtime, runtime.score, tokenizer, runtime.manifest.end_token, runtime.manifest.rows, waiting_limit, time_limit
