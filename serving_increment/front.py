@@ -1,5 +1,7 @@
-"""What stands before MindSpore Serving's REST and gRPC: every field but the first may be left out, and errors get their
-status. Serving itself knows no optional fields, and answers every REST request with status 200.
+"""The REST and gRPC interfaces in front of MindSpore Serving's own, and the program of the master.
+
+They add optional fields and error statuses. Serving itself has no optional fields, and it answers every REST request
+with status 200.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from mindspore_serving.proto import ms_service_pb2, ms_service_pb2_grpc
 from serving_increment.servable import check_model
 from src.common.errors import InputError, run_program
 
-OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # of Serving itself
+OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # address of Serving's own gRPC interface
 MAX_BODY_BYTES = 1 << 20
-LARGEST_READ = 64 << 20  # up to here a body is read before it is refused, so that its sender hears why
+LARGEST_READ = 64 << 20  # bytes; a smaller body is read before it is refused, so that the sender gets the reason
 THREADS = 32
-TIMEOUT = 130.0  # seconds; the servable itself gives up before
+TIMEOUT = 130.0  # seconds; the time limit of the servable is shorter
 HEALTH_QUESTION = {"input_ids": [0], "max_generate_length": 1}
 _FROM_STAGE = re.compile(r"error msg: (?:\w+: )?(\d{3}) (.*)", re.DOTALL)
 _SCORES = ("output_ids", "log_probs")
@@ -39,7 +41,12 @@ Json = dict[str, Any]
 
 
 class FrontError(Exception):
-    """A request that gets no answer: its status and why."""
+    """A request that gets no answer.
+
+    Args:
+        status: HTTP status.
+        message: Reason.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -47,7 +54,15 @@ class FrontError(Exception):
 
 
 def packed(method: str, instance: Any) -> Json:
-    """An instance as the servable's method takes it."""
+    """Return an instance as a method of the servable takes it.
+
+    Args:
+        method: predict or score.
+        instance: Instance of a request. For `predict`, all fields but input_sentence become the JSON text `options`.
+
+    Raises:
+        FrontError: The instance has a wrong form.
+    """
     if not isinstance(instance, dict):
         raise FrontError(422, "each of the instances must be an object of named fields")
     if method == "score":
@@ -65,17 +80,21 @@ def packed(method: str, instance: Any) -> Json:
 
 
 def failure(told: str) -> FrontError:
-    """What Serving tells of an error, as a status and in words."""
+    """Return the error for a message of Serving, with the status that belongs to it."""
     from_stage = _FROM_STAGE.search(told)
     if from_stage:
         return FrontError(int(from_stage[1]), from_stage[2])
     if "servable is not available" in told or "worker" in told.lower():
-        return FrontError(503, "the model is not there just now, it may be starting anew; try again in some seconds")
+        return FrontError(503, "the model is not available now, it may be restarting; try again in some seconds")
     return FrontError(404 if "method is not available" in told else 422, told)
 
 
 def rest_app(serving: str) -> Flask:
-    """The REST interface, before Serving's own at the address `serving`."""
+    """Make the REST interface in front of Serving's own.
+
+    Args:
+        serving: Address of Serving's own REST interface.
+    """
     app = Flask("front")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.ensure_ascii = False
@@ -135,17 +154,17 @@ def _ask(client: httpx.Client, method: str, instances: list[Json]) -> list[Json]
 
 
 class GrpcFront(ms_service_pb2_grpc.MSServiceServicer):
-    """The gRPC interface, before Serving's own.
+    """The gRPC interface in front of Serving's own.
 
     Args:
-        serving: Serving's address.
+        serving: Address of Serving's own gRPC interface.
     """
 
     def __init__(self, serving: str) -> None:
         self._stub = ms_service_pb2_grpc.MSServiceStub(grpc.insecure_channel(serving))
 
     def Predict(self, request: ms_service_pb2.PredictRequest, context: grpc.ServicerContext) -> Any:
-        """Hand a request on with what it left out."""
+        """Add the fields that a request left out, and pass it on."""
         method = request.servable_spec.method_name
         if method == "predict":
             try:
@@ -160,7 +179,7 @@ class GrpcFront(ms_service_pb2_grpc.MSServiceServicer):
 
 
 def _value(name: str, tensor: ms_service_pb2.Tensor) -> Any:
-    """A field as JSON knows it."""
+    """Return a field of a gRPC request as a value for JSON."""
     value = serving_client._create_numpy_from_tensor(tensor)
     if not isinstance(value, np.ndarray):
         return value
@@ -172,11 +191,11 @@ def _value(name: str, tensor: ms_service_pb2.Tensor) -> Any:
 
 
 def run_master(servables: Path, model: str) -> NoReturn:
-    """The program of a serving_server.py: check the model, start the worker, listen until the signal to end.
+    """Run the program of a serving_server.py: check the model, start the worker, listen until a signal.
 
     Args:
-        servables: The folder of the servable, pangu.
-        model: Where in it the exported model lies, unless PANGU_MODEL says another place.
+        servables: Folder that holds the folder `pangu` of the servable.
+        model: Path of the exported model inside it; PANGU_MODEL in the environment takes its place.
     """
     os.environ.setdefault("PANGU_MODEL", str(servables / model))
     os.environ.setdefault("PANGU_TOKENIZER", str(servables / "pangu/tokenizer"))
@@ -189,18 +208,23 @@ def run_master(servables: Path, model: str) -> NoReturn:
 
 
 def serve(start_servables: Callable[[], None]) -> None:
-    """Start Serving's workers, then listen on PANGU_HOST at GRPC_PORT (5500) and REST_PORT (1500) until SIGTERM or
-    SIGINT. Serving's own REST listens on the next port, or OWN_REST_PORT, of this machine alone.
+    """Start Serving's workers, then listen until SIGTERM or SIGINT.
+
+    The environment has the addresses: PANGU_HOST (127.0.0.1), GRPC_PORT (5500), REST_PORT (1500). Serving's own REST
+    interface listens on OWN_REST_PORT (REST_PORT plus 1) of 127.0.0.1.
+
+    Args:
+        start_servables: Starts the workers.
 
     Raises:
-        InputError: A port is taken, or no number.
+        InputError: A port is taken, or it is not a port number.
     """
     host = os.environ.get("PANGU_HOST", "127.0.0.1")
     rest_port = _port("REST_PORT", 1500)
     own_rest, grpc_address = f"127.0.0.1:{_port('OWN_REST_PORT', rest_port + 1)}", f"{host}:{_port('GRPC_PORT', 5500)}"
     grpc_server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
     ms_service_pb2_grpc.add_MSServiceServicer_to_server(GrpcFront(OWN_GRPC), grpc_server)
-    try:  # before the model is loaded, which takes long
+    try:  # before the model is loaded, to report a taken port early
         rest_server = waitress.create_server(
             rest_app(f"http://{own_rest}"),
             host=host,

@@ -1,5 +1,6 @@
-"""A rank of a distributed servable: runs its slice of the graphs when the worker asks. serving_agent.py starts it, as
-`python -m serving_increment.rank device0` within the ranks of `src.parallel.launch.launcher`.
+"""A rank of a distributed servable: it runs its slice of the graphs when the worker asks.
+
+serving_agent.py starts it by `src.parallel.launch.launcher`, as `python -m serving_increment.rank MODELS TARGET SIZE`.
 """
 
 import os
@@ -19,16 +20,20 @@ from src.inference.mindir.runtime import MindirRuntime
 from src.parallel.mesh import Mesh, connect, prepare_device
 from src.parallel.plan.plan import Plan
 
-ANEW_STATUS = 75  # sysexits.h, EX_TEMPFAIL: to be tried again
+ANEW_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the agent restarts the ranks
 CONNECT_SECONDS = 600.0
 RETRY_SECONDS = 0.5
 
 
 def open_slice(folder: Path, mesh: Mesh) -> MindirRuntime:
-    """This rank's graphs, each of them run once, since ranks that compile while others wait try their patience.
+    """Open this rank's graphs and run each of them once, so that no graph is compiled while the worker waits.
+
+    Args:
+        folder: Folder of the slice.
+        mesh: The connected ranks.
 
     Raises:
-        InputError: The folder is not of this rank.
+        InputError: The folder holds the slice of another rank.
     """
     runtime = MindirRuntime(folder)
     manifest, size = runtime.manifest, mesh.plan.world_size
@@ -37,17 +42,21 @@ def open_slice(folder: Path, mesh: Mesh) -> MindirRuntime:
             f"{folder} holds slice {manifest.rank} of {manifest.world_size}, but this is rank {mesh.rank} "
             f"of {size}; move what run_distribute_export.sh wrote to models/ as it is"
         )
-    mesh.group("tensor")  # which the graphs name
+    mesh.group("tensor")  # creates the communication group that the graphs name
     for kind, shapes in manifest.graphs.items():
         runtime.call(kind, *(np.zeros(shape, np.int32) for shape in shapes))
     return runtime
 
 
 def meet(runtime: MindirRuntime, calls: int) -> Connection:
-    """The connection to the worker, which may not listen yet.
+    """Connect to the worker, and wait for it if it does not listen yet.
+
+    Args:
+        runtime: The slice.
+        calls: Number of graphs that this rank has run.
 
     Raises:
-        InputError: Nobody is there, or it wants no such rank.
+        InputError: No worker listens, or it refuses this rank.
     """
     address, deadline = distributed_address(), time.monotonic() + CONNECT_SECONDS
     while True:
@@ -70,7 +79,7 @@ def meet(runtime: MindirRuntime, calls: int) -> Connection:
 
 
 def main() -> None:
-    """Load the slice, meet the worker, answer its calls."""
+    """Load the slice, connect to the worker, and run its calls. If the worker ends, connect again."""
     models, device_target, world_size = sys.argv[1:]
     prepare_device(ParallelConfig(device_target=device_target))
     mesh = connect(Plan(tensor=int(world_size)))
@@ -79,11 +88,11 @@ def main() -> None:
     while True:
         connection = meet(runtime, calls)
         print(f"rank {mesh.rank}: ready", flush=True)
-        with suppress(EOFError, OSError):  # the worker has gone: the next one will find the slice loaded
+        with suppress(EOFError, OSError):  # the worker has ended; the slice stays loaded for the next one
             while True:
                 kind, inputs = receive(connection)
                 if kind == ANEW:
-                    os._exit(ANEW_STATUS)  # MindSpore's own way out may wait for the other ranks
+                    os._exit(ANEW_STATUS)  # a normal exit of MindSpore may wait for the other ranks
                 result = runtime.call(kind, *inputs)
                 calls += 1
                 send(connection, kind, result[0] if isinstance(result, tuple) else result)

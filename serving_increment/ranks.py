@@ -1,8 +1,8 @@
-"""A model whose slices run in several processes, of one machine or more, as seen from Serving's worker.
+"""A model with slices in several processes, on one or more machines, as Serving's worker uses it.
 
-The ranks (`serving_increment.rank`) connect to the worker; of each call all get the same numbers, and the first one's
-answer counts. What travels is numbers and JSON, never pickled objects, after both sides have proved that they know the
-same key. Runs in Serving's environment (Python 3.9) and in the ranks' own.
+The ranks (`serving_increment.rank`) connect to the worker. In each call all ranks get the same numbers, and the worker
+takes the answer of the first one. Messages hold numbers and JSON, never pickled objects. Before, both sides prove that
+they know the same key. This file runs in Serving's environment (Python 3.9) and in the ranks' own.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from src.common.errors import InputError
 from src.inference.manifest import Manifest
 
 DEFAULT_ADDRESS = "127.0.0.1:6200"
-ANEW = "start anew"  # in the place of a graph: this rank is not in step with the others
+ANEW = "start anew"  # sent in place of a graph: the rank must restart, because its cache differs from the others'
 LONGEST_MESSAGE = 1 << 30  # bytes
-HELLO_SECONDS = 10.0  # for a rank that has connected to say which it is
-CALL_SECONDS = 120.0  # for all ranks to run a graph
+HELLO_SECONDS = 10.0  # time for a connected rank to send its number
+CALL_SECONDS = 120.0  # time for all ranks to run a graph
 
 
 class RanksError(Exception):
-    """The ranks are not all there, or one was lost."""
+    """A rank is missing or was lost."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the model's ranks are not all there just now, they may be starting anew; try again in some seconds"
+            "not all ranks of the model are available now, they may be restarting; try again in some seconds"
         )
 
 
 def distributed_address() -> tuple[str, int]:
-    """Where worker and ranks meet: DISTRIBUTED_ADDRESS, HOST:PORT.
+    """Return the address at which the worker listens for the ranks: DISTRIBUTED_ADDRESS, HOST:PORT.
 
     Raises:
-        InputError: It is no such thing.
+        InputError: DISTRIBUTED_ADDRESS has another form.
     """
     given = os.environ.get("DISTRIBUTED_ADDRESS") or DEFAULT_ADDRESS
     host, _, port = given.rpartition(":")
@@ -51,10 +51,10 @@ def distributed_address() -> tuple[str, int]:
 
 
 def distributed_key() -> bytes:
-    """What worker and ranks must both know: DISTRIBUTED_KEY.
+    """Return the secret that worker and ranks share: DISTRIBUTED_KEY.
 
     Raises:
-        InputError: It is not given.
+        InputError: DISTRIBUTED_KEY is not given.
     """
     key = os.environ.get("DISTRIBUTED_KEY", "")
     if not key:
@@ -66,7 +66,7 @@ def distributed_key() -> bytes:
 
 
 def identity(manifest: Manifest) -> dict[str, Any]:
-    """What all slices of one export have in common."""
+    """Return what all slices of one export have in common."""
     common = asdict(manifest)
     del common["rank"], common["files"]
     return common
@@ -80,7 +80,7 @@ def send(connection: Connection, head: Any, *arrays: np.ndarray) -> None:
 
 
 def receive(connection: Connection) -> tuple[Any, list[np.ndarray]]:
-    """What `send` sent.
+    """Receive what `send` sent.
 
     Raises:
         EOFError, OSError: The connection has ended.
@@ -92,13 +92,13 @@ def receive(connection: Connection) -> tuple[Any, list[np.ndarray]]:
 
 
 class Ranks:
-    """Runs graphs on all ranks of an exported model. One thread calls at a time.
+    """Runs graphs on all ranks of an exported model. Only one thread may call it at a time.
+
+    If a rank is lost, the running call fails and all connections are closed. The ranks are accepted again when all have
+    come back. Their caches are useless then, because the calls that used them have failed.
 
     Args:
-        manifest: Of the first rank's slice; the others' must be of the same export.
-
-    A rank that is lost ends the call that runs. All connections are given up then, and the ranks are taken in again
-    when they have come back; their caches are of no further use, since the calls that used them have failed.
+        manifest: Manifest of the first rank's slice. The other slices must be of the same export.
 
     Raises:
         InputError: The address can't be listened on.
@@ -120,7 +120,11 @@ class Ranks:
         threading.Thread(target=self._accept, name="ranks", daemon=True).start()
 
     def __call__(self, kind: str, *inputs: np.ndarray) -> np.ndarray:
-        """The first rank's result of a graph that all run; raises RanksError."""
+        """Run a graph on all ranks and return the first rank's result.
+
+        Raises:
+            RanksError: A rank is missing or was lost.
+        """
         with self._lock:
             ranks = self._ranks
         if not ranks:
@@ -130,7 +134,7 @@ class Ranks:
                 send(rank, kind, *inputs)
             results: dict[Connection, list[np.ndarray]] = {}
             while len(results) < len(ranks):
-                # Of all, for while one is lost the others wait for it.
+                # Wait for all ranks: if one is lost, the others wait for it and send nothing.
                 ready = wait([rank for rank in ranks if rank not in results], CALL_SECONDS)
                 if not ready:
                     raise EOFError
@@ -151,7 +155,7 @@ class Ranks:
     def _accept(self) -> None:
         arrived: dict[int, tuple[Connection, int]] = {}
         while True:
-            # Whoever scans ports, or leaves at once, is no rank.
+            # A port scanner, or a client that leaves at once, is not a rank.
             with suppress(OSError, EOFError, ValueError, TypeError, AuthenticationError):
                 connection = self._listener.accept()
                 hello = self._welcome(connection)
@@ -160,14 +164,14 @@ class Ranks:
                     continue
                 number, calls = hello
                 arrived[number] = connection, calls
-                # A rank says nothing unasked: what is to be read there is its end.
+                # A rank sends nothing unasked, so a readable connection has ended.
                 arrived = {rank: one for rank, one in arrived.items() if not one[0].poll()}
             if len(arrived) == self._world_size:
                 self._take([arrived[rank] for rank in range(self._world_size)])
                 arrived = {}
 
     def _take(self, arrived: list[tuple[Connection, int]]) -> None:
-        """Go on with these ranks, unless some have run more graphs than others and so hold another cache."""
+        """Use these ranks. If some have run more graphs than others, their caches differ, and they must restart."""
         ranks = [connection for connection, _ in arrived]
         with self._lock:
             self._give_up(self._ranks)
@@ -180,8 +184,7 @@ class Ranks:
             rank.close()
 
     def _welcome(self, connection: Connection) -> tuple[int, int] | None:
-        """The number of a rank that has connected, and how many graphs it has run; None where it does not belong
-        here."""
+        """Return the number of a connected rank and how many graphs it has run; None if it does not belong here."""
         if not connection.poll(HELLO_SECONDS):
             return None
         (number, calls, its_identity), _ = receive(connection)

@@ -1,6 +1,6 @@
-"""What the servables do in MindSpore Serving's worker: open the model, answer instances, say what is wrong.
+"""The code of the servables in MindSpore Serving's worker: open the model, answer instances, report errors.
 
-Serving knows no optional inputs, so that what may be left out travels as one JSON text, `options`; `front` packs it.
+Serving has no optional inputs. So optional fields travel as one JSON text, `options`, which `front` packs.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ Answer = tuple[str, str, np.ndarray, np.ndarray]
 
 
 def places() -> tuple[Path, Path]:
-    """The exported model and the vocabulary, by PANGU_MODEL and PANGU_TOKENIZER, which serving_server.py sets."""
+    """Return the paths of the exported model and the vocabulary, which serving_server.py sets in the environment."""
     return Path(os.environ["PANGU_MODEL"]), Path(os.environ["PANGU_TOKENIZER"])
 
 
 def check_model() -> None:
-    """Raises InputError where a worker would fail to open its model, so that it is told in one line."""
+    """Raise InputError if a worker could not open its model, so that the master can report it in one line."""
     folder, vocabulary = places()
     manifest = Manifest.read(folder)
     manifest.require_graphs(folder)
@@ -62,11 +62,16 @@ def check_model() -> None:
 
 
 def load() -> Future[TextService]:
-    """The served model. One in slices runs in its ranks; another one runs where Serving finds a device by its own
-    models, and on a CPU, for which Serving has none, by MindSpore's GraphCells in this process.
+    """Load the served model in the background.
 
-    Serving ends a worker for good that it had to start anew and that is not there within some seconds. A large model
-    takes longer, so that it loads in the background; requests are told so.
+    A model in slices runs in its ranks. Another model runs by Serving's own models if Serving finds a device, and
+    otherwise, on a CPU, by MindSpore's GraphCells in this process.
+
+    Serving gives up a restarted worker that is not ready within some seconds, and a large model takes longer. So the
+    worker is ready at once, and requests are refused while the model loads.
+
+    Returns:
+        The model, when it is loaded.
     """
     folder, vocabulary = places()
     world_size, device = Manifest.read_settings(folder).world_size, device_type()
@@ -84,7 +89,7 @@ def load() -> Future[TextService]:
             loading.set_result(service)
         except Exception as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            os._exit(1)  # without it, Serving's master ends too
+            os._exit(1)  # ends the worker, and Serving's master ends without a worker
 
     print(
         f"pangu: {folder} runs "
@@ -96,7 +101,7 @@ def load() -> Future[TextService]:
 
 
 def device_type() -> str:
-    """Ascend or Gpu, as Serving's own loader of models finds it; empty where it finds none."""
+    """Return the device that Serving's loader of models finds, Ascend or Gpu; empty if it finds none."""
     from mindspore_serving._mindspore_serving import Worker_
 
     try:
@@ -106,7 +111,7 @@ def device_type() -> str:
 
 
 def declared(folder: Path) -> MindirRuntime:
-    """The graphs of a folder as Serving's models, which share parameters of one name."""
+    """Return a runtime that runs the graphs of a folder as Serving's models. They share parameters of the same name."""
     from mindspore_serving.server import register
 
     runtime = MindirRuntime(folder)
@@ -119,7 +124,7 @@ def declared(folder: Path) -> MindirRuntime:
 
 
 def spread(folder: Path) -> MindirRuntime:
-    """The graphs of a folder and of those beside it, each run by a rank."""
+    """Return a runtime that runs the graphs in the ranks. `folder` holds the first rank's slice."""
     runtime = MindirRuntime(folder)
     runtime.call = Ranks(runtime.manifest)
     return runtime
@@ -133,7 +138,7 @@ class Stages:
     """The Python stages of a servable.
 
     Args:
-        loading: The model, which may be loading.
+        loading: The model, see `load`.
     """
 
     def __init__(self, loading: Future[TextService]) -> None:
@@ -141,17 +146,25 @@ class Stages:
 
     @property
     def service(self) -> TextService:
-        """The model; raises LoadingError."""
+        """The model.
+
+        Raises:
+            LoadingError: It is not ready yet.
+        """
         if not self._loading.done():
             raise LoadingError("the model is loading; try again in some seconds")
         return self._loading.result()
 
     def predict(self, instances: Sequence[tuple[str, str]]) -> Iterator[Answer]:
-        """Answer (input_sentence, options) together; an exception that comes in the place of an answer is its own."""
+        """Answer instances (input_sentence, options) together.
+
+        Returns:
+            An iterator of answers. It raises the error of an instance in the place of its answer, and then continues.
+        """
         return _Answers([self._begun(*instance) for instance in instances])
 
     def score(self, input_ids: np.ndarray, start: int) -> np.ndarray:
-        """Log-probabilities of input_ids[start:]."""
+        """Return the log-probabilities of input_ids[start:], float32."""
         try:
             tokens, begin = np.asarray(input_ids), int(np.asarray(start).reshape(()))
             if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
@@ -161,18 +174,18 @@ class Stages:
             raise _told(error) from error
 
     def _begun(self, input_sentence: str, options: str) -> Any:
-        """The steps of an answer, or what is wrong with the question."""
+        """Start an answer. Return whether scores are wanted and the steps, or the error of the instance."""
         try:
             given = parsed(options)
             wants_scores = given.pop("return_scores", False)
             prompt, number, config = request(input_sentence, given, self.service.end_token)
             return wants_scores, self.service.complete([prompt], [number], config)
-        except Exception as error:  # told in its instance's place
+        except Exception as error:  # raised in the place of its instance
             return error
 
 
 class _Answers:
-    """An iterator that goes on after an exception, as Serving asks for one instance after the other."""
+    """An iterator that continues after an exception, because Serving asks for one instance after the other."""
 
     def __init__(self, begun: Sequence[Any]) -> None:
         self._begun = iter(begun)
@@ -194,17 +207,17 @@ class _Answers:
 
 
 def _told(error: Exception) -> RuntimeError:
-    """An error as Serving hands it on: its HTTP status, then what is wrong."""
+    """Return an error in the form that Serving passes on: HTTP status, then message. `front` reads it."""
     statuses = {InputError: 422, BusyError: 429, LoadingError: 503, RanksError: 503, TimeLimitError: 504}
     status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 500)
     return RuntimeError(f"{status} {' '.join(str(error).split())}")
 
 
 def parsed(options: str) -> dict[str, Any]:
-    """The options of an instance, each of its type.
+    """Parse the options of an instance and check their types.
 
     Raises:
-        InputError: One is unknown or of another type.
+        InputError: An option is unknown or has a wrong type.
     """
     try:
         given = json.loads(options or "{}")
@@ -233,7 +246,12 @@ def parsed(options: str) -> dict[str, Any]:
 def request(
     input_sentence: str, given: dict[str, Any], end_token: int
 ) -> tuple[str | list[int], int, GenerationConfig]:
-    """What `src.serving.service` is asked: the prompt, its number, the settings.
+    """Return the prompt, its number and the settings of an instance.
+
+    Args:
+        input_sentence: Text to continue; empty if `given` has input_ids.
+        given: Options of `parsed`.
+        end_token: Id that ends an answer, if the options do not set it.
 
     Raises:
         InputError: There is no prompt or there are two, or a setting is out of range.
@@ -242,7 +260,7 @@ def request(
     if bool(input_sentence) == bool(ids):
         raise InputError("give input_sentence, or input_ids instead of it")
     settings = {name: value for name, value in given.items() if name in SETTINGS}
-    # Whoever says how to sample wants to.
+    # A setting of the sampling implies the method.
     settings.setdefault("method", "sample" if any(name in given for name in SAMPLING) else "greedy")
     settings.setdefault("end_token", end_token)
     if "max_generate_length" in given:

@@ -1,5 +1,6 @@
 """The web page and the OpenAI-compatible API, over a model in this process or over MindSpore Serving.
 
-`backends` answers, `schemas` and `wire` are the API's requests and answers, `api` and `page` its routes, `app` puts
-them together and `server` is the program.
+Public names: `server.main` is the program, `app.create_app` makes the WSGI application over a `TokenBackend`. `api` and
+`page` hold the routes, `schemas` checks requests, `wire` writes answers, `openapi` describes the API, `errors` turns
+errors into statuses, `metrics` counts. May import all of `src`.
 """

@@ -28,26 +28,26 @@ def completions() -> Response:
 
 @routes.post("/v1/chat/completions")
 def chat_completions() -> Response:
-    """Answer in a dialogue."""
+    """Answer a chat."""
     return _answer(_parsed(ChatRequest), "chatcmpl")
 
 
 @routes.get("/v1/models")
 def models() -> Response:
-    """The one model."""
+    """List the only model."""
     return jsonify(object="list", data=[_model()])
 
 
 @routes.get("/v1/models/<name>")
 def model(name: str) -> Response:
-    """What is known of a model."""
+    """Describe a model."""
     _check_model(name)
     return jsonify(_model())
 
 
 @routes.get("/openapi.json")
 def openapi() -> Response:
-    """This API's description."""
+    """Return the description of this API."""
     return jsonify(document())
 
 
@@ -62,7 +62,7 @@ def _check_model(name: str) -> None:
 
 
 def _parsed(kind: type[CompletionRequest] | type[ChatRequest]) -> CompletionRequest | ChatRequest:
-    """The request's body, checked."""
+    """Return the checked body of the request."""
     if not request.is_json:
         raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
     try:
@@ -78,11 +78,11 @@ def _parsed(kind: type[CompletionRequest] | type[ChatRequest]) -> CompletionRequ
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _first_line(error: ValidationError) -> str:
-    """The first thing that is wrong with a body; of a field of several types, what is wrong with each."""
+    """Return the first error of a body. For a field that may have several types, it names the error of each type."""
     first, *others = error.errors(include_url=False, include_context=False, include_input=False)
     place = ".".join(str(part) for part in first["loc"][:1]) or "the body"
     told = [first["msg"]] + [other["msg"] for other in others if other["loc"][:1] == first["loc"][:1]]
@@ -90,7 +90,7 @@ def _first_line(error: ValidationError) -> str:
 
 
 def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
-    """Generate, and write it whole or as a stream."""
+    """Generate answers, and send them when they are complete or as a stream."""
     backend, metrics = current_app.config["BACKEND"], current_app.config["METRICS"]
     g.user = asked.user
     prompts = [
@@ -101,7 +101,7 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
     numbers = [number for _ in asked.prompts for number in range(asked.n)]
     config = asked.generation(backend.end_token)
     steps = metrics.observed(backend.complete(prompts, numbers, config, asked.likeliest))
-    first = next(steps)  # whatever is wrong is told by a status, before a stream begins
+    first = next(steps)  # errors become a status here, before a stream begins
     metrics.prompt_tokens.inc(sum(map(len, prompts)))
     scores = None
     if isinstance(asked, CompletionRequest) and asked.echo and asked.logprobs is not None:
@@ -114,7 +114,7 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
 
 
 def _last(first: list[TextCompletion], steps: Iterator[list[TextCompletion]]) -> list[TextCompletion]:
-    """The finished answers; a caller that hangs up ends their making."""
+    """Return the finished answers. Generation ends if the caller hangs up."""
     is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
     last = first
     try:
@@ -133,7 +133,7 @@ def _events(
     steps: Iterator[list[TextCompletion]],
     asked: CompletionRequest | ChatRequest,
 ) -> Iterator[str]:
-    """Server-sent events. The web server closes this iterator when the caller hangs up, and that ends the making."""
+    """Yield server-sent events. The web server closes this iterator if the caller hangs up, which ends generation."""
     answers = first
     try:
         yield from map(_event, writer.pieces(first))
@@ -142,7 +142,7 @@ def _events(
         if asked.stream_options and asked.stream_options.include_usage:
             yield _event(writer.closing(answers))
         yield "data: [DONE]\n\n"
-    except Exception as error:  # the status is sent already
+    except Exception as error:  # too late for a status
         message, status = message_and_status(error)
         yield _event({"error": {"message": message, "code": status}})
     finally:

@@ -1,4 +1,4 @@
-"""The application: routes, limits, the key, request ids in the log."""
+"""The application: routes, limits, API key, request ids in the log."""
 
 import hmac
 import time
@@ -16,12 +16,12 @@ from src.serving.backends import TokenBackend
 
 @dataclass
 class AppSettings:
-    """What an application is told.
+    """Settings of an application.
 
     Args:
-        model_name: By which the API calls the model.
-        api_key: Which callers must send; empty for none.
-        max_body_bytes: Of a request.
+        model_name: Name of the model in the API.
+        api_key: Key that callers must send; empty for none.
+        max_body_bytes: Size of the largest request.
     """
 
     model_name: str = "pangu-alpha"
@@ -30,7 +30,7 @@ class AppSettings:
 
 
 def create_app(backend: TokenBackend, settings: AppSettings) -> Flask:
-    """The WSGI application over a model."""
+    """Make the WSGI application over a model."""
     app = Flask("pangu", root_path=page.FOLDER)
     app.config.update(
         BACKEND=backend,
@@ -68,12 +68,12 @@ def create_app(backend: TokenBackend, settings: AppSettings) -> Flask:
 
 
 def _is_open(path: str) -> bool:
-    """What needs no key: the page itself, and whether it lives."""
+    """Return whether a path needs no key: the page, its files, and the health check."""
     return path in ("/", "/health", "/favicon.ico") or path.startswith("/static/")
 
 
 class _Ending:
-    """The log line of a request and its figures, once its answer is sent or broken off."""
+    """Writes the log line and the metrics of a request after its answer was sent or broke off."""
 
     def __init__(self, metrics: Metrics, status: int) -> None:
         self.metrics, self.status = metrics, status

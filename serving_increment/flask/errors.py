@@ -1,4 +1,4 @@
-"""Every error becomes a status and one line in words; nothing of this program's inside is told."""
+"""Turns every error into a status and one line of text, without details of the program."""
 
 import logging
 
@@ -12,7 +12,7 @@ TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_fo
 
 
 def message_and_status(error: Exception) -> tuple[str, int]:
-    """What the caller is told of an error; one of which nobody thought goes into the log, whole."""
+    """Return message and status for the caller. The details of an unexpected error go to the log only."""
     if isinstance(error, RequestEntityTooLarge):
         return "the request is too large for this server; send a shorter text", 413
     if isinstance(error, HTTPException) and error.code:
@@ -25,5 +25,5 @@ def message_and_status(error: Exception) -> tuple[str, int]:
 
 
 def error_type(status: int) -> str:
-    """OpenAI's name for a kind of error."""
+    """Return OpenAI's name for the kind of error."""
     return TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")

@@ -1,4 +1,4 @@
-"""What /metrics tells."""
+"""The metrics of /metrics, for Prometheus."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 
 
 class Metrics:
-    """Counters of one application.
+    """The metrics of one application.
 
     Args:
-        backend: A model in this process also tells its queue.
+        backend: The backend. A model in this process also reports its queue.
     """
 
     def __init__(self, backend: TokenBackend) -> None:
@@ -24,7 +24,7 @@ class Metrics:
         self.requests = Counter("pangu_requests", "Answered requests", ["path", "status"], registry=self.registry)
         self.seconds = Histogram(
             "pangu_request_seconds",
-            "From a request to the end of its answer",
+            "Seconds from a request to the end of its answer",
             ["path"],
             registry=self.registry,
             buckets=_SECONDS,
@@ -33,13 +33,13 @@ class Metrics:
         self.generated_tokens = Counter("pangu_generated_tokens", "Tokens of answers", registry=self.registry)
         self.first_token = Histogram(
             "pangu_time_to_first_token_seconds",
-            "From a request to its first token",
+            "Seconds from a request to its first token",
             registry=self.registry,
             buckets=_SECONDS,
         )
         self.each_token = Histogram(
             "pangu_time_per_token_seconds",
-            "Mean time of a token after the first, by request",
+            "Mean seconds of a token after the first, by request",
             registry=self.registry,
             buckets=_TOKEN_SECONDS,
         )
@@ -47,13 +47,13 @@ class Metrics:
         if batch:
             for name, help_text, value in (
                 ("pangu_waiting_requests", "Requests that wait for rows", lambda: batch.waiting_calls),
-                ("pangu_busy_rows", "Answers that are being made", lambda: batch.busy_rows),
-                ("pangu_rows", "Answers that can be made at once", lambda: batch.rows),
+                ("pangu_busy_rows", "Answers that are generated now", lambda: batch.busy_rows),
+                ("pangu_rows", "Answers that can be generated at once", lambda: batch.rows),
             ):
                 Gauge(name, help_text, registry=self.registry).set_function(value)
 
     def observed(self, steps: Iterator[list[TextCompletion]]) -> Iterator[list[TextCompletion]]:
-        """The same steps, timed and counted."""
+        """Yield the same steps, and record their times and tokens."""
         begin = time.perf_counter()
         first, answers = None, []
         try:

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made of the classes that check the requests."""
+"""The OpenAPI document, made from the classes that check the requests."""
 
 from functools import cache
 from typing import Any
@@ -27,16 +27,16 @@ _MEANINGS = {
     405: "another method",
     413: "too large",
     415: "not sent as JSON",
-    422: "a field of another type, out of range, or impossible",
-    429: "too many wait already",
-    503: "what answers is not there",
-    504: "it took too long",
+    422: "a field has a wrong type, is out of range, or is not possible",
+    429: "too many requests wait",
+    503: "the model is not available",
+    504: "the answer took too long",
 }
 
 
 @cache
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+    """Return the OpenAPI 3.1 document."""
     _, definitions = models_json_schema(
         [(CompletionRequest, "validation"), (ChatRequest, "validation")], ref_template=_REFERENCE
     )
@@ -47,12 +47,12 @@ def document() -> dict[str, Any]:
     text = [{"name": "u", "in": "query", "required": True, "schema": {"type": "string", "minLength": 1}}]
     paths = {
         "/v1/completions": {"post": _operation("Continue texts", streams, CompletionRequest)},
-        "/v1/chat/completions": {"post": _operation("Answer in a dialogue", streams, ChatRequest)},
+        "/v1/chat/completions": {"post": _operation("Answer a chat", streams, ChatRequest)},
         "/v1/models": {"get": _operation("The models served here", json)},
         "/v1/models/{name}": {"get": _operation("A model", json, parameters=name)},
-        "/query": {"get": _operation("Continue a text, as the ModelZoo's page asks", json, parameters=text)},
-        "/health": {"get": _operation("Whether it would answer", json)},
-        "/metrics": {"get": _operation("For Prometheus", {"text/plain": {"schema": {"type": "string"}}})},
+        "/query": {"get": _operation("Continue a text, as the page of the ModelZoo does", json, parameters=text)},
+        "/health": {"get": _operation("Whether requests would be answered", json)},
+        "/metrics": {"get": _operation("Metrics for Prometheus", {"text/plain": {"schema": {"type": "string"}}})},
     }
     return {
         "openapi": "3.1.0",

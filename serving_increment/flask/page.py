@@ -1,4 +1,4 @@
-"""The page, the ModelZoo's /query, and what watches a server: /health and /metrics."""
+"""The page, the ModelZoo's /query, and the routes for monitoring: /health and /metrics."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ routes = Blueprint("page", __name__)
 
 @routes.get("/")
 def index() -> str:
-    """The page."""
+    """Return the page."""
     return render_template(
         "index.html", model=current_app.config["MODEL_NAME"], streams=current_app.config["BACKEND"].streams
     )
@@ -22,7 +22,7 @@ def index() -> str:
 
 @routes.get("/query")
 def query() -> Response:
-    """Continue the text `u`, greedily: `{"ok": true, "rsvp": ...}`."""
+    """Continue the text `u` by greedy search. The answer is `{"ok": true, "rsvp": ...}`."""
     text = request.args.get("u", "")
     if not text:
         raise InputError("u is missing: the text to continue, as in /query?u=...")
@@ -36,7 +36,7 @@ def query() -> Response:
 
 @routes.get("/health")
 def health() -> Response:
-    """Whether a request would be answered; 503 where not."""
+    """Report whether requests would be answered; the status is 503 if not."""
     backend = current_app.config["BACKEND"]
     backend.check()
     return jsonify(status="ok", model=current_app.config["MODEL_NAME"], streams=backend.streams)
@@ -44,11 +44,11 @@ def health() -> Response:
 
 @routes.get("/metrics")
 def metrics() -> Response:
-    """For Prometheus."""
+    """Return the metrics for Prometheus."""
     return Response(generate_latest(current_app.config["METRICS"].registry), content_type=CONTENT_TYPE_LATEST)
 
 
 @routes.get("/favicon.ico")
 def favicon() -> tuple[str, int]:
-    """None: the page brings its own, inline."""
+    """Return nothing: the page has its icon inline."""
     return "", 204

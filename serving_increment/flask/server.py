@@ -3,16 +3,14 @@
 import logging
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from src.common.checks import at_least, require
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.serving.backends import DEFAULT_SERVER, TokenBackend
 
-if TYPE_CHECKING:
-    from src.serving.backends import TokenBackend
-
-LARGEST_READ = 64 << 20  # up to here a body is read before it is refused, so that its sender hears why
+LARGEST_READ = 64 << 20  # bytes; a smaller body is read before it is refused, so that the sender gets the reason
 
 
 @dataclass
@@ -20,26 +18,26 @@ class ServerConfig:
     """Serve the web page and the OpenAI-compatible API.
 
     Args:
-        backend: local, a model in this process; or serving, MindSpore Serving's REST interface.
-        model: Of the local backend: a folder of export.py or src.cpu.quantize, a training run's output folder or
-            a checkpoint. Of serving: the exported folder that is served.
-        tokenizer: Folder of vocab.model; may be left out where the checkpoint or the quantised folder has its own.
-        serving_address: Of MindSpore Serving's REST interface.
-        host: Address to listen on; 0.0.0.0 for every network, then an API key is a good idea.
+        backend: local for a model in this process, serving for MindSpore Serving.
+        model: With the local backend, a folder of export.py or src.cpu.quantize, a training run's output folder or
+            a checkpoint. With serving, the exported folder that is served.
+        tokenizer: Folder of vocab.model. It may be left out if the checkpoint or the quantised folder has its own.
+        serving_address: Address of MindSpore Serving's REST interface.
+        host: Address to listen on; 0.0.0.0 for every network, for which an API key is a good idea.
         port: Port to listen on.
-        rows: Answers that are made at once; an exported model knows its own number.
-        waiting_limit: Requests that may wait for one another; more get status 429.
+        rows: Answers that are generated at once. An exported model has its own number.
+        waiting_limit: Requests that may wait. More requests get status 429.
         time_limit: Seconds that a request may take.
-        max_body_bytes: Largest request.
-        model_name: By which the API calls the model.
-        api_key_file: File whose first line callers must send as `Authorization: Bearer KEY`; PANGU_API_KEY in the
-            environment does the same.
+        max_body_bytes: Size of the largest request.
+        model_name: Name of the model in the API.
+        api_key_file: File with an API key in its first line. Callers must send it as `Authorization: Bearer KEY`.
+            PANGU_API_KEY in the environment does the same.
     """
 
     model: str
     backend: Literal["local", "serving"] = "local"
     tokenizer: str = ""
-    serving_address: str = "http://127.0.0.1:1500"
+    serving_address: str = DEFAULT_SERVER
     host: str = "127.0.0.1"
     port: int = 5000
     rows: int = 8
@@ -55,7 +53,11 @@ class ServerConfig:
         require(1 <= self.port <= 65535, f"--port is {self.port}; it must lie in 1 to 65535")
 
     def api_key(self) -> str:
-        """The key, or an empty string."""
+        """Return the API key, or an empty string if there is none.
+
+        Raises:
+            InputError: The file of the key cannot be read, or its first line is empty.
+        """
         if not self.api_key_file:
             return os.environ.get("PANGU_API_KEY", "")
         try:
@@ -68,7 +70,7 @@ class ServerConfig:
         return key
 
 
-def open_backend(config: ServerConfig) -> "TokenBackend":
+def open_backend(config: ServerConfig) -> TokenBackend:
     """Open the backend that the command line asks for.
 
     Raises:
@@ -88,7 +90,7 @@ def open_backend(config: ServerConfig) -> "TokenBackend":
 
 
 def main() -> None:
-    """Parse, load, serve."""
+    """Open the backend and serve it until the program is interrupted."""
     config = parse(ServerConfig, "python -m serving_increment.flask.server")
     import waitress
 

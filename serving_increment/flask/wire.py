@@ -1,4 +1,4 @@
-"""The API's answers, as OpenAI's clients read them."""
+"""The answers of the API, in OpenAI's format."""
 
 import time
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ Json = dict[str, Any]
 
 
 class Writer:
-    """Turns answers into the JSON of one request's kind, whole or piece by piece.
+    """Turns the answers to a request into JSON, complete or in pieces.
 
     Args:
-        request: What was asked.
-        identity: The answer's id.
-        tokenizer: The model's.
-        prompts: The ids of each prompt.
-        scores: For `echo` with `logprobs`, log-probabilities of each prompt's tokens but the first.
+        request: The request.
+        identity: Id of the answer.
+        tokenizer: Vocabulary of the model.
+        prompts: Ids of each prompt.
+        scores: For `echo` with `logprobs`, the log-probabilities of each prompt's tokens after the first.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Writer:
         self._shown = [(0, 0, False)] * len(prompts)  # characters, tokens, ended
 
     def whole(self, answers: Sequence[TextCompletion]) -> Json:
-        """The whole answer."""
+        """Return the complete answers."""
         return self._head | {
             "choices": [self._choice(index, answer, 0, 0) for index, answer in enumerate(answers)],
             "usage": self.usage(answers),
         }
 
     def pieces(self, answers: Sequence[TextCompletion]) -> list[Json]:
-        """A chunk for each answer that has grown or ended since the last step."""
+        """Return a chunk for each answer that has grown or ended since the last step."""
         chunks = []
         for index, answer in enumerate(answers):
             characters, tokens, ended = self._shown[index]
@@ -59,11 +59,11 @@ class Writer:
         return chunks
 
     def closing(self, answers: Sequence[TextCompletion]) -> Json:
-        """The chunk of stream_options.include_usage."""
+        """Return the last chunk, for stream_options.include_usage."""
         return self._chunk([]) | {"usage": self.usage(answers)}
 
     def usage(self, answers: Sequence[TextCompletion]) -> Json:
-        """Numbers of tokens; n answers share a prompt."""
+        """Return the numbers of tokens. The n answers to a prompt share it."""
         prompt = sum(len(ids) for ids in self.prompts[:: self.request.n])
         completion = sum(len(answer.tokens) for answer in answers)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
@@ -72,7 +72,7 @@ class Writer:
         return self._head | ({"object": "chat.completion.chunk"} if self.is_chat else {}) | {"choices": choices}
 
     def _choice(self, index: int, answer: TextCompletion, characters: int, tokens: int, is_piece: bool = False) -> Json:
-        """What an answer says from a character and a token on."""
+        """Return an answer from a character and a token on."""
         text = answer.text[characters:]
         choice = {"index": index, "finish_reason": FINISH_REASONS[answer.finish_reason], "logprobs": None}
         if self.is_chat:

@@ -1,4 +1,4 @@
-"""Starts this machine's ranks of the distributed servable, and starts them anew when one is lost. See `--help`."""
+"""Starts this machine's ranks of the distributed servable, and restarts them when one is lost. See `--help`."""
 
 import sys
 import time
@@ -19,18 +19,20 @@ PAUSE_SECONDS = 1.0
 
 @dataclass
 class AgentConfig:
-    """Run the slices that run_distribute_export.sh or run_cluster_export.sh wrote, one rank each. They connect to the
-    servable at DISTRIBUTED_ADDRESS (127.0.0.1:6200), which must have the same DISTRIBUTED_KEY; both in the environment.
+    """Run the slices that run_distribute_export.sh or run_cluster_export.sh wrote, one rank for each slice.
+
+    The ranks connect to the servable at DISTRIBUTED_ADDRESS (127.0.0.1:6200), which must have the same DISTRIBUTED_KEY.
+    Both are environment variables.
 
     Args:
         models: Folder of device0, device1, ...
         rank_table: Rank table of all devices; needed on several Ascend machines.
-        rank_start: First rank of this machine; from the rank table, by this machine's address, when not given.
-        local_device_num: Ranks of this machine; from the rank table, or all that are left, when not given.
+        rank_start: First rank of this machine. Default: from the rank table, by the address of this machine.
+        local_device_num: Number of ranks on this machine. Default: from the rank table, or all remaining ranks.
         device_target: CPU, GPU or Ascend.
-        scheduler_address: The machine of rank 0, where there are several and no rank table.
-        scheduler_port: A port of it.
-        log_dir: Folder of the folders device{rank} with the logs.
+        scheduler_address: Address of the machine of rank 0, if there are several machines and no rank table.
+        scheduler_port: Port on that machine.
+        log_dir: Folder for the folders device{rank} with the logs.
     """
 
     models: str = str(MODELS)
@@ -44,10 +46,10 @@ class AgentConfig:
 
 
 def world_size(models: Path) -> int:
-    """How many ranks the model was exported for.
+    """Return the number of slices that the model was exported to.
 
     Raises:
-        InputError: No slice is there.
+        InputError: The folder holds no slice.
     """
     slices = sorted(models.glob("device*/model.json"))
     if not slices:
@@ -59,9 +61,9 @@ def world_size(models: Path) -> int:
 
 
 def main() -> None:
-    """Parse, then run the ranks until they are stopped."""
+    """Run the ranks until they are stopped."""
     config = parse(AgentConfig, "serving_agent.py")
-    distributed_address(), distributed_key()  # what is wrong with them is told before anything starts
+    distributed_address(), distributed_key()  # report errors in them before anything starts
     size = world_size(Path(config.models))
     arguments = LaunchArguments(
         size,
@@ -76,7 +78,7 @@ def main() -> None:
     program = ["-m", "serving_increment.rank", str(Path(config.models).resolve()), config.device_target, str(size)]
     stopped = {0, USAGE_STATUS, *(SIGNAL_STATUS + number for number in STOP_SIGNALS)}
     while (status := supervisor(arguments, program).run()) not in stopped:
-        print("the ranks start anew", flush=True)
+        print("the ranks restart", flush=True)
         time.sleep(PAUSE_SECONDS)
     sys.exit(status)
 

@@ -1,5 +1,7 @@
-"""MindSpore Serving's master for a model in slices, whose ranks serving_agent.py starts. start_pangu_distributed.sh
-starts both."""
+"""MindSpore Serving's master for a model in slices. serving_agent.py starts the ranks.
+
+start_pangu_distributed.sh starts both programs.
+"""
 
 from pathlib import Path
 

@@ -13,17 +13,17 @@ const TEXTS = {
     done: (tokens, seconds) => `${tokens} 个词元，${seconds} 秒`,
   },
   en: {
-    tagline: "A Chinese language model: give it a beginning, it writes on", prompt: "Beginning", settings: "Settings",
-    length: "Most tokens", temperature: "Temperature (0: always the likeliest)", top_p: "top_p", top_k: "top_k (0: all)",
+    tagline: "A Chinese language model: give it a beginning, and it continues", prompt: "Beginning", settings: "Settings",
+    length: "Most tokens", temperature: "Temperature (0: always the likeliest token)", top_p: "top_p", top_k: "top_k (0: all)",
     repetition: "Repetition penalty", seed: "Seed (empty: random)", key: "API key", send: "Write", stop: "Stop", copy: "Copy",
     copied: "Copied", history: "History (kept in this browser only)", clear: "Clear the history",
     warning: "Written by a model; it may be wrong.", api: "The API", language: "中文", waiting: "Waiting for the model…",
-    whole: "MindSpore Serving answers with the whole text at once; please wait…", stopped: "Stopped",
+    whole: "MindSpore Serving sends the text when it is complete; please wait…", stopped: "Stopped",
     placeholder: "Type here; Ctrl+Enter writes", unreachable: "The server can't be reached; try again in a moment",
     broken: "The answer broke off; try again", busy: "The server is busy; try again in a moment",
     wantKey: "An API key is needed: enter it in the settings", tooLong: "The text is too long; shorten it",
-    down: "The model is not there just now, it may be starting anew; try again in some seconds",
-    slow: "The model took too long; ask for fewer tokens", internal: "Something went wrong inside the server; its log tells what",
+    down: "The model is not available now, it may be restarting; try again in some seconds",
+    slow: "The model took too long; ask for fewer tokens", internal: "An internal error of the server; see its log",
     invalid: "The request is not possible: ", done: (tokens, seconds) => `${tokens} tokens, ${seconds} s`,
   },
 };
@@ -35,11 +35,11 @@ const stored = (name, otherwise) => {
   try { return JSON.parse(localStorage.getItem(name)) ?? otherwise; } catch { return otherwise; }
 };
 const store = (name, value) => {
-  try { localStorage.setItem(name, JSON.stringify(value)); } catch { /* a browser that keeps nothing */ }
+  try { localStorage.setItem(name, JSON.stringify(value)); } catch { /* the browser stores nothing */ }
 };
 const streams = document.body.dataset.streams === "true";
 let language = stored("language", navigator.language.startsWith("zh") ? "zh" : "en");
-let running = null;  // the AbortController of a request
+let running = null;  // AbortController of the running request
 
 const say = (name, ...values) => typeof TEXTS[language][name] === "function" ? TEXTS[language][name](...values) : TEXTS[language][name];
 
@@ -104,7 +104,7 @@ function requestBody(prompt) {
   return body;
 }
 
-// The events of a stream, one JSON each; what is not yet a whole event waits for the next piece.
+// Yield the events of a stream, each one JSON text. An incomplete event waits for the next piece.
 async function* events(response) {
   const decoder = new TextDecoder();
   const reader = response.body.getReader();
@@ -177,7 +177,7 @@ by("language").onclick = () => {
 by("copy").onclick = async () => {
   const text = by("text").textContent;
   if (navigator.clipboard) await navigator.clipboard.writeText(text);
-  else {  // a page that did not come by https
+  else {  // the page was not loaded by https
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);

@@ -1,1 +1,1 @@
-"""The servable, by the name that its clients use."""
+"""The servable `pangu`; clients call it by the name of this folder."""

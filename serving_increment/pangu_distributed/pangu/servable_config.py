@@ -1,4 +1,4 @@
-"""The servable: what MindSpore Serving's worker imports. Its model is where serving_server.py says."""
+"""The file that MindSpore Serving's worker imports. serving_server.py sets the path of the model."""
 
 from serving_increment.methods import predict, score
 
