@@ -8,7 +8,7 @@ from src.inference.config import ExportConfig
 
 
 def main() -> None:
-    """Parse, build, export."""
+    """Export a model as the command line says."""
     from src.checkpoint.settings import parse_with_checkpoint
 
     arguments = sys.argv[1:]

@@ -1,12 +1,14 @@
 """Ask the models of an OpenAI-compatible server: `python pangu_inference_online.py --api_base http://HOST:5000/v1`.
 
-It lists them; `--model NAME` tells about one; `--prompt TEXT` has it go on with a text, `--chat` answer. See `--help`.
+It lists the models. `--model NAME` describes one, `--prompt TEXT` continues a text, `--chat` answers a question. See
+`--help`.
 """
 
 import json
 import os
 from dataclasses import dataclass, field
 
+from src.common.checks import require
 from src.common.cli import parse
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError, run_program
 from src.common.settings import GenerationConfig
@@ -16,21 +18,21 @@ from src.serving.openai_client import OnlineModels
 
 @dataclass
 class OnlineConfig:
-    """Models behind an OpenAI-compatible server: list them, tell about one, or have it write.
+    """List the models of an OpenAI-compatible server, describe one, or let it write.
 
     Args:
-        api_base: The server's address up to /v1.
-        api_key: That the server wants; PANGU_API_KEY in the environment does the same.
-        model: Without a prompt, the model to tell about; with one, the model that writes, the first of all when empty.
+        api_base: Address of the server up to /v1.
+        api_key: API key of the server. PANGU_API_KEY in the environment does the same.
+        model: Without a prompt, the model to describe. With a prompt, the model that writes. Default: the first model.
         prompt: Text to continue.
-        chat: The prompt is a question in a chat, not a text to continue.
+        chat: Treat the prompt as a question in a chat, not as a text to continue.
         max_tokens: Most tokens of the answer.
-        temperature: Divides the logits before sampling; 0 takes the likeliest token each time.
-        top_p: Sample among the likeliest tokens whose probabilities first add up to p; 1 for all.
-        top_k: Sample among the k likeliest tokens; 0 for all. Not in OpenAI's own API.
-        repetition_penalty: As CTRL's; 1 for none. Not in OpenAI's own API.
-        stop: Texts at which the answer ends.
-        seed: Of the sampling.
+        temperature: Number by which the logits are divided before sampling; 0 takes the likeliest token each time.
+        top_p: Sample from the fewest likeliest tokens that have probability p together; 1 samples from all.
+        top_k: Sample from the k likeliest tokens; 0 samples from all. Not in OpenAI's own API.
+        repetition_penalty: Repetition penalty as in CTRL; 1 for none. Not in OpenAI's own API.
+        stop: Texts that end the answer.
+        seed: Seed of the sampling.
         time_limit: Seconds to wait for each piece of the answer.
     """
 
@@ -49,14 +51,12 @@ class OnlineConfig:
     time_limit: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.chat and not self.prompt:
-            raise InputError("--chat is given, but no question; --prompt has it")
-        if self.time_limit <= 0:
-            raise InputError(f"--time_limit is {self.time_limit}; it must be positive")
+        require(self.prompt or not self.chat, "--chat needs a question; give it by --prompt")
+        require(self.time_limit > 0, f"--time_limit is {self.time_limit}; it must be positive")
         self.generation()
 
     def generation(self) -> GenerationConfig:
-        """How to choose tokens."""
+        """Return how to choose tokens."""
         return GenerationConfig(
             max_new_tokens=self.max_tokens,
             method="sample",
@@ -70,7 +70,7 @@ class OnlineConfig:
 
 
 def main() -> None:
-    """Ask, and print what comes as it comes."""
+    """Call the server, and print the answer while it arrives."""
     config = parse(OnlineConfig, "pangu_inference_online.py")
     online = OnlineModels(config.api_base, config.api_key or os.environ.get("PANGU_API_KEY", ""), config.time_limit)
     try:

@@ -1,6 +1,6 @@
-"""The GPU port's command: `python run_inference.py --model=2B6_fp16 --load_ckpt_path=FILE`. See `--help`.
+"""The command of the GPU port: `python run_inference.py --model=2B6_fp16 --load_ckpt_path=FILE`. See `--help`.
 
-It is predict.py, on a GPU where MindSpore finds one.
+It runs predict.py, on a GPU if MindSpore finds one.
 """
 
 import os
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import yaml
 
 import predict
+from src.common.checks import at_least
 from src.common.cli import parse
-from src.common.errors import InputError, run_program
+from src.common.errors import run_program
 from src.common.model_sizes import mode_file
 from src.cpu.machine import require_memory
 from src.pangu_alpha_config import PanguAlphaConfig
@@ -21,15 +22,15 @@ HALF = "_fp16"
 
 @dataclass
 class RunInferenceArguments:
-    """Continue texts. Without a prompt, prompts are asked for at the terminal.
+    """Continue texts. Without a prompt, the program asks for prompts at the terminal.
 
     Args:
-        model: 2B6, 2B6_fp16 or 13B_fp16, or a size of configs/: the network, and with _fp16 the GPU's arithmetic; a CPU
-            computes in float32.
+        model: 2B6, 2B6_fp16, 13B_fp16 or a size in configs/. With _fp16 a GPU computes in float16. A CPU computes in
+            float32 always.
         load_ckpt_path: A .ckpt file, a checkpoint folder or a run's output folder.
-        tokenizer_path: Folder of vocab.model; may be left out where the checkpoint knows its own.
+        tokenizer_path: Folder of vocab.model. It may be left out if the checkpoint has its own settings.
         prompt: Text to continue.
-        max_new_tokens: Most tokens added to a prompt.
+        max_new_tokens: Most tokens to add to a prompt.
     """
 
     model: str
@@ -39,12 +40,11 @@ class RunInferenceArguments:
     max_new_tokens: int = 50
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(f"--max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        at_least(1, self, "max_new_tokens")
 
 
 def flags_of_predict(arguments: RunInferenceArguments, device: str) -> list[str]:
-    """The same question in the words of predict.py, for a CPU or a GPU."""
+    """Return the same request as flags of predict.py, for a device (CPU or GPU)."""
     flags = {
         "checkpoint": arguments.load_ckpt_path,
         "mode": arguments.model.removesuffix(HALF),
@@ -59,15 +59,15 @@ def flags_of_predict(arguments: RunInferenceArguments, device: str) -> list[str]
 
 
 def find_device() -> str:
-    """GPU where MindSpore has one, else CPU."""
-    os.environ.setdefault("GLOG_v", "3")  # what it tries while it looks for one is no news
+    """Return GPU if MindSpore finds one, else CPU."""
+    os.environ.setdefault("GLOG_v", "3")  # hide its messages about devices that it tries
     import mindspore as ms
 
     return "GPU" if ms.hal.is_available("GPU") else "CPU"
 
 
 def main() -> None:
-    """Parse, translate, generate."""
+    """Generate text as the command line says."""
     arguments = parse(RunInferenceArguments, "run_inference.py")
     size = mode_file(arguments.model.removesuffix(HALF))
     device = find_device()

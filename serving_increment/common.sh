@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# For the start scripts: `. "$(dirname "$0")/common.sh"`. What they leave behind (logs, sockets, what stop_pangu.sh needs)
-# lies in PANGU_RUN, a folder; serving_increment itself when not given.
+# The start scripts source this file: `. "$(dirname "$0")/common.sh"`. PANGU_RUN is the folder for logs, sockets and the
+# mark that stop_pangu.sh needs. Default: serving_increment.
 SERVING=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$SERVING/../scripts/common.sh"
 SERVING_PYTHON=$ROOT/.venv-serving/bin/python
@@ -9,8 +9,8 @@ export PANGU_HOST=${PANGU_HOST:-127.0.0.1} GRPC_PORT=${GRPC_PORT:-5500} REST_POR
 PAGE_PORT=${PAGE_PORT:-5000}
 START_SECONDS=${START_SECONDS:-600}
 
-# in_background FOLDER LOG COMMAND...: a process of this start, by the mark in its environment, which its children
-# inherit. It works in the folder.
+# in_background FOLDER LOG COMMAND...: start a process in a folder. It and its children have this start's mark in their
+# environment.
 in_background() {
     local folder=$1 log=$PANGU_RUN/$2
     shift 2
@@ -21,13 +21,13 @@ stop() {
     env -u PANGU_MARK PANGU_RUN="$PANGU_RUN" bash "$SERVING/stop_pangu.sh" > /dev/null
 }
 
-# watch PROCESS LOG: where this process ends while others are waited for, the start has failed.
+# watch PROCESS LOG: the start fails if this process ends during wait_for.
 watched=()
 watch() {
     watched+=("$1 $PANGU_RUN/$2")
 }
 
-# wait_for URL: until it answers; if a watched process ends before, its error is told and all is stopped.
+# wait_for URL: wait until a URL answers. If a watched process ends before, print its error and stop everything.
 wait_for() {
     local second process log
     for ((second = 0; second < START_SECONDS; second++)); do
@@ -46,32 +46,32 @@ wait_for() {
     fail "no answer at $1 within $START_SECONDS seconds; see the logs in $PANGU_RUN"
 }
 
-# check_places MODEL TOKENIZER: PANGU_MODEL and PANGU_TOKENIZER are there.
+# check_places MODEL TOKENIZER: fail unless both exist; export them as PANGU_MODEL and PANGU_TOKENIZER.
 check_places() {
     export PANGU_MODEL=$1 PANGU_TOKENIZER=$2
     [ -f "$PANGU_MODEL/model.json" ] || fail "$PANGU_MODEL holds no exported model (model.json); \
-docs/serving.md says what must lie where"
-    [ -e "$PANGU_TOKENIZER" ] || fail "no vocabulary at $PANGU_TOKENIZER: copy the vocab.model there, or say \
+docs/serving.md lists the places of the files"
+    [ -e "$PANGU_TOKENIZER" ] || fail "no vocabulary at $PANGU_TOKENIZER: copy the vocab.model there, or set \
 PANGU_TOKENIZER=DIR"
     bash "$ROOT/scripts/setup_env.sh" serving
     PANGU_MODEL=$(realpath "$PANGU_MODEL") PANGU_TOKENIZER=$(realpath "$PANGU_TOKENIZER")
 }
 
-# begin: from here on, what starts has this start's mark.
+# begin: make the mark of this start. Processes that start later inherit it.
 begin() {
-    [ ! -f "$PANGU_RUN/pangu.run" ] || fail "$PANGU_RUN/pangu.run says that it was started already: bash stop_pangu.sh"
+    [ ! -f "$PANGU_RUN/pangu.run" ] || fail "$PANGU_RUN/pangu.run exists: the servers were started already; stop them: bash stop_pangu.sh"
     mkdir -p "$PANGU_RUN"
     PANGU_RUN=$(realpath "$PANGU_RUN")
     export PANGU_MARK=$RANDOM$RANDOM-$$
     echo "$PANGU_MARK" > "$PANGU_RUN/pangu.run"
 }
 
-# serve FOLDER: Serving with the FOLDER's serving_server.py, then the page; the addresses are printed.
+# serve FOLDER: start Serving by the folder's serving_server.py, then the page, and print the addresses.
 serve() {
     in_background "$PANGU_RUN" serving_server.log "$SERVING_PYTHON" "$1/serving_server.py"
     watch $! serving_server.log
     wait_for "http://127.0.0.1:$REST_PORT/health"
-    # Not in PANGU_RUN: `-m` looks for modules there, and serving_increment has a folder flask.
+    # Do not work in PANGU_RUN: `-m` would find the folder serving_increment/flask there in place of the package flask.
     in_background "$ROOT" flask.log "$VENV_PYTHON" -m serving_increment.flask.server --backend serving \
         --model "$PANGU_MODEL" --tokenizer "$PANGU_TOKENIZER" --serving_address "http://127.0.0.1:$REST_PORT" \
         --host "$PANGU_HOST" --port "$PAGE_PORT"

@@ -2,16 +2,19 @@
 # Start MindSpore Serving (gRPC 5500, REST 1500) with a model in slices on several devices, and the page (port 5000).
 #
 # usage: bash serving_increment/start_pangu_distributed.sh            on the first machine
-#        bash serving_increment/start_pangu_distributed.sh agent      on each other machine: its ranks alone
+#        bash serving_increment/start_pangu_distributed.sh agent      on each other machine, for its ranks
 #
-# The slices are what run_distribute_export.sh or run_cluster_export.sh wrote, in pangu_distributed/models/device0,
-# device1, ...; the first machine also needs the vocab.model in pangu_distributed/pangu/tokenizer.
-# In the environment: DEVICE_TARGET Ascend (default), GPU or CPU. RANK_TABLE, or pangu_distributed/hccl_*p.json where it
-# is there. Over several machines DISTRIBUTED_ADDRESS, an address and a port of the first one (127.0.0.1:6200),
-# DISTRIBUTED_KEY, a secret of your own, the same on all; without a rank table also RANK_START, LOCAL_DEVICE_NUM,
-# MS_SCHED_HOST, MS_SCHED_PORT. PANGU_MODELS is another place for the slices; PANGU_TOKENIZER, PANGU_HOST, GRPC_PORT,
-# REST_PORT, PAGE_PORT, PANGU_RUN, PANGU_API_KEY are as of start_pangu_standalone.sh; logs: also serving_agent.log and
-# device*/log*.log.
+# run_distribute_export.sh or run_cluster_export.sh writes the slices. They must lie in pangu_distributed/models/device0,
+# device1, ... The first machine also needs the vocab.model in pangu_distributed/pangu/tokenizer.
+# Environment variables:
+#   DEVICE_TARGET        Ascend (default), GPU or CPU
+#   RANK_TABLE           rank table; default: pangu_distributed/hccl_*p.json if it exists
+#   DISTRIBUTED_ADDRESS  address and port of the first machine, for several machines; default: 127.0.0.1:6200
+#   DISTRIBUTED_KEY      a secret of your own, the same on all machines; needed for several machines
+#   RANK_START, LOCAL_DEVICE_NUM, MS_SCHED_HOST, MS_SCHED_PORT   for several machines without a rank table
+#   PANGU_MODELS         another place for the slices
+#   PANGU_TOKENIZER, PANGU_HOST, GRPC_PORT, REST_PORT, PAGE_PORT, PANGU_RUN, PANGU_API_KEY   as for
+#                        start_pangu_standalone.sh; more logs are serving_agent.log and device*/log*.log
 . "$(dirname "$0")/common.sh"
 [ $# -eq 0 ] || [ "$*" = agent ] || usage "bash serving_increment/start_pangu_distributed.sh [agent]"
 folder=$SERVING/pangu_distributed

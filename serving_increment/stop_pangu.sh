@@ -1,7 +1,7 @@
 #!/bin/bash
-# End exactly what a start script has started: the processes with its mark in their environment.
+# Stop the processes that a start script has started. They have its mark in their environment.
 #
-# usage: bash serving_increment/stop_pangu.sh      PANGU_RUN as it was at the start
+# usage: bash serving_increment/stop_pangu.sh      PANGU_RUN has the same value as at the start
 set -euo pipefail
 run=${PANGU_RUN:-$(cd "$(dirname "$0")" && pwd)}/pangu.run
 [ -f "$run" ] || { echo "nothing was started from $(dirname "$run")" && exit 0; }

@@ -1,7 +1,10 @@
-"""Command lines of the programs that use a checkpoint. The docstrings are the help."""
+"""Command lines of predict.py, export.py and pangu_inference.py. The docstrings are the help.
+
+`CheckpointConfig` is the base for every program that uses a checkpoint.
+"""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from src.common.checks import at_least, require
 from src.common.errors import InputError
@@ -135,3 +138,58 @@ class ExportConfig(InferenceConfig):
                     "(model.seq_length)"
                 )
         require_tensor_parallel_alone(self)
+
+
+@dataclass
+class InferenceArguments:
+    """Continue texts. Without a prompt, the program asks for prompts at the terminal.
+
+    Args:
+        prompt: Text to continue.
+        model: 2B6 or 13B, or a size in configs/. It may be left out if the checkpoint has its own settings.
+        checkpoint: With onnx-cpu, a folder that `python -m src.cpu.quantize` wrote. With mindspore, a checkpoint.
+        backend: onnx-cpu runs the quantised model with ONNX Runtime, or with the compiled kernel where that is faster.
+            mindspore runs predict.py.
+        top_k: Sample from the k likeliest tokens; 1 always takes the likeliest token, 0 samples from all.
+        threads: Processor cores to compute on; 0 for all. Only for onnx-cpu.
+        cpu_kernels: Use the compiled kernel on processors with VNNI; false for ONNX Runtime. Only for onnx-cpu.
+        tokenizer: Folder of vocab.model. It may be left out if the checkpoint has its own.
+        max_new_tokens: Most tokens to add to a prompt.
+        temperature: Number by which the logits are divided before sampling; 0 means greedy.
+        top_p: Sample from the fewest likeliest tokens that have probability p together; 1 samples from all.
+        seed: Seed of the sampling.
+        stream: Print the text while it is generated.
+    """
+
+    SHORT_FLAGS: ClassVar[dict[str, str]] = {
+        "p": "prompt",
+        "m": "model",
+        "c": "checkpoint",
+        "b": "backend",
+        "k": "top_k",
+    }
+
+    checkpoint: str
+    prompt: str = ""
+    model: str = ""
+    backend: Literal["onnx-cpu", "mindspore"] = "onnx-cpu"
+    top_k: int = 1
+    threads: int = 0
+    cpu_kernels: bool = True
+    tokenizer: str = ""
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    stream: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 0, f"--threads is {self.threads}; it must be at least 1, or 0 for all cores")
+        if self.backend == "mindspore":
+            require(
+                not self.threads, "--threads is for -b onnx-cpu; MindSpore takes OMP_NUM_THREADS from the environment"
+            )
+            require(
+                self.cpu_kernels,
+                "--cpu_kernels=false is for -b onnx-cpu; the flag of predict.py is --parallel.cpu_kernels=false",
+            )
