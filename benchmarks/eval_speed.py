@@ -171,7 +171,7 @@ def race(ways: dict[str, Way], groups: Groups, turns: int) -> dict[str, list[flo
     scores = [np.concatenate(way(groups)) for way in ways.values()]
     for name, other in zip(list(ways)[1:], scores[1:], strict=True):
         if np.abs(other - scores[0]).max() > TOLERANCE:
-            raise InputError(f"'{name}' finds other scores than '{next(iter(ways))}'")
+            raise InputError(f"'{name}' computes other scores than '{next(iter(ways))}'")
     seconds = {name: [] for name in ways}
     for _ in range(turns):
         for name, way in ways.items():

@@ -138,7 +138,7 @@ def ask(port: int, number: int, prompt: Sequence[int], new_tokens: int) -> Resul
         complete |= line.startswith(b"data: [DONE]")
     connection.close()
     if not complete:
-        raise RuntimeError("an answer broke off")
+        raise RuntimeError("an answer is incomplete")
     return Result(number, tokens, moments[0] - begin, np.diff(moments).tolist(), text)
 
 

@@ -32,7 +32,7 @@ def main() -> None:
 
     settings = store.config_beside(store.find(arguments.checkpoint))
     if settings is None:
-        raise InputError(f"{arguments.checkpoint} has no {store.CONFIG_FILE}: it is no checkpoint of a run")
+        raise InputError(f"{arguments.checkpoint} has no {store.CONFIG_FILE}: it is not a checkpoint of a run")
     require_model(Path(arguments.strategy), load_config(settings).model)
 
 

@@ -135,7 +135,7 @@ def check_md5(listed: Path, folder: Path) -> None:
         lines = [line.split(None, 1) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
         sums = {name.strip().lstrip("*"): expected.lower() for expected, name in lines}
     except (OSError, ValueError) as error:
-        raise InputError(f"--md5 {listed} is no list of md5sum's, of lines `sum  name`: {error}") from error
+        raise InputError(f"--md5 {listed} is not a list of md5sum with lines `sum  name`: {error}") from error
     places = [listed.parent, folder if folder.is_dir() else folder.parent]
     files: dict[str, Path] = {}
     for name in sums:

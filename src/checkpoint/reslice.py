@@ -61,7 +61,7 @@ def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -
     checkpoint = store.find_folder(source)
     if checkpoint is None:
         raise InputError(
-            f"--checkpoint {source} is no checkpoint: give a run's output folder or one of its step_* folders"
+            f"--checkpoint {source} is not a checkpoint: give a run's output folder or one of its step_* folders"
         )
     if output.exists():
         raise InputError(f"--output {output} is there already; name a new folder")
@@ -109,7 +109,7 @@ def _check(saved: SavedSlices, shapes: dict[str, tuple[int, ...]], names: Iterab
     unknown = set(saved.names).difference(names)
     if unknown:
         raise InputError(
-            f"{saved.source} has {len(unknown)} parameters that the model of its config.yaml has not, "
+            f"{saved.source} has {len(unknown)} parameters that the model of its config.yaml does not have, "
             f"such as '{min(unknown)}'"
         )
 

@@ -58,7 +58,7 @@ class SavedSlices:
                     other_file, other = files[0]
                     raise InputError(
                         f"{source}: '{name}' is {part.shape} {part.dtype} in {file.name}, but "
-                        f"{other.shape} {other.dtype} in {other_file.name}: they are of different runs"
+                        f"{other.shape} {other.dtype} in {other_file.name}: they belong to different runs"
                     )
                 files.append((file, part))
 
@@ -119,7 +119,7 @@ class SavedSlices:
             found = f"{stored.shape} {stored.dtype}" if stored else "none"
             raise InputError(
                 f"{file} should have {_range(part.box)} of '{name}', {part.box.shape} {part.dtype}, but "
-                f"has {found}: is it another rank's or another run's file?"
+                f"has {found}: does it belong to another rank or run?"
             )
         return stored
 

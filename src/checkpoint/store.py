@@ -236,7 +236,7 @@ def newest(folder: Path, holder: Holder = ALONE) -> Path | None:
         if holder.all_true(damage is None):
             return checkpoint
         print(
-            f"warning: checkpoint {checkpoint} is damaged: {damage or 'another rank says how'}; using the one before",
+            f"warning: checkpoint {checkpoint} is damaged: {damage or 'another rank reports it'}; using the one before",
             file=sys.stderr,
         )
     return None
@@ -260,7 +260,7 @@ def find_folder(path: str | Path, holder: Holder = ALONE) -> Path | None:
     if (path / STATE_FILE).is_file():
         damage = _damage(path, holder)
         if not holder.all_true(damage is None):
-            raise InputError(f"checkpoint {path} is damaged: {damage or 'another rank says how'}; take another step's")
+            raise InputError(f"checkpoint {path} is damaged: {damage or 'another rank reports it'}; use another step")
         return path
     for folder in (path / "checkpoint", path):
         if folder.is_dir() and _steps(folder):
@@ -353,12 +353,12 @@ def load(source: Path, parameters: Iterable[Parameter], holder: Holder = ALONE) 
         if name not in slices.names:
             raise InputError(
                 f"{source} has no parameter '{name}'; it holds {len(stored)}, "
-                f"the model {len(known)}: is it of another size (--mode, --model.num_layers)?"
+                f"the model {len(known)}: does it have another size (--mode, --model.num_layers)?"
             )
         if slices.whole(name).shape != shape:
             raise InputError(
                 f"{source}: '{name}' is {slices.whole(name).shape}, the model's is {shape}: "
-                "the checkpoint is of another configuration (--mode, --model.*)"
+                "the checkpoint has another configuration (--mode, --model.*)"
             )
         slices.check(name, boxes[name])
     for parameter in parameters:
@@ -367,6 +367,6 @@ def load(source: Path, parameters: Iterable[Parameter], holder: Holder = ALONE) 
     unused = [name for name in stored if name not in known]
     if unused:
         print(
-            f"warning: {source} holds {len(unused)} parameters that the model has not, such as '{unused[0]}'",
+            f"warning: {source} holds {len(unused)} parameters that the model does not have, such as '{unused[0]}'",
             file=sys.stderr,
         )

@@ -175,7 +175,7 @@ class ServerScorer:
         if len(found) != len(request.tokens) - request.start:
             raise InputError(
                 f"--server {self._server.address} answers to score: {len(found)} log_probs for "
-                f"{len(request.tokens) - request.start} tokens; is it another version's servable?"
+                f"{len(request.tokens) - request.start} tokens; does it run another version?"
             )
         return found
 

@@ -24,7 +24,7 @@ class Item(Generic[AnyExample]):
     Args:
         number: Position among all examples of the evaluation, from 0.
         file: Name of the file that it comes from.
-        example: What the task made of it.
+        example: The example as the task reads it.
     """
 
     number: int

@@ -123,7 +123,7 @@ def test_ways_that_find_other_scores_are_not_compared():
     from src.inference.score_request import Request
 
     ways = {"one": lambda groups: [np.zeros(3)], "other": lambda groups: [np.ones(3)]}
-    with pytest.raises(InputError, match="'other' finds other scores than 'one'"):
+    with pytest.raises(InputError, match="'other' computes other scores than 'one'"):
         eval_speed.race(ways, [[Request([1, 2, 3, 4])]], 1)
 
 

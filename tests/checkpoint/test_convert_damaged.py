@@ -106,13 +106,13 @@ DAMAGES = {
         "mindspore",
         lambda at: change(at / "mindspore", {"backbone.extra.weight": np.zeros(3, np.float32)}),
         {},
-        "has 1 parameters that a PanGu-α of its size has not, such as 'backbone.extra.weight'",
+        "has 1 parameters that its PanGu-α does not have, such as 'backbone.extra.weight'",
     ),
     "release: a file missing": (
         "official",
         lambda at: (at / "official/filerted_2.ckpt").unlink(),
         {},
-        r"official has 3 files, but .*strategy.ckpt is of 4 ranks: that of rank 2 is missing",
+        r"official has 3 files, but .*strategy.ckpt is for 4 ranks: the file of rank 2 is missing",
     ),
     "release: a file cut in half": (
         "official",
@@ -135,7 +135,7 @@ DAMAGES = {
             at / "official" / STRATEGY, {"backbone.blocks.9.attention.dense1.weight": ([2, 1, 2], [0, 1], 2, 2)}
         ),
         {},
-        "strategy.ckpt says nothing of 'backbone.blocks.0.*: it is another model's strategy",
+        "strategy.ckpt does not name 'backbone.blocks.0.*: it is the strategy of another model",
     ),
     "release: a strategy for other ranks": (
         "official",
@@ -143,13 +143,13 @@ DAMAGES = {
             at / "official" / STRATEGY, {"backbone.blocks.0.attention.dense1.weight": ([4, 1, 2], [0, 1], 2, 2)}
         ),
         {},
-        "official has 4 files, but .* is of 8 ranks: that of rank 4 is missing",
+        "official has 4 files, but .* is for 8 ranks: the file of rank 4 is missing",
     ),
     "release: not a strategy": (
         "official",
         lambda at: shutil.copy(at / "official/filerted_0.ckpt", at / "official" / STRATEGY),
         {},
-        "strategy.ckpt is no strategy file of MindSpore's",
+        "strategy.ckpt is not a strategy file of MindSpore",
     ),
     "release: no table": (
         "official",
@@ -224,7 +224,7 @@ DAMAGES = {
         "hf",
         lambda at: (shutil.rmtree(at / "hf"), shutil.copytree(at / "safetensors", at / "hf")),
         {},
-        "has 53 tensors that a GPT-PanGu has not, such as 'backbone.blocks.0",
+        "has 53 tensors that GPT-PanGu does not have, such as 'backbone.blocks.0",
     ),
     "hf: a file cut in half": (
         "hf",
@@ -236,7 +236,7 @@ DAMAGES = {
         "megatron",
         lambda at: (at / PORT_FILES[0]).unlink(),
         {},
-        "mp_rank_00/model_optim_rng.pt is missing, but there is one of part 1",
+        "mp_rank_00/model_optim_rng.pt is missing, but there is one for part 1",
     ),
     "megatron: a part cut in half": (
         "megatron",
@@ -248,7 +248,7 @@ DAMAGES = {
         "megatron",
         lambda at: other_part(at),
         {},
-        "differs between the parts in .*: they are of two checkpoints",
+        "differs between the parts in .*: they belong to two checkpoints",
     ),
     "mindformers: no strategy": (
         "mindformers",

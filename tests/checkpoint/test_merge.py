@@ -109,7 +109,7 @@ def other_model(checkpoint, **changes):
     ("changes", "told"),
     [
         ({"num_layers": 5}, "has no parameter 'backbone.blocks.3.layernorm1.gamma', which the model of its config"),
-        ({"num_layers": 2}, "parameters that the model of its config.yaml has not, such as"),
+        ({"num_layers": 2}, "parameters that the model of its config.yaml does not have, such as"),
         ({"seq_length": 16}, r"position_embedding.embedding_table' is \(12, 8\), but by its config.yaml \(16, 8\)"),
     ],
 )
@@ -172,7 +172,7 @@ def test_the_command_lines(single, tmp_path):
     (there / "model_rank0003.ckpt").unlink()
     for program, source, target, more, told in (
         ("merge", there, "new", (), f"checkpoint {there} is damaged: model_rank0003.ckpt is missing"),
-        ("merge", tmp_path / "nowhere", "new", (), "nowhere is no checkpoint: give a run's output folder"),
+        ("merge", tmp_path / "nowhere", "new", (), "nowhere is not a checkpoint: give a run's output folder"),
         ("merge", single, "merged", (), "merged is there already; name a new folder"),
         ("split", single, "new", ("--parallel.tensor=3",), "parallel.tensor 3 does not divide model.num_heads 4"),
         ("split", single, "new", ("--parallel.tenser=2",), "did you mean '--parallel.tensor'"),

@@ -81,7 +81,7 @@ def test_a_gap_is_told_with_what_there_is(tmp_path):
         (
             Slice((5, 6), "Float32", Box((0, 3), (4, 6))),
             r"'w' is \(5, 6\) Float32 in right.ckpt, but \(4, 6\) Float32 in "
-            "left.ckpt: they are of different runs",
+            "left.ckpt: they belong to different runs",
         ),
         (Slice((4, 6), "Float16", Box((0, 3), (4, 6))), "Float16 in right.ckpt"),
     ],
@@ -108,6 +108,6 @@ def test_a_file_of_something_else_is_told(tmp_path, content, found):
         InputError,
         match=r"right.ckpt should have \[0:4, 3:6\] of 'w', \(4, 3\) Float32, but "
         + found
-        + ": is it another rank's or another run's file",
+        + ": does it belong to another rank or run",
     ):
         SavedSlices(tmp_path, layout).check("w", Box.whole(WHOLE.shape))

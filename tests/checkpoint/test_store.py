@@ -161,7 +161,7 @@ def test_load_casts_and_counts_what_is_left_over(tmp_path, capsys):
     assert [p.dtype for p in wanted] == [ms.float32] * 2
     assert [np.unique(p.asnumpy()).tolist() for p in wanted] == [[1.5], [2.5]]
     told = capsys.readouterr().err
-    assert told == f"warning: {file} holds 1 parameters that the model has not, such as 'extra.weight'\n"
+    assert told == f"warning: {file} holds 1 parameters that the model does not have, such as 'extra.weight'\n"
 
 
 def test_older_names_of_the_embeddings(tmp_path):

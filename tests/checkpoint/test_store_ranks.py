@@ -160,7 +160,7 @@ def test_damage_of_one_ranks_file_is_told_and_all_ranks_use_the_step_before(two_
     RANK_DAMAGES[told](folder / "step_00000002")
     assert at_once(TWO, lambda holder: store.newest(folder, holder)) == [folder / "step_00000001"] * 2
     message = capfd.readouterr().err
-    assert message.count("\n") == 2 and told in message and "another rank says how" in message
+    assert message.count("\n") == 2 and told in message and "another rank reports it" in message
     with pytest.raises(InputError, match=told):
         store.find(folder / "step_00000002")
     assert store.newest(folder) == folder / "step_00000001"
@@ -190,14 +190,14 @@ def test_slices_of_another_model_are_refused_before_any_is_set(two_steps):
     with pytest.raises(
         InputError,
         match=r"ffn.projection.bias' is \(4, 8\), the model's is \(4, 16\): the checkpoint "
-        "is of another configuration",
+        "has another configuration",
     ):
         store.load(checkpoint, wanted, Holder(plan(), 0, shapes))
     assert not wanted[0].asnumpy().any()
     [more] = parameters(names=["backbone.blocks.9.layernorm1.gamma"])
     with pytest.raises(
         InputError,
-        match=f"no parameter '{more.name}'; it holds {len(SHAPES)}, the model {len(SHAPES) + 1}: is it of another size",
+        match=f"no parameter '{more.name}'; it holds {len(SHAPES)}, the model {len(SHAPES) + 1}: does it have another",
     ):
         store.load(checkpoint, [more], Holder(plan(), 0, SHAPES | {more.name: (3, 4)}))
 

@@ -59,8 +59,8 @@ def open_source(path: Path, options: Options) -> Source:
     unknown = [name for name in others if name != _HEAD and not name.endswith(_BUFFERS)]
     if unknown:
         raise InputError(
-            f"{path} has {len(unknown)} tensors that a GPT-PanGu has not, such as '{unknown[0]}': is it "
-            "of another model?"
+            f"{path} has {len(unknown)} tensors that GPT-PanGu does not have, such as '{unknown[0]}': does it "
+            "belong to another model?"
         )
     table = HUGGING_FACE.word_table
     if (

@@ -39,13 +39,15 @@ def open_source(path: Path, options: Options) -> Source:
     for file, part in zip(files, parts, strict=True):
         differing = sorted(set(part) ^ set(parts[0]))
         if differing:
-            raise InputError(f"{file} and {files[0]} differ in having '{differing[0]}': they are of two checkpoints")
+            raise InputError(f"only one of {file} and {files[0]} has '{differing[0]}': they belong to two checkpoints")
     blocks = {match[1] for name in parts[0] if (match := re.match(r"transformer\.layers\.(\d+)\.", name))}
     names = {name.official: name for name in MEGATRON.names(len(blocks) + 1)}
     known = {name.foreign for name in names.values()}
     unknown = sorted(set(parts[0]) - known)
     if unknown:
-        raise InputError(f"{path} has {len(unknown)} tensors that the port's PanGu-α has not, such as '{unknown[0]}'")
+        raise InputError(
+            f"{path} has {len(unknown)} tensors that the port's PanGu-α does not have, such as '{unknown[0]}'"
+        )
     kinds = {official: _whole(name, files, parts) for official, name in names.items() if name.foreign in parts[0]}
     settings = _settings(files[0])
     left_out = _cut_padding(path, kinds, options.vocab_size or settings.pop("vocab_size", None))
@@ -75,7 +77,7 @@ def _files(path: Path) -> list[Path]:
         raise InputError(f"{path} has no mp_rank_00 folder: give the one that {TRACKER} is in, or a .pt file")
     missing = [number for number in range(max(parts) + 1) if not (folder / f"mp_rank_{number:02d}" / FILE).is_file()]
     if missing:
-        raise InputError(f"{folder}/mp_rank_{missing[0]:02d}/{FILE} is missing, but there is one of part {max(parts)}")
+        raise InputError(f"{folder}/mp_rank_{missing[0]:02d}/{FILE} is missing, but there is one for part {max(parts)}")
     return [part / FILE for part in parts.values()]
 
 
@@ -92,7 +94,7 @@ def _whole(name: Name, files: list[Path], parts: list[dict[str, torch_file.Tenso
     for file, tensor in zip(files, tensors, strict=True):
         if tensor.kind != kind:
             raise InputError(
-                f"{file}: '{name.foreign}' is {tensor.kind}, but {kind} in {files[0]}: they are of two checkpoints"
+                f"{file}: '{name.foreign}' is {tensor.kind}, but {kind} in {files[0]}: they belong to two checkpoints"
             )
     axis = _axis(name)
     if axis is not None:
@@ -102,7 +104,7 @@ def _whole(name: Name, files: list[Path], parts: list[dict[str, torch_file.Tenso
     elif any(tensor.read().tobytes() != tensors[0].read().tobytes() for tensor in tensors[1:]):
         raise InputError(
             f"'{name.foreign}' differs between the parts in {files[0].parent.parent}, but each has all of "
-            "it: they are of two checkpoints"
+            "it: they belong to two checkpoints"
         )
     return turned(kind, name.transposed)
 

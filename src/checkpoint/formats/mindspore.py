@@ -26,7 +26,7 @@ def open_source(path: Path, options: Options) -> Source:
     for official, name in names.items():
         whole = saved.whole(name)
         if whole.dtype not in ckpt_file.DTYPES:
-            raise InputError(f"{weights}: '{name}' is of type {whole.dtype}, which no weights are")
+            raise InputError(f"{weights}: '{name}' is of type {whole.dtype}, which weights do not have")
         saved.check(name, whole.box)
         kinds[official] = Kind(whole.shape, ckpt_file.DTYPES[whole.dtype])
     beside = store.config_beside(weights)

@@ -27,9 +27,7 @@ def open_source(path: Path, options: Options) -> Source:
     for table, name in TABLES.items():
         files = sorted(path.glob(f"*{table}*.npy"))
         if len(files) > 1:
-            raise InputError(
-                f"{path} has {len(files)} files *{table}*.npy: {files[0].name}, {files[1].name}; leave the right one"
-            )
+            raise InputError(f"{path} has {len(files)} files *{table}*.npy: {files[0].name}, {files[1].name}; keep one")
         if files and name in source.kinds:
             raise InputError(f"{path}: both {files[0].name} and the .ckpt files hold '{name}'; take one of them away")
         if not files and name not in source.kinds:
@@ -49,7 +47,7 @@ def _strategy(path: Path, given: str) -> Path:
         return Path(given)
     found = sorted(path.glob("*strategy*.ckpt"))
     if len(found) != 1:
-        raise InputError(f"give --strategy: the release's *strategy*.ckpt, of which {path} has {len(found) or 'none'}")
+        raise InputError(f"give --strategy: the release's *strategy*.ckpt; {path} has {len(found) or 'none'}")
     return found[0]
 
 
@@ -65,7 +63,7 @@ def _slices(path: Path, strategy: Path, prefix: str) -> dict[int, Path]:
         raise InputError(f"{path} has {archives[0]}, which holds the .ckpt files: unpack all such with tar first")
     if not before:
         raise InputError(
-            f"{path} has no files {prefix}*_0.ckpt and so on; the release's are filerted_0.ckpt to "
+            f"{path} has no files {prefix}*_0.ckpt and so on; a release has filerted_0.ckpt to "
             "filerted_511.ckpt (--checkpoint_name for others)"
         )
     return numbered(files, re.escape(before.pop()) + r"(\d+)\.ckpt")

@@ -138,7 +138,7 @@ def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:
     needed = [WORD_TABLE, POSITION_TABLE, "backbone.layernorm.gamma"]
     missing = [name for name in needed if name not in kinds]
     if missing:
-        raise InputError(f"{source.path} has no parameter '{missing[0]}': it is no whole PanGu-α checkpoint")
+        raise InputError(f"{source.path} has no parameter '{missing[0]}': it is not a whole PanGu-α checkpoint")
     flat = [name for name in (WORD_TABLE, POSITION_TABLE) if len(kinds[name].shape) != 2]
     if flat:
         raise InputError(f"{source.path}: '{flat[0]}' is {kinds[flat[0]].shape}, but a table has two axes")
@@ -181,7 +181,7 @@ def _check_shapes(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> None
     unknown = [name for name in source.kinds if name not in shapes]
     if unknown:
         raise InputError(
-            f"{source.path} has {len(unknown)} parameters that a PanGu-α of its size has not, such as '{unknown[0]}'"
+            f"{source.path} has {len(unknown)} parameters that its PanGu-α does not have, such as '{unknown[0]}'"
         )
     for name, shape in shapes.items():
         kind = source.kinds[name]

@@ -60,7 +60,7 @@ def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
             return {files[0]: None}
         if files:
             raise InputError(
-                f"{path} has {len(files)} .{ending} files but no *.{ending}.index.json, which says what is in which"
+                f"{path} has {len(files)} .{ending} files but no *.{ending}.index.json, which lists the tensors of each"
             )
     raise InputError(f"{path} has no {' or '.join('.' + ending for ending in endings)} file")
 
@@ -79,10 +79,12 @@ def checked_names(files: Mapping[Path, set[str] | None], kinds: dict[Path, dict[
     for file, named in files.items():
         lacking = sorted((named or set()) - set(kinds[file]))
         if lacking:
-            raise InputError(f"{file} has no '{lacking[0]}', which the index says it has: is it another checkpoint's?")
+            raise InputError(
+                f"{file} has no '{lacking[0]}', which the index says it has: does it belong to another checkpoint?"
+            )
         for name in kinds[file]:
             if name in where:
-                raise InputError(f"both {where[name].name} and {file} have '{name}': they are of two checkpoints")
+                raise InputError(f"both {where[name].name} and {file} have '{name}': they belong to two checkpoints")
             where[name] = file
     return where
 
@@ -105,7 +107,7 @@ def safetensors_kinds(file: Path) -> dict[str, Kind]:
             f"{file} is not a whole .safetensors file ({file.stat().st_size} bytes; {error}): fetch or copy it again"
         ) from error
     except KeyError as error:
-        raise InputError(f"{file} has tensors of type {error}, which no weights are") from error
+        raise InputError(f"{file} has tensors of type {error}, which weights do not have") from error
 
 
 def read_safetensors(file: Path, name: str, kind: Kind) -> np.ndarray:

@@ -38,9 +38,9 @@ def read_strategy(path: Path) -> dict[str, DeviceLayout]:
     try:
         items = build_searched_strategy(str(path)) if path.is_file() else _merged(path)
     except Exception as error:  # MindSpore and protobuf raise many kinds of errors
-        raise InputError(f"--strategy {path} is no strategy file of MindSpore's ({_first_line(error)})") from error
+        raise InputError(f"--strategy {path} is not a strategy file of MindSpore ({_first_line(error)})") from error
     if not items:
-        raise InputError(f"--strategy {path} is no strategy file of MindSpore's, or says nothing of any parameter")
+        raise InputError(f"--strategy {path} is not a strategy file of MindSpore, or has no parameters")
     layouts: dict[str, DeviceLayout] = {}
     for key, item in items.items():
         stage, name = key.split("-", 1) if key.partition("-")[0].isdigit() else ("0", key)
@@ -51,7 +51,7 @@ def read_strategy(path: Path) -> dict[str, DeviceLayout]:
     if not layouts:
         raise InputError(
             f"--strategy {path} has {len(items)} parameters, such as '{next(iter(items))}', and none is "
-            "PanGu-α's: it is of another model"
+            "PanGu-α's: it belongs to another model"
         )
     return layouts
 
@@ -71,18 +71,19 @@ def require_model(path: Path, config: PanguAlphaConfig) -> None:
         shape = shapes.get(name)
         if shape is None or len(shape) != len(layout.axes):
             raise InputError(
-                f"--strategy {path} is of another model: '{name}' with {len(layout.axes)} axes is none of "
+                f"--strategy {path} belongs to another model: '{name}' with {len(layout.axes)} axes is none of "
                 f"this one's ({config.num_layers} layers, {config.num_experts} experts)"
             )
         parts = (layout.parts[0] * layout.shards, *layout.parts[1:])
         if any(size % number for size, number in zip(shape, parts, strict=True)):
             raise InputError(
-                f"--strategy {path} is of another model: it cuts '{name}' into {list(parts)}, but this one's is {shape}"
+                f"--strategy {path} belongs to another model: it cuts '{name}' into {list(parts)}, but its shape here "
+                f"is {shape}"
             )
     missing = [name for name in shapes if name not in layouts]
     if missing and path.is_dir():
         raise InputError(
-            f"--strategy {path} says nothing of '{missing[0]}': it is of another model, or a stage's file is missing"
+            f"--strategy {path} does not name '{missing[0]}': it belongs to another model, or a stage's file is missing"
         )
 
 
@@ -108,7 +109,7 @@ def _layout(path: Path, name: str, item: ParallelLayouts, stages: tuple[int, ...
     used = [axis for entry in axes for axis in entry]
     if item.field > 0 or any(not 0 <= axis < len(devices) for axis in used) or len(set(used)) < len(used):
         raise InputError(
-            f"--strategy {path}: the layout of '{name}' is none that PanGu-α's parameters have (devices "
+            f"--strategy {path}: the layout of '{name}' is not one of PanGu-α's layouts (devices "
             f"{list(devices)}, tensor_map {[list(entry) for entry in numbers]}, field {item.field})"
         )
     repeats = prod(devices) // prod(devices[axis] for axis in used)
@@ -117,14 +118,14 @@ def _layout(path: Path, name: str, item: ParallelLayouts, stages: tuple[int, ...
     layout = DeviceLayout(devices, axes, rows, shards, stages)
     if repeats % shards or (rows and (shards > 1 or len(rows) != layout.parts[0] or prod(layout.parts[1:]) > 1)):
         raise InputError(
-            f"--strategy {path}: '{name}' can't be shared out in {shards} by devices {list(devices)} "
+            f"--strategy {path}: '{name}' can't be divided into {shards} by devices {list(devices)} "
             f"with rows {list(rows)}"
         )
     return layout
 
 
 def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
-    """Open a checkpoint in slices, whose files lie one a rank. Other contents of the files are left out.
+    """Open a checkpoint in slices, with one file for each rank. Other contents of the files are left out.
 
     Args:
         path: The checkpoint's folder, for error messages.
@@ -140,11 +141,12 @@ def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
     missing = [rank for rank in range(ranks) if rank not in files]
     if missing and len(files) < ranks:
         raise InputError(
-            f"{path} has {len(files)} files, but {strategy} is of {ranks} ranks: that of rank {missing[0]} is missing"
+            f"{path} has {len(files)} files, but {strategy} is for {ranks} ranks: the file of rank {missing[0]} "
+            "is missing"
         )
     if len(files) != ranks:
         raise InputError(
-            f"{path} has {len(files)} files, but {strategy} is of {ranks} ranks: it is another run's, or "
+            f"{path} has {len(files)} files, but {strategy} is for {ranks} ranks: it belongs to another run, or "
             "files of several checkpoints are mixed"
         )
     held = {
@@ -155,7 +157,7 @@ def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
     unknown = sorted(names - set(layouts))
     if unknown:
         raise InputError(
-            f"{strategy} says nothing of '{unknown[0]}', which is in {path}: it is another model's strategy"
+            f"{strategy} does not name '{unknown[0]}', which is in {path}: it is the strategy of another model"
         )
     kinds = {name: _kind(name, layouts[name], devices, files, held) for name in layouts if name in names}
 
@@ -188,7 +190,7 @@ def _kind(
     if len(first.shape) != len(layout.axes) or first.dtype not in ckpt_file.DTYPES:
         raise InputError(
             f"{files[first_rank]}: '{name}' is {first.shape} {first.dtype}, but the strategy has "
-            f"{len(layout.axes)} axes: it is another model's"
+            f"{len(layout.axes)} axes: it belongs to another model"
         )
     shape = layout.whole(first.shape)
     for rank, box in _slices(layout, devices, shape).items():

@@ -184,7 +184,7 @@ def tensors(path: Path, *within: str) -> dict[str, Tensor]:
     for key in within:
         tree = tree.get(key) if isinstance(tree, dict) else None
         if not isinstance(tree, dict):
-            raise InputError(f"{path} has no '{key}': it is no checkpoint of this format")
+            raise InputError(f"{path} has no '{key}': it is not a checkpoint of this format")
     return _leaves(tree)
 
 

@@ -21,7 +21,7 @@ class Record:
 
     def __init__(self, values: Any, where: str):
         if not isinstance(values, dict):
-            raise InputError(f"{where} is no JSON object but {_shown(values)}; is it another dataset's file?")
+            raise InputError(f"{where} is not a JSON object but {_shown(values)}; is it another dataset's file?")
         self.where = where
         self._values = values
 
@@ -111,7 +111,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is no JSON file: {error}; was it downloaded whole?") from error
+        raise InputError(f"{path} is not a JSON file: {error}; was it downloaded whole?") from error
 
 
 def records(path: Path) -> Iterator[Record]:
@@ -141,4 +141,4 @@ def _parsed_line(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, record {number} is no JSON: {error}") from error
+        raise InputError(f"{path}, record {number} is not JSON: {error}") from error

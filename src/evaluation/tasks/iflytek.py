@@ -15,7 +15,7 @@ def read(path: Path, reading: Reading) -> Iterator[Choice]:
     """Read CLUE's lines of {"label_des", "sentence"}. The other labels are drawn from those of the file."""
     known = sorted({record.text("label_des") for record in records(path)})
     if len(known) <= WRONG_LABELS:
-        raise InputError(f"{path} has only {len(known)} labels; {WRONG_LABELS + 1} are chosen from")
+        raise InputError(f"{path} has only {len(known)} labels; {WRONG_LABELS + 1} are needed")
     for number, record in enumerate(records(path)):
         answer, draw = record.text("label_des"), reading.draw(number)
         labels = [answer, *draw.sample([label for label in known if label != answer], WRONG_LABELS)]

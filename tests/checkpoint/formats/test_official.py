@@ -283,4 +283,4 @@ def test_the_scripts_take_a_release(release, tmp_path):
     done = subprocess.run(
         ["bash", "-c", call.replace("filerted", "filer")], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
     )
-    assert (done.returncode, done.stdout) == (2, "") and "that of rank 3 is missing" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "") and "the file of rank 3 is missing" in done.stderr

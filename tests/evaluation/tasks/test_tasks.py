@@ -82,7 +82,7 @@ def test_every_task_is_of_one_shape():
 
 ONE = {"sentence1": "甲", "sentence2": "乙", "label": "0"}
 BAD = {
-    "half a file": ("c3", "c3-d-dev.json", '[[["男"], [{"questi', "is no JSON file: "),
+    "half a file": ("c3", "c3-d-dev.json", '[[["男"], [{"questi', "is not a JSON file: "),
     "another dataset's file": ("c3", "c3-d-dev.json", jsonl(ONE), "is not a list of C3's [sentences, questions, name]"),
     "a record of another form": (
         "c3",
@@ -112,13 +112,13 @@ BAD = {
         "csl",
         "dev.json",
         jsonl({"abst": "a", "keyword": ["k"], "label": "1"}) + '{"abst"',
-        "record 2 is no JSON: ",
+        "record 2 is not JSON: ",
     ),
     "a list on a line": (
         "tnews",
         "dev.json",
         '{"label_desc": "news_car", "sentence": "a"}\n["b"]\n',
-        'record 2 is no JSON object but ["b"]',
+        'record 2 is not a JSON object but ["b"]',
     ),
     "nothing": ("afqmc", "dev.json", "\n", "holds no records"),
     "a text that is a number": (

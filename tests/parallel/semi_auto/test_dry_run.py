@@ -183,11 +183,11 @@ def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
     config.model = replace(config.model, num_layers=2)
     config.save(tmp_path / "config.yaml")
     status, _, errors = run(*checked, f"--checkpoint={tmp_path}")
-    assert status == 2 and errors.count("\n") == 1 and "is of another model" in errors
+    assert status == 2 and errors.count("\n") == 1 and "belongs to another model" in errors
     for changes in (dict(vocab_size=1999), dict(num_experts=4)):
-        with pytest.raises(InputError, match="is of another model"):
+        with pytest.raises(InputError, match="belongs to another model"):
             require_model(tmp_path / "strategy" / "stage_0.ckpt", replace(model.config, **changes))
-    with pytest.raises(InputError, match=r"says nothing of 'backbone.layernorm.gamma'"):
+    with pytest.raises(InputError, match=r"does not name 'backbone.layernorm.gamma'"):
         require_model(tmp_path / "strategy", model.config)  # the last stage's file is missing
 
 
