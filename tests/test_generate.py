@@ -10,7 +10,7 @@ from tests.support.toy_runtime import PAD, ToyRuntime, assert_same, greedy_answe
 
 
 class PieceTokenizer:
-    """Ids of byte strings, as in a byte-level vocabulary; encodes nothing but single pieces."""
+    """A byte-level vocabulary. It can only encode characters that are pieces."""
 
     def __init__(self, pieces):
         self.pieces = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
@@ -24,7 +24,7 @@ class PieceTokenizer:
 
 
 class Script(ToyRuntime):
-    """Says the same tokens after any prompt."""
+    """Generates the same tokens after any prompt."""
 
     def __init__(self, tokens, vocab_size):
         super().__init__(vocab_size)
@@ -47,7 +47,7 @@ PIECES = ["<end>", "a", "b", "ab", "bca", "c", "\n", "问", "：", "问：", "�
 
 
 def said(pieces, **settings):
-    """generate's answer and stream's pieces, when the model says `pieces` and then for ever 'a'."""
+    """Return the answer of `generate` and the pieces of `stream` for a model that generates `pieces`."""
     tokenizer = PieceTokenizer(PIECES)
     tokens = [tokenizer.pieces.index(piece.encode() if isinstance(piece, str) else piece) for piece in pieces]
     config = GenerationConfig(max_new_tokens=len(tokens), end_token=0, **settings)
@@ -63,14 +63,14 @@ def said(pieces, **settings):
         (["a", "b", "<end>", "c"], [], "ab", "end", ["a", "b"]),
         (["a", "b", "<end>", "c"], ["bx"], "ab", "end", ["a", "b"]),
         (["<end>"], ["a"], "", "end", []),
-        (["c", "a", "\n", "问：", "b"], ["\n问"], "ca", "stop", ["c", "a"]),  # over a border, and within a token
+        (["c", "a", "\n", "问：", "b"], ["\n问"], "ca", "stop", ["c", "a"]),  # a stop text that ends within a token
         (["c", "bca", "c"], ["bc"], "c", "stop", ["c"]),
         (["c", "bca", "c"], ["ca", "bcac"], "cb", "stop", ["cb"]),
         (["a", "bca", "c"], ["ca", "bc"], "a", "stop", ["a"]),  # both come with one token: the earlier place counts
-        (["a", "a", "b", "a", "c"], ["aabb", "bac"], "aa", "stop", ["aa"]),  # the one that did not come held text back
+        (["a", "a", "b", "a", "c"], ["aabb", "bac"], "aa", "stop", ["aa"]),  # the first one holds text back
         (["a", "a", "a", "b", "c"], ["aab"], "a", "stop", ["a"]),
         (["a", "a", "a", "c"], ["aab"], "aaac", "length", ["a", "aac"]),
-        (["c", "a", "b"], ["abc"], "cab", "length", ["c", "ab"]),  # the beginning of a stop text, shown after all
+        (["c", "a", "b"], ["abc"], "cab", "length", ["c", "ab"]),  # shown at the end
         (["a", PIECES[10], PIECES[11], "b"], [], "a中b", "length", ["a", "中", "b"]),
         (["a", PIECES[10], "b"], [], "a\ufffdb", "length", ["a", "\ufffdb"]),
         (["a", b"\xff", PIECES[10]], [], "a\ufffd\ufffd", "length", ["a", "\ufffd\ufffd"]),

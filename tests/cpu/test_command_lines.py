@@ -1,4 +1,4 @@
-"""The CPU engine as its users type it: quantising, command lines, the server; and what each refuses, in one line."""
+"""The CPU engine by its command lines: quantising, generating, serving, and the errors in one line."""
 
 import json
 import re
@@ -31,7 +31,7 @@ CONFIG = replace(TINY, vocab_size=160, seq_length=48)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, tiny_vocab):
-    """A run's checkpoint: weights, and the settings beside them."""
+    """A run's checkpoint: weights, with the settings beside them."""
     folder = tmp_path_factory.mktemp("run")
     _, weights = random_model(seed=3, **{name: getattr(CONFIG, name) for name in ("vocab_size", "seq_length")})
     ckpt_file.write(folder / "model.ckpt", weights.items())
@@ -47,7 +47,7 @@ def checkpoint(tmp_path_factory, tiny_vocab):
 
 @pytest.fixture(scope="module")
 def folders(checkpoint, tmp_path_factory):
-    """The checkpoint in 32, 8 and 4 bits."""
+    """A folder with the checkpoint in 32, 8 and 4 bits."""
     place = tmp_path_factory.mktemp("quantised")
     for bits in (32, 8, 4):
         quantize.quantize(QuantizeArguments(str(checkpoint), str(place / str(bits)), bits=bits))
@@ -55,7 +55,7 @@ def folders(checkpoint, tmp_path_factory):
 
 
 def say(monkeypatch, capsys, program, *flags):
-    """(status, stdout, stderr) of a program in this process."""
+    """Run a program in this process, and return its status, stdout and stderr."""
     monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
     with pytest.raises(SystemExit) as stopped:
         run_program(program.main)
@@ -64,7 +64,7 @@ def say(monkeypatch, capsys, program, *flags):
 
 
 def refused(*arguments):
-    """The one line of a program that ends with status 2 and prints nothing."""
+    """Run a program that must end with status 2 and print one line to stderr, and return the line."""
     status, output, errors = say(*arguments)
     assert status == 2 and output == "" and errors.startswith("error: ") and errors.count("\n") == 1
     return errors
@@ -99,7 +99,7 @@ def test_prompts_are_asked_for(folders, monkeypatch, capsys):
 
 
 def test_the_gpu_port_s_command(checkpoint, monkeypatch, capsys):
-    """Translated for a GPU, where the name says fp16; and run here, on a CPU."""
+    """The flags for a GPU use float16 if the name says fp16. On a CPU the command runs."""
     arguments = run_inference.RunInferenceArguments("2B6_fp16", "model.ckpt")
     assert run_inference.flags_of_predict(arguments, "GPU") == [
         "--checkpoint=model.ckpt",
@@ -117,7 +117,7 @@ def test_the_gpu_port_s_command(checkpoint, monkeypatch, capsys):
     status, _, errors = say(monkeypatch, capsys, run_inference, "--model=13B_fp16", f"--load_ckpt_path={checkpoint}")
     assert status == 2 and "13B in float32: this needs 47.7 GiB" in errors and "src.cpu.quantize" in errors
     status, _, errors = say(monkeypatch, capsys, run_inference, "--model=2B6", f"--load_ckpt_path={checkpoint}")
-    assert status == 2 and "--mode 2B6 has hidden_size 2560" in errors  # the memory is enough, the checkpoint another
+    assert status == 2 and "--mode 2B6 has hidden_size 2560" in errors  # enough memory
 
 
 def test_the_server_takes_a_quantised_folder(folders):
@@ -179,7 +179,7 @@ def test_what_can_not_be_quantised(checkpoint, tmp_path, monkeypatch, capsys, fl
 
 
 def damaged(folder, name, change):
-    """A copy of a folder with one file changed."""
+    """Copy a folder and change one file."""
     copy = folder.with_name(f"{folder.name}_{name.replace('/', '_')}_{change.__name__}")
     shutil.copytree(folder, copy)
     change(copy / name)
@@ -254,7 +254,7 @@ def test_a_processor_without_avx2(folders, tmp_path, monkeypatch, capsys):
 
 
 def test_too_little_memory(folders, monkeypatch, capsys):
-    """Known before anything is loaded, and again before many texts at once are begun."""
+    """Memory is checked before a model is loaded, and before a large cache is allocated."""
     monkeypatch.setattr(machine, "available_memory", lambda: 100 << 20)
     errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folders / "8")
     assert "needs 0.3 GiB of memory, and 0.1 GiB are available" in errors

@@ -1,4 +1,4 @@
-"""The engine for ordinary computers against MindSpore and the specification in numpy."""
+"""The CPU engine against MindSpore and against the specification in numpy."""
 
 from dataclasses import asdict, replace
 
@@ -28,7 +28,7 @@ FORMATS = [
 
 
 def write_model(folder, config, weights, format):
-    """A folder as `quantize` writes it, without a vocabulary."""
+    """Write a folder as `quantize` does, without a vocabulary."""
     folder.mkdir(exist_ok=True)
     write_weights(folder / WEIGHTS_FILE, config, format, weights.__getitem__)
     Manifest(config, "jieba", None, 9, 0, [], [], quantization=asdict(format)).write(folder)
@@ -36,7 +36,7 @@ def write_model(folder, config, weights, format):
 
 
 def rounded(weights, config, format):
-    """What the weights of a quantised model stand for."""
+    """Return the weights of a model after quantisation, in float32."""
     found = dict(weights)
     for matrix in matrices(config, format).values():
         for name in matrix.parameters:
@@ -77,7 +77,7 @@ def generate(runtime, texts, **settings):
     ],
 )
 def test_float32_tokens_are_mindspore_s(model, float_runtime, settings):
-    """Rows of different lengths together; beams reorder the cache."""
+    """Rows of different lengths are decoded together, and beams reorder the cache."""
     texts = prompts()[:1] if settings.get("method") == "beam" else prompts()
     tokens = generate(float_runtime, texts, **settings)
     assert tokens == generate(CachedRuntime(model[0]), texts, **settings)
@@ -85,7 +85,7 @@ def test_float32_tokens_are_mindspore_s(model, float_runtime, settings):
 
 
 def all_logits(runtime, ids):
-    """(B, S, V): the first half read as a prompt, the rest a token at a time."""
+    """Return logits (B, S, V). The first half of `ids` is read as a prompt, the rest one token at a time."""
     rows, length = ids.shape
     first = length // 2
     found = [runtime.prefill(ids[:, :first], np.full(rows, first), length)]
@@ -108,7 +108,7 @@ def test_float32_logits_are_the_specification_s(tmp_path, act):
 @pytest.mark.parametrize("cpu_kernels", [True, False])
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_quantised_logits_are_those_of_the_rounded_weights(model, tmp_path, format, cpu_kernels):
-    """But for the rounding of what goes into each product to 8 bits."""
+    """They differ only because the inputs of each product are rounded to 8 bits."""
     weights = model[1]
     ids = random_ids(3)[:, :24]
     runtime = CpuRuntime(write_model(tmp_path / "m", CONFIG, weights, format), cpu_kernels=cpu_kernels)
@@ -120,7 +120,7 @@ def test_quantised_logits_are_those_of_the_rounded_weights(model, tmp_path, form
 
 
 def test_rows_come_and_go(model, float_runtime):
-    """A row begins anew while the others go on, and rows that nobody uses are read as token 0 at place 0."""
+    """A row starts a new text while others continue, and unused rows read token 0 at position 0."""
     [long, short, late] = prompts((9, 4, 12))
     alone = [generate(float_runtime, [text], max_new_tokens=3)[0][0] for text in (long, late)]
     float_runtime.open(3, CONFIG.seq_length)
@@ -137,7 +137,7 @@ def test_rows_come_and_go(model, float_runtime):
 
 
 def test_scores_are_the_specification_s(model, float_runtime):
-    """Up to one token more than the table has rows."""
+    """The longest text has one token more than the position table has rows."""
     for size, start in ((2, 1), (20, 7), (CONFIG.seq_length + 1, CONFIG.seq_length)):
         tokens = np.array(prompts((size,)))
         mask = np.tril(np.ones((1, size - 1, size - 1)))

@@ -1,4 +1,4 @@
-"""The compiled network beside ONNX Runtime's on the same files, and where which of them computes."""
+"""The compiled kernel against ONNX Runtime on the same files, and when each of them is used."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from tests.cpu.test_engine import write_model
 from tests.cpu.test_packing import restored, rms, saturating_product
 from tests.support.programs import TINY, random_model
 
-# Heads, blocks and vectors that end in the middle of each other; prompts longer than one call of the kernel.
+# Sizes of heads, blocks and vectors do not divide each other, and prompts are longer than one call of the kernel.
 CONFIG = replace(TINY, hidden_size=72, num_heads=3, ffn_hidden_size=200, vocab_size=53, seq_length=300)
 FORMATS = [Format(8, 128), Format(8, 16), Format(4, 32), Format(4, 256), Format(4, 16, table_bits=4)]
 
@@ -33,7 +33,7 @@ def folder(request, tmp_path_factory):
 
 
 def both(folder, threads=2):
-    """By the kernel, by ONNX Runtime."""
+    """Return the runtime with the kernel and the one with ONNX Runtime."""
     kernel, onnx = CpuRuntime(folder, threads), CpuRuntime(folder, threads, cpu_kernels=False)
     assert isinstance(kernel.network, KernelNetwork) and isinstance(onnx.network, OnnxNetwork)
     return kernel, onnx
@@ -44,21 +44,23 @@ def draw(*shape):
 
 
 def errors(ours, theirs):
-    """Of each text or token, relative."""
+    """Return the relative error of each text or token."""
     assert ours.shape == theirs.shape
     return np.sqrt(np.mean((ours - theirs) ** 2, -1) / np.mean(theirs**2, -1)).reshape(-1)
 
 
 def assert_near(ours, theirs):
-    """Equal but for the order of sums, until an input that lies on the border of two codes is rounded to the other one,
-    which all tokens after it see."""
+    """Check that logits differ only by the order of sums.
+
+    An input on the border of two codes may be rounded differently. All tokens after it differ more then.
+    """
     assert errors(ours, theirs).max() < 0.05
     assert errors(ours, theirs)[:4].min() < 1e-5
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 9, 16, 33, 257, 290])
 def test_prompts(folder, length):
-    """Few tokens, some of a tile, tiles in pairs and alone, and more than a call takes; the logits of all of them."""
+    """The lengths cover part of a tile, one tile, pairs of tiles, and more tokens than a call takes."""
     kernel, onnx = both(folder)
     text = draw(length)
     ours = kernel.logits(text)
@@ -78,7 +80,7 @@ def test_tokens_after_prompts_of_different_lengths(folder, rows):
 
 
 def test_a_row_is_what_it_is_alone(folder):
-    """But for the order of sums."""
+    """A row in a batch gives the same logits as alone, except for the order of sums."""
     kernel, _ = both(folder)
     texts, lengths = draw(5, 20), np.full(5, 20)
     kernel.prefill(texts, lengths, 40)
@@ -91,7 +93,7 @@ def test_a_row_is_what_it_is_alone(folder):
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_product_that_saturates_elsewhere(bits, tmp_path):
-    """See test_cpu_packing. All weights but the head's are 0, and what comes to that is the last LayerNorm's beta."""
+    """See test_packing. All weights except the head's are 0, so the input of the head is the last LayerNorm's beta."""
     draw = np.random.default_rng(3)
     x, table = draw.uniform(0.8, 1, 256).astype(np.float32), draw.uniform(0.8, 1, (96, 256)).astype(np.float32)
     table[::2] *= -1
@@ -114,7 +116,7 @@ def test_threads_change_nothing(folder, threads):
 
 @pytest.mark.parametrize("length", [1, 5, 20])
 def test_what_lies_between_the_tensors_is_no_matter(folder, length):
-    """Vectors reach beyond the last row of a matrix and its scales: there may be anything, such as NaN."""
+    """Vector instructions read beyond the last row of a matrix and its scales, where anything may lie, such as NaN."""
     runtime = CpuRuntime(folder, 2)
     stored = layout(runtime.config, runtime.format)
     whole = np.fromfile(folder / WEIGHTS_FILE, np.uint8)
@@ -137,7 +139,7 @@ INSTRUCTIONS = {"AVX-VNNI": ["-mno-avx512f", "-mavxvnni"], "without VNNI": ["-ma
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_with_other_instructions(folder, instructions, monkeypatch, tmp_path_factory):
-    """The same codes, whatever they are multiplied by."""
+    """Other instructions give the same result."""
     flags = machine.CPU_INFO.read_text()
     if instructions == "AVX-VNNI" and "avx_vnni" not in flags:
         pytest.skip("this processor has no AVX-VNNI")

@@ -1,4 +1,4 @@
-"""Matrices in a few bits: what is lost, and products that can't overflow on a processor without VNNI."""
+"""Quantised matrices: their error, and products that can't overflow on a processor without VNNI."""
 
 import numpy as np
 import onnxruntime as ort
@@ -32,7 +32,7 @@ def test_what_rounding_costs(bits, asymmetric, most, columns):
 
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_values_of_the_grid_come_back(asymmetric):
-    """Also blocks of zeros, and of one sign."""
+    """Some blocks hold only zeros, or numbers of one sign."""
     codes = np.random.default_rng(1).integers(-8, 8, (5, 64)).astype(np.float32)
     codes[:, 0], codes[:, 1] = -8, 7
     codes[1], codes[2] = 0, np.abs(codes[2])
@@ -49,7 +49,7 @@ def test_smaller_blocks_lose_less():
 
 
 def product(x, values, bits, format):
-    """x times a quantised matrix, by ONNX Runtime's kernel for this machine."""
+    """Multiply x by a quantised matrix with ONNX Runtime's kernel for this machine."""
     stored = packing.quantize(values, bits, format)
     node = helper.make_node(
         "MatMulNBits",
@@ -76,8 +76,10 @@ def product(x, values, bits, format):
 
 
 def saturating_product(x, values):
-    """What VPMADDUBSW makes of inputs of 8 bits without a sign and full-range weights of 8 bits: pairs of products are
-    added up in 16 bits, and what is beyond them is cut off."""
+    """Multiply as the instruction VPMADDUBSW does, with unsigned inputs and signed weights of 8 bits.
+
+    It adds pairs of products in 16 bits with saturation.
+    """
     step = np.abs(x).max() / 127
     unsigned = np.rint(x / step).astype(np.int64) + 128
     scales = np.abs(values).max(1, keepdims=True) / 127
@@ -89,7 +91,7 @@ def saturating_product(x, values):
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_product_that_saturates_elsewhere(bits):
-    """Large values of one sign: the plain product of 8-bit numbers is wrong by far, silently; ours isn't."""
+    """With large values of one sign, a plain product of 8-bit numbers saturates and is wrong. Ours is right."""
     draw = np.random.default_rng(3)
     x, values = draw.uniform(0.8, 1, (4, 256)).astype(np.float32), draw.uniform(0.8, 1, (96, 256)).astype(np.float32)
     values[::2] *= -1

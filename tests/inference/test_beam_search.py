@@ -34,7 +34,7 @@ def test_a_wide_beam_finds_the_best_of_all_answers(length_penalty, num_samples):
 
 
 def beam_answers(runtime, prompt, config, limit):
-    """A beam search of a few lines: no cache, no rows, no early end."""
+    """Run a beam search without a cache, rows or an early end."""
     beams, ended = [([], 0.0)], []
     while beams:
         children = sorted(
@@ -88,7 +88,7 @@ def test_one_beam_is_greedy(seed):
 
 
 def test_penalties_follow_the_beams():
-    """A presence penalty beyond all logits: no token may come twice, whatever beam it came from."""
+    """With a presence penalty larger than all logits, no token may appear twice, whichever beam it comes from."""
     config = GenerationConfig(
         method="beam", num_beams=4, num_samples=4, max_new_tokens=9, presence_penalty=1000.0, end_token=9
     )

@@ -1,4 +1,4 @@
-"""Continuous batching: everybody gets the answer that they would get alone, whoever comes, goes or fails meanwhile."""
+"""Continuous batching: each caller gets the answer that it would get alone, whatever other callers do."""
 
 import threading
 import time
@@ -121,7 +121,7 @@ def test_a_caller_who_leaves_the_queue_is_passed_over(slow):
     waiting = slow.run(job([[8]]))
     slow.runtime.allowed.release(100)
     assert last(waiting) == last(run_alone(job([[8]])))
-    assert slow.runtime.joined.count(0) == 2  # the running job and the one that waited, not the one that left
+    assert slow.runtime.joined.count(0) == 2  # the running job and the waiting one, but not the one that was closed
 
 
 def test_a_full_queue_is_told_at_once(slow):
@@ -154,7 +154,7 @@ def test_a_failure_of_the_runtime_ends_what_runs_and_nothing_else(slow):
 
 
 def test_a_failure_of_one_job_is_its_own(slow):
-    """The stop function of one fails; the other is not disturbed."""
+    """The stop function of one job raises an error, and the other job continues."""
 
     def fail(tokens):
         raise InputError("a stop text that cannot be")

@@ -35,7 +35,7 @@ def test_repetition_penalty_sees_prompt_and_answer():
 
 
 def test_a_runtime_is_asked_for_nothing_useless():
-    """No decode without need, every answer token read once and in order, finished rows within the capacity."""
+    """No decode is useless, each answer token is read once and in order, and ended rows stay within the capacity."""
     ended, runtime = set(), ToyRuntime(12, seed=1)
     prompts = random_prompts(12, [1, 5, 3, 9, 2, 6], seed=2)
     config = GenerationConfig(method="sample", max_new_tokens=12, end_token=3, num_samples=2)
@@ -72,7 +72,7 @@ def test_ids_that_only_the_model_has_never_come():
         config = GenerationConfig(method=method, max_new_tokens=20, repetition_penalty=1.1)
         [[completion]] = generate_tokens(runtime, [[1, 2]], config, PAD, vocab_size=10)
         assert completion.tokens and max(completion.tokens) < 10
-        assert completion.log_prob < -5 * len(completion.tokens)  # of the model's own distribution
+        assert completion.log_prob < -5 * len(completion.tokens)  # of all ids
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
@@ -92,7 +92,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
 
 
 def test_sampled_answers_follow_the_model():
-    """Frequencies of whole two-token answers against their probabilities, so the cache takes part."""
+    """Compare frequencies of whole answers of two tokens with their probabilities, which depend on the cache."""
     runtime, draws = ToyRuntime(5, spread=1.0), 4000
     config = GenerationConfig(method="sample", max_new_tokens=2, end_token=4, num_samples=draws)
     [answers] = generate_tokens(runtime, [[1, 3]], config, PAD)

@@ -1,4 +1,4 @@
-"""Each function against a plain Python spec, and drawn frequencies against probabilities worked out by hand."""
+"""Each function against a plain Python specification, and drawn frequencies against known probabilities."""
 
 import math
 
@@ -27,12 +27,12 @@ def softmax(logits):
 
 
 def by_likelihood(logits):
-    """Ids, likeliest first; the smaller id first among equals."""
+    """Return ids by descending logit; of equal ones the smaller id comes first."""
     return sorted(range(len(logits)), key=lambda token: (-logits[token], token))
 
 
 def expected_probabilities(logits, config, prompt=(), answer=()):
-    """The distribution that the docstrings promise, one token at a time."""
+    """Compute the distribution that the docstrings describe, one token at a time."""
     logits = list(map(float, logits))
     for token in set(prompt) | set(answer):
         factor = config.repetition_penalty
@@ -114,7 +114,7 @@ def test_draw_never_gives_what_is_ruled_out(uniform):
 @pytest.mark.parametrize("p", [0.001, 0.3, 0.9, 0.999999])
 @pytest.mark.parametrize("spread", [0.0, 0.01, 3.0], ids="spread {}".format)
 def test_top_p_over_a_large_vocabulary(p, spread):
-    """Also where thousands of tokens, or equal ones, are needed to reach p."""
+    """Thousands of tokens may be needed to reach p, or tokens with equal logits."""
     logits = np.random.default_rng(0).normal(0, spread, (2, 6000))
     for row, kept in zip(logits, keep_top_p(logits, p), strict=True):
         order = by_likelihood(row)

@@ -1,4 +1,4 @@
-"""The client of OpenAI-compatible servers against the project's own server, and against every way to fail."""
+"""The client of OpenAI-compatible servers, with the project's own server and with servers that fail."""
 
 import http.server
 import json
@@ -43,7 +43,7 @@ def online(base):
 
 
 def alone(service, prompt, **settings):
-    """The answer of the generation loop itself."""
+    """Return the answer of the generation loop itself."""
     config = GenerationConfig(max_new_tokens=12, **settings)
     [[answer]] = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0).generate([prompt])
     return answer.text
@@ -69,6 +69,13 @@ def test_models(online, base):
     assert online.model_info(MODEL)["id"] == MODEL
     with pytest.raises(UnknownModelError, match=f"no model 'pangu-alfa'; did you mean '{MODEL}'"):
         online.model_info("pangu-alfa")
+
+
+def test_requests_to_this_machine_go_to_no_proxy(base, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert OnlineModels(base, "key").model_list() == [MODEL]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +134,7 @@ PIECE = event(
 
 
 class Foreign(http.server.BaseHTTPRequestHandler):
-    """Answers whatever comes with what the test prepared."""
+    """Answers every request as the test has prepared."""
 
     protocol_version = "HTTP/1.1"
     status, kind, body, length, pause = 200, "application/json", b"", None, 0.0
@@ -153,7 +160,7 @@ class Foreign(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def foreign():
-    """A function from an answer to the address of a server that gives it."""
+    """A function that starts a server with a prepared answer, and returns its handler and a client."""
     servers = []
 
     def answering(**answer):

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible API, with OpenAI's own client, and every way in which a request can be wrong."""
+"""The OpenAI-compatible API, with OpenAI's own client, and every kind of bad request."""
 
 import json
 import socket
@@ -46,7 +46,7 @@ def client(port):
 
 
 def alone(runtime, service, prompt=PROMPT, **settings):
-    """The answer of the generation loop itself."""
+    """Return the answer of the generation loop itself."""
     config = GenerationConfig(**dict(max_new_tokens=12, end_token=9, method="sample") | settings)
     [[answer]] = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0).generate([prompt])
     return answer
@@ -85,7 +85,7 @@ def test_prompts_of_texts_and_of_ids(client, service):
 
 
 def test_stream(client):
-    """The pieces come one by one and make the whole; the last says how long it was."""
+    """The pieces arrive one by one and add up to the answer. The last one has the token counts."""
     settings = dict(model=MODEL, prompt=PROMPT, max_tokens=12, temperature=0)
     whole = client.completions.create(**settings)
     chunks = list(client.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
@@ -152,7 +152,7 @@ def test_echo_tells_the_prompt_and_its_scores(client, runtime, service):
 
 
 def test_chat(client, runtime, service):
-    """The turns become one text by the template that docs/serving.md states."""
+    """The turns become one text by the template in docs/serving.md."""
     messages = [
         {"role": "system", "content": "低头思故乡"},
         {"role": "user", "content": "明月"},
@@ -258,7 +258,7 @@ def test_the_key(service):
 
 
 class Broken:
-    """A backend in whose code is a mistake."""
+    """A backend with an error in its code."""
 
     streams, rows, end_token = True, ROWS, 9
 
@@ -287,7 +287,7 @@ def test_failures_of_the_backend(service, error, wanted, told):
 
 
 def test_a_serving_that_is_not_there(service):
-    """Port 1 of this machine: nobody listens."""
+    """Nothing listens at port 1 of this machine."""
     manifest = Manifest(TINY, "jieba", None, 9, ROWS, [], [])
     with serving(ServingBackend(ServingClient("http://127.0.0.1:1"), service.tokenizer, manifest)) as port:
         for path, content in (("/v1/completions", body()), ("/v1/completions", body(stream=True))):
@@ -306,7 +306,7 @@ def slow(tiny_vocab):
 
 
 def begin(port, **changes):
-    """A connection on which a request was sent."""
+    """Open a connection and send a request on it."""
     content = json.dumps(body(max_tokens=50, **changes)).encode()
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     connection.sendall(
@@ -358,6 +358,6 @@ def test_a_request_that_takes_too_long(slow):
     with serving(slow) as port:
         status, _, text = ask(port, "POST", "/v1/completions", body())
         assert status == 504 and "no answer within 0.2 seconds" in text
-        slow.batch.runtime.allowed.release()  # the token on which the first request waited
+        slow.batch.runtime.allowed.release()  # the token for which the first request waited
         status, _, text = ask(port, "POST", "/v1/completions", body(stream=True))
         assert status == 200 and '"code": 504' in text and "[DONE]" not in text

@@ -1,4 +1,4 @@
-"""A model in two slices behind Serving, for real: its ranks, worker and master, and what happens when one dies."""
+"""A model in two slices in a real MindSpore Serving: ranks, worker and master, and the loss of one of them."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def models(model, tiny_vocab, tmp_path_factory):
-    """The slices, by the script that users have."""
+    """The slices, made by the script for users."""
     folder = tmp_path_factory.mktemp("models")
     ms.save_checkpoint(model, str(folder / "model.ckpt"))
     shape = {name: getattr(TINY, name) for name in ("hidden_size", "num_layers", "num_heads", "eod_token")}

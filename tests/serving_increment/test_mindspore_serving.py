@@ -1,4 +1,4 @@
-"""MindSpore Serving for real: its master, worker, gRPC and REST, the page before it, and what happens when one dies."""
+"""A real MindSpore Serving: master, worker, gRPC, REST and the page, and the loss of one of them."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def folder(model, tiny_vocab, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(folder, tiny_vocab, tmp_path_factory):
-    """Of the start and stop scripts; what they leave behind goes where there is a folder flask, as in their own."""
+    """The environment of the start and stop scripts. PANGU_RUN has a folder flask, as their own folder does."""
     run = tmp_path_factory.mktemp("run")
     (run / "flask").mkdir()
     (run / "flask/__init__.py").touch()
@@ -73,7 +73,7 @@ def started(environment):
 
 @pytest.fixture(scope="module")
 def expected(folder, tiny_vocab):
-    """Greedy tokens of the exported model."""
+    """Return greedy tokens of the exported model."""
     tokenizer = load_tokenizer("jieba", tiny_vocab)
     texts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     config = GenerationConfig(max_new_tokens=32, end_token=9)
@@ -175,7 +175,7 @@ def test_a_model_that_does_not_fit_is_told_in_one_line(environment, folder, tmp_
 
 
 def test_a_killed_page_and_a_killed_master(started, environment):
-    """The last test, for nothing starts them anew; that stop_pangu.sh then leaves nothing, `started` checks."""
+    """This test comes last, because nothing restarts them. `started` checks that stop_pangu.sh leaves no process."""
     processes = marked(environment)
     [page] = [process for process, command in processes.items() if "serving_increment.flask.server" in command]
     os.kill(page, signal.SIGKILL)

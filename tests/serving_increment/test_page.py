@@ -1,4 +1,4 @@
-"""The page in a headless Chromium: what a reader types, sees grow, stops and finds again."""
+"""The page in a headless Chromium: typing, streaming, stopping and the history."""
 
 import time
 
@@ -33,7 +33,7 @@ def test_a_reader_s_way_through_the_page(service, browser):
         element(browser, "send").click()
         seen = [""]
         deadline = time.monotonic() + 60
-        while seen[-1] != PROMPT + ANSWER and time.monotonic() < deadline:  # some tokens have no text of their own
+        while seen[-1] != PROMPT + ANSWER and time.monotonic() < deadline:  # some tokens add no text
             service.batch.runtime.allowed.release()
             time.sleep(0.1)
             text = element(browser, "text").text

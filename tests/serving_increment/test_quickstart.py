@@ -1,4 +1,4 @@
-"""What a newcomer does: the quickstart's own model, exported, behind MindSpore Serving and on the page."""
+"""The quickstart's model, exported, in MindSpore Serving and on the page."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from mindspore_serving.client import Client
 [answer] = Client("127.0.0.1:{GRPC}", "pangu", "predict").infer({{"input_sentence": "{QUESTION}"}})
 print(answer["output_sentence"])
 """
-# Every text that the answer's place on the page has shown.
+# Records every text that the element of the answer has shown.
 WATCH = """
 window.shown = []
 const place = document.getElementById("text")
@@ -31,7 +31,7 @@ new MutationObserver(() => window.shown.push(place.textContent)).observe(
 
 @pytest.fixture(scope="module")
 def quickstart():
-    """Its run: as it lies there, or made now."""
+    """The run of the quickstart. It is trained if it does not exist."""
     run = ROOT / "output/quickstart/run"
     if not (run / "config.yaml").is_file():
         done = subprocess.run(
@@ -64,7 +64,7 @@ def exported(quickstart, tmp_path_factory):
 
 
 def asked_on_the_page(port, folder, phone=False, question=QUESTION):
-    """What the page shows of the answer, text by text, and how it ends."""
+    """Return every text that the page has shown for an answer, the final one last."""
     with chromium(folder, phone) as browser:
         browser.get(f"http://127.0.0.1:{port}/")
         if element(browser, "language").text == "中文":
@@ -126,8 +126,8 @@ def test_the_page_shows_tokens_as_they_are_made(exported, tmp_path):
                 break
             except ConnectionRefusedError:
                 time.sleep(0.2)
-        assert asked_on_the_page(LOCAL, tmp_path / "one")[-1] == QUESTION + ANSWER  # a single token
-        shown = asked_on_the_page(LOCAL, tmp_path / "many", question="四川")  # goes on with the question, then answers
+        assert asked_on_the_page(LOCAL, tmp_path / "one")[-1] == QUESTION + ANSWER  # the answer is one token
+        shown = asked_on_the_page(LOCAL, tmp_path / "many", question="四川")  # the answer completes the question first
         assert shown[-1].startswith("四川的省会") and shown[-1].endswith(ANSWER)
         assert len(shown) > 4
         assert all(later.startswith(before) for before, later in zip(shown, shown[1:], strict=False))

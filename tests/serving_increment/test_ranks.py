@@ -1,5 +1,4 @@
-"""The worker's side of a distributed servable: its ranks are threads here; those of a real model are in
-test_serving_distributed.py."""
+"""The worker's side of a distributed servable, with threads as ranks. test_distributed.py has real ranks."""
 
 import contextlib
 import json
@@ -36,7 +35,7 @@ def address(monkeypatch):
 
 
 class Rank:
-    """Answers each call with its number and what it was sent, until it is told to die."""
+    """Answers each call with its input plus its number, and ends at the call of `dies_at`."""
 
     def __init__(self, address, number, rows=2, dies_at=None, calls=0):
         self.connection = Client(address, authkey=b"secret")
@@ -65,7 +64,7 @@ class Rank:
 
 
 def eventually_answers(asked, seconds=10):
-    """Whether all ranks are taken in, in time."""
+    """Return whether all ranks are accepted in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(ranks.RanksError):
@@ -91,7 +90,7 @@ def test_a_lost_rank_is_told_at_once_and_new_ones_are_taken_in(address):
     assert eventually_answers(asked)
     with pytest.raises(ranks.RanksError):
         asked("reorder", np.zeros(2, np.int32))
-    first.thread.join(10)  # it is let go, too
+    first.thread.join(10)  # its connection is closed too
     assert not first.thread.is_alive() and not second.thread.is_alive()
     Rank(address, 0), Rank(address, 1)
     assert eventually_answers(asked)

@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document allows or forbids, no request makes the server fail."""
+"""No request makes the server fail, whether the OpenAPI document allows it or not."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What MindSpore Serving's worker runs, without Serving: instances in, answers or their errors out."""
+"""The code of MindSpore Serving's worker without Serving: answers and errors for instances."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def stages(tiny_vocab):
 
 
 def predict(stages, *instances):
-    """Answers as Serving asks for them: an exception takes the place of its own answer."""
+    """Return answers as Serving reads them. An exception takes the place of its answer."""
     found = iter(stages.predict([(sentence, json.dumps(options)) for sentence, options in instances]))
     answers = []
     for _ in instances:
@@ -125,7 +125,7 @@ def test_scores(stages):
 
 
 def test_serving_s_own_models_are_asked_by_their_numbers(tmp_path, monkeypatch):
-    """On a device: the graphs in the order in which they were declared. Here a stand-in runs them."""
+    """Serving's models call graphs by number, in the order of declaration. A stand-in runs them here."""
     model, _ = random_model(seed=3, seq_length=32)
     export_model(model, Manifest(model.config, "jieba", None, 9, 2, [16, 32], []), tmp_path)
     declared, asked = {}, []

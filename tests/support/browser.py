@@ -1,4 +1,4 @@
-"""A headless Chromium, and a model whose answer is known, for the tests of the pages."""
+"""A headless Chromium and a model with a known answer, for the tests of the pages."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ needs_chromium = pytest.mark.skipif(
 
 
 class OneTokenAtATime(SlowRuntime):
-    """The logits of a text that is known: one more of its tokens each time, then the end."""
+    """Gives the logits of known tokens, one after the other."""
 
     def __init__(self, tokens):
         super().__init__(160)
@@ -54,7 +54,7 @@ class OneTokenAtATime(SlowRuntime):
 
 @contextlib.contextmanager
 def telling(answer, vocabulary):
-    """A service that tells `answer` a token at a time, as its `batch.runtime.allowed` allows."""
+    """Yield a service that generates `answer`, one token for each release of its `batch.runtime.allowed`."""
     made = toy_service(SlowRuntime(160), vocabulary)
     tokens = made.tokenizer.encode(answer) + [9]
     made.close()
@@ -69,7 +69,7 @@ def telling(answer, vocabulary):
 
 @contextlib.contextmanager
 def chromium(folder, phone, language="zh-CN"):
-    """A browser whose profile is in `folder`, with a desktop's window or as a phone."""
+    """Yield a browser with its profile in `folder`, as a desktop or a phone."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for flag in [
@@ -97,13 +97,13 @@ def element(browser, identity):
 
 
 def until(browser, condition):
-    """Wait until a condition holds; an element that is replaced meanwhile is looked for again."""
+    """Wait until a condition is true. If the page replaces an element meanwhile, try again."""
     waiting = WebDriverWait(browser, 30, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
     return waiting.until(lambda _: condition())
 
 
 def asked_hosts(browser):
-    """The hosts and ports of all that the browser asked for since the log was read last."""
+    """Return hosts and ports of all requests of the browser since the last call."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [
         message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"

@@ -1,4 +1,4 @@
-"""The web server in this process, over a toy model, for real clients on a real port; Serving by its scripts."""
+"""The web server in this process over a toy model, on a real port; and MindSpore Serving by its scripts."""
 
 import contextlib
 import http.client
@@ -19,7 +19,7 @@ ROWS = 4
 
 
 def toy_service(runtime, vocabulary, waiting_limit=64, time_limit=60.0):
-    """A service that never ends an answer by itself, unless the runtime's logits say so."""
+    """Make a service over a toy runtime. An answer ends before its limit only if the logits choose the end token."""
 
     def score(tokens, start):
         return [runtime.log_probs(tokens[:place])[tokens[place]] for place in range(start, len(tokens))]
@@ -28,13 +28,13 @@ def toy_service(runtime, vocabulary, waiting_limit=64, time_limit=60.0):
 
 
 def serving(backend, **settings):
-    """The port of a server in a thread."""
+    """Run the web server of a backend in a thread, and yield its port."""
     return serving_app(create_app(backend, AppSettings(**settings)))
 
 
 @contextlib.contextmanager
 def serving_app(app):
-    """The same of an application."""
+    """Run a WSGI application in a thread, and yield its port."""
     server = waitress.create_server(app, host="127.0.0.1", port=0, threads=32, channel_request_lookahead=1)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -42,11 +42,11 @@ def serving_app(app):
         yield server.effective_port
     finally:
         server.close()
-        thread.join(1)  # not for ever: a client may keep its connection
+        thread.join(1)  # with a limit: a client may keep its connection
 
 
 def ask(port, method, path, body=None, headers=None):
-    """(status, headers, text) of a request; a body that is no text is sent as JSON."""
+    """Send a request, and return status, headers and text. A body that is not a string is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     if body is not None and not isinstance(body, (str, bytes)):
         body = json.dumps(body)
@@ -70,7 +70,7 @@ def script(name, environment, *arguments):
 
 
 def marked(environment):
-    """The command lines of all processes that a start script has started."""
+    """Return the command lines of all processes that a start script has started, by process id."""
     mark = f"PANGU_RUN={environment['PANGU_RUN']}".encode()
     found = {}
     for process in filter(str.isdigit, os.listdir("/proc")):
@@ -85,7 +85,7 @@ def marked(environment):
 
 
 def eventually(condition, seconds=30):
-    """Seconds until the condition holds."""
+    """Wait until a condition is true, and return how many seconds it took."""
     begin = time.monotonic()
     while not condition():
         assert time.monotonic() - begin < seconds
@@ -94,6 +94,6 @@ def eventually(condition, seconds=30):
 
 
 def predicted(instances, port, method="predict"):
-    """(status, body) of Serving's REST."""
+    """Call Serving's REST interface, and return status and body."""
     status, _, text = ask(port, "POST", f"/model/pangu:{method}", {"instances": instances})
     return status, json.loads(text)

@@ -1,4 +1,4 @@
-"""A model of two tokens' memory: small enough for brute force, with a cache that can go wrong."""
+"""A toy model that sees two tokens: small enough for brute force, with a real cache."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ PAD = 0
 
 
 class ToyRuntime:
-    """Looks its logits up by the last two tokens, read from a real cache, and checks that it is used properly."""
+    """Looks up its logits by the last two tokens in its cache, and checks that it is used correctly."""
 
     def __init__(self, vocab_size, seq_length=64, seed=0, spread=2.0):
         self.vocab_size, self.seq_length = vocab_size, seq_length
@@ -37,7 +37,7 @@ class ToyRuntime:
         assert capacity <= self.seq_length
         self.capacity, self.decoded, self.joined = capacity, [], []
         self.cache = np.full((rows, capacity), -1)
-        self.cache[:, 0] = PAD  # rows in which nothing has begun read a pad token each time
+        self.cache[:, 0] = PAD  # unused rows read a pad token each time
 
     def join(self, ids, lengths, rows):
         assert ids.dtype == lengths.dtype == np.int32
@@ -67,13 +67,13 @@ class ToyRuntime:
         return self.table[before, self.cache[rows, positions]]
 
     def log_probs(self, tokens):
-        """The truth for brute force: log-probabilities of the token after `tokens`, from no cache at all."""
+        """Return the log-probabilities of the token after `tokens`, computed without the cache."""
         logits = self.table[tokens[-2] if len(tokens) > 1 else self.vocab_size, tokens[-1]].astype(float)
         return logits - math.log(np.exp(logits).sum())
 
 
 class SlowRuntime(ToyRuntime):
-    """Decodes only so often as it is allowed to, and fails when it is told to."""
+    """Decodes once for each release of `allowed`, and raises `failure` if it is set."""
 
     def __init__(self, vocab_size):
         super().__init__(vocab_size)
@@ -89,7 +89,7 @@ class SlowRuntime(ToyRuntime):
 
 
 class PacedRuntime(ToyRuntime):
-    """Takes its time for each token, so that they are seen to come one by one."""
+    """Waits at each token, so that callers see the tokens one by one."""
 
     def decode(self, ids, positions):
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A page of `web` in this process, on a real port, and a server of the API in another one."""
+"""A Gradio page in this process on a real port, what a reader does on it, and an API server in another process."""
 
 import contextlib
 import re
@@ -20,7 +20,7 @@ NAME = "a model"
 
 
 class EndlessRuntime(ToyRuntime):
-    """Samples of it differ, none ends by itself, and there is time to do something in the middle of one."""
+    """Generates different samples that never end, slowly enough to act in the middle of one."""
 
     def __init__(self):
         super().__init__(160, spread=1.0)
@@ -33,7 +33,7 @@ class EndlessRuntime(ToyRuntime):
 
 @contextlib.contextmanager
 def paged(blocks):
-    """The port of a page in a thread."""
+    """Run a page in a thread, and yield its port."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         server = PageServer(blocks)
@@ -50,7 +50,7 @@ def paged(blocks):
 
 @contextlib.contextmanager
 def api_process(vocabulary, api_key=""):
-    """(process, address) of the Flask server in a process of its own, over a toy model."""
+    """Run the Flask server over a toy model in another process, and yield process and address."""
     process = start("-m", "tests.support.web_pages", vocabulary, api_key, cwd=ROOT)
     try:
         port = re.search(r"port (\d+)", process.stdout.readline())[1]
@@ -61,7 +61,7 @@ def api_process(vocabulary, api_key=""):
 
 
 def visit(browser, port, language):
-    """The page, in a language."""
+    """Open a page in a language."""
     browser.get(f"http://127.0.0.1:{port}/")
     until(browser, lambda: browser.find_elements(By.ID, "send"))
     choose(browser, language)
@@ -82,7 +82,7 @@ def value(browser, identity):
 
 
 def write(browser, identity, text):
-    """Replace what stands in a box, as a reader does."""
+    """Replace the text of a box, as a reader does."""
     box(browser, identity).send_keys(Keys.CONTROL, "a")
     box(browser, identity).send_keys(Keys.BACKSPACE, text)
 
@@ -98,7 +98,7 @@ def status(browser):
 
 
 def said(browser):
-    """What both sides said, in turn."""
+    """Return the messages of both sides, in order."""
     return browser.execute_script(
         "return [...document.querySelectorAll('#chat .message-content')].map(message => message.innerText.trim())"
     )
@@ -109,10 +109,10 @@ def clipboard(browser):
 
 
 def grown(browser, service, read, whole):
-    """All that is seen of an answer, while the model is allowed a token at a time."""
+    """Return every text that is shown of an answer, while the model may generate one token at a time."""
     seen = [""]
     deadline = time.monotonic() + 60
-    while seen[-1] != whole and time.monotonic() < deadline:  # some tokens have no text of their own
+    while seen[-1] != whole and time.monotonic() < deadline:  # some tokens add no text
         service.batch.runtime.allowed.release()
         time.sleep(0.15)
         text = read()
@@ -123,7 +123,7 @@ def grown(browser, service, read, whole):
 
 
 def assert_ends_soon(service):
-    """The answer is given up within some tokens, of which it has many more to tell."""
+    """Check that generation ends within some tokens, long before the end of the answer."""
     for _ in range(5):
         service.batch.runtime.allowed.release()
         time.sleep(0.2)

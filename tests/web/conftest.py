@@ -21,7 +21,7 @@ def desktop(tmp_path_factory):
 
 @pytest.fixture
 def known(tiny_vocab):
-    """A model that tells ANSWER, a token each time it is allowed to."""
+    """A model that generates ANSWER, one token each time it is allowed to."""
     with telling(ANSWER, tiny_vocab) as service:
         service.name = NAME
         yield service

@@ -1,4 +1,4 @@
-"""What the pages ask: the turns that a small model still reads, and an answer followed without waiting for it."""
+"""The turns of a chat that a small model can read, and answers followed without blocking."""
 
 import asyncio
 import threading
@@ -66,7 +66,7 @@ def test_the_oldest_turns_are_forgotten(service, max_new_tokens):
 
 
 def followed(begin, stop_after=None):
-    """(answers seen, error) of `follow`."""
+    """Return the texts that `follow` gave, and its error."""
 
     async def read():
         seen = []

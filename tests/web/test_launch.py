@@ -1,4 +1,4 @@
-"""The pages' command lines: what is wrong is told in one line, and what is right is served."""
+"""The command lines of the pages: errors in one line, and pages that answer."""
 
 import http.client
 import os
@@ -49,7 +49,7 @@ def test_flags_that_can_not_be(flags, told, tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_not_there_is_one_line(tmp_path):
-    """Through the real programs: a port that is taken, a server that is none, a folder without a model."""
+    """The programs report a taken port, a server that does not answer, and a folder without a model."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -130,6 +130,6 @@ def test_a_model_of_this_machine_answers_and_ctrl_c_ends_it(program, box, kind, 
             until(browser, lambda: "种子" in element(browser, "status").text)
             process.send_signal(signal.SIGINT)
             status, _, errors = finish(process, 30)
-        assert errors == "" and status in (130, -signal.SIGTERM)  # MindSpore makes a SIGTERM of a SIGINT
+        assert errors == "" and status in (130, -signal.SIGTERM)  # MindSpore turns SIGINT into SIGTERM
     finally:
         process.kill()

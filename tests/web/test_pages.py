@@ -100,7 +100,7 @@ def test_a_reader_s_way_through_the_chat(known, browser):
     runtime.join = lambda ids, lengths, rows: prompts.append(known.tokenizer.decode(ids[0])) or join(ids, lengths, rows)
     with paged(chat_page.build(local_engine(known))) as port:
         visit(browser, port, "中文")
-        assert value(browser, "memory") == "0"  # of a model that reads 128 tokens
+        assert value(browser, "memory") == "0"  # because the model reads only 128 tokens
         write(browser, "memory", "1" + Keys.TAB)
         write(browser, "message", PROMPT + Keys.ENTER)
         seen = grown(browser, known, lambda: "".join(said(browser)[1:]), ANSWER)
@@ -149,7 +149,7 @@ def test_settings_reach_the_model_and_retries_differ(endless, desktop):
             made = endless.batch.generated_tokens
             click(desktop, button)
             until(desktop, lambda: endless.batch.generated_tokens == made + 6 and "seed" in status(desktop))
-            time.sleep(0.3)  # the box may show its last change a moment after the line below it
+            time.sleep(0.3)  # the box may be updated a moment after the status line
             return value(desktop, "text"), status(desktop)
 
         answers = [next_answer(button)[0] for button in ("send", "retry")]
@@ -193,7 +193,7 @@ def test_errors_are_told_in_words(known, desktop, monkeypatch):
 
 @pytest.mark.parametrize("page", [text_page, chat_page])
 def test_words_before_the_reader_s_language_is_known(known, page):
-    """And none of Gradio's own, such as Slider."""
+    """No component has Gradio's default label, such as Slider."""
     shown = [part["props"] for part in page.build(local_engine(known)).get_config_file()["components"]]
     labels = [props["label"] for props in shown if props.get("label") and props.get("show_label", True)]
     assert "温度" in labels and not {"Slider", "Textbox", "Chatbot", "Dropdown", "Dataset"} & set(labels)

@@ -1,4 +1,4 @@
-"""Which servers the Gradio pages ask: none but their own, and an OpenAI-compatible one that may fail."""
+"""The Gradio pages send requests to no other host, except an OpenAI-compatible server, which may fail."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""Exported graphs against the checkpoint's runtime: the same tokens, beams and scores; and what a loader refuses."""
+"""Exported graphs give the same tokens, beams and scores as the checkpoint's runtime. Bad folders are refused."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory, tiny_vocab):
-    """An export of a model that has generated already, so that a cache which is not clean would show."""
+    """Export a model after it has generated text, to detect a cache that is not cleared."""
     generate(CachedRuntime(model), prompts())
     folder = tmp_path_factory.mktemp("exported") / "device0"
     lengths = default_lengths(SEQ_LENGTH)
@@ -68,14 +68,14 @@ def test_tokens_are_the_checkpoint_s(model, runtime, settings):
 
 
 def test_five_prompts_one_after_the_other(model, runtime):
-    """Each is computed in rows that others have left behind."""
+    """Each is computed in rows that hold the remains of earlier texts."""
     cached = CachedRuntime(model)
     for text in prompts((5, 40, 16, 2, 9)):
         assert generate(runtime, [text]) == generate(cached, [text])
 
 
 def test_scores_are_the_scorer_s(model, runtime):
-    """Up to one token more than the table has rows."""
+    """The longest text has one token more than the position table has rows."""
     scorer = TokenScorer(model)
     for size, start in ((2, 1), (20, 7), (SEQ_LENGTH + 1, SEQ_LENGTH)):
         [tokens] = prompts((size,))

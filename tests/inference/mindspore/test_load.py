@@ -1,4 +1,4 @@
-"""A checkpoint opened with its settings: the weights, the vocabulary, and what the command line may change."""
+"""Checkpoints are opened with the weights, the vocabulary and the settings that they should have."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def model_and_weights():
 
 @pytest.fixture(scope="module")
 def run(model_and_weights, tmp_path_factory):
-    """The output folder of a run on two ranks, whose settings a later program leaves out."""
+    """The output folder of a run on two ranks. Its machine settings must not matter later."""
     folder = tmp_path_factory.mktemp("run")
     ms.save_checkpoint(model_and_weights[0], str(folder / "model.ckpt"))
     groups = DataConfig(tokenizer_path="own"), TrainingConfig(), ParallelConfig(data=2, cpu_kernels=False)

@@ -1,4 +1,4 @@
-"""The cache against computing everything anew, and both against the model."""
+"""The KV cache against recomputation, and both against a float64 model."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def model_and_weights():
 
 @pytest.fixture(scope="module")
 def runtimes(model_and_weights):
-    """Shared, since each compiles its graphs once."""
+    """Both runtimes. They are shared, because each compiles its graphs once."""
     model, _ = model_and_weights
     return build_runtime(model), build_runtime(model, use_past=False)
 
@@ -53,7 +53,7 @@ def test_buckets_are_powers_of_two_within_the_table():
 
 
 def test_logits_are_the_specification_s(model_and_weights, runtimes):
-    """Two prompts of unequal length and five tokens after each, as a float64 model sees the bare texts."""
+    """Two prompts of different lengths and five tokens after each, against a float64 model without padding."""
     _, weights = model_and_weights
     texts = prompts((4, 20))
     ids, lengths = np.full((2, 20), CONFIG.pad_token, np.int32), np.array([4, 20], np.int32)

@@ -1,4 +1,4 @@
-"""The scoring loop against a float64 model that sees each text alone."""
+"""The scoring loop against a float64 model that computes each text alone."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def model_and_weights():
 
 
 def draw_group(draw, shared, lengths):
-    """Requests with a common beginning, different tokens after it, scored from anywhere."""
+    """Make requests with a common beginning, different continuations and various starts."""
     beginning = draw.integers(10, 50, shared).tolist()
     texts = [
         beginning + [10 + number, *draw.integers(10, 50, length - 1).tolist()] for number, length in enumerate(lengths)
@@ -85,7 +85,7 @@ def test_a_text_may_end_one_after_the_position_table(model_and_weights):
 
 
 def test_a_beginning_that_is_all_of_a_request_is_shared(model_and_weights):
-    """One text begins another."""
+    """One text is the beginning of another."""
     model, weights = model_and_weights
     text = np.random.default_rng(4).integers(10, 50, 70).tolist()
     group = [Request(text, 5), Request(text[:60], 50), Request(text, 69)]
@@ -112,7 +112,7 @@ def test_margins_tell_what_the_model_would_say(model_and_weights):
 
 
 def test_what_is_shared_is_computed_once():
-    """Four candidates of 5 tokens after 200: one row of 256 instead of four."""
+    """Four candidates of 5 tokens after 200 common tokens need one row of 256 instead of four."""
     draw = np.random.default_rng(1)
     group = draw_group(draw, 200, (5, 5, 5, 5))
     [row] = plan_rows(group, 512, 1024)
@@ -132,7 +132,7 @@ def test_the_cheapest_rows_are_taken():
 
 
 def test_few_shapes_are_compiled(model_and_weights):
-    """Rows of powers of two, in batches of powers of two."""
+    """Lengths of rows and sizes of batches are powers of two."""
     model, _ = model_and_weights
     scorer, shapes = TokenScorer(model, batch_size=3), set()
     compute = scorer._hidden_states
