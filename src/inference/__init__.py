@@ -7,7 +7,7 @@ The loop knows token ids only; `src.generate` adds text. Public names:
 - `runtime`: the protocols `Runtime` and `RowRuntime`. `mindspore`, `mindir` and `src.cpu` implement them.
 - `score_request`: `Request`, a text to score. `padding`: padded lengths.
 - `manifest`: `Manifest`, the description of an exported or quantised folder.
-- `config`: the command lines of predict.py and export.py.
+- `config`: the command lines of predict.py, export.py and pangu_inference.py.
 
 May import what lies below it: `common`, `pangu_alpha_config`, `tokenization`, and, in `mindspore` and `mindir.export`,
 the model, `cpu_kernels`, `parallel` and `checkpoint`. The loop imports no runtime. MindSpore Serving's environment

@@ -125,8 +125,8 @@ class ServingBackend(TokenBackend):
         """See `TokenBackend`. There is one step, with the complete answers."""
         if likeliest:
             raise InputError(
-                "the likeliest tokens are not told by MindSpore Serving; ask for logprobs 0, or start the "
-                "page with --backend local"
+                "MindSpore Serving does not return the likeliest tokens; ask for logprobs 0, or start the page with "
+                "--backend local"
             )
         settings = generation_fields(config) | {"return_scores": True}
         instances = [
