@@ -1,22 +1,24 @@
-"""Commands, flags, paths and figures in the READMEs and in docs/, as the tests read them."""
+"""Commands, flags, paths and figures of the READMEs and of docs/, as tests/test_readme.py reads them."""
 
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.programs import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
 README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# Folders whose paths must exist where the documentation names them, and the packages of `python -m`.
-PATH = re.compile(
-    r"(?<![\w/.{}-])(?:src|tests|docs|scripts|configs|benchmarks|web|serving_increment)/[\w.*/-]*[\w*]|"
-    r"(?<![\w/.-])\w+\.(?:py|md|sh|toml)\b(?![\w/])"
-)
-MODULE = re.compile(r"(?<![\w/.])(?:src|benchmarks|serving_increment)(?:\.[a-z_0-9]+)+")
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w.-]*\w")
-LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+MODULE = re.compile(r"(?<![\w/.])(?:src|benchmarks|serving_increment)(?:\.[a-z]\w*)+")
+PATH = re.compile(
+    r"(?<![\w/.{}-])(?:src|tests|docs|scripts|configs|benchmarks|web|serving_increment)/[\w.*/-]*[\w*]"
+    r"|(?<![\w/.-])[A-Za-z]\w*\.(?:py|md|sh|toml)(?![\w/])"
+)
+# A script hands its last arguments on as flags of the program in its name.
+SCRIPT = re.compile(
+    r"scripts/run_(?:standalone|distribute|cluster)_(?:incremental_)?(train|predict|eval|export)\w*\.sh"
+)
 
 
 @dataclass(frozen=True)
@@ -24,30 +26,24 @@ class Command:
     """A command as it is printed.
 
     Args:
-        text: One line; continuation lines are joined and comments are left out.
-        output: Lines printed below it, in a `console` block.
-        file: File that prints it.
-        block: Number of its block in the file.
+        text: One line; continuation lines are joined, and comments are left out.
+        output: Lines printed below it in a `console` block.
+        block: (page, number) of its block.
     """
 
     text: str
     output: tuple[str, ...]
-    file: Path
-    block: int
-
-    def __str__(self) -> str:
-        return f"{self.file.relative_to(ROOT)}: {self.text}"
+    block: tuple[Path, int]
 
 
 def pages() -> list[Path]:
-    """The READMEs and all pages of docs/."""
-    return [README, README_CN, *sorted((ROOT / "docs").rglob("*.md"))]
+    """The READMEs, CONTRIBUTING.md and all pages of docs/."""
+    return [README, README_CN, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def translations() -> list[tuple[Path, Path]]:
-    """(English, Chinese) pages; the Chinese one may be missing."""
-    english = sorted((ROOT / "docs").glob("*.md"))
-    return [(README, README_CN), *((page, page.parent / "zh" / page.name) for page in english)]
+    """(English, Chinese) pages."""
+    return [(README, README_CN), *((page, page.parent / "zh" / page.name) for page in (ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -55,8 +51,13 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return FENCE.findall(page.read_text(encoding="utf-8"))
 
 
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
 def commands(page: Path) -> list[Command]:
-    """All commands of the `bash` and `console` blocks of a page, in order."""
+    """The commands of the `bash` and `console` blocks of a page, in order."""
     found = []
     for number, (language, text) in enumerate(blocks(page)):
         if language not in ("bash", "console"):
@@ -67,8 +68,7 @@ def commands(page: Path) -> list[Command]:
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
             line = without_comment(lines[start].removeprefix(prompt))
             if line:
-                output = tuple(lines[start + 1 : end]) if prompt else ()
-                found.append(Command(line, output, page, number))
+                found.append(Command(line, tuple(lines[start + 1 : end]) if prompt else (), (page, number)))
     return found
 
 
@@ -85,31 +85,27 @@ def without_comment(line: str) -> str:
     return line.strip()
 
 
-def program_of(command: Command) -> tuple[list[str], list[str]]:
-    """The program that parses a command's flags, as arguments of Python, and these flags.
+def program(text: str) -> tuple[str, list[str]]:
+    """The program that parses a command's flags, and these flags; ("", []) for curl, cp and the like.
 
-    A script of scripts/ hands its flags on to train.py, predict.py, eval.py or export.py. Both lists are empty for
-    other programs (curl, cp, ...).
+    Returns:
+        The program as Python's arguments: `train.py` or `-m src.preprocess`.
     """
-    words = shlex.split(re.sub(r"(?<= )\[(.*?)\]", r"\1", command.text))
-    while words and re.fullmatch(r"\w+=.*", words[0]):
+    words = shlex.split(re.sub(r"\[(.*?)\](?=\s|$)", r"\1", text))  # [--limit N] is optional
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         del words[0]
-    flags = [word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-zA-Z]", word) and word != "-m"]
-    if not words:
-        return [], []
-    if words[0].endswith("python") and words[1] == "-m":
-        return ["-m", words[2]], flags[: len(flags)] if words[2] != "pip" else []
-    if words[0].endswith("python"):
-        return [words[1]], flags
-    script = re.fullmatch(
-        r"scripts/run_\w+?_(?:\w+_)?(train|predict|eval|export)(?:_\w+)?\.sh", words[min(1, len(words) - 1)]
-    )
-    if words[0] == "bash" and script:
-        return [f"{script[1]}.py"], flags
-    return [], []
+    if len(words) < 2 or not (words[0].endswith("python") or words[0] == "bash"):
+        return "", []
+    flags = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-zA-Z]", word)]
+    if words[0] == "bash":
+        script = SCRIPT.fullmatch(words[1])
+        return (f"{script[1]}.py", flags) if script else ("", [])
+    if words[1] == "-m":
+        return ("", []) if words[2] == "pip" else (f"-m {words[2]}", flags)
+    return words[1], flags
 
 
 def figures(page: Path) -> list[str]:
     """The numbers in the tables of a page, sorted."""
-    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    rows = [line for line in prose(page).splitlines() if line.startswith("|")]
     return sorted(number for row in rows for number in re.findall(r"\d+(?:[.,]\d+)*", row))
