@@ -1,4 +1,4 @@
-"""Train PanGu-α: `python train.py --mode tiny --data.train DIR`. See `--help` and docs/training.md."""
+"""Train PanGu-α: `python train.py --mode tiny --data.train DIR`. See `--help`."""
 
 from src.common.cli import parse
 from src.common.errors import run_program

@@ -37,7 +37,7 @@ LABELS = {
 
 @pytest.fixture(scope="session")
 def serving_python():
-    """Serving's Python, made where it is missing."""
+    """Return the Python of MindSpore Serving's environment, which is made if it is missing."""
     done = subprocess.run(["bash", ROOT / "scripts/setup_env.sh", "serving"], capture_output=True, text=True)
     if "no Python 3.9" in done.stderr:
         pytest.skip("no Python 3.9 here, which MindSpore Serving needs")
@@ -51,7 +51,7 @@ def phrase(draw, number=1):
 
 @pytest.fixture(scope="session")
 def chinese_text():
-    """A function from a seed and a number of lines to text: phrases, some lines blank."""
+    """Return a function that makes a text from a seed and a number of lines: phrases, and some blank lines."""
 
     def make(seed: int, num_lines: int) -> str:
         draw = random.Random(seed)
@@ -65,7 +65,7 @@ def chinese_text():
 
 @pytest.fixture(scope="session")
 def tiny_vocab(tmp_path_factory, chinese_text):
-    """Path of a vocab.model of 160 pieces with the special pieces where the released one has them."""
+    """Return the path of a vocab.model with 160 pieces. Its special pieces have the same ids as in the release."""
     folder = tmp_path_factory.mktemp("vocab")
     corpus = folder / "corpus.txt"
     corpus.write_text(chinese_text(0, 500), encoding="utf-8")
@@ -83,7 +83,10 @@ def tiny_vocab(tmp_path_factory, chinese_text):
 
 @pytest.fixture(scope="session")
 def eval_vocab(tmp_path_factory):
-    """A vocab.model that knows every character of the benchmarks below: candidates that are alike would tie."""
+    """Return the path of a vocab.model that knows every character of the benchmarks below.
+
+    Without this, candidates that differ in unknown characters only would have equal scores.
+    """
     folder = tmp_path_factory.mktemp("vocab")
     lines = [*PHRASES, "问：男女：答该答案来自对话", "阅读文章", "，。?"]
     lines += [f"这是关于{label}的文章：" for label in LABELS.values()]
@@ -102,7 +105,7 @@ def eval_vocab(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def c3_folder(tmp_path_factory):
-    """c3-d-dev.json of 12 dialogues, with two to four choices; some longer than the model's 96 tokens."""
+    """Write C3 files with 12 dialogues and two to four choices. Some are longer than the model's 96 tokens."""
     draw = np.random.default_rng(0)
     instances = []
     for number in range(12):

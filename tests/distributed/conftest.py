@@ -1,4 +1,4 @@
-"""Runs that several test files share: each is made once."""
+"""Runs that several test files share. Each runs once."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.support.distributed_runs import write_data
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """The folder of `write_data`."""
+    """Return the folder with the data of `write_data`."""
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
     return folder
@@ -15,7 +15,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(data, tmp_path_factory):
-    """A function from a Run to its output folder, once it has come to its end."""
+    """Return a function that runs a Run to its end, once, and returns its output folder."""
     folders = {}
 
     def finish(run):

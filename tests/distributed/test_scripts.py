@@ -1,4 +1,4 @@
-"""The distributed scripts with DEVICE_TARGET=CPU: real ranks, whose losses and texts are those of one process."""
+"""The distributed scripts with DEVICE_TARGET=CPU: real ranks give the losses and texts of one process."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from tests.support.programs import ROOT, metrics, random_ids, replace, write_min
 from tests.support.programs import TINY as SHAPES
 
 TIMEOUT = 240
-# Where there is no mpirun: as it does it on one machine. The command begins after the options, with a Python's path.
+# A stand-in for mpirun on one machine. The command follows the options and begins with the path of a Python.
 MPIRUN = """#!{python}
 import os, subprocess, sys
 number, at = sys.argv[sys.argv.index("-n") + 1], next(i for i, part in enumerate(sys.argv) if part.endswith("/python"))
@@ -29,7 +29,7 @@ STEPS = [
 
 
 class Repository:
-    """A copy of the scripts whose environment is the Python of the tests."""
+    """A copy of the scripts that runs this Python."""
 
     def __init__(self, root, work):
         shutil.copytree(ROOT / "scripts", root / "scripts")
@@ -46,7 +46,7 @@ class Repository:
         self.root, self.work = root, work
 
     def start(self, name, *arguments, folder):
-        """A script as a process, in a new folder of the working folder."""
+        """Start a script in a new folder of the working folder."""
         (self.work / folder).mkdir(exist_ok=True)
         environment = os.environ | {"DEVICE_TARGET": "CPU", "PATH": f"{self.root}/bin:{os.environ['PATH']}"}
         return subprocess.Popen(
@@ -60,7 +60,7 @@ class Repository:
         )
 
     def run(self, name, *arguments, folder):
-        """What a script prints; it must succeed."""
+        """Run a script, which must succeed, and return what it prints."""
         process = self.start(name, *arguments, folder=folder)
         try:
             told, errors = process.communicate(timeout=TIMEOUT)
@@ -70,7 +70,7 @@ class Repository:
         return told
 
     def losses(self, folder):
-        """The losses of the run in a folder, by step."""
+        """Return the losses of the run in a folder, by step."""
         return {line["step"]: line["loss"] for line in metrics(self.work / folder / "output")}
 
 
@@ -86,7 +86,7 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_process(repository):
-    """The losses of one process, 4 sequences a step."""
+    """Return the losses of one process with 4 sequences per step."""
     repository.run("run_standalone_train", "../data", "fp32", "tiny", 4, "CPU", *STEPS, folder="one")
     losses = repository.losses("one")
     assert len(losses) == 2 and losses[1] != losses[2]
@@ -95,7 +95,7 @@ def one_process(repository):
 
 @pytest.fixture(scope="module")
 def experts_in_one_process(repository):
-    """The same with 4 experts in every layer."""
+    """Return the losses of one process with 4 experts in every layer."""
     repository.run(
         "run_standalone_train",
         "../data",

@@ -1,4 +1,4 @@
-"""What several test files share: tiny models, their inputs, and train.py as a process."""
+"""Tiny models, their inputs, and programs as processes, for many test files."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TIMEOUT = 240
 
 
 def random_weights(model, seed=0, std=0.2):
-    """Set all parameters to large random values, gammas near 1; as numpy, by name."""
+    """Set all parameters to large random values, gammas near 1. Return them as numpy arrays by name."""
     draw = np.random.default_rng(seed)
     weights = {}
     for parameter in model.get_parameters():
@@ -37,13 +37,13 @@ def random_weights(model, seed=0, std=0.2):
 
 
 def random_model(seed=0, std=0.2, **changes):
-    """A model of TINY's shape, but for `changes`, and its weights."""
+    """Return a model with TINY's settings and `changes`, and its weights."""
     model = PanguAlphaModel(replace(TINY, **changes))
     return model, random_weights(model, seed, std)
 
 
 def random_ids(rows, config=TINY, seed=0):
-    """int32 (rows, S + 1) with some ends of documents, and pads at the end of the last row."""
+    """Return int32 ids (rows, S + 1) with some ends of documents, and pads at the end of the last row."""
     draw = np.random.default_rng(seed)
     ids = draw.integers(10, config.vocab_size, (rows, config.seq_length + 1), dtype=np.int32)
     ids[draw.random(ids.shape) < 0.05] = config.eod_token
@@ -52,7 +52,7 @@ def random_ids(rows, config=TINY, seed=0):
 
 
 def write_mindrecord(path, ids, loss_mask=None):
-    """Records of ids (records, S + 1), and of loss_mask (records, S) where it is given."""
+    """Write records of ids (records, S + 1), and of loss_mask (records, S) if it is given."""
     columns = {"input_ids": ids} if loss_mask is None else {"input_ids": ids, "loss_mask": loss_mask}
     with RecordWriter(Path(path), {name: values.shape[1] for name, values in columns.items()}) as writer:
         writer.write(*(values.astype(np.int32) for values in columns.values()))
@@ -60,7 +60,7 @@ def write_mindrecord(path, ids, loss_mask=None):
 
 
 def train_flags(data, output, **training):
-    """Flags of a run of a TINY model with dropout, that logs every step."""
+    """Return the flags of a run of a TINY model with dropout that logs every step."""
     model = {
         name: getattr(TINY, name) for name in ("vocab_size", "hidden_size", "num_heads", "seq_length", "eod_token")
     }
@@ -74,7 +74,7 @@ def train_flags(data, output, **training):
 
 
 def start(*command, **settings):
-    """A Python program of the repository as a process."""
+    """Start a Python program of the repository."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -88,7 +88,7 @@ def start(*command, **settings):
 
 
 def finish(process, timeout=TIMEOUT):
-    """(exit status, stdout, stderr) of a process, which is killed when it takes too long."""
+    """Wait for a process and return (exit status, stdout, stderr). It is killed if it takes too long."""
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -98,10 +98,10 @@ def finish(process, timeout=TIMEOUT):
 
 
 def run(*command, **settings):
-    """Start and finish a program."""
+    """Run a Python program to its end; see `finish`."""
     return finish(start(*command, **settings))
 
 
 def metrics(folder):
-    """The lines of a run's metrics.jsonl."""
+    """Return the lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
