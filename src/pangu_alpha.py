@@ -1,15 +1,15 @@
-"""PanGu-α: the model, and only the model. Read it top to bottom beside the paper's figure (arXiv 2104.12369).
+"""The PanGu-α model (arXiv 2104.12369). Compared with GPT-2, these things are unusual:
 
-What is unusual, for those who know GPT-2:
-  * A *query layer* on top. Its keys and values come from the layer below, its queries from a learned embedding of the
-    position: "what comes at this place?". Its residual is the layer below, as in any block.
-  * The final LayerNorm stands *before* the query layer; nothing normalises what goes into the head.
-  * Queries and keys are each divided by d^(1/4), so that fp16 scores cannot overflow before they meet the softmax.
+  * A *query layer* lies on top of the blocks. Its keys and values come from the hidden states below it, but its queries
+    come from a learned embedding of the position. Its residual connections are those of a block.
+  * The final LayerNorm comes *before* the query layer. The input of the head is not normalised.
+  * Queries and keys are each divided by d^(1/4), so that float16 scores cannot overflow before the softmax.
   * The activation is fast_gelu, x * sigmoid(1.702 x).
-  * Q, K and V have weights stored (out, in), all others (in, out). Names are the official checkpoint's.
+  * The weights of Q, K and V are stored as (out, in), all others as (in, out). Names are the official checkpoint's.
 
-Hidden states are (B * S, H) between layers: B rows of S tokens, H wide. A is the number of heads, d = H / A.
-A cell calls its operators through attributes, so that shard strategies can be attached from outside.
+The file has the model only, in the order in which data passes through it: read it beside the paper's figure.
+Between layers, hidden states are (B * S, H): B rows of S tokens of width H. A is the number of heads, d = H / A.
+A cell calls its operators through attributes, so that a parallel plan can attach strategies to them from outside.
 """
 
 import math
@@ -24,12 +24,12 @@ from src.nn.moe import MixtureOfExperts
 from src.nn.operators import AddBias, BiasedRows, CrossEntropy, FastGelu, MaskedSoftmax, Normalize, Product, SwapAxes
 from src.pangu_alpha_config import PanguAlphaConfig
 
-MASKED_SCORE = -10000.0  # finite, and in fp16's range
-FEW_ROWS = 32
+MASKED_SCORE = -10000.0  # finite in float16, too
+FEW_ROWS = 32  # with fewer rows, FeedForward does not transpose its hidden states
 
 
 class EmbeddingTable(nn.Cell):
-    """A float32 table of `rows` vectors; the ids (B, S) give (B * S, H)."""
+    """Looks up ids in a float32 table of `rows` vectors: (B, S) -> (B * S, H)."""
 
     def __init__(self, rows: int, config: PanguAlphaConfig):
         super().__init__()
@@ -44,7 +44,7 @@ class EmbeddingTable(nn.Cell):
 
 
 class Embedding(nn.Cell):
-    """Word plus position embedding: two (B, S) ids -> (B * S, H) in the compute dtype."""
+    """Adds word and position embeddings: two (B, S) ids -> (B * S, H) in the compute dtype."""
 
     def __init__(self, config: PanguAlphaConfig):
         super().__init__()
@@ -61,7 +61,7 @@ class Embedding(nn.Cell):
 
 
 class LayerNorm(nn.Cell):
-    """LayerNorm over the last axis, in float32 whatever comes in."""
+    """LayerNorm over the last axis, computed in float32 for any dtype."""
 
     def __init__(self, config: PanguAlphaConfig):
         super().__init__()
@@ -74,7 +74,7 @@ class LayerNorm(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """x @ weight + bias in the compute dtype; the weight is (in, out), or (out, in) where `weight_transposed`."""
+    """x @ weight + bias in the dtype of x. The weight is (in, out), or (out, in) if `weight_transposed` is true."""
 
     def __init__(
         self,
@@ -100,20 +100,20 @@ class Linear(nn.Cell):
         return self.add_bias(self.product(x, self.cast(self.weight, x.dtype)), self.cast(self.bias, x.dtype))
 
     def to_transposed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, in) -> the product (out, N), and the bias (out,) that is still to be added to it."""
+        """Return the transposed product (out, N) of x (N, in), and the bias (out,), which is not added yet."""
         return self.product_to_transposed(self.cast(self.weight, x.dtype), x), self.cast(self.bias, x.dtype)
 
     def of_transposed(self, x: Tensor) -> Tensor:
-        """(in, N) -> (N, out)."""
+        """Apply the layer to a transposed input: (in, N) -> (N, out)."""
         product = self.product_of_transposed(x, self.cast(self.weight, x.dtype))
         return self.add_bias(product, self.cast(self.bias, x.dtype))
 
 
 class Attention(nn.Cell):
-    """Multi-head attention. Queries come from `query`, keys and values from `x`: in a block both are the same.
+    """Multi-head attention. Queries come from `query`, keys and values from `x`. In a block both are the same tensor.
 
-    `cache`, where a runtime gives one, is a function that takes the new keys and values (B, A, S, d) and answers with
-    those to attend to.
+    `cache` is the KV cache of a runtime: a function that takes the new keys and values (B, A, S, d) and returns the
+    keys and values to attend to. `bias` (B, 1, S, S) is added to the scores.
     """
 
     def __init__(self, config: PanguAlphaConfig, residual_std: float):
@@ -158,10 +158,10 @@ class Attention(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """H -> 4H -> H.
+    """Feed-forward layer, H -> 4H -> H.
 
-    Between the two products the hidden states stand transposed, (4H, N): with weights stored (in, out), all six
-    products of a training step then have layouts that CPU libraries compute fastest. Few rows (decoding) gain nothing.
+    The hidden states between the two products are transposed, (4H, N). With weights stored as (in, out), all six
+    products of a training step then have the layouts that CPU libraries compute fastest. Few rows gain nothing by it.
     """
 
     def __init__(self, config: PanguAlphaConfig, residual_std: float):
@@ -182,10 +182,10 @@ class FeedForward(nn.Cell):
 
 
 class Block(nn.Cell):
-    """Pre-LayerNorm Transformer layer; the query layer is one whose `query` is given.
+    """Pre-LayerNorm Transformer layer. The query layer is a block that gets a `query`.
 
     Returns:
-        The hidden states, and the load-balancing loss of the layer's experts: 0.0 where it has none.
+        The hidden states (B * S, H), and the load-balancing loss of the experts, or 0.0 without experts.
     """
 
     def __init__(self, config: PanguAlphaConfig, layer: int):
@@ -223,13 +223,12 @@ class Backbone(nn.Cell):
     """Embedding, blocks, final LayerNorm, query layer.
 
     Inputs:
-        input_ids, position_ids, attention_mask, dropout_key: As PanguAlphaModel's.
-        caches: One a layer, see Attention.
-        drop_tokens: Whether experts may be full (see src/nn/moe.py); for generation they may not.
+        input_ids, position_ids, attention_mask, dropout_key: See PanguAlphaModel.
+        caches: KV cache of each layer, see Attention.
+        drop_tokens: Whether experts drop tokens over their capacity (see src/nn/moe.py). Generation drops none.
 
     Returns:
-        Hidden states (B * S, H), and the experts' load-balancing losses, summed over the layers: a float32 scalar, or
-        0.0 of a model without experts.
+        Hidden states (B * S, H), and the load-balancing loss summed over the layers, or 0.0 without experts.
     """
 
     def __init__(self, config: PanguAlphaConfig):
@@ -270,7 +269,7 @@ class Backbone(nn.Cell):
 
 
 class Head(nn.Cell):
-    """Hidden states against every row of the (tied) word embedding."""
+    """Products of hidden states with all rows of the tied word embedding: the logits (B * S, V) in float32."""
 
     def __init__(self):
         super().__init__()
@@ -282,15 +281,16 @@ class Head(nn.Cell):
 
 
 class PanguAlphaModel(nn.Cell):
-    """Ids to the logits of each next token.
+    """The whole model: ids to the logits of each next token.
 
     Args:
-        config: Shapes and arithmetic.
+        config: Shape and arithmetic of the model.
 
     Inputs:
-        input_ids (B, S) int32, position_ids (B, S) int32: the tokens and the rows of the position tables.
-        attention_mask (B, S, S), any number type: 1 where the token of axis 1 may look at that of axis 2, else 0.
-        dropout_key (B,) int32: one a row; without it nothing is dropped (see src/nn/dropout.py).
+        input_ids (B, S) int32: The tokens.
+        position_ids (B, S) int32: Their rows in the position tables.
+        attention_mask (B, S, S), any number type: 1 where the token of axis 1 may attend to that of axis 2, else 0.
+        dropout_key (B,) int32: Key of each row (see src/nn/dropout.py). None means no dropout.
 
     Returns:
         logits (B, S, V) float32.
@@ -306,7 +306,7 @@ class PanguAlphaModel(nn.Cell):
 
     @property
     def layers(self) -> list[Block]:
-        """The blocks and the query layer, or those of them that are here."""
+        """The blocks and the query layer, or those of them that this pipeline stage holds."""
         return [layer for layer in (*self.backbone.blocks, self.backbone.top_query_layer) if isinstance(layer, Block)]
 
     def construct(
@@ -318,12 +318,13 @@ class PanguAlphaModel(nn.Cell):
 
 
 class PanguAlphaWithLoss(nn.Cell):
-    """Mean negative log-likelihood, in float32, of the labels ids[:, 1:] over the inputs ids[:, :-1] that are not pad.
+    """Mean negative log-likelihood of the labels ids[:, 1:]. A label that follows a pad token does not count.
 
     Inputs:
-        ids (B, S + 1) int32; position_ids (B, S) and attention_mask (B, S, S) as the model takes them.
-        loss_mask (B, S): 1 where a label counts (fine-tuning); all that follow a non-pad input when not given.
-        dropout_key (B,) int32, or none.
+        ids (B, S + 1) int32: The inputs are ids[:, :-1].
+        position_ids (B, S), attention_mask (B, S, S): See PanguAlphaModel.
+        loss_mask (B, S): 1 where a label counts, for fine-tuning. None means that all count.
+        dropout_key (B,) int32, or None.
 
     Returns:
         The loss, a float32 scalar.
@@ -364,13 +365,13 @@ class PanguAlphaWithLoss(nn.Cell):
         loss_mask: Tensor | None = None,
         dropout_key: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What training minimises, the loss plus that of unbalanced experts; and the loss."""
+        """Return the objective of training, the loss plus the weighted load-balancing loss; and the loss."""
         x, balance = self.model.backbone(self._from(ids, 0), position_ids, attention_mask, dropout_key)
         loss = self.of_hidden(x, ids, loss_mask)
         return self.add_balance(loss, balance), loss
 
     def of_hidden(self, x: Tensor, ids: Tensor, loss_mask: Tensor | None) -> Tensor:
-        """The loss of the backbone's hidden states."""
+        """Return the loss of the hidden states (B * S, H) of the backbone."""
         losses = self.cross_entropy(
             self.model.head(x, self.model.backbone.embedding.word_embedding.embedding_table),
             self.reshape(self._from(ids, 1), (-1,)),
@@ -382,9 +383,9 @@ class PanguAlphaWithLoss(nn.Cell):
         return self.div(self.sum(self.mul(losses, counted)), self.add(self.count(counted), 1e-8))
 
     def add_balance(self, loss: Tensor, balance: Tensor | float) -> Tensor:
-        """The loss plus the experts' load-balancing loss, weighted."""
+        """Return the loss plus the weighted load-balancing loss of the experts."""
         return self.add(loss, self.mul(balance, self.balance_loss_factor)) if self.balance_loss_factor > 0 else loss
 
     def _from(self, ids: Tensor, begin: int) -> Tensor:
-        """S of the S + 1 ids of each row."""
+        """Return S of the S + 1 ids of each row, from `begin` on."""
         return self.slice(ids, (0, begin), (ids.shape[0], ids.shape[1] - 1))
