@@ -1,7 +1,7 @@
-"""Dropout whose mask is a hash of (key, place, element), not a stream of random numbers.
+"""Dropout with a mask that is a hash of key, dropout layer and element, instead of a stream of random numbers.
 
-The same key gives the same mask wherever and whenever it is computed: a resumed run goes on with the masks that it
-would have had, and a model split over devices drops what the whole one drops.
+The same key always gives the same mask. So a resumed run continues with the masks of a run that never stopped, and a
+model that is split over devices drops the same elements as the whole model.
 """
 
 import mindspore as ms
@@ -13,7 +13,7 @@ def _signed(word: int) -> int:
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
-# The odd multipliers and shifts of MurmurHash3's finaliser: every input bit reaches every output bit.
+# Multipliers and shifts of MurmurHash3's finaliser, which mixes every input bit into every output bit.
 _GOLDEN_RATIO = _signed(0x9E3779B1)
 _ROUNDS = ((16, _signed(0x85EBCA6B)), (13, _signed(0xC2B2AE35)))
 _LAST_SHIFT = 16
@@ -21,19 +21,20 @@ _LOW_31_BITS = 0x7FFFFFFF
 
 
 def dropout_keys(seed: int, step: int, micro_step: int, rows: int) -> np.ndarray:
-    """The keys (rows,) int32 of a micro-batch's rows, for the run's seed and the optimizer step."""
+    """Return a key for each row of a micro-batch, int32 (rows,)."""
     return np.random.default_rng([seed, step, micro_step]).integers(-(2**31), 2**31, rows, dtype=np.int32)
 
 
 class Dropout(nn.Cell):
-    """Zero each element with probability `rate`, scale the others by 1 / (1 - rate).
+    """Sets each element to 0 with probability `rate`, and scales the others by 1 / (1 - rate).
 
     Attributes:
-        site: Its number among the dropouts of the model.
-        part: Which of the equal parts of each row x is, where rows are spread over devices.
+        site: Number of this dropout in the model. See `number_sites`.
+        part: Number of the part of each row that x holds, if rows are split evenly over devices. Else 0.
 
     Inputs:
-        x (B * n elements, any shape whose leading axis is a multiple of B), key (B,) int32, or None for no dropout.
+        x: Elements of B rows, in any shape. The first axis must be a multiple of B.
+        key (B,) int32: Key of each row. None means no dropout.
     """
 
     def __init__(self, rate: float):
@@ -76,7 +77,7 @@ def _int32(value: int) -> Tensor:
 
 
 def number_sites(model: nn.Cell) -> None:
-    """Give every Dropout of a model its own number, so that no two drop the same elements."""
+    """Give every Dropout of a model its own number, so that no two use the same mask."""
     dropouts = [cell for _, cell in model.cells_and_names() if isinstance(cell, Dropout)]
     for site, dropout in enumerate(dropouts):
         dropout.site = site

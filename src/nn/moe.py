@@ -1,7 +1,7 @@
-"""The feed-forward layer of many experts (mixture of experts, MoE), each token going to one or two of them.
+"""Feed-forward layer with experts (mixture of experts, MoE). One or two experts process each token.
 
-Top-1 is the Switch Transformer's (arXiv 2101.03961), top-2 GShard's (arXiv 2006.16668). Each sequence is routed on its
-own, so that what becomes of it depends neither on the others of its batch nor on where they are computed.
+Top-1 routing follows the Switch Transformer (arXiv 2101.03961), top-2 routing GShard (arXiv 2006.16668). Each sequence
+is routed on its own, so its result does not depend on the other sequences of the batch or on the device of an expert.
 """
 
 import math
@@ -16,7 +16,7 @@ from src.pangu_alpha_config import PanguAlphaConfig
 
 
 class Dense(nn.Cell):
-    """x @ weight in float32, without a bias; the weight is (in, out)."""
+    """x @ weight in float32, without a bias. The weight is (in, out)."""
 
     def __init__(self, in_size: int, out_size: int, config: PanguAlphaConfig):
         super().__init__()
@@ -31,20 +31,21 @@ class Dense(nn.Cell):
 
 
 class Router(nn.Cell):
-    """Chooses each token's experts, and its place among the `capacity` tokens of a sequence that each of them takes.
+    """Assigns each token to experts, and to a slot among the `capacity` slots that an expert has for each sequence.
 
-    First choices go before second ones, then earlier tokens before later ones. Who comes too late is dropped: that
-    expert adds nothing to the token's residual, and its part of the weight goes to nobody.
+    First choices get their slots before second choices, and earlier tokens before later ones. A token over an expert's
+    capacity is dropped: the expert adds nothing to its residual, and the other expert's weight does not change.
 
     Inputs:
         x (B * S, H); batch B and capacity C, integers.
 
     Returns:
-        dispatch (B, S, E * C) float32: 1 where a token takes a place of an expert, else 0.
-        combine (B, S, E * C) float32: the weight of what comes back from there. Top-1: the expert's probability; top-2:
-        that of each of the two, divided by their sum.
-        The load-balancing loss, a float32 scalar: E * the sum over experts of (the share of tokens whose first choice
-        it is) * (its mean probability), 1 when all are equal; the mean over the sequences. Pads count like others.
+        dispatch (B, S, E * C) float32: 1 where a token has a slot of an expert, else 0.
+        combine (B, S, E * C) float32: Weight of the expert's output for that token. For top-1 it is the expert's
+            probability; for top-2 it is the probability divided by the sum of both.
+        The load-balancing loss, a float32 scalar: the mean over the sequences of E times the sum over the experts of
+            (share of tokens with this first choice) * (mean probability). It is 1 if all experts get an equal share.
+            Pad tokens count, too.
     """
 
     def __init__(self, config: PanguAlphaConfig):
@@ -92,9 +93,9 @@ class Router(nn.Cell):
         return self.one_hot(self.argmax(scores), self.num_experts, self.one, self.zero)
 
     def _places(self, choice: Tensor, taken: Tensor, capacity: int) -> Tensor:
-        """Which place each token takes, where `taken` (B, S, E) are those that are gone when it comes."""
+        """Return the slot of each token, (B, S, E * C). `taken` (B, S, E) counts the slots that are taken before it."""
         place = self.expand_dims(self.sum(self.mul(choice, taken), -1), -1)  # (B, S, 1)
-        place = self.cast(self.equal(place, self.range(0, capacity, 1)), ms.float32)  # (B, S, C); 0 if too late
+        place = self.cast(self.equal(place, self.range(0, capacity, 1)), ms.float32)  # (B, S, C); all 0 over capacity
         places = self.mul(self.expand_dims(choice, 3), self.expand_dims(place, 2))  # (B, S, E, C)
         return self.reshape(places, (choice.shape[0], choice.shape[1], -1))
 
@@ -103,7 +104,7 @@ class Router(nn.Cell):
 
 
 class ExpertLinear(nn.Cell):
-    """x @ weight + bias of each expert, (E, N, in) -> (E, N, out); the weight is (E, in, out)."""
+    """x @ weight + bias for each expert: (E, N, in) -> (E, N, out). The weight is (E, in, out)."""
 
     def __init__(self, in_size: int, out_size: int, config: PanguAlphaConfig, std: float):
         super().__init__()
@@ -121,7 +122,7 @@ class ExpertLinear(nn.Cell):
 
 
 class Experts(nn.Cell):
-    """Each expert's H -> 4H -> H: (E, N, H) -> (E, N, H)."""
+    """Feed-forward layer H -> 4H -> H of each expert: (E, N, H) -> (E, N, H)."""
 
     def __init__(self, config: PanguAlphaConfig, residual_std: float):
         super().__init__()
@@ -134,15 +135,15 @@ class Experts(nn.Cell):
 
 
 class MixtureOfExperts(nn.Cell):
-    """Stands in the place of the FeedForward in a layer with experts.
+    """Replaces the FeedForward in a layer with experts.
 
-    `exchange_in` and `exchange_out` do nothing here: they are where tokens leave for experts that are elsewhere, and
-    where they come back. How many experts there are between the two is left to the experts' weights.
+    `exchange_in` and `exchange_out` do nothing here. Expert parallel replaces them: they send tokens to the ranks that
+    hold the experts, and back. The code between them takes the number of experts from the shapes of tensors.
 
     Inputs:
         x (B * S, H); batch B, an integer; dropout_key (B,) int32 or None.
-        drop_tokens: An expert takes at most ceil(capacity_factor * S * expert_top_k / E) tokens of a sequence. If false
-            it takes all that choose it, for each expert doing the work of a FeedForward.
+        drop_tokens: If true, an expert takes at most ceil(capacity_factor * S * expert_top_k / E) tokens of a sequence.
+            If false, it takes all tokens that choose it, and each expert then costs as much as a FeedForward.
 
     Returns:
         (B * S, H), and the load-balancing loss of Router.

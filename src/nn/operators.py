@@ -1,7 +1,6 @@
-"""Operators without parameters: composed, or with gradients written by hand, where MindSpore's own are several times
-slower on a CPU.
+"""Operators without parameters. They replace MindSpore's own where these are several times slower on a CPU.
 
-On Ascend and GPU they compute the same from the same primitives.
+They are composed of plain operators, or have hand-written gradients. On Ascend and GPU they compute the same results.
 """
 
 from collections.abc import Callable
@@ -14,11 +13,11 @@ class Product(nn.Cell):
     """x @ weight.
 
     Args:
-        weight_transposed: The weight is stored (out, in) rather than (in, out).
-        input_transposed: x comes as (in, N) rather than (N, in).
+        weight_transposed: The weight is (out, in) instead of (in, out).
+        input_transposed: x is (in, N) instead of (N, in).
 
     Inputs:
-        x and weight, of one dtype.
+        x and weight, of the same dtype.
 
     Returns:
         (N, out).
@@ -36,7 +35,7 @@ class Product(nn.Cell):
         return self.matmul(x, weight)
 
     def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of x and weight, by products with layouts that CPU libraries compute fastest."""
+        """Return the gradients of x and weight. The products have the layouts that CPU libraries compute fastest."""
         if self.weight_transposed:
             return self.nn(dout, weight), self.tn(dout, x)
         if self.input_transposed:
@@ -45,8 +44,11 @@ class Product(nn.Cell):
 
 
 class AddBias(nn.Cell):
-    """x (N, out) + bias (out,). The bias's gradient is a product with ones: four times faster than a sum over rows, and
-    30 times faster than BiasAdd's own."""
+    """x (N, out) + bias (out,).
+
+    The gradient of the bias is a product with ones. On a CPU this is four times faster than a sum over rows, and 30
+    times faster than BiasAdd's own gradient.
+    """
 
     def __init__(self):
         super().__init__()
@@ -59,16 +61,17 @@ class AddBias(nn.Cell):
         return self.bias_add(x, bias)
 
     def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of x and bias."""
+        """Return the gradients of x and bias."""
         return dout, self.reshape(self.matmul(self.ones((1, dout.shape[0]), dout.dtype), dout), (-1,))
 
 
 class Normalize(nn.Cell):
-    """LayerNorm over the last axis, in float32 whatever comes in. Composed of means: on CPU its backward is 2.5 times
-    faster than that of the fused operator.
+    """LayerNorm over the last axis, computed in float32 for any dtype.
+
+    It is composed of means. On a CPU its backward pass is 2.5 times faster than that of the fused operator.
 
     Args:
-        epsilon: Added to the variance.
+        epsilon: Number that is added to the variance.
 
     Inputs:
         x (..., H); gamma and beta (H,) float32.
@@ -94,9 +97,10 @@ class Normalize(nn.Cell):
 
 
 class MaskedSoftmax(nn.Cell):
-    """Softmax over the last axis of scores (B, A, Q, K) + bias (B, 1, Q, K), a constant: it has no gradient.
+    """Softmax over the last axis of scores (B, A, Q, K) + bias (B, 1, Q, K). The bias has no gradient.
 
-    That of the scores, p * (dp - sum(p * dp)), sums a matrix, MindSpore's own four axes.
+    The gradient of the scores is p * (dp - sum(p * dp)). It works on a matrix, which is faster than MindSpore's own
+    gradient with four axes.
     """
 
     def __init__(self):
@@ -112,7 +116,7 @@ class MaskedSoftmax(nn.Cell):
         return self.softmax(self.add(scores, bias))
 
     def bprop(self, scores: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the scores, and none of the bias."""
+        """Return the gradient of the scores, and zeros for the bias."""
         p = self.reshape(out, (-1, out.shape[-1]))
         weighted = self.mul(p, self.reshape(dout, p.shape))
         gradient = self.sub(weighted, self.mul(p, self.sum(weighted, -1)))
@@ -120,7 +124,7 @@ class MaskedSoftmax(nn.Cell):
 
 
 class SwapAxes(nn.Cell):
-    """`factor` times x, the middle axes of its four swapped: between (B, S, A, d) and (B, A, S, d)."""
+    """Swaps the middle axes, (B, S, A, d) <-> (B, A, S, d), and multiplies by `factor`."""
 
     def __init__(self, factor: float = 1.0):
         super().__init__()
@@ -135,7 +139,7 @@ class SwapAxes(nn.Cell):
 
 
 class FastGelu(nn.Cell):
-    """x * sigmoid(1.702 x). Written with two plain operators: several times faster on CPU than ops.gelu."""
+    """x * sigmoid(1.702 x), composed of plain operators. On a CPU this is several times faster than ops.gelu."""
 
     def __init__(self):
         super().__init__()
@@ -147,7 +151,7 @@ class FastGelu(nn.Cell):
 
 
 class BiasedRows(nn.Cell):
-    """`activation` of x (F, N) + bias (F,)."""
+    """`activation` of x (F, N) + bias (F,), one bias for each row."""
 
     def __init__(self, activation: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -162,8 +166,8 @@ class BiasedRows(nn.Cell):
 class CrossEntropy(nn.Cell):
     """Negative log-likelihood of each row: logits (N, V) float32, labels (N,) int32 -> (N,) float32.
 
-    The gradient, softmax minus one-hot, comes from the fused operator. Its forward pass is not used: it knows only the
-    mean, and adds that up in one float32.
+    The gradient, softmax minus one-hot, comes from the fused operator. Its forward pass is not used, because it gives
+    only the mean, summed in float32.
     """
 
     def __init__(self):
@@ -180,6 +184,6 @@ class CrossEntropy(nn.Cell):
         return self.neg(self.reshape(picked, (-1,)))
 
     def bprop(self, logits: Tensor, labels: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the logits; labels have none."""
+        """Return the gradient of the logits, and zeros for the labels."""
         rows = self.reshape(self.mul(dout, labels.shape[0]), (-1, 1))
         return self.mul(self.mean_gradient(logits, labels), rows), ops.zeros_like(labels)

@@ -1,7 +1,7 @@
 """AdamWeightDecay, AdamW and LAMB, and the learning rate of each step.
 
-The schedule and the bias corrections are functions of the step alone and come in from the host, so that an optimizer's
-whole state is its two moments.
+The host computes the learning rate and the bias corrections from the number of the step. So the only state of an
+optimizer is its two moments.
 """
 
 import math
@@ -15,10 +15,14 @@ from src.common.settings import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up to `learning_rate`, then half a cosine down to `end_learning_rate` at `decay_steps`.
+    """Return the learning rate of a step.
+
+    It grows linearly to `learning_rate` in the warm-up, then falls along half a cosine to `end_learning_rate` at
+    `decay_steps`.
 
     Args:
-        step: Optimizer steps done before this one.
+        config: Settings of the schedule.
+        step: Number of optimizer steps before this one.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -28,18 +32,18 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def is_decayed(name: str) -> bool:
-    """Whether weight decay applies to a parameter: to all but LayerNorms and biases."""
+    """Whether weight decay applies to a parameter. It does not apply to LayerNorms and biases."""
     return "layernorm" not in name and "bias" not in name
 
 
 @dataclass
 class StepScalars:
-    """What one optimizer step needs from the host.
+    """Numbers that an optimizer step gets from the host.
 
     Args:
-        learning_rate: Of this step.
-        beta1_power: beta1 ** t for bias correction, t from 1; 0 for none.
-        beta2_power: The same of beta2.
+        learning_rate: Learning rate of the step.
+        beta1_power: beta1 ** t for bias correction, with t from 1. 0 means no correction.
+        beta2_power: beta2 ** t in the same way.
     """
 
     learning_rate: float
@@ -48,20 +52,29 @@ class StepScalars:
 
     @classmethod
     def at(cls, config: TrainingConfig, step: int, applied_steps: int) -> "StepScalars":
-        """The scalars of optimizer step `step`, before which `applied_steps` updates were not skipped by overflow."""
+        """Return the scalars of a step. `applied_steps` counts earlier steps that overflow did not skip."""
         corrected = config.optimizer != "adam_weight_decay"
         powers = [beta ** (applied_steps + 1) if corrected else 0.0 for beta in (config.beta1, config.beta2)]
         return cls(learning_rate(config, step), *powers)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """As float32 scalars."""
+        """Return the numbers as float32 scalars."""
         scalars = [Tensor(np.float32(value)) for value in (self.learning_rate, self.beta1_power, self.beta2_power)]
         return scalars[0], scalars[1], scalars[2]
 
 
 class Update(nn.Cell):
-    """Base of the updates of one parameter: parameter, its moments (float32), gradient and the factor that it is
-    multiplied by first, scalars -> anything to depend on. Parameters and moments change in place."""
+    """Base class of the update of one parameter. The parameter and its moments change in place.
+
+    Inputs:
+        decay: Weight decay, a number.
+        parameter, and its moments m and v (float32).
+        gradient, and a factor (float32 scalar) that multiplies it first.
+        lr, beta1_power, beta2_power: float32 scalars of `StepScalars`.
+
+    Returns:
+        A value for `ops.depend`.
+    """
 
     def __init__(self, config: TrainingConfig):
         super().__init__()
@@ -73,14 +86,14 @@ class Update(nn.Cell):
     def direction(
         self, m: Parameter, v: Parameter, gradient: Tensor, beta1_power: Tensor, beta2_power: Tensor
     ) -> Tensor:
-        """Advance the moments; the bias-corrected m / (sqrt(v) + epsilon)."""
+        """Update the moments and return m / (sqrt(v) + epsilon), with bias correction."""
         m_next = self.assign(m, m * self.beta1 + gradient * (1.0 - self.beta1))
         v_next = self.assign(v, v * self.beta2 + gradient * gradient * (1.0 - self.beta2))
         return m_next / (1.0 - beta1_power) / (self.sqrt(v_next / (1.0 - beta2_power)) + self.epsilon)
 
 
 class AdamUpdate(Update):
-    """p <- p - lr * (m / (sqrt(v) + epsilon) + decay * p), by the fused operator where parameters are float32."""
+    """p <- p - lr * (m / (sqrt(v) + epsilon) + decay * p). float32 parameters use the fused operator."""
 
     def __init__(self, config: TrainingConfig):
         super().__init__(config)
@@ -106,13 +119,13 @@ class AdamUpdate(Update):
             return self.assign(parameter, self.cast(value - lr * change, parameter.dtype))
         if decay > 0:
             gradient = ops.depend(gradient, self.subtract_scaled(parameter, lr * decay, parameter))
-        # The operator adds its epsilon to the uncorrected root: scaled so, it is the one added to the corrected root.
+        # The operator adds epsilon to the root before bias correction, so epsilon is scaled to act after it.
         epsilon = self.epsilon * self.sqrt(1.0 - beta2_power)
         return self.adam(parameter, m, v, beta1_power, beta2_power, lr, self.beta1, self.beta2, epsilon, gradient)[0]
 
 
 class LambUpdate(Update):
-    """LAMB (arXiv 1904.00962): AdamW's step, scaled to lr times the parameter's own norm."""
+    """LAMB (arXiv 1904.00962): the step of AdamW, scaled so that its norm is lr times the norm of the parameter."""
 
     def construct(
         self,
@@ -138,25 +151,30 @@ class LambUpdate(Update):
 
 
 def sum_of_squares(x: Tensor) -> Tensor:
-    """Float32 scalar. The last axis first: on CPU three times faster than all at once, and as exact."""
+    """Return the sum of squares, a float32 scalar.
+
+    The last axis is summed first. On a CPU this is three times faster than all axes at once, and as exact.
+    """
     squares = ops.square(ops.cast(x, ms.float32))
     return ops.ReduceSum()(ops.ReduceSum()(squares, -1))
 
 
 class Optimizer(nn.Cell):
-    """All parameters' updates. Moments are named adam_m.* and adam_v.*, as MindSpore's AdamWeightDecay names them.
+    """Updates all parameters. Its moments have the names of MindSpore's AdamWeightDecay: adam_m.* and adam_v.*.
 
     Args:
-        config: Which optimizer, and its settings.
-        parameters: What is updated.
-        names: Of the parameters that these are parts of, for the moments' names; their own when not given.
+        config: Kind of optimizer and its settings.
+        parameters: Parameters to update.
+        names: Names from which the moments get theirs, if `parameters` are parts of other parameters. The default is
+            the names of `parameters`.
 
     Inputs:
-        gradients: One float tensor a parameter; factor (float32 scalar) that each is multiplied by first; lr,
-        beta1_power, beta2_power (float32 scalars) of `StepScalars`.
+        gradients: One float tensor for each parameter.
+        factor: float32 scalar that multiplies each gradient first.
+        lr, beta1_power, beta2_power: float32 scalars of `StepScalars`.
 
     Returns:
-        Something to depend on.
+        Values for `ops.depend`.
     """
 
     def __init__(self, config: TrainingConfig, parameters: list[Parameter], names: list[str] | None = None):
@@ -178,7 +196,7 @@ class Optimizer(nn.Cell):
 
     @property
     def state(self) -> list[Parameter]:
-        """All moments."""
+        """All moments, the first moments before the second ones."""
         return [*self.first_moments, *self.second_moments]
 
     def refresh(self) -> None:
@@ -206,8 +224,10 @@ class Optimizer(nn.Cell):
 
 
 def keep_on_host(optimizer: nn.Cell) -> None:
-    """Let the host's processor update an accelerator's float32 parameters ("heterogeneous" training): Adam's moments,
-    twice the size of the weights, then stay in its memory."""
+    """Let the host update the float32 parameters of an accelerator ("heterogeneous" training).
+
+    Adam's moments, which take twice the memory of the weights, then stay in the memory of the host.
+    """
     for _, cell in optimizer.cells_and_names():
         if isinstance(cell, AdamUpdate):
             cell.adam.set_device("CPU")
