@@ -43,3 +43,12 @@ def test_names_in_the_journeys_exist():
         "semi_auto",
     }
     assert {name for name in names if not re.search(rf"\b(?:class|def) {name}\b", code)} == set()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/zh/architecture.md"])
+def test_files_that_are_named_exist(page):
+    """A path in backquotes is a file or folder of the repository; NAME stands for a new one."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:src|tests|docs|scripts|configs|serving_increment|web)/[\w./]*)`", text))
+    assert len(paths) > 10
+    assert {path for path in paths if "NAME" not in path and not (ROOT / path).exists()} == set()
