@@ -40,19 +40,19 @@ class TrainConfig(RunConfig):
         )
         require(
             self.is_semi_auto or self.dry_run or not of_semi_auto,
-            "parallel.micro_batch_interleaved, parallel.fusion_groups and parallel.recompute_slice_activation are "
-            "parallel.backend semi_auto's, which this run is not",
+            "parallel.micro_batch_interleaved, parallel.fusion_groups and parallel.recompute_slice_activation need "
+            "parallel.backend semi_auto, which this run does not use",
         )
         both = parallel.recompute_slice_activation and parallel.micro_batch_interleaved > 1
         require(
             not both or self.micro_steps == 1,
-            "parallel.recompute_slice_activation goes with parallel.micro_batch_interleaved in steps of one "
-            f"micro-batch alone, as MindSpore has it; this run's have {self.micro_steps}: give up one of the two",
+            "parallel.recompute_slice_activation and parallel.micro_batch_interleaved work together only in steps of "
+            f"one micro-batch (a limit of MindSpore); this run's steps have {self.micro_steps}: give up one of the two",
         )
         require(
             not self.is_semi_auto or parallel.device_target != "CPU" or self.dry_run,
-            "parallel.backend semi_auto needs parallel.device_target Ascend or GPU: MindSpore has it on no CPU; "
-            "--dry_run compiles it, parallel.backend explicit runs",
+            "parallel.backend semi_auto needs parallel.device_target Ascend or GPU, because MindSpore does not have it "
+            "on a CPU; --dry_run compiles it, and parallel.backend explicit runs",
         )
         sliced = parallel.tensor > 1 or parallel.expert > 1 or parallel.optimizer_shard
         require(

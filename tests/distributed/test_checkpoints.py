@@ -1,4 +1,4 @@
-"""Runs that go on under another plan than the one that saved: the losses are those of one process from end to end."""
+"""Runs that resume under another plan than the saved one. They have the losses of one process without interruption."""
 
 import shutil
 from dataclasses import replace
@@ -28,7 +28,8 @@ CASES = {
     ],
 )
 def test_the_loss_goes_on_under_another_plan(data, finished, tmp_path, saved, model, then):
-    """From the checkpoint of step 10, of which the second plan goes on to a later step, and so on."""
+    """The second plan resumes from the checkpoint of step 10, runs to a later step and saves; the third resumes
+    there."""
     output = tmp_path / "run"
     shutil.copytree(finished(saved), output)
     shutil.rmtree(output / "checkpoint" / "step_00000020")

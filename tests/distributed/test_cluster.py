@@ -1,4 +1,4 @@
-"""The launcher with MindSpore's own scheduler and collectives."""
+"""The launcher with MindSpore's scheduler and collectives."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import pytest
 from src.parallel.launch.launcher import free_port
 from tests.support.programs import finish, start
 
-# Each rank adds its power of ten; the last argument is the number of sums.
+# Each rank adds its power of ten. The last argument is the number of sums.
 RANK = """
 import os, sys, time
 import mindspore as ms
@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def launched(folder):
-    """A function that starts a launcher; in the end all of its processes must be gone."""
+    """Return a function that starts a launcher. At the end of the test, all of its processes must be gone."""
     processes = []
 
     def launch(*flags, steps=1):
@@ -58,7 +58,7 @@ def launched(folder):
 
 
 def lines(folder, rank):
-    """What a rank has said, without MindSpore's own lines."""
+    """Return the lines that a rank has printed, without MindSpore's own lines."""
     log = folder / f"device{rank}" / f"log{rank}.log"
     return [line for line in log.read_text().splitlines() if line.startswith("rank")] if log.exists() else []
 
@@ -93,7 +93,7 @@ def test_a_killed_rank_ends_all_within_a_minute(launched, folder):
 
 @pytest.mark.slow
 def test_other_machines_notice_within_a_minute(launched, folder):
-    """Two launchers stand for two machines; the rank that dies is not on the one that has the scheduler."""
+    """Two launchers stand for two machines. The rank that dies is not on the machine of the scheduler."""
     meeting = ["--scheduler_address=127.0.0.1", f"--scheduler_port={free_port()}"]
     first, second = (
         launched("--rank_size=2", "--local_device_num=1", f"--rank_start={rank}", *meeting, steps=10000)
@@ -105,7 +105,7 @@ def test_other_machines_notice_within_a_minute(launched, folder):
     status, _, errors = finish(second, timeout=10)
     assert status == 137 and "error: rank 1 was killed by SIGKILL" in errors
     status, _, errors = finish(first, timeout=60)
-    # Whatever comes first: the sum fails, the scheduler misses rank 1, or MindSpore ends the rank itself.
+    # One of these comes first: the sum fails, the scheduler misses rank 1, or MindSpore ends the rank itself.
     assert status in (1, 128 + signal.SIGTERM) and "so all ranks are stopped" in errors
 
 

@@ -1,4 +1,4 @@
-"""Ranks that are killed, told to stop, or given what they can't use."""
+"""Ranks that are killed, are told to stop, or get bad input."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from tests.support.distributed_runs import (
 from tests.support.programs import TINY, random_ids, write_mindrecord
 
 ENDLESS = {"steps": 100000, "save_interval": 1}
-SECONDS = 60  # within which all ranks are gone when one is
+SECONDS = 60  # all ranks must end within this time after one has ended
 
 
 def test_a_run_that_was_stopped_and_killed_comes_to_the_same(data, finished, tmp_path):
@@ -53,7 +53,7 @@ def test_a_run_that_was_stopped_and_killed_comes_to_the_same(data, finished, tmp
 
 @pytest.fixture
 def unreadable(tmp_path):
-    """Records of which only the second rank of two reads one that holds an unknown id."""
+    """Return a file with an unknown id in a record that only the second of two ranks reads."""
     ids = random_ids(ROWS)
     ids[ROWS // 4 + 1, 3] = TINY.vocab_size
     write_mindrecord(tmp_path / "train.mindrecord", ids)

@@ -1,4 +1,4 @@
-"""predict.py spread over processes tells what one process tells, and tells it once."""
+"""predict.py spread over processes prints the text of one process, and prints it once."""
 
 import mindspore as ms
 import pytest
@@ -18,7 +18,7 @@ TENSOR, PIPELINE, EXPERT = ("--parallel.tensor=2",), ("--parallel.pipeline=2",),
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, tiny_vocab):
-    """Flags of predict.py for a model of random weights, by the number of its experts; and the prompts."""
+    """Return the flags of predict.py for random models, by their number of experts, and a file of prompts."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     flags = {}
@@ -37,7 +37,7 @@ def files(tmp_path_factory, tiny_vocab):
 
 @pytest.fixture(scope="module")
 def alone(files):
-    """A function from an experts' number and flags to what one process tells."""
+    """Return a function from a number of experts and flags to what one process prints."""
     known = {}
 
     def tell(experts, generation):
@@ -79,5 +79,5 @@ def test_the_same_text(files, alone, tmp_path, ranks, plan, experts, generation)
     status, told, errors = finish_all(launcher, tmp_path)
     assert status == 0, errors
     assert told == alone(experts, generation)
-    assert len(set(told)) > 30  # not one token over and over
+    assert len(set(told)) > 30  # the text does not repeat one token
     assert not any("put: " in log_of(tmp_path, rank) for rank in range(1, ranks))

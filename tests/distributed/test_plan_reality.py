@@ -1,4 +1,4 @@
-"""What `--plan` says of each rank, against what real ranks hold and send."""
+"""The figures of `--plan` for each rank, compared with what real ranks hold and send."""
 
 import json
 
@@ -10,7 +10,7 @@ from src.training.config import TrainConfig
 from tests.support.distributed_runs import DENSE, MOE, finish_all, launch, log_of
 from tests.support.programs import ROOT, train_flags
 
-# On a CPU, how often an AllReduce that stands for a collective takes its payload.
+# On a CPU an AllReduce replaces each collective. It takes the payload this many times.
 TAKEN = {
     "AllReduce": lambda ranks: 1,
     "ReduceScatter": lambda ranks: 1,
@@ -68,6 +68,6 @@ def test_ranks_hold_and_send_what_was_planned(data, tmp_path, parallel, model):
             "weights": memory.weights,
             "moments": memory.moments,
             "slices": memory.slices,
-            "gradients": memory.gradients if summed else 0,  # else they never lie in parameters
+            "gradients": memory.gradients if summed else 0,  # otherwise no parameters hold them
             "sent": sum(TAKEN[one.operation](one.ranks) * one.payload for one in communication(config, rank)),
         }

@@ -1,4 +1,4 @@
-"""Training spread over processes, against one process: the same data, dropout, overflows and clipping."""
+"""Training spread over processes, compared with one process: data, dropout, overflows and clipping are the same."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_losses_norms_and_weights_are_those_of_one_process(finished, run):
 
 @pytest.mark.parametrize("model", [DENSE, MOE], ids=["dense", "experts"])
 def test_what_is_compared_holds_something(finished, model):
-    """Overflows at first and later, clipped and unclipped steps, losses that fall."""
+    """The compared run has overflows at first and later, clipped and unclipped steps, and losses that fall."""
     lines = [line for line in metrics(finished(Run(model=model))) if "loss" in line]
     overflows = [line["overflow"] for line in lines]
     assert overflows[0] and not overflows[5] and any(overflows[6:])

@@ -1,4 +1,4 @@
-"""What the tests of several ranks share: settings and data, launched programs, and the comparison of two runs."""
+"""Helpers for tests of several ranks: settings and data, launched programs, and the comparison of two runs."""
 
 import math
 import os
@@ -13,13 +13,13 @@ from src.parallel.plan.plan import AXES
 from tests.support.programs import ROOT, TINY, finish, metrics, random_ids, start, train_flags, write_mindrecord
 
 TRAIN, PREDICT = ROOT / "train.py", ROOT / "predict.py"
-TIMEOUT = 480  # eight ranks compile their graphs on as few as two cores
+TIMEOUT = 480  # seconds; eight ranks may have to compile their graphs on two cores
 STEPS = 20
-ROWS = 8  # of an optimizer step, whatever the plan
+ROWS = 8  # sequences of an optimizer step under every plan
 DENSE = {"num_layers": 3}
 MOE = {"num_layers": 2, "num_experts": 4, "expert_interval": 1, "expert_top_k": 2}
-# The loss scale overflows at first, and again when it has grown: the squares of the gradients end at 3.4e38. An
-# overflow that near to the limit is one of only some of the ranks, or of their sum alone. Norms are clipped.
+# The loss scale overflows at first, and again after it has grown, because squares of gradients must stay below 3.4e38.
+# So near to the limit, only some of the ranks overflow, or only the sum over them does. Norms are clipped.
 TRAINING = {
     "steps": STEPS,
     "decay_steps": STEPS,
@@ -37,9 +37,9 @@ class Run:
     """A run of train.py.
 
     Args:
-        plan: What differs from one rank, of the settings `parallel`.
-        model, training: What differs from TINY and TRAINING.
-        micro_batches: Of an optimizer step.
+        plan: Settings `parallel` that differ from a run of one rank.
+        model, training: Settings that differ from TINY and TRAINING.
+        micro_batches: Micro-batches of an optimizer step.
     """
 
     plan: dict = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def alone(self):
-        """The run of one process that must come to the same."""
+        """The run of one process that must give the same results."""
         return Run({}, self.model, self.training, self.micro_batches)
 
     def flags(self, data, output):
@@ -71,23 +71,23 @@ class Run:
         ]
 
     def start(self, data, output):
-        """Its process, or the launcher of its ranks, whose logs are in the output folder too."""
+        """Start the run, or the launcher of its ranks. Their logs are in the output folder too."""
         output.mkdir(parents=True, exist_ok=True)
         command = [TRAIN, *self.flags(data, output)]
         return launch(self.ranks, *command, folder=output) if self.ranks > 1 else start(*command, cwd=output)
 
     def finish(self, data, output):
-        """(exit status, stdout, stderr) of a run from beginning to end."""
+        """Run to the end, and return (exit status, stdout, stderr)."""
         return finish_all(self.start(data, output), output)
 
 
 def launch(ranks, *command, folder):
-    """The launcher of a program's ranks, which work in a folder and have their logs there."""
+    """Start the launcher of a program's ranks. They work in a folder and have their logs there."""
     return start("-m", "src.parallel.launch", f"--rank_size={ranks}", "--", *command, cwd=folder)
 
 
 def finish_all(process, folder, timeout=TIMEOUT):
-    """(exit status, stdout, stderr); afterwards nothing runs in the folder any more."""
+    """Return (exit status, stdout, stderr) of a process. Afterwards no process may run in the folder."""
     try:
         result = finish(process, timeout)
         assert not processes_of(folder)
@@ -98,7 +98,7 @@ def finish_all(process, folder, timeout=TIMEOUT):
 
 
 def processes_of(folder):
-    """The processes that run in a folder."""
+    """Return the processes that run in a folder."""
     return [
         process
         for process in psutil.process_iter(["cwd", "status"])
@@ -107,7 +107,7 @@ def processes_of(folder):
 
 
 def process_of(folder, rank):
-    """The number of a rank's process."""
+    """Return the process number of a rank."""
     return next(
         process.pid
         for process in processes_of(folder)
@@ -116,12 +116,12 @@ def process_of(folder, rank):
 
 
 def log_of(folder, rank):
-    """What a rank has said."""
+    """Return the log of a rank."""
     return (folder / f"device{rank}" / f"log{rank}.log").read_text()
 
 
 def wait_for_step(output, step, process):
-    """Until a run has logged a step."""
+    """Wait until a run has logged a step."""
     file, deadline = output / "metrics.jsonl", time.monotonic() + TIMEOUT
     while not (file.exists() and f'"step": {step},' in file.read_text()):
         assert process.poll() is None, process.communicate()
@@ -130,19 +130,20 @@ def wait_for_step(output, step, process):
 
 
 def last_step(output):
-    """The last step that a run has logged."""
+    """Return the last step that a run has logged."""
     return metrics(output)[-1]["step"]
 
 
 def checkpoints(output):
-    """Names of what is in a run's folder of checkpoints."""
+    """Return the names in a run's folder of checkpoints."""
     return sorted(os.listdir(output / "checkpoint"))
 
 
 def write_data(folder):
-    """27 records to train on, so that an epoch leaves some over, and 8 with a loss_mask for validation.
+    """Write 27 records to train on, so that an epoch leaves some over, and 8 with a loss_mask for validation.
 
-    Each ends with a number of pads of its own: up to half of it. So no two ranks count as many tokens.
+    Each record ends with a random number of pads, up to half of it, so that the ranks count different numbers of
+    tokens.
     """
     draw = np.random.default_rng(0)
     for seed, (name, rows) in enumerate({"train": 27, "validation": 8}.items()):
@@ -154,17 +155,17 @@ def write_data(folder):
 
 
 def weights(output):
-    """All parameters of a run's newest checkpoint, whole, by name; no moments."""
+    """Return all whole parameters of a run's newest checkpoint by name, without moments."""
     slices = store.open_slices(store.newest(output / "checkpoint"))
     return {name: slices.read(name, slices.whole(name).box) for name in slices.names if not name.startswith("adam_")}
 
 
 def differences(output, expected):
-    """The largest relative differences of two runs' losses, gradient norms, validation losses and last weights.
+    """Return the largest relative differences of two runs' losses, gradient norms, validation losses and last weights.
 
-    They must agree exactly in which steps overflowed, in the loss scale and the learning rate. Of the weights, the norm
-    of each parameter's difference is compared with the parameter's; but for the bias of the keys, which has no effect:
-    its gradient is rounding alone, of which Adam makes whole steps.
+    The runs must agree exactly in overflows, loss scale and learning rate. The norm of each parameter's difference is
+    compared with the norm of the parameter. The bias of the keys is left out: it has no effect, so its gradient is only
+    rounding, from which Adam makes whole steps.
     """
     found, wanted = (
         {("loss" in line, line["step"]): line for line in metrics(folder)} for folder in (output, expected)

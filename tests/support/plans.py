@@ -1,4 +1,4 @@
-"""A small model under any plan, and what the plan says of a rank."""
+"""A small model under any plan, and the plan's figures for a rank."""
 
 from dataclasses import replace
 
@@ -7,7 +7,8 @@ from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.costs import communication, rank_memory
 from src.training.config import TrainConfig
 
-# 40,736 parameters: 3 layers of 12,704, tables of 1,536 (words), 512 (positions) and 512 (queries), a LayerNorm of 64.
+# The model has 40,736 parameters: 3 layers of 12,704, tables of 1,536 (words), 512 (positions) and 512 (queries), and a
+# LayerNorm of 64.
 MODEL = PanguAlphaConfig(vocab_size=48, hidden_size=32, num_layers=3, num_heads=4, seq_length=16, dropout_rate=0.0)
 HIDDEN = 2 * 16 * 32 * 4  # bytes of the hidden states of 2 sequences
 
@@ -23,7 +24,7 @@ def config_of(parallel=None, model=None, **training):
 
 
 def held_by(config, rank=0):
-    """(parameters, weights, gradients, moments, slices) of a rank."""
+    """Return (parameters, weights, gradients, moments, slices) of a rank."""
     memory = rank_memory(config, rank)
     return memory.parameters, memory.weights, memory.gradients, memory.moments, memory.slices
 

@@ -1,6 +1,6 @@
-"""What a rank really holds and sends, for comparison with the plan.
+"""Measure what a rank really holds and sends, for comparison with the plan.
 
-As a program it takes train.py's flags, takes one optimizer step and prints both as a line of JSON.
+As a program it takes the flags of train.py, runs one optimizer step, and prints both as a line of JSON.
 """
 
 import gc
@@ -15,19 +15,24 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
 
-KINDS = {"adam_m": "moments", "adam_v": "moments", "accumulated": "gradients", "part": "slices"}  # by names' beginnings
-SENT = re.compile(r"= AllReduce\(.*\n *: \(<Tensor\[Float32\], \(([\d, ]+)\)>\)")  # single numbers have no shape
+KINDS = {
+    "adam_m": "moments",
+    "adam_v": "moments",
+    "accumulated": "gradients",
+    "part": "slices",
+}  # by prefix of the name
+SENT = re.compile(r"= AllReduce\(.*\n *: \(<Tensor\[Float32\], \(([\d, ]+)\)>\)")  # single numbers do not match
 
 
 def parameters():
-    """All Parameter objects of this process, whoever refers to them, but for those of MindSpore's random generator."""
+    """Return all Parameter objects of this process, except those of MindSpore's random generator."""
     gc.collect()
     found = [one for one in gc.get_objects() if issubclass(type(one), Parameter)]
     return [one for one in found if not one.name.startswith("Parameter#")]
 
 
 def bytes_by_kind(held):
-    """Bytes of parameters' real values: weights, and KINDS."""
+    """Return the bytes of parameters' values by kind: weights, and the values of KINDS."""
     total = Counter(weights=0, moments=0, gradients=0, slices=0)
     for parameter in held:
         total[KINDS.get(parameter.name.partition(".")[0], "weights")] += parameter.asnumpy().nbytes
@@ -35,9 +40,9 @@ def bytes_by_kind(held):
 
 
 class Sent:
-    """Counts the bytes that go into AllReduce, of which all collectives are made on a CPU, but for single numbers.
+    """Counts the bytes that go into AllReduce, except single numbers. On a CPU all collectives are made of it.
 
-    It reads the graphs that MindSpore really runs, once they are optimized, and notes how often each is run.
+    It reads the optimized graphs that MindSpore really runs, and counts how often each one runs.
     """
 
     def __init__(self, folder):
@@ -45,10 +50,10 @@ class Sent:
 
     def __enter__(self):
         self.call = nn.Cell.__call__
-        os.environ["MS_DEV_DUMP_IR_PASSES"] = "graph_build"  # of all that save_graphs would write
+        os.environ["MS_DEV_DUMP_IR_PASSES"] = "graph_build"  # save_graphs writes only these graphs
 
         def count(cell, *inputs):
-            """Compiles what was not yet, into a folder of its own."""
+            """Call a cell. If it is compiled now, its graphs go to a folder for this cell."""
             path = str(self.folder / str(id(cell)))
             self.runs[path] += 1
             ms.set_context(save_graphs=1, save_graphs_path=path)
@@ -61,7 +66,7 @@ class Sent:
         nn.Cell.__call__ = self.call
 
     def bytes(self):
-        """In all runs of all graphs."""
+        """Return the bytes in all runs of all graphs."""
         total = 0
         for path, runs in self.runs.items():
             graphs = [file.read_text() for file in Path(path).rglob("graph_build_*.ir")]

@@ -1,4 +1,4 @@
-"""A rank of a run in semi-automatic parallel, as far as its compiler and its weights: `FOLDER RANK`."""
+"""Compile a rank of a run in semi-automatic parallel, and load and save its weights. Arguments: FOLDER RANK."""
 
 import sys
 from pathlib import Path

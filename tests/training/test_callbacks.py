@@ -27,7 +27,7 @@ def test_metrics_come_back_as_they_were(tmp_path):
     writer = MetricsFile(tmp_path, 0)
     writer.on_step(told[0])
     writer.on_validation(told[1])
-    assert read_metrics(tmp_path) == told[:2]  # readable while the run goes on
+    assert read_metrics(tmp_path) == told[:2]  # readable while the run continues
     writer.on_step(told[2])
     writer.close()
     assert json.dumps(read_metrics(tmp_path)) == json.dumps(told)
@@ -79,7 +79,8 @@ def test_progress_tells_loss_rate_and_speed(capsys):
 
 
 def read_events(folder):
-    """Each event is framed by its length (8 bytes) and a checksum (4) before it, and a checksum (4) behind."""
+    """Read event files. Each event has its length (8 bytes) and a checksum (4) before it, and a checksum (4) after
+    it."""
     events = []
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
@@ -102,5 +103,5 @@ def test_tensorboard_events(tmp_path):
     losses = [(step, value) for step, tag, value in scalars if tag == "loss"]
     assert losses == [(1, 1), (2, 2), (3, 3), (3, 23), (4, 24)]
     assert [step for step, tag, _ in scalars if tag == "validation_perplexity"] == [3, 4]
-    # What TensorBoard forgets the replaced step by.
+    # This event makes TensorBoard drop the replaced step.
     assert [event.step for event in events if event.session_log.status == event.session_log.START] == [3]

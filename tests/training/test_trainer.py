@@ -1,4 +1,4 @@
-"""Whole runs of train.py as processes, and the trainer's parts that can be looked at from inside."""
+"""Whole runs of train.py as processes, and the trainer inside this process."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ TRAIN = ROOT / "train.py"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """27 records, so that epochs of 13 batches leave one over."""
+    """Return a file of 27 records: an epoch has 13 batches and leaves one record over."""
     file = tmp_path_factory.mktemp("data") / "train.mindrecord"
     write_mindrecord(file, random_ids(27))
     return file
@@ -48,7 +48,7 @@ def loss_lines(folder):
 
 
 def wait_for_step(folder, step, process):
-    """Until a run has logged a step."""
+    """Wait until a run has logged a step."""
     file, ends = folder / "metrics.jsonl", time.monotonic() + TIMEOUT
     while time.monotonic() < ends and process.poll() is None:
         if file.exists() and f'"step": {step},' in file.read_text():
@@ -58,26 +58,26 @@ def wait_for_step(folder, step, process):
 
 
 def train(data, output, **training):
-    """A run to its end; its stdout and stderr."""
+    """Run to the end, and return stdout and stderr."""
     status, told, errors = run(TRAIN, *train_flags(data, output, **training))
     assert status == 0, errors
     return told, errors
 
 
-# A loss scale that overflows at first and doubles every few steps, and micro-batches: more state to go on with.
+# The loss scale overflows at first and doubles every few steps, so that more state must be resumed.
 LIVELY = dict(steps=STEPS, accumulation_steps=2, optimizer="adamw", loss_scale=3e38, loss_scale_window=3)
 
 
 @pytest.fixture(scope="module")
 def straight(data, tmp_path_factory):
-    """The folder of a run without interruption."""
+    """Return the folder of a run without interruption."""
     output = tmp_path_factory.mktemp("straight")
     train(data, output, **LIVELY, save_interval=5)
     return output
 
 
 def stop(data, output, number, after=10, **training):
-    """Start a run and send it a signal once it has logged step `after`; (status, stdout, stderr)."""
+    """Start a run, send it a signal after it has logged step `after`, and return (status, stdout, stderr)."""
     process = start(TRAIN, *train_flags(data, output, **training))
     wait_for_step(output, after, process)
     process.send_signal(number)
@@ -100,13 +100,13 @@ def test_stop_and_resume_give_the_losses_of_a_straight_run(data, straight, tmp_p
 def test_ctrl_c_saves_too(data, tmp_path):
     status, told, errors = stop(data, tmp_path, signal.SIGINT, **LIVELY)
     last = metrics(tmp_path)[-1]["step"]
-    assert status in (130, 143)  # while it computes, MindSpore hands a Ctrl-C on as SIGTERM
+    assert status in (130, 143)  # during a computation, MindSpore turns Ctrl-C into SIGTERM
     assert f"after step {last}; the same command goes on" in told and "Traceback" not in errors
     assert os.listdir(tmp_path / "checkpoint") == [f"step_{last:08d}"]
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(data, straight, tmp_path):
-    """kill -9 in the middle of writing: simulated by the folder that it would leave."""
+    """The folder that kill -9 would leave in the middle of a write is made by hand."""
     status, *_ = stop(data, tmp_path, signal.SIGKILL, after=7, **LIVELY, save_interval=5)
     checkpoints = tmp_path / "checkpoint"
     assert status == -signal.SIGKILL
@@ -138,7 +138,7 @@ def test_200_steps_straight_or_stopped_at_100(data, tmp_path):
     assert loss_lines(tmp_path / "stopped") == loss_lines(tmp_path / "straight")
 
 
-# From here on in this process.
+# The tests below run in this process.
 
 
 def config(data, output, *flags, **training):
@@ -146,7 +146,7 @@ def config(data, output, *flags, **training):
 
 
 def steps(trainer, number):
-    """The metrics of some steps."""
+    """Run some steps, and return their metrics."""
     batches = trainer.train_batches.iterate(trainer.progress.step * trainer.config.training.accumulation_steps)
     return [trainer._step(batches) for _ in range(number)]
 
@@ -202,7 +202,7 @@ def test_a_run_can_begin_with_the_weights_of_another(data, straight, tmp_path):
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """Fine-tuning records: ids, loss_mask and their file."""
+    """Return fine-tuning records: ids, loss_mask and their file."""
     ids, draw = random_ids(6, seed=3), np.random.default_rng(0)
     loss_mask = (draw.random((6, TINY.seq_length)) < 0.3).astype(np.int32)
     file = tmp_path_factory.mktemp("examples") / "examples.mindrecord"
@@ -223,7 +223,7 @@ def test_fine_tuning_loss_is_over_the_completions(examples, tmp_path):
     "flags, batches", [([], 3), (["--training.eval_batches=2"], 2), (["--model.eod_reset=false"], 3)]
 )
 def test_validation_perplexity_is_over_all_counted_tokens(examples, tmp_path, flags, batches):
-    """Batches have unequal numbers of counted tokens; each token weighs the same."""
+    """Batches have different numbers of counted tokens, but each token weighs the same."""
     ids, loss_mask, file = examples
     trainer = Trainer(config(file, tmp_path, f"--data.validation={file}", *flags))
     model, ids = trainer.config.model, ids[: 2 * batches]
@@ -260,7 +260,7 @@ def test_validation_and_logging_keep_their_intervals(data, tmp_path):
 
 
 def test_a_tiny_model_learns_a_pattern(tmp_path):
-    """Counting up: the loss falls from that of a guess, log 50, to near 0."""
+    """The text counts up. The loss falls from log 50, that of a guess, to near 0."""
     file = tmp_path / "count.mindrecord"
     write_mindrecord(file, 10 + (np.arange(16)[:, None] * 3 + np.arange(TINY.seq_length + 1)) % 40)
     trainer = Trainer(config(file, tmp_path, "--model.dropout_rate=0", batch_size=8, steps=80, learning_rate=1e-2))

@@ -1,4 +1,4 @@
-"""What one process can tell of the emulated collectives: the message that each rank would send."""
+"""The emulated collectives in one process: the message that each rank would send."""
 
 import mindspore as ms
 import numpy as np
@@ -13,14 +13,14 @@ NOT_FINITE = np.array([[1, np.inf, 2], [np.nan, -np.inf, 3]], np.float32)
 
 @pytest.fixture
 def message(monkeypatch):
-    """A function from a rank of three and a tensor to what an AllGather hands to the sum over the ranks."""
+    """Return a function from a rank of three and a tensor to what AllGather passes to the sum over the ranks."""
     monkeypatch.setattr(collectives, "AllReduce", lambda group: nn.Identity())
     return lambda rank, x: collectives.AllGather(Group((0, 1, 2), rank))(x).asnumpy()
 
 
 @pytest.mark.parametrize("rank", range(3))
 def test_what_a_rank_sends_touches_no_others_part(message, rank):
-    """Infinite gradients go one way while good hidden states go the other."""
+    """In an exchange, infinite gradients of one rank must not damage the hidden states of the other."""
     sent = message(rank, Tensor(NOT_FINITE)).reshape(3, 2, 3)
     np.testing.assert_array_equal(sent[rank], NOT_FINITE)
     assert (np.delete(sent, rank, axis=0) == 0).all()

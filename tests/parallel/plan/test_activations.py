@@ -8,23 +8,25 @@ from tests.support.plans import HIDDEN, config_of
 
 
 def test_a_layer_s_activations_by_hand():
-    """2 x 16 tokens: input, second norm's input, both norms' outputs, q, k, v, mixed: 4 KiB each; 2 x 16 KiB of
-    feed-forward units; attention weights of 2 x 4 heads x 16 x 16: 8 KiB."""
+    """With 2 x 16 tokens, eight tensors have 4 KiB each: the input, the input of the second LayerNorm, the outputs of
+    both LayerNorms, queries, keys, values, and the weighted sum of values. The feed-forward units have 2 x 16 KiB, and
+    the attention weights of 2 x 4 heads x 16 x 16 have 8 KiB."""
     kib = 1024
     assert layer_activations(config_of(), 0) == (4 + 4) * 4 * kib + 2 * 16 * kib + 8 * kib
-    dropout = config_of(model=dict(dropout_rate=0.1))  # a mask after both, and of the weights a mask and what is left
+    dropout = config_of(model=dict(dropout_rate=0.1))  # two masks, and for the attention weights a mask and the result
     assert layer_activations(dropout, 0) == layer_activations(config_of(), 0) + 2 * 4 * kib + 2 * 8 * kib
     tensor = config_of(dict(tensor=2))
     assert layer_activations(tensor, 0) == 4 * 4 * kib + (4 * 4 + 2 * 16 + 8) * kib // 2
-    sequence = dict(tensor=2, sequence_parallel=True)  # both inputs, and with dropout both masks
+    sequence = dict(tensor=2, sequence_parallel=True)  # halves both inputs, and with dropout both masks
     assert layer_activations(tensor, 0) - layer_activations(config_of(sequence), 0) == 4 * kib
     tensor, sequence = (config_of(parallel, dict(dropout_rate=0.1)) for parallel in (dict(tensor=2), sequence))
     assert layer_activations(tensor, 0) - layer_activations(sequence, 0) == 8 * kib
 
 
 def test_an_expert_layer_s_activations_by_hand():
-    """4 experts x ceil(1.25 * 16 / 4) = 20 places a sequence of 16: rows of hidden size in and out, and of units before
-    and after the activation; dispatch and combine tables of 2 x 16 x 20."""
+    """A sequence of 16 tokens has 4 experts x ceil(1.25 * 16 / 4) = 20 places. Each place has a row of hidden size in
+    and out, and a row of units before and after the activation. The dispatch and combine tables are 2 x 16 x 20
+    each."""
     experts = config_of(model=dict(num_experts=4, expert_interval=2))
     rows = 2 * 20
     expected = 8 * 4096 + 8192 + rows * (2 * 32 + 2 * 128) * 4 + 2 * (2 * 16 * 20) * 4
@@ -33,13 +35,13 @@ def test_an_expert_layer_s_activations_by_hand():
     parts = [
         config_of(dict(tensor=2, sequence_parallel=on), dict(num_experts=4, expert_interval=2, dropout_rate=0.1))
         for on in (False, True)
-    ]  # the mask of what comes back from the experts is one of all tokens
+    ]  # sequence parallel does not cut the dropout mask of the experts' result
     assert layer_activations(parts[0], 1) - layer_activations(parts[1], 1) == 3 * HIDDEN // 2
 
 
 @pytest.mark.parametrize("tensor", [1, 2, 8])
 def test_a_layer_s_activations_are_those_of_megatron(tensor):
-    """Korthikanti et al. (arXiv 2205.05198), equation 2, without dropout: s b h (8 + 24 / t) + 2 a s^2 b / t bytes."""
+    """Equation 2 of Korthikanti et al. (arXiv 2205.05198) without dropout: s b h (8 + 24 / t) + 2 a s^2 b / t bytes."""
     half = dict(
         hidden_size=64,
         ffn_hidden_size=256,
@@ -54,9 +56,9 @@ def test_a_layer_s_activations_are_those_of_megatron(tensor):
 
 
 def test_what_a_stage_keeps():
-    """Besides its layers: ids, positions and mask of each micro-batch, and one mask as numbers; on top the inputs of
-    final norm, queries and head, the logits and their gradient; between a pipeline's ends what came in with each
-    micro-batch in flight."""
+    """Besides its layers, a stage keeps ids, positions and mask of each micro-batch, and one mask as numbers. The last
+    stage also keeps the inputs of the final LayerNorm, the queries and the head, the logits and their gradient. A
+    middle stage also keeps the input of each micro-batch in flight."""
     layer, top = layer_activations(config_of(), 0), 3 * HIDDEN + 2 * 2 * 16 * 48 * 4
     batch = 2 * 16 * (4 + 4 + 16)
     mask = batch + 2 * 16 * 16 * 4
@@ -71,8 +73,9 @@ def test_what_a_stage_keeps():
 
 
 def test_what_the_compiler_keeps_to_compute_the_rest_again():
-    """Of 4 layers no LayerNorm's output; and sliced, half of each second LayerNorm's input on each tensor rank, and of
-    several micro-batches also of the inputs of blocks 1 and 2: the query layer's comes from the last LayerNorm."""
+    """The compiler keeps no LayerNorm outputs of the 4 layers. Sliced, each tensor rank keeps half of the input of each
+    second LayerNorm. With several micro-batches it also keeps half of the inputs of blocks 1 and 2. The input of the
+    query layer comes from the final LayerNorm and is not sliced."""
 
     def kept(**settings):
         config = config_of(dict(tensor=2, recompute=True, micro_batch_num=2) | settings, dict(num_layers=4))
@@ -86,7 +89,8 @@ def test_what_the_compiler_keeps_to_compute_the_rest_again():
 
 
 def test_the_compiler_s_pipeline_keeps_each_micro_batch_in_flight():
-    """Three on the first of three stages, one on the last; with recompute of each a layer's two inputs."""
+    """The first of three stages has three micro-batches in flight, the second one two. With recompute, each keeps the
+    two inputs of a layer."""
     parallel = dict(pipeline=3, micro_batch_num=8, device_target="Ascend", world_size=24, data=8)
     layer, batches, mask = layer_activations(config_of(), 0), 8 * 2 * 16 * (4 + 4 + 16), 2 * 16 * 16 * 4
     for recompute, kept, again in ((False, layer, 0), (True, 2 * HIDDEN, layer)):
@@ -97,7 +101,7 @@ def test_the_compiler_s_pipeline_keeps_each_micro_batch_in_flight():
 
 
 def test_what_a_stage_keeps_with_sequence_parallel():
-    """Its own tokens of what comes in, and of what goes into the final norm."""
+    """It keeps only the rank's own tokens of the stage's input and of the final LayerNorm's input."""
     staged = dict(pipeline=3, micro_batch_num=8, tensor=2)
     plain, spread = (config_of(staged | dict(sequence_parallel=on)) for on in (False, True))
     layer = layer_activations(plain, 0) - layer_activations(spread, 0)

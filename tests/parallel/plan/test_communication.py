@@ -10,8 +10,8 @@ from tests.support.plans import HIDDEN, config_of, held_by, payloads
 
 
 def test_tensor_parallel_sends():
-    """4 AllReduces a layer, one each for embedding, queries' gradient and head's, two numbers a token for the loss, and
-    each rank's largest logit."""
+    """Hidden states take 4 AllReduces in each layer, and one each for the embedding, the gradient of the queries and
+    the gradient of the head. The loss takes two numbers a token, and the largest logit of each rank."""
     config = config_of(dict(tensor=2))
     number_a_token = 2 * 16 * 4
     assert payloads(config) == {
@@ -23,8 +23,8 @@ def test_tensor_parallel_sends():
 
 
 def test_a_whole_vocabulary_is_held_and_sends_nothing():
-    """All 48 words, not 24, and their logits; of the sums those of the layers and of the queries' gradient are left.
-    With sequence parallel the head's input is gathered, and has no sum of gradients."""
+    """A rank has all 48 words and their logits instead of 24. Only the sums of the layers and of the queries' gradient
+    remain. With sequence parallel, the head's input is gathered and needs no sum of gradients."""
     parts, whole = (config_of(dict(tensor=2, vocab_parallel=cut)) for cut in (True, False))
     assert held_by(whole)[0] - held_by(parts)[0] == 24 * 32
     plan = Plan.of(whole.parallel, whole.model)
@@ -39,14 +39,15 @@ def test_a_whole_vocabulary_is_held_and_sends_nothing():
 
 
 def test_experts_add_up_their_own_rows():
-    """One layer of three has experts, with 20 places a sequence of 16 in the place of 16 rows."""
+    """One of three layers has experts. A sequence of 16 tokens then sums 20 rows instead of 16."""
     experts = payloads(config_of(dict(tensor=2), dict(num_experts=4, expert_interval=3)))
     more = experts["tensor", "AllReduce", 2] - payloads(config_of(dict(tensor=2)))["tensor", "AllReduce", 2]
     assert more == 2 * 2 * (20 - 16) * 32 * 4
 
 
 def test_a_forward_pass_that_is_computed_again_leaves_out_the_last_sum_of_a_layer():
-    """That of attention is needed again; that of a feed-forward layer is not, that of experts is by their router."""
+    """The sum of attention is needed again. The sum of a dense feed-forward layer is not, but the router needs the sum
+    of the experts."""
 
     def again(**model):
         plain, recomputed = (payloads(config_of(dict(tensor=2, recompute=on), model)) for on in (False, True))
@@ -57,7 +58,8 @@ def test_a_forward_pass_that_is_computed_again_leaves_out_the_last_sum_of_a_laye
 
 
 def test_stages_compute_forward_passes_again_but_for_the_last():
-    """Embedding and two sums forward; embedding, one sum and two backward; 4 micro-batches."""
+    """For each of 4 micro-batches, the first stage sums the embedding and two results forward, then the embedding and
+    one result again, and two gradients backward."""
     config = config_of(dict(tensor=2, pipeline=3, micro_batch_num=4))
     first, middle, last = (payloads(config, rank) for rank in (0, 2, 4))
     assert first["tensor", "AllReduce", 2] == 4 * (3 + 4) * HIDDEN
@@ -66,8 +68,9 @@ def test_stages_compute_forward_passes_again_but_for_the_last():
 
 
 def test_sequence_parallel_scatters_and_gathers():
-    """12 sums of the layers, and the head's gradient; the embedding's gradient is gathered as well. What stays a sum:
-    words, the queries' gradient, the loss; and 3 x (4 x 32 in LayerNorms, 2 x 32 in biases) + 64 of the last one."""
+    """The 12 sums of the layers and the gradient of the head become ReduceScatters. The embedding's gradient is
+    gathered too. AllReduces remain for the words, the queries' gradient and the loss, and for the gradients of
+    LayerNorms and biases: 3 x (4 x 32 + 2 x 32) + 64 of the final LayerNorm."""
     number_a_token = 2 * 16 * 4
     assert payloads(config_of(dict(tensor=2, sequence_parallel=True))) == {
         ("tensor", "AllReduce", 2): 2 * HIDDEN + 2 * number_a_token + 4 * (3 * 6 * 32 + 64),
@@ -77,12 +80,13 @@ def test_sequence_parallel_scatters_and_gathers():
 
 
 def test_sequence_parallel_around_experts():
-    """Their layer gathers its router's input, and backwards its output's gradient, instead of two sums."""
+    """A layer with experts gathers the router's input, and backwards the gradient of its output, instead of two
+    sums."""
     experts = dict(num_experts=4, expert_interval=3)
     dense, spread = (payloads(config_of(dict(tensor=2, sequence_parallel=True), model)) for model in ({}, experts))
     assert dense["tensor", "ReduceScatter", 2] - spread["tensor", "ReduceScatter", 2] == 2 * HIDDEN
     assert dense["tensor", "AllGather", 2] == spread["tensor", "AllGather", 2]
-    rows = 2 * 2 * 20 * 32 * 4  # their own sums; the projections' biases are theirs, and not of all tokens
+    rows = 2 * 2 * 20 * 32 * 4  # sums of the experts' rows; their projection bias is not one of the summed biases
     assert spread["tensor", "AllReduce", 2] - dense["tensor", "AllReduce", 2] == rows - 32 * 4
 
 
@@ -102,7 +106,7 @@ def test_hidden_states_are_sent_in_the_compute_dtype_but_as_float32_on_a_cpu():
     )
     for kind in (("pipeline", "Exchange", 2), ("expert", "AlltoAll", 2)):
         assert on_cpu[kind] == 2 * on_ascend[kind] > 0
-    loss = 2 * 2 * 2 * 16 * 4  # of two micro-batches, float32 everywhere
+    loss = 2 * 2 * 2 * 16 * 4  # two micro-batches; it is always float32
     sums = [sent["tensor", "AllReduce", 2] - loss for sent in (on_cpu, on_ascend)]
     assert sums[0] == 2 * sums[1] > 0
     for kind in (("data", "AllReduce", 2), ("tied embedding", "AllReduce", 2), ("tensor", "AllGather", 2)):
@@ -124,7 +128,7 @@ def test_data_parallel_sends_gradients():
 
 
 def test_neighbouring_stages_exchange_hidden_states_and_gradients():
-    """4 micro-batches through 3 stages: 4 + 2 exchanges at the first boundary, 4 + 1 at the second."""
+    """4 micro-batches go through 3 stages with 4 + 2 exchanges at the first boundary and 4 + 1 at the second."""
     config = config_of(dict(pipeline=3, micro_batch_num=4))
     tied = {("tied embedding", "AllReduce", 2): 4 * 1536}
     assert payloads(config, 0) == {("pipeline", "Exchange", 2): 6 * HIDDEN} | tied
@@ -133,14 +137,14 @@ def test_neighbouring_stages_exchange_hidden_states_and_gradients():
 
 
 def test_experts_have_replicas_and_exchanges_of_their_own():
-    """A layer of 4 experts: 4 x 8,352 and a router of 128 in place of 8,352; a rank of expert 2 holds 2 of them."""
+    """A layer of 4 experts has 4 x 8,352 numbers and a router of 128 instead of 8,352. Each rank holds 2 experts."""
     config = config_of(dict(data=3, expert=2), dict(num_experts=4, expert_interval=3))
     experts = 2 * 8352
     assert payloads(config) == {
         ("data", "AllReduce", 3): 4 * experts,
         ("data", "AllReduce", 6): 4 * (40736 - 8352 + 128),
         ("expert", "AlltoAll", 2): 4 * 2 * 20 * 32 * 4,
-    }  # there and back, forward and backward; 20 places a sequence
+    }  # two AlltoAlls forward and two backward, with 20 places in each sequence
 
 
 @pytest.mark.parametrize(

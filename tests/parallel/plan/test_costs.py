@@ -23,26 +23,27 @@ def test_one_rank_holds_everything_and_sends_nothing():
 
 
 def test_tensor_parallel_halves_what_is_sliced():
-    """A layer's 6,448: 1,584 in dense1-3, 544 and 2,080 in the row-parallel matrices (their biases whole), 2,112 in the
-    mapping, 128 in LayerNorms; the word table's 768; positions, queries and the last LayerNorm whole."""
+    """A layer has 6,448 numbers on each rank: 1,584 in dense1-3, 544 and 2,080 in the row-parallel matrices with their
+    whole biases, 2,112 in the mapping, and 128 in LayerNorms. The word table has 768. Positions, queries and the final
+    LayerNorm are whole."""
     assert held_by(config_of(dict(tensor=2)))[0] == 3 * 6448 + 768 + 512 + 512 + 64
 
 
 def test_stages_hold_their_layers_and_both_the_word_table():
     config = config_of(dict(pipeline=2, micro_batch_num=2))
-    assert held_by(config, 0) == (27456, 4 * 27456, 4 * 27456, 8 * 27456, 0)  # 2 layers, words, positions
+    assert held_by(config, 0) == (27456, 4 * 27456, 4 * 27456, 8 * 27456, 0)  # 2 layers, word table, positions
     assert held_by(config, 1)[0] == 12704 + 64 + 512 + 1536
 
 
 def test_optimizer_shard_halves_the_moments_alone():
     config = config_of(dict(data=2, optimizer_shard=True))
     assert held_by(config) == held_by(config, 1) == (40736, 4 * 40736, 4 * 40736, 4 * 40736, 2 * 40736)
-    odd = config_of(dict(data=3, optimizer_shard=True))  # of all sizes only the vocabulary's 48 rows divide by 3
+    odd = config_of(dict(data=3, optimizer_shard=True))  # only the 48 rows of the word table divide by 3
     assert held_by(odd)[3:] == (8 * (40736 - 1536 + 512), 4 * 512)
 
 
 def test_half_precision_weights():
-    """LayerNorms (448 numbers) and the tables (2,560) stay float32, as do sums over micro-batches and the moments."""
+    """LayerNorms (448 numbers) and tables (2,560) stay float32. So do the sums over micro-batches and the moments."""
     weights = 2 * (40736 - 3008) + 4 * 3008
     half = dict(param_init_dtype="float16")
     assert held_by(config_of(model=half)) == (40736, weights, weights, 8 * 40736, 0)
@@ -79,8 +80,8 @@ EXECUTED = {
 
 @pytest.mark.parametrize("parallel, model", EXECUTED.values(), ids=EXECUTED)
 def test_each_rank_s_parameters_take_the_planned_bytes(monkeypatch, parallel, model):
-    """One after the other in one process, where groups have names but are never called; all Parameter objects count.
-    tests/distributed/test_plan_reality.py has real ranks."""
+    """The ranks are built one after another in one process, where groups have names but do not communicate. All
+    Parameter objects of a rank count. tests/distributed/test_plan_reality.py uses real ranks."""
     monkeypatch.setattr("src.parallel.mesh.create_group", lambda name, ranks: None)
     config = config_of(parallel, model)
     plan = Plan.of(config.parallel, config.model)
@@ -127,7 +128,7 @@ def random_config(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_all_ranks_of_a_stage_hold_and_send_alike(seed):
-    """What lets the report show one line a stage."""
+    """The report relies on this, because it shows one line for each stage."""
     config = random_config(seed)
     plan = Plan.of(config.parallel, config.model)
     for stage in range(plan.pipeline):
@@ -138,7 +139,7 @@ def test_all_ranks_of_a_stage_hold_and_send_alike(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_totals_over_ranks(seed):
-    """Each number of the model once, and its moments once, when what several ranks hold alike is counted once."""
+    """Equal parts on several ranks count once. Then all ranks together hold each number and its moments once."""
     config = random_config(seed)
     plan, shapes = Plan.of(config.parallel, config.model), parameter_shapes(config.model)
     weights, moments, on_ranks = {}, {}, 0

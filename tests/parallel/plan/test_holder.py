@@ -20,7 +20,7 @@ SOME_PLANS = random.Random(0).sample(PLANS, 30)
 
 
 def written_counts(whole, of):
-    """Which elements of each whole array each rank writes: counts, by name."""
+    """Count for each element of each whole array how many ranks write it."""
     counts = {name: np.zeros(values.shape, np.int32) for name, values in whole.items()}
     for rank in range(of.world_size):
         holder = Holder(of, rank, SHAPES)
@@ -60,4 +60,4 @@ def test_a_plan_of_2048_ranks_is_arithmetic():
     of = Plan(16, 16, 1, 8, True, num_layers=64)
     names = {f"backbone.blocks.{layer}.attention.dense1.weight": (1024, 1024) for layer in range(63)}
     writers = [rank for rank in range(of.world_size) if Holder(of, rank, names).writes(next(iter(names)))]
-    assert writers == list(range(8))  # of the first stage, each of 8 tensor parts once
+    assert writers == list(range(8))  # one rank of the first stage for each of 8 tensor parts

@@ -1,4 +1,4 @@
-"""The mesh against numpy's own row-major order, and what a configuration of it must satisfy."""
+"""The numbering of ranks, compared with numpy's row-major order, and the checks of a plan's settings."""
 
 import random
 
@@ -15,7 +15,7 @@ SMALL = dict(hidden_size=32, num_layers=3, num_heads=4, vocab_size=52)
 
 
 def random_plan(seed):
-    """A plan of up to 5 x 4 x 3 x 4 ranks."""
+    """Return a plan of up to 5 x 4 x 3 x 4 ranks."""
     draw = random.Random(seed)
     pipeline = draw.randint(1, 5)
     return Plan(
@@ -29,7 +29,7 @@ def random_plan(seed):
 
 
 def grid(plan):
-    """All ranks as an array (pipeline, data, expert, tensor)."""
+    """Return all ranks as an array (pipeline, data, expert, tensor)."""
     shape = tuple(getattr(plan, axis) for axis in AXES)
     return np.arange(plan.world_size).reshape(shape)
 
@@ -106,7 +106,7 @@ def test_the_plan_of_a_configuration():
     whole = ParallelConfig(tensor=2, vocab_parallel=False)
     assert Plan.of(whole, PanguAlphaConfig(**SMALL)) == Plan(tensor=2, num_layers=3, vocab_parallel=False)
     assert ParallelConfig(data=2, tensor=4).world_size == 8
-    train_config(dict(vocab_size=53), {}, dict(tensor=2, vocab_parallel=False))  # 53 need not divide
+    train_config(dict(vocab_size=53), {}, dict(tensor=2, vocab_parallel=False))  # 2 need not divide 53
 
 
 @pytest.mark.parametrize(

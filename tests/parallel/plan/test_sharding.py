@@ -1,4 +1,4 @@
-"""Slices of parameters: against numpy's own slicing, the real model's parameters, and each other."""
+"""Slices of parameters, compared with numpy's slicing, with the real model's parameters, and with each other."""
 
 import random
 from dataclasses import replace
@@ -24,7 +24,7 @@ from tests.support.programs import TINY
 
 
 def draw_case(seed):
-    """A model and a plan that fits it."""
+    """Return a random model, and a plan that fits it."""
     draw = random.Random(seed)
     tensor, expert, pipeline = draw.choice([1, 2, 4]), draw.choice([1, 2]), draw.randint(1, 4)
     model = PanguAlphaConfig(
@@ -82,7 +82,7 @@ def test_parameter_shapes_are_those_of_the_model_in_its_order(changes):
         ("backbone.blocks.11.layernorm2.beta", None),
         ("backbone.blocks.11.attention.dense1.weight", 0),  # stored (out, in)
         ("backbone.blocks.11.attention.dense3.bias", 0),
-        ("backbone.top_query_layer.attention.projection.weight", 0),  # stored (in, out), as all below
+        ("backbone.top_query_layer.attention.projection.weight", 0),  # stored (in, out), like all below
         ("backbone.top_query_layer.attention.projection.bias", None),
         ("backbone.blocks.0.output.mapping.weight", 1),
         ("backbone.blocks.0.output.mapping.bias", 0),
@@ -96,7 +96,8 @@ def test_parameter_shapes_are_those_of_the_model_in_its_order(changes):
     ],
 )
 def test_what_tensor_parallel_slices(name, axis):
-    """Column parallel into heads and hidden units, row parallel out of them (Megatron-LM, section 3)."""
+    """Matrices into heads and hidden units are column parallel, those out of them row parallel (Megatron-LM, sec.
+    3)."""
     assert tensor_axis(name) == axis
 
 
@@ -110,7 +111,7 @@ def test_a_whole_vocabulary_is_on_each_tensor_rank():
 
 
 def test_stages_by_hand():
-    plan = Plan(pipeline=3, num_layers=7)  # layers 0-2, 3-4, 5-6; the query layer is 6
+    plan = Plan(pipeline=3, num_layers=7)  # stages of layers 0-2, 3-4 and 5-6; layer 6 is the query layer
     expected = {
         WORD_TABLE: (0, 2),
         "backbone.embedding.position_embedding.embedding_table": (0,),
@@ -127,7 +128,7 @@ def test_stages_by_hand():
 
 def test_a_rank_s_slices_by_hand():
     plan = Plan(data=2, expert=2, tensor=2, optimizer_shard=True, num_layers=4)
-    at = plan.coordinates(7)  # data 1, expert 1, tensor 1: replica 3 of 4 of what is no expert's
+    at = plan.coordinates(7)  # data 1, expert 1, tensor 1: replica 3 of 4 of the parameters outside experts
     name = "backbone.blocks.0.output.mapping.weight"
     assert box(name, (8, 32), plan, at) == Box((0, 16), (8, 32))
     assert optimizer_box(name, (8, 32), plan, at) == Box((6, 16), (8, 32))
@@ -141,7 +142,7 @@ def test_a_rank_s_slices_by_hand():
 
 
 def holders(name, plan):
-    """The ranks, with their coordinates, that hold a part of a parameter; of one stage each."""
+    """Return the coordinates of the ranks that hold a part of a parameter, in one list for each stage."""
     by_stage = {stage: [] for stage in stages(name, plan)}
     for rank in range(plan.world_size):
         at = plan.coordinates(rank)
@@ -188,7 +189,7 @@ def test_replicas_share_out_what_they_update(model, plan):
 
 @pytest.mark.parametrize("model, plan", CASES)
 def test_replicas_parts_follow_each_other_in_memory(model, plan):
-    """So that what the ranks of a group send is their parts one after the other (ReduceScatter, AllGather)."""
+    """ReduceScatter and AllGather rely on this: they join the parts in the order of the ranks."""
     for name, shape in parameter_shapes(model).items():
         numbers = np.arange(np.prod(shape)).reshape(shape)
         parts = {}

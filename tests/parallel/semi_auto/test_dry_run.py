@@ -1,4 +1,4 @@
-"""`--dry_run`: MindSpore's own compiler, on a host without devices, makes of a plan what the plan says."""
+"""`--dry_run`: on a host without devices, MindSpore's compiler makes what the plan says."""
 
 import re
 import subprocess
@@ -25,12 +25,12 @@ SPREAD = ["--parallel.tensor=2", "--parallel.data=2", "--parallel.pipeline=2", "
 
 
 def dry_run(*flags):
-    """(exit status, stdout, stderr) of a tiny model's training."""
+    """Return (exit status, stdout, stderr) of a dry run of a tiny model's training."""
     return run(ROOT / "train.py", "--dry_run", "--mode=tiny", *flags)
 
 
 def planned(output):
-    """Of each rank that was compiled: how many arrays and messages are as the plan says."""
+    """Return for each compiled rank how many arrays and messages agree with the plan."""
     assert "differs" not in output
     return [
         tuple(map(int, found))
@@ -48,7 +48,8 @@ def test_every_kind_of_rank_is_as_planned():
     )
     assert status == 0, errors
     assert re.findall(r"^rank (\d)", output, re.MULTILINE) == ["0", "4"]
-    # Both blocks, embedding and scalars; of each parameter itself, a sum of gradients and two moments.
+    # The stage has both blocks and the embedding. Each parameter has a sum of gradients and two moments. The rest are
+    # scalars and inputs.
     assert planned(output)[0][0] == 4 * (2 + 2 * 16) + 4 + 5
 
 
@@ -58,7 +59,7 @@ def test_every_kind_of_rank_is_as_planned():
     [
         [],
         ["--parallel.optimizer_shard"],
-        ["--parallel.optimizer_shard", "--model.vocab_size=2002"],  # rows that don't divide
+        ["--parallel.optimizer_shard", "--model.vocab_size=2002"],  # rows that do not divide
         ["--parallel.optimizer_shard", "--parallel.vocab_parallel=false"],
         ["--parallel.recompute"],
         ["--parallel.sequence_parallel"],
@@ -74,9 +75,9 @@ def test_every_rank_of_eight_is_as_planned(flags):
 
 
 def test_a_whole_vocabulary_is_as_planned():
-    """Among 2: 12 sums in the layers, none of the embedding and of a row's loss; 3 of the losses of both replicas, and
-    gradients of 10 parameters a layer. Among 4: gradients of 6 parameters a layer, three tables and the last LayerNorm;
-    and the norm."""
+    """Groups of 2 have 12 sums in the layers, none for the embedding and a row's loss, 3 for the losses of both
+    replicas, and the gradients of 10 parameters in each layer. Groups of 4 have the gradients of 6 parameters in each
+    layer, of three tables and of the final LayerNorm, and the norm."""
     status, output, errors = dry_run(
         "--parallel.tensor=2",
         "--parallel.data=2",
@@ -89,7 +90,7 @@ def test_a_whole_vocabulary_is_as_planned():
 
 
 def test_recomputed_activations_are_gathered_from_the_ranks_that_keep_their_slices():
-    """What goes into the second LayerNorm of three layers, 8 x 128 tokens of 128 float32 numbers each."""
+    """They are the inputs of the second LayerNorm in three layers: 8 x 128 tokens of 128 float32 numbers each."""
     status, output, errors = dry_run(
         "--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"
     )
@@ -137,20 +138,22 @@ def test_experts_are_as_planned():
         "--rank=3",
     )
     assert status == 0, errors
-    assert planned(output) and "8 AlltoAll among 2" in output  # two a layer, forward and backward
+    assert planned(output) and "8 AlltoAll among 2" in output  # two in each layer, forward and backward
 
 
 def test_generation_is_as_planned():
     status, output, errors = run(ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1")
     assert status == 0, errors
-    assert planned(output) == [(63, 8)] * 2  # AllReduces: the embedding, two a layer; an AllGather of the logits
+    assert (
+        planned(output) == [(63, 8)] * 2
+    )  # AllReduces of the embedding and two in each layer; an AllGather of the logits
 
 
 @pytest.mark.parametrize(
     "flags", [[], pytest.param(["--parallel.vocab_parallel=false"], marks=pytest.mark.slow)], ids=str
 )
 def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
-    """Ranks of both stages get the parts that their layouts say, and the strategy file says the same of all."""
+    """Ranks of both stages load the parts that their layouts say, and the strategy file says the same."""
     config = parse(
         TrainConfig,
         "train.py",
@@ -173,7 +176,8 @@ def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
         for name, values in held.items():
             box = sharding.optimizer_box(name, whole[name].shape, plan, plan.coordinates(rank))
             if sharding.tensor_axis(name, plan.vocab_parallel) is None and rank == 5:
-                # Rows of what is whole on tensor-parallel ranks are shared out over these: rank 5 has the second half.
+                # Tensor-parallel ranks share out the rows of parameters that they hold whole. Rank 5 has the second
+                # half.
                 box = sharding.Box.whole(whole[name].shape).part(0, 1, 2)
             np.testing.assert_array_equal(values, whole[name][box.index], err_msg=name)
             if stage == 0:
@@ -188,7 +192,7 @@ def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
         with pytest.raises(InputError, match="belongs to another model"):
             require_model(tmp_path / "strategy" / "stage_0.ckpt", replace(model.config, **changes))
     with pytest.raises(InputError, match=r"does not name 'backbone.layernorm.gamma'"):
-        require_model(tmp_path / "strategy", model.config)  # the last stage's file is missing
+        require_model(tmp_path / "strategy", model.config)  # the file of the last stage is missing
 
 
 @pytest.mark.slow
@@ -221,7 +225,7 @@ def test_another_mindspore_is_refused_in_one_line():
 
 
 def test_nothing_can_be_executed():
-    """The process of a rank has a compiler, and nothing behind it."""
+    """The process of a rank has a compiler, but no backend."""
     program = (
         "from src.parallel.semi_auto.dry_run.simulation import simulate; simulate('Ascend', 2, 0);"
         "import mindspore as ms;"

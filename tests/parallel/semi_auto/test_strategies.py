@@ -1,4 +1,4 @@
-"""Shard strategies on a model that runs in one process: its results stay what they were."""
+"""Shard strategies on a model that runs in one process: they do not change its results."""
 
 from dataclasses import replace
 
@@ -54,8 +54,8 @@ def test_annotated_logits_loss_and_gradients_are_the_peer_s(golden_model, golden
     ids=str,
 )
 def test_annotations_change_nothing(changes, recompute):
-    """The same masks, places and losses, and gradients but for rounding, as before; also where much is computed again
-    (of one rank, nothing that is kept is sliced)."""
+    """Masks, places and losses stay the same, and gradients stay the same except for rounding. So they do with
+    recompute. One rank slices nothing of what is kept."""
     model, _ = random_model(seed=5, **changes)
     network = PanguAlphaWithLoss(model.config, model)
     ids = random_ids(3, model.config)
@@ -80,7 +80,7 @@ def test_annotations_change_nothing(changes, recompute):
 
 
 def test_three_steps_are_the_peer_s(golden_batch):  # noqa: F811
-    """The train step of semi-automatic parallel, which is one of a single process here."""
+    """The train step of semi-automatic parallel runs in a single process here."""
     model, parallel = replace(CONFIG), ParallelConfig()
     training = TrainingConfig(learning_rate=1e-3, end_learning_rate=1e-3, warmup_steps=0, steps=3, batch_size=2)
     config = RunConfig(model, DataConfig(), training, parallel, GenerationConfig())
@@ -154,7 +154,7 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
         ),
         (
             ["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"],
-            "parallel.recompute_slice_activation are parallel.backend semi_auto's, which this run is not",
+            "parallel.recompute_slice_activation need parallel.backend semi_auto, which this run does not use",
         ),
         (
             [
@@ -165,12 +165,12 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
                 "--parallel.micro_batch_interleaved=2",
                 "--parallel.micro_batch_num=2",
             ],
-            "in steps of one micro-batch alone, as",
+            "work together only in steps of one micro-batch",
         ),
         (["--parallel.data=6", "--parallel.backend=semi_auto"], "on 1, 2, 4 or a multiple of 8 ranks"),
         (
             ["--parallel.tensor=2", "--parallel.backend=semi_auto"],
-            "--dry_run compiles it, parallel.backend explicit runs",
+            "--dry_run compiles it, and parallel.backend explicit runs",
         ),
     ],
 )
