@@ -1,9 +1,8 @@
-"""Compiled kernels for a CPU: one pass over the data where MindSpore's plain operators take several, and one call for a
-decoded token where a graph takes hundreds.
+"""Compiled kernels for a CPU. They replace MindSpore's plain operators with faster code; nothing depends on them.
 
-`training.cpp` and `decoding.cpp` compute a float32 model, `build.py` compiles them on first use, `cells.py` gives each
-kernel the signature and gradient of the plain cell it stands for, and `attach.py` puts these in the place of a built
-model's plain cells. `quantized.cpp` is the whole network for src/cpu/kernel_network.py, which needs no more than
-`build.py`. May import the model, its operators, the optimizer and the train step; only the trainer and the runtimes
-import it, and nothing in it is needed.
+`build` compiles the C++ sources on first use (`library`). `training.cpp` holds the kernels of a float32 training step
+and `decoding.cpp` decodes one token in one call; `cells` and `token_decoder` wrap them for MindSpore, and `attach` puts
+them into a built model (`attach_to_training`, `attach_to_model`, `cross_entropy`, `token_decoder`). `quantized.cpp`
+runs a whole quantised network for `src.cpu.kernel_network`, which needs `build` only. May import `src.common`,
+`src.nn`, the model and its training step.
 """

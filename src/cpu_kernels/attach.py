@@ -1,4 +1,4 @@
-"""The kernels in the places of a built model's plain cells, where all is float32."""
+"""Replace the plain cells of a built float32 model by kernels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +13,19 @@ from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import ApplyGradients
 
-MOST_ROWS = 8  # with more, a matrix product reads the weights less often
+MOST_ROWS = 8  # with more rows, a matrix product reads the weights less often
 
 
 def attach_to_training(network: PanguAlphaWithLoss, apply_gradients: ApplyGradients) -> bool:
-    """Swap plain cells for kernels; parameters and their names stay as they are.
+    """Replace the cells of a training step by kernels. Parameters and their names stay as they are.
 
     Args:
         network: The model and its loss, before their first call, which compiles them.
-        apply_gradients: What its gradients go to, before its first call.
+        apply_gradients: The cell that applies the gradients, before its first call.
 
     Returns:
-        Whether they are in place: not for other dtypes, nor where the kernels can't be compiled.
+        Whether the cells were replaced. They are not for dtypes other than float32, or if the kernels cannot be
+        compiled.
     """
     library = _library_for(network.model.config)
     if library is None:
@@ -39,7 +40,7 @@ def attach_to_training(network: PanguAlphaWithLoss, apply_gradients: ApplyGradie
 
 
 def attach_to_model(model: PanguAlphaModel) -> bool:
-    """The layers' part of `attach_to_training`, for a model that only computes logits."""
+    """Replace the cells of the layers only, for a model that computes logits. Returns whether it did."""
     library = _library_for(model.config)
     if library is None:
         return False
@@ -48,17 +49,17 @@ def attach_to_model(model: PanguAlphaModel) -> bool:
 
 
 def cross_entropy(config: PanguAlphaConfig) -> cells.CrossEntropy | None:
-    """The kernel of the loss, for logits that need no more than that; None where there is none that fits."""
+    """Return the kernel of the loss, or None if none fits."""
     library = _library_for(config)
     return cells.CrossEntropy(library) if library else None
 
 
 def token_decoder(model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]) -> TokenDecoder | None:
-    """One kernel for a decoded token, for few rows; None where there is none that fits.
+    """Return the kernel that decodes one token for few rows, or None if none fits.
 
     Args:
         model: The model.
-        caches: Keys and values of each layer (B, A, capacity, d).
+        caches: Keys and values of each layer, (B, A, capacity, d) each.
     """
     config = model.config
     if caches[0][0].shape[0] > MOST_ROWS or config.hidden_act != "fast_gelu" or config.num_experts:

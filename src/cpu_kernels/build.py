@@ -1,4 +1,4 @@
-"""The C++ sources, compiled for this machine on first use and kept in the user's cache."""
+"""Compile the C++ sources for this machine on first use, and keep the result in the user's cache folder."""
 
 import fcntl
 import hashlib
@@ -25,20 +25,20 @@ FLAGS = [
     "-pthread",
 ]
 if platform.machine() == "x86_64":
-    FLAGS.append("-mprefer-vector-width=512")  # where there is AVX-512, GCC would use half of it
+    FLAGS.append("-mprefer-vector-width=512")  # by default GCC uses half of the width of AVX-512
 TIME_LIMIT = 120  # seconds
-CPU_LINES = ("vendor_id", "model", "flags", "CPU ", "Features")  # of /proc/cpuinfo, on x86 and Arm
+CPU_LINES = ("vendor_id", "model", "flags", "CPU ", "Features")  # in /proc/cpuinfo, on x86 and Arm
 
 
 def library(instead: str = "MindSpore's plain operators", off: str = "--parallel.cpu_kernels=false") -> Path | None:
-    """The compiled kernels.
+    """Return the shared library of the compiled kernels. Compile it if it is not in the cache.
 
     Args:
-        instead: What is used without them.
-        off: What to say so that they are not looked for.
+        instead: Name of what runs without the kernels, for the warning.
+        off: Flag that turns the kernels off, for the warning.
 
     Returns:
-        The shared library; None, after one line on stderr, where it can't be made.
+        Path of the library. None, after one line on stderr, if it cannot be compiled.
     """
     try:
         return _compiled(_cache() / f"kernels-{_fingerprint()}.so")
@@ -55,7 +55,7 @@ def library(instead: str = "MindSpore's plain operators", off: str = "--parallel
 def _compiled(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of one run start together: one compiles, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of a run compiles, the others wait
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 finished = Path(folder) / path.name
@@ -75,7 +75,7 @@ def _cache() -> Path:
 
 
 def _fingerprint() -> str:
-    """Of all that the machine code depends on; a home may be shared between machines."""
+    """Hash everything that the machine code depends on. Several machines may share a home folder."""
     cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     parts = [
         *(path.read_text(encoding="utf-8") for path in [*HEADERS, *SOURCES]),

@@ -1,5 +1,8 @@
-"""The kernels as cells: inputs, outputs and gradients are those of the plain cells whose names they bear in
-src/nn/operators.py, src/nn/optimizer.py and src/pangu_alpha_wrapcell.py. All arrays are float32, but labels int32."""
+"""The kernels as cells.
+
+A cell has the name, inputs, outputs and gradients of a plain cell in src/nn/operators.py, src/nn/optimizer.py or
+src/pangu_alpha_wrapcell.py. Arrays are float32; labels are int32.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +17,7 @@ Shape = Sequence[int]
 def _kernel(
     library: Path, name: str, out_shapes: Callable[..., Shape | tuple[Shape, ...]], outputs: int = 1
 ) -> ops.Custom:
-    """A function of the library as an operator with float32 outputs, their shapes given by those of the inputs."""
+    """Make an operator with float32 outputs from a kernel. `out_shapes` maps the shapes of the inputs to theirs."""
     dtypes = ms.float32 if outputs == 1 else (ms.float32,) * outputs
 
     def out_dtypes(*_: ms.Type) -> ms.Type | tuple[ms.Type, ...]:
@@ -48,7 +51,7 @@ def _one(*_: Shape) -> Shape:
 
 
 class Normalize(nn.Cell):
-    """LayerNorm; the gradient computes means and variances again, which is cheaper than to keep them."""
+    """LayerNorm. Its gradient computes means and variances again, because that is cheaper than keeping them."""
 
     def __init__(self, library: Path, epsilon: float):
         super().__init__()
@@ -60,7 +63,7 @@ class Normalize(nn.Cell):
         return self.forward(x, gamma, beta, self.epsilon)
 
     def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, gamma and beta."""
+        """Return the gradients of x, gamma and beta."""
         return self.backward(x, gamma, self.epsilon, dout)
 
 
@@ -76,12 +79,12 @@ class MaskedSoftmax(nn.Cell):
         return self.forward(scores, bias)
 
     def bprop(self, scores: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the scores; a mask has none."""
+        """Return the gradient of the scores, and zeros for the bias."""
         return self.backward(out, dout), ops.zeros_like(bias)
 
 
 class SwapAxes(nn.Cell):
-    """The middle axes of four swapped, times a constant."""
+    """Swaps the middle axes of four, and multiplies by a constant."""
 
     def __init__(self, library: Path, factor: float):
         super().__init__()
@@ -92,12 +95,12 @@ class SwapAxes(nn.Cell):
         return self.swap(x, self.factor)
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        """The gradient of x."""
+        """Return the gradient of x."""
         return (self.swap(dout, self.factor),)
 
 
 class BiasedFastGelu(nn.Cell):
-    """FastGelu of x (F, N) + bias (F,), which each have a gradient from one pass."""
+    """FastGelu of x (F, N) + bias (F,). One pass computes both gradients."""
 
     def __init__(self, library: Path):
         super().__init__()
@@ -108,12 +111,12 @@ class BiasedFastGelu(nn.Cell):
         return self.forward(x, bias)
 
     def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of x and bias."""
+        """Return the gradients of x and bias."""
         return self.backward(x, bias, dout)
 
 
 class CrossEntropy(nn.Cell):
-    """Negative log-likelihood of each row; its gradient has the softmax's denominator from the loss itself."""
+    """Negative log-likelihood of each row. Its gradient derives the denominator of the softmax from the loss."""
 
     def __init__(self, library: Path):
         super().__init__()
@@ -124,12 +127,12 @@ class CrossEntropy(nn.Cell):
         return self.forward(logits, labels)
 
     def bprop(self, logits: Tensor, labels: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the logits; labels have none."""
+        """Return the gradient of the logits, and zeros for the labels."""
         return self.backward(logits, labels, out, dout), ops.zeros_like(labels)
 
 
 class GlobalNorm(nn.Cell):
-    """Root of the sum of all squares, added up in float64."""
+    """Square root of the sum of all squares, summed in float64."""
 
     def __init__(self, library: Path):
         super().__init__()
@@ -141,14 +144,14 @@ class GlobalNorm(nn.Cell):
 
 
 class AdamUpdate(nn.Cell):
-    """Clipping, moments, weight decay and step of one parameter in one pass, in place."""
+    """Update of one parameter in place: clipping, moments, weight decay and step in one pass."""
 
     def __init__(self, library: Path, beta1: float, beta2: float, epsilon: float):
         super().__init__()
         constants = [beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon]
         self.constants = Tensor(np.array(constants, np.float32))
         self.update = _kernel(library, "adam_update", _one)
-        self.update.add_prim_attr("side_effect_mem", True)  # whoever reads the parameter later reads the new values
+        self.update.add_prim_attr("side_effect_mem", True)  # later readers of the parameter get the new values
 
     def construct(
         self,

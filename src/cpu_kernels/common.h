@@ -1,5 +1,6 @@
-// What the kernels share. They are called by mindspore.ops.Custom, or in its manner; every array is contiguous float32
-// but for labels and positions, which are int32. Comments `shape -> shape` give a kernel's inputs and outputs.
+// Code that the kernels share. mindspore.ops.Custom calls the kernels, or code with the same calling convention. Arrays
+// are contiguous and float32; labels, ids and positions are int32. A comment `shapes -> shapes` gives the inputs and
+// outputs of a kernel.
 
 #pragma once
 
@@ -14,12 +15,12 @@
 
 namespace pangu {
 
-inline constexpr int64_t kLeastWork = 1 << 15;  // elements for which it is worth starting a thread
-inline constexpr int64_t kBlock = 1 << 12;      // elements that are added up in float32 before they go into a double
+inline constexpr int64_t kLeastWork = 1 << 15;  // elements that are worth a thread
+inline constexpr int64_t kBlock = 1 << 12;      // elements that are summed in float32 before the sum goes into a double
 inline constexpr float kGeluSlope = 1.702f;
-inline constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
+inline constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds a float to an integer
 
-// What MindSpore hands to a kernel: inputs, then outputs.
+// The arguments that MindSpore passes to a kernel: inputs, then outputs.
 struct Arguments {
   int count;
   void **data;
@@ -38,7 +39,7 @@ struct Arguments {
   }
 };
 
-// body(begin, end) over parts of [0, count), in threads where `count` items of `work` elements are enough for them.
+// Calls body(begin, end) for parts of [0, count). Uses threads if `count` items of `work` elements are enough work.
 template <class Body>
 void parallel(int64_t count, int64_t work, const Body &body) {
   const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
@@ -52,16 +53,16 @@ void parallel(int64_t count, int64_t work, const Body &body) {
   for (auto &other : others) other.get();
 }
 
-// Threads that work on one thing together and wait for each other.
+// Threads that work on one task together and wait for each other.
 class Team {
  public:
   explicit Team(int64_t size) : size_(size), taken_(size) {}
   int64_t size() const { return size_; }
 
-  // Where a member's share of `count` things begins.
+  // Index at which a member's share of `count` items begins.
   int64_t share(int64_t count, int64_t member) const { return count * member / size_; }
 
-  // work(member) in as many threads as there are members
+  // Calls work(member) for each member, in a thread of its own.
   template <class Work>
   void run(const Work &work) {
     std::vector<std::future<void>> others;
@@ -72,8 +73,9 @@ class Team {
     for (auto &other : others) other.get();
   }
 
-  // What a member does next of `count` things that nobody waits for meanwhile; count when all are taken. First its own
-  // share, in order, since memory is read fastest in one stream; then what others have not come to.
+  // Takes the next of `count` items for a member. Returns `count` when all are taken. A member takes its own share
+  // first, in order, because memory is read fastest as one stream; then it takes items that others have not reached. A
+  // call of wait() starts the next round of items.
   int64_t next(int64_t count, int64_t member) {
     for (int64_t i = 0; i < size_; ++i) {
       const int64_t other = (member + i) % size_;
@@ -83,7 +85,7 @@ class Team {
     return count;
   }
 
-  // Returns when all members have called it. They come within microseconds of each other: sleeping would cost more.
+  // Waits for all members. They arrive within microseconds of each other, so waiting spins; sleeping would take longer.
   void wait() {
     const int64_t round = round_.load();
     if (arrived_.fetch_add(1) + 1 == size_) {
@@ -102,16 +104,16 @@ class Team {
   std::vector<std::atomic<int64_t>> taken_;
 };
 
-// e^x to 2 ulp: 2^k * e^r with |r| <= ln(2) / 2, e^r by its Taylor series. 0 where it would be subnormal, as subnormal
-// weights would slow the products down that follow; the largest power of two's worth above 88. Of float, or of a vector
-// of them, whose integers are Int.
+// e^x to 2 ulp, for a float or a vector of floats. Int is the integer type of the same size. Computes 2^k * e^r with
+// |r| <= ln(2) / 2 and a Taylor series for e^r. The result is 0 where it would be subnormal, because subnormal weights
+// slow down the products that follow. x is limited to 88.
 template <class Float, class Int>
 inline Float exponential(Float x) {
   const Float least = Float{} - 87.0f, most = Float{} + 88.0f;
-  const Float bounded = x < least ? least : (x > most ? most : x);  // NaN stays
+  const Float bounded = x < least ? least : (x > most ? most : x);  // NaN stays NaN
   const Float shifted = bounded * 1.44269504f + kRounder;
   const Float k = shifted - kRounder;
-  const Float r = (bounded - k * 0.693145752f) - k * 1.42860677e-6f;  // ln(2) in two parts
+  const Float r = (bounded - k * 0.693145752f) - k * 1.42860677e-6f;  // ln(2) as a sum of two floats
   Float series = Float{} + 1.0f / 5040;
   series = series * r + 1.0f / 720;
   series = series * r + 1.0f / 120;
@@ -162,7 +164,7 @@ inline float dot(const float *x, const float *y, int64_t n) {
 
 }  // namespace pangu
 
-// The entry point of a kernel: 0, or 1 where it failed.
+// Defines the entry point of a kernel. It returns 0, or 1 after an exception.
 #define KERNEL(name)                                                                                                 \
   extern "C" int pangu_##name(int count, void **data, int *ranks, int64_t **shapes, const char **, void *, void *) { \
     try {                                                                                                            \

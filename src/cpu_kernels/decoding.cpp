@@ -1,13 +1,13 @@
-// A whole decoded token in one call: on a CPU its time is that of reading the weights once, and a graph of hundreds of
-// operators adds its own.
+// Decodes one token in one call. On a CPU this takes as long as reading the weights once. A graph of hundreds of
+// operators would add its own time.
 
 #include "common.h"
 
 namespace pangu {
 namespace {
 
-// y (B, O) += inputs first to last of x (B, I) times columns begin to end of weight (I, O): each weight is read once,
-// four rows of weights at a time.
+// y (B, O) += x (B, I) times weight (I, O), for inputs [first, last) and columns [begin, end) only. Each weight is read
+// once, four rows of weights at a time.
 void add_product(int64_t rows, const float *x, int64_t inputs, int64_t first, int64_t last, const float *weight,
                  int64_t outputs, float *y, int64_t begin, int64_t end) {
   for (int64_t input = first; input < last; input += 4) {
@@ -25,7 +25,7 @@ void add_product(int64_t rows, const float *x, int64_t inputs, int64_t first, in
   }
 }
 
-// The parameters of a layer, in the order in which token_decoder.py hands them over.
+// The parameters of a layer, in the order in which token_decoder.py passes them.
 struct Layer {
   const float *gamma1, *beta1, *query, *query_bias, *key, *key_bias, *value, *value_bias, *projection, *projection_bias;
   const float *gamma2, *beta2, *mapping, *mapping_bias, *output, *output_bias;
@@ -35,9 +35,9 @@ constexpr int kIds = 0, kPositions = 1, kEpsilon = 2, kWords = 3, kPlaces = 4, k
               kFirstLayer = 8;
 constexpr int kLayerInputs = 18;
 
-// One token's way through the layers. A member of the team computes whole heads and a share of the hidden units, and
-// their share of the products that follow; these shares are added up by everyone, so a layer has two meetings. Sums so
-// depend on the number of threads in their last bits.
+// Passes one token of each row through all layers. A member of the team computes whole heads and a share of the hidden
+// units, and their part of the products that follow. All members sum these parts, so they wait for each other twice in
+// a layer. The last bits of the sums depend on the number of threads.
 class Decoder {
  public:
   explicit Decoder(const Arguments &a)
@@ -53,7 +53,7 @@ class Decoder {
  private:
   using Vector = std::vector<float>;
 
-  // Every member keeps the residual stream for itself.
+  // Every member has its own copy of the residual stream.
   void work(int64_t member) {
     Vector x(rows_ * width_), top_query(x.size()), normed(x.size());
     embed(x, top_query);
@@ -104,7 +104,8 @@ class Decoder {
     }
   }
 
-  // factor * (x (B, H) weight^T + bias) of one head -> y, row after row `stride` apart, at its position in each
+  // factor * (x (B, H) weight^T + bias) for one head -> y. Rows of y are `stride` apart; a row is written at its
+  // position.
   void project(const float *x, const float *weight, const float *bias, int64_t head, float factor, float *y,
                const int32_t *positions, int64_t stride) const {
     for (int64_t i = 0; i < head_size_; ++i) {
@@ -116,7 +117,8 @@ class Decoder {
     }
   }
 
-  // The member's heads: new keys and values into the caches, attention over them, and their share of the projection.
+  // Computes the member's heads: writes new keys and values to the caches, attends to them, and adds up the heads' part
+  // of the projection.
   void attend(const Layer &layer, const float *query, const float *x, int64_t member) {
     const float factor = 1.0f / std::sqrt(std::sqrt(static_cast<float>(head_size_)));
     const int64_t cache = capacity_ * head_size_, first = team_.share(heads_, member),
@@ -137,7 +139,7 @@ class Decoder {
                 attended_[member].data(), 0, width_);
   }
 
-  // softmax(q keys^T) values over the first `count` of them -> mixed (d)
+  // softmax(q keys^T) values, over the first `count` keys and values -> mixed (d)
   void mix(const float *q, const float *keys, const float *values, int64_t count, Vector &weights, float *mixed) const {
     for (int64_t i = 0; i < count; ++i) weights[i] = dot(q, keys + i * head_size_, head_size_);
     const float largest = maximum(weights.data(), count);
@@ -150,7 +152,7 @@ class Decoder {
     }
   }
 
-  // The member's hidden units, and their share of the output.
+  // Computes the member's hidden units, and their part of the output.
   void feed(const Layer &layer, const float *x, int64_t member) {
     const int64_t begin = team_.share(inner_, member), end = team_.share(inner_, member + 1);
     Vector hidden(rows_ * inner_);
@@ -170,7 +172,7 @@ class Decoder {
   const Arguments &a_;
   const int64_t rows_, width_, layers_, heads_, capacity_, head_size_, inner_, classes_;
   Team team_;
-  std::vector<Vector> attended_, fed_;  // each member's shares
+  std::vector<Vector> attended_, fed_;  // the parts of each member
 };
 
 // ids (B), positions (B), epsilon; tables of words (V, H), positions and top queries (S, H); final gamma and beta (H);

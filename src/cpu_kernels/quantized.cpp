@@ -1,11 +1,11 @@
-// A network of 4 or 8 bits a weight: a prompt, or a token more of each text, in one call.
+// Runs a network with 4 or 8 bits a weight on a prompt, or on one new token of each text, in one call.
 
 #include "quantized_products.h"
 
 namespace pangu {
 namespace {
 
-// As kernel_network.py hands them over.
+// These structures have the layout in which kernel_network.py passes them.
 struct Layer {
   const float *gamma1, *beta1, *gamma2, *beta2;
   Matrix queries, keys_values, projection, mapping, output;
@@ -22,8 +22,8 @@ struct Network {
 struct Tokens {
   int64_t count, wanted, capacity, threads;
   const float *embedded, *queries;  // (count, H)
-  const int32_t *rows, *places;     // (count): of the cache
-  const int32_t *which;             // (wanted): the tokens whose logits are asked for
+  const int32_t *rows, *places;     // (count): row and position in the cache
+  const int32_t *which;             // (wanted): tokens that need logits
   float *const *caches;             // keys and values (rows, A, capacity, d) of each layer
   float *logits;                    // (wanted, V)
 };
@@ -45,7 +45,7 @@ class Reader {
  private:
   using Lanes = std::vector<Floats>;
 
-  // What a thread needs of its own.
+  // Memory of one thread.
   struct Scratch {
     Multiplier multiplier;
     Lanes means, factors, weights;
@@ -87,7 +87,7 @@ class Reader {
     if (t_.wanted) head(member);
   }
 
-  // Rows (count, H) to tiles.
+  // Copies rows (count, H) into tiles.
   void gather(const float *rows, Lanes &to) const {
     for (int64_t i = 0; i < t_.count; ++i) {
       Floats *tile = to.data() + i / kLanes * n_.hidden;
@@ -95,7 +95,7 @@ class Reader {
     }
   }
 
-  // Everyone computes them all.
+  // Computes means and scales of all tokens. Every member does this for itself.
   const Scratch &moments(int64_t member) {
     Scratch &scratch = scratch_[member];
     for (int64_t tile = 0; tile < tiles_; ++tile) {
@@ -133,7 +133,7 @@ class Reader {
     round(x, columns, member, to, [](Floats x, int64_t, int64_t) { return x; });
   }
 
-  // function(x, tile, column) of x, each member's share of the blocks; it is there for all of them then.
+  // Rounds function(x, tile, column) into `to`. Each member does its share of the blocks, and waits for the others.
   template <class Function>
   void round(const Lanes &x, int64_t columns, int64_t member, Input &to, const Function &function) {
     for (int64_t tile = 0; tile < to.tiles; ++tile) {
@@ -158,11 +158,11 @@ class Reader {
   }
 
   Floats activate(Floats x) const {
-    const Floats slope = n_.is_fast_gelu ? Floats{} + kGeluSlope : 1.5957691f + 0.0713548f * x * x;  // tanh's gelu
+    const Floats slope = n_.is_fast_gelu ? Floats{} + kGeluSlope : 1.5957691f + 0.0713548f * x * x;  // gelu, tanh form
     return x / (1 + exponential<Floats, Ints>(-slope * x));
   }
 
-  // Queries, and new keys and values into the caches of a layer.
+  // Computes queries, and writes new keys and values to the caches of a layer.
   void project(const Layer &layer, float *const *caches, const Input &query_input, int64_t member) {
     const int64_t query_panels = Multiplier::panels(layer.queries);
     const int64_t panels = query_panels + Multiplier::panels(layer.keys_values);
@@ -180,7 +180,7 @@ class Reader {
     team_.wait();
   }
 
-  // Features `begin` to `end` of keys and, after them, values.
+  // Stores features [begin, end) of the keys and values. The features of the values come after those of the keys.
   void store_in_cache(float *const *caches, int64_t tile, int64_t begin, int64_t end, const Floats *y) const {
     for (int64_t token = tile * kLanes; token < std::min((tile + 1) * kLanes, t_.count); ++token) {
       for (int64_t row = begin; row < end;) {
@@ -193,7 +193,7 @@ class Reader {
     }
   }
 
-  // The keys or values (capacity, d) that a token sees.
+  // Returns the cached keys or values (capacity, d) of one head, for the text of a token.
   float *cached(float *cache, int64_t token, int64_t head) const {
     return cache + (t_.rows[token] * n_.heads + head) * t_.capacity * head_size_;
   }
@@ -214,7 +214,7 @@ class Reader {
     team_.wait();
   }
 
-  // softmax(query keys^T) values of a head.
+  // Attention of one head for one token: softmax(query keys^T) values.
   void mix_token(const float *keys, const float *values, int64_t token, int64_t head, Scratch &scratch) {
     const int64_t first = token / kLanes * n_.hidden + head * head_size_, lane = token % kLanes;
     const int64_t length = t_.places[token] + 1;
@@ -232,7 +232,7 @@ class Reader {
     for (int64_t k = 0; k < head_size_; ++k) mixed_[first + k][lane] = query[k] / total;
   }
 
-  // The same of a tile of one text.
+  // Attention of one head for a tile that holds tokens of one text.
   void mix_tile(const float *keys, const float *values, int64_t tile, int64_t head, Scratch &scratch) {
     const int64_t first = tile * n_.hidden + head * head_size_;
     const int32_t *begin = t_.places + tile * kLanes, *end = t_.places + std::min((tile + 1) * kLanes, t_.count);
@@ -242,7 +242,7 @@ class Reader {
     const Floats masked = Floats{} - 1e30f;
     Floats *weights = scratch.weights.data(), largest = masked, total{};
     for (int32_t i = 0; i < length; i += 8) {
-      const float *key[8];  // one more than there are is the last one again
+      const float *key[8];  // past the end, the last key is repeated
       for (int32_t j = 0; j < 8; ++j) key[j] = keys + std::min(i + j, length - 1) * head_size_;
       Floats scores[8] = {};
       for (int64_t k = 0; k < head_size_; ++k) {
@@ -254,7 +254,7 @@ class Reader {
       }
     }
     for (int32_t i = 0; i < length; ++i) total += weights[i] = exponential<Floats, Ints>(weights[i] - largest);
-    for (int64_t k = 0; k < head_size_; k += 8) {  // the engine has no heads but of multiples of 8
+    for (int64_t k = 0; k < head_size_; k += 8) {  // the engine refuses head sizes that are no multiple of 8
       Floats sums[8] = {};
       for (int32_t i = 0; i < length; ++i) {
         for (int j = 0; j < 8; ++j) sums[j] += weights[i] * values[i * head_size_ + k + j];
@@ -294,7 +294,7 @@ class Reader {
 }  // namespace
 }  // namespace pangu
 
-// 0, or 1 where it failed.
+// Returns 0, or 1 after an exception.
 extern "C" int pangu_read_tokens(const pangu::Network *network, const pangu::Tokens *tokens) {
   try {
     pangu::Reader(*network, *tokens).run();

@@ -1,7 +1,8 @@
-// Products with matrices of 4 or 8 bits a weight, as they lie in their file, and inputs that are rounded to 8 bits.
+// Products of inputs with matrices. The matrices have 4 or 8 bits a weight, in the layout of their file. Inputs are
+// rounded to 8 bits.
 //
-// Tokens are the lanes of a vector: what goes through the network stands in tiles of kLanes tokens, (features, kLanes)
-// each. Only where there are few tokens, and reading the weights takes the time, weights of a row are the lanes.
+// The lanes of a vector are tokens: hidden states lie in tiles of kLanes tokens, (features, kLanes) each. With few
+// tokens, reading the weights takes most of the time; the lanes are then weights of a row.
 
 #pragma once
 
@@ -22,14 +23,14 @@ using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
 
 inline constexpr int64_t kVector = sizeof(Ints);  // bytes
-inline constexpr int64_t kFew = 8;                // tokens up to which weights are the lanes
-inline constexpr int64_t kPanel = 80;             // rows of a matrix that a thread multiplies at a time
-inline constexpr int64_t kChunk = 512;            // columns of them at a time, which stay in the first-level cache
-inline constexpr int64_t kTileRows = 5;           // of these rows that meet two tiles at a time, all in registers
-inline constexpr int64_t kMostBlock = 256;        // weights that share a scale
-inline constexpr int64_t kAhead = 6144;           // bytes that few tokens' products ask for ahead of their use
+inline constexpr int64_t kFew = 8;                // up to this number of tokens, the lanes are weights
+inline constexpr int64_t kPanel = 80;             // rows of a matrix that a thread multiplies at once
+inline constexpr int64_t kChunk = 512;            // columns at once; they stay in the first-level cache
+inline constexpr int64_t kTileRows = 5;           // rows that are multiplied with two tiles at once, in registers
+inline constexpr int64_t kMostBlock = 256;        // largest number of weights that share a scale
+inline constexpr int64_t kAhead = 6144;           // bytes by which products of few tokens prefetch weights
 
-// A weight is scale * (code - middle code), the scale that of its block along the row.
+// A weight is scale * (code - middle code). Each block of a row has its scale.
 struct Matrix {
   int64_t rows, columns, bits;
   const uint8_t *codes;
@@ -55,13 +56,13 @@ inline float sum(Floats x) {
 #endif
 }
 
-// In each lane, sums and the products of four codes, which have no sign, and four numbers of 8 bits, which have one.
+// In each lane: sums + the products of four unsigned codes and four signed 8-bit numbers.
 inline Ints dot(Ints sums, Ints codes, Ints x) {
 #if defined(__AVX512VNNI__)
   return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, (__m512i)x);
 #elif defined(__AVXVNNI__)
   return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, (__m256i)x);
-#else  // not in use: without VNNI, ONNX Runtime computes
+#else  // not used: without VNNI, ONNX Runtime computes the network
   for (int64_t i = 0; i < kVector; ++i) {
     sums[i / 4] += reinterpret_cast<const uint8_t *>(&codes)[i] * reinterpret_cast<const int8_t *>(&x)[i];
   }
@@ -69,16 +70,16 @@ inline Ints dot(Ints sums, Ints codes, Ints x) {
 #endif
 }
 
-// What goes into a product, rounded to 8 bits: each block of a token has a scale. Offsets are what is left of the
-// middle code's products.
+// The input of a product, rounded to 8 bits. Each block of a token has a scale. Offsets are the products of the input
+// with the middle code, negated.
 //
-// Of tiles: codes (columns / 4), offsets and scales (blocks). Of few tokens, in `codes` alone, what meets a group of
-// vectors of a row, which is a block, or one vector of several: the codes for the first and for the second half of the
-// bytes of each, then the offsets and the scales of their lanes.
+// A tile has codes (columns / 4), offsets (blocks) and scales (blocks). With few tokens, `codes` holds all of them, in
+// groups. A group belongs to the vectors of one block of a row, or to one vector that covers several blocks. It has the
+// codes for each part of a byte (low half, then high half), then the offsets and the scales of the lanes.
 class Input {
  public:
-  const int64_t tokens, tiles, parts, block_size, blocks;  // parts: codes of the matrix in a byte
-  const int64_t block_bytes, vectors, groups;              // of a row; vectors of a group
+  const int64_t tokens, tiles, parts, block_size, blocks;  // parts: codes of the matrix in one byte
+  const int64_t block_bytes, vectors, groups;              // bytes of a block of a row; vectors of a group
   const bool few;
 
   Input(int64_t tokens, int64_t columns, int64_t block_size, int64_t bits)
@@ -93,7 +94,7 @@ class Input {
   const Ints *offsets(int64_t tile) const { return offsets_.data() + tile * blocks; }
   const Floats *scales(int64_t tile) const { return scales_.data() + tile * blocks; }
 
-  // A block (block_size) of a tile.
+  // Rounds and stores a block of a tile, (block_size) vectors.
   void put(int64_t tile, int64_t block, const Floats *values) {
     Floats largest{};
     for (int64_t i = 0; i < block_size; ++i) {
@@ -103,7 +104,7 @@ class Input {
     const Floats inverse = largest > 0 ? 127 / largest : Floats{}, scale = largest / 127;
     Ints codes[kMostBlock];
     for (int64_t i = 0; i < block_size; ++i) {
-      codes[i] = (Ints)(values[i] * inverse + kRounder) - 0x4b400000;  // the integer in its low bits
+      codes[i] = (Ints)(values[i] * inverse + kRounder) - 0x4b400000;  // the low bits hold the integer
     }
     if (few) {
       for (int64_t token = 0; token < tokens; ++token) put_token(token, block, codes, scale[token]);
@@ -123,7 +124,7 @@ class Input {
     scales_[tile * blocks + block] = scale;
   }
 
-  // Lane by lane, since the others of a vector may be another thread's.
+  // Writes lane by lane, because another thread may write the other lanes of a vector.
   void put_token(int64_t token, int64_t block, const Ints *codes, float scale) {
     const int64_t group_lanes = vectors * kLanes, count = block_bytes / 4, first = block * count % group_lanes;
     Ints *group = codes_.data() + token * stride_ + block * count / group_lanes * (vectors * parts + 2);
@@ -152,14 +153,15 @@ class Input {
   std::vector<Floats> scales_;
 };
 
-// Panels of the products of matrices and inputs; what a thread needs for that.
+// Multiplies matrices and inputs, panel by panel. It holds the memory that a thread needs for that.
 class Multiplier {
  public:
   explicit Multiplier(int64_t most_tiles) : products_(most_tiles * kPanel), codes_(kPanel * kChunk) {}
 
   static int64_t panels(const Matrix &matrix) { return (matrix.rows + kPanel - 1) / kPanel; }
 
-  // store(tile, begin, end, rows `begin` to `end` of matrix times input, plus bias) for a panel.
+  // Calls store(tile, begin, end, products) for each tile of a panel. The products are rows [begin, end) of matrix
+  // times input, plus bias.
   template <class Store>
   void multiply(const Matrix &matrix, const Input &input, int64_t panel, const Store &store) {
     const int64_t begin = panel * kPanel, end = std::min(begin + kPanel, matrix.rows);
@@ -185,7 +187,7 @@ class Multiplier {
     constexpr int kParts = 8 / kBits;
     const int64_t vectors = input.vectors, groups = input.groups, bytes = vectors * kVector;
     const int shift = __builtin_ctzll(input.block_bytes);
-    Ints spread{}, last_spread{};  // which of the scales from a group's first one on is a lane's
+    Ints spread{}, last_spread{};  // index of the scale of each lane, from the first scale of a group
     for (int64_t lane = 0; lane < kLanes; ++lane) {
       spread[lane] = lane * 4 >> shift;
       last_spread[lane] = std::min<int64_t>(spread[lane], input.blocks - 1 - ((groups - 1) * bytes >> shift));
@@ -253,7 +255,7 @@ class Multiplier {
     }
   }
 
-  // kRows rows of a matrix times kTiles tiles, `count` columns from `first` on, added to `to` (tiles, kPanel).
+  // to (tiles, kPanel) += kRows rows of a matrix times kTiles tiles, for `count` columns from `first` on.
   template <int kRows, int kTiles>
   static void multiply_tile(const uint8_t *codes, int64_t stride, const float *scales, const Input &input, int64_t tile,
                             int64_t first, int64_t count, Floats *to) {

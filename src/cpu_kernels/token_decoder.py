@@ -1,4 +1,4 @@
-"""The kernel that decodes a whole token: called directly, since MindSpore takes 2 ms to launch it."""
+"""The kernel that decodes one token. It is called through ctypes, because MindSpore needs 2 ms to launch it."""
 
 import ctypes
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from src.pangu_alpha import PanguAlphaModel
 
 
 class TokenDecoder:
-    """One new token a row through all layers to its logits, on the memory of MindSpore's own parameters.
+    """Computes the logits after one new token of each row. It reads the memory of MindSpore's own parameters.
 
     Args:
-        library: The compiled kernels.
-        model: A float32 model with fast_gelu.
-        caches: Keys and values (B, A, capacity, d) of each layer; the kernel adds to them.
+        library: File of the compiled kernels.
+        model: A float32 model with fast_gelu and without experts.
+        caches: Keys and values of each layer, (B, A, capacity, d) each. The kernel writes the new ones into them.
     """
 
     def __init__(self, library: Path, model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]):
@@ -58,12 +58,16 @@ class TokenDecoder:
         self._addresses = (ctypes.c_void_p * self._count)()
 
     def locate(self) -> None:
-        """Take note of where the parameters are; to be called whenever MindSpore has written to them."""
+        """Note the addresses of the parameters. Call it whenever MindSpore has written to them."""
         own = [array.ctypes.data for array in (self._ids, self._positions, self._epsilon)]
         self._addresses[:] = [*own, *(parameter.data_ptr() for parameter in self._parameters), self._logits.ctypes.data]
 
     def __call__(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """The logits (B, V) after tokens ids (B,) at positions (B,)."""
+        """Return the logits (B, V) after the tokens `ids` (B,) at `positions` (B,).
+
+        Raises:
+            MemoryError: There is no memory or thread left.
+        """
         self._ids[:], self._positions[:] = ids, positions
         status = self._kernel(self._count, self._addresses, self._ranks, self._shapes, None, None, None)
         if status:

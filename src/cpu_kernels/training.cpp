@@ -1,5 +1,5 @@
-// Kernels of a training step, each one pass over its data. No result depends on the number of threads: a thread owns
-// whole rows, columns or blocks.
+// Kernels of a training step. Each makes one pass over its data. Results do not depend on the number of threads,
+// because a thread computes whole rows, columns or blocks.
 
 #include <numeric>
 #include <stdexcept>
@@ -188,7 +188,7 @@ void cross_entropy_gradient(const Arguments &a) {
 }
 
 double sum_of_squares(const float *x, int64_t n) {
-  constexpr int64_t kLanes = 32;  // sums that do not wait for each other
+  constexpr int64_t kLanes = 32;  // independent sums
   double sums[kLanes] = {};
   const int64_t whole = n - n % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
@@ -202,8 +202,8 @@ double sum_of_squares(const float *x, int64_t n) {
   return std::accumulate(sums, sums + kLanes, 0.0);
 }
 
-// any number of arrays -> the root of the sum of all squares (1): infinite where that sum leaves the range of float32,
-// as with the plain operators, so that both skip the same steps
+// any number of arrays -> root of the sum of all squares (1). It is infinite if the sum leaves the range of float32, as
+// with the plain operators, so that both skip the same steps.
 void global_norm(const Arguments &a) {
   double total = 0;
   for (int i = 0; i + 1 < a.count; ++i) {
@@ -220,7 +220,7 @@ void global_norm(const Arguments &a) {
 }
 
 // parameter, m, v (changed in place), gradient; scalars factor, lr, beta1_power, beta2_power, decay;
-// {beta1, 1 - beta1, beta2, 1 - beta2, epsilon} -> a number to depend on (1)
+// {beta1, 1 - beta1, beta2, 1 - beta2, epsilon} -> a number for ops.depend (1)
 void adam_update(const Arguments &a) {
   float *parameter = a[0], *m = a[1], *v = a[2];
   const float *gradient = a[3], *constants = a[9];
