@@ -112,7 +112,8 @@ def _whole(name: Name, files: list[Path], parts: list[dict[str, torch_file.Tenso
 def _settings(file: Path) -> dict[str, int]:
     """Read the settings that `target` adds to a file and the port ignores."""
     tree = torch_file.load(file)
-    return {name: tree[name] for name in ("num_heads", "vocab_size") if isinstance(tree.get(name), int)}
+    noted = {name: tree.get(name) for name in ("num_heads", "vocab_size")}
+    return {name: value for name, value in noted.items() if isinstance(value, int) and 1 <= value < 1 << 31}
 
 
 def _cut_padding(path: Path, kinds: dict[str, Kind], vocab_size: int | None) -> list[str]:

@@ -1,15 +1,15 @@
 """Read and write PyTorch's .pt and .bin files one tensor at a time, without PyTorch.
 
 Such a file is a zip archive of uncompressed members. data.pkl is a pickle, which describes each tensor by the number of
-its storage, its shape and its strides. data/0, data/1, ... hold the content of the storages. The reader calls nothing
-that the pickle names: it records the tensors and replaces all other objects by placeholders, so a file cannot run code.
+its storage, its shape and its strides; `torch_pickle` decodes it. data/0, data/1, ... hold the content of the storages.
+Files come from strangers: each place in them is checked before memory is read.
 """
 
-import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind
+from src.checkpoint.formats.torch_pickle import Described, decode, leaves
 from src.common.errors import InputError
 
 _STORAGES = {
@@ -33,124 +34,92 @@ _STORAGES = {
 }
 _STORAGE_NAMES = {ckpt_file.DTYPES[name]: storage for storage, name in _STORAGES.items()}
 _ALIGNMENT = 64  # bytes, as in PyTorch's own files, so that they can be memory-mapped
-_LOCAL_HEADER = struct.Struct("<26xHH")  # header of a member: the lengths of its name and of its extra field
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A member of the archive that holds numbers of one dtype."""
-
-    member: str
-    dtype: np.dtype
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # header of a member: a mark, the lengths of its name and of its extra field
+_LOCAL_MARK = b"PK\3\4"
+MOST_PICKLE_BYTES = 1 << 28
+_LONGEST_REASON = 200  # characters of an error that a file can choose
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a file.
+    """A tensor of a file. It lies inside its storage, and the storage inside the file.
 
     Args:
         file: The file.
-        storage: Member of the archive that holds the tensor.
+        content: Bytes of the file that hold the storage.
         offset: Position of the first element in the storage.
         kind: Shape and dtype.
         strides: Distance between neighbouring elements along each axis, in elements.
     """
 
     file: Path
-    storage: Storage
+    content: range
     offset: int
     kind: Kind
     strides: tuple[int, ...]
 
     def read(self) -> np.ndarray:
         """Return the tensor as a read-only, memory-mapped view of the file."""
-        with zipfile.ZipFile(self.file) as archive, self.file.open("rb") as file:
-            entry = archive.getinfo(self.storage.member)
-            file.seek(entry.header_offset)
-            start = entry.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size)))
+        if not self.kind.size:
+            return np.empty(self.kind.shape, self.kind.dtype)
         itemsize = self.kind.dtype.itemsize
-        content = np.memmap(self.file, np.uint8, "r", start, (entry.file_size,))
-        words = content[self.offset * itemsize :].view(f"u{itemsize}")
+        content = np.memmap(self.file, np.uint8, "r", self.content.start, (len(self.content),))
+        first = self.offset * itemsize
+        words = content[first : first + (len(content) - first) // itemsize * itemsize].view(f"u{itemsize}")
         steps = tuple(stride * itemsize for stride in self.strides)
         return np.lib.stride_tricks.as_strided(words, self.kind.shape, steps, writeable=False).view(self.kind.dtype)
 
 
-class _Ignored:
-    """Placeholder for pickled objects that are not tensors."""
-
-    def __init__(self, *arguments: object, **settings: object):
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
-    def append(self, value: object) -> None:
-        """Ignore an entry: subclasses of list are filled with `append` or `extend`."""
-
-    def extend(self, values: object) -> None:
-        """Ignore entries."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, path: Path, prefix: str, content: IO[bytes]):
-        super().__init__(content)
-        self.path, self.prefix = path, prefix
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self._tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *rest: tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        return name if module == "torch" and name in _STORAGES else _Ignored
-
-    def persistent_load(self, saved: tuple) -> Storage:
-        _, storage, key, *_ = saved
-        if storage not in _STORAGES:
-            raise ValueError(f"a storage of type {storage}")
-        return Storage(f"{self.prefix}/data/{key}", ckpt_file.DTYPES[_STORAGES[storage]])
-
-    def _tensor(self, storage: Storage, offset: int, shape: tuple, strides: tuple, *rest: object) -> Tensor:
-        return Tensor(self.path, storage, offset, Kind(tuple(shape), storage.dtype), tuple(strides))
-
-
 def load(path: Path) -> Any:
-    """Read what torch.load returns, with a `Tensor` for each tensor and a placeholder for each unknown object.
+    """Read what torch.load returns, with a `Described` for each tensor and a placeholder for each unknown object.
 
     Raises:
         InputError: The file is not a whole PyTorch file.
     """
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[Any, dict[str, range]]:
+    """Return the tree of the pickle, and the byte ranges of the archive's storages by their keys."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(pickled) as content:
-                tree = _Unpickler(path, pickled.removesuffix("/data.pkl"), content).load()
-            members = {entry.filename: entry for entry in archive.infolist()}
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            pickled = next(entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
+            if pickled.file_size > MOST_PICKLE_BYTES:
+                raise ValueError(f"data.pkl has more than {MOST_PICKLE_BYTES >> 20} MiB")
+            prefix = pickled.filename.removesuffix("data.pkl")
+            size = path.stat().st_size
+            places = {
+                entry.filename.removeprefix(prefix): _place(file, entry, size)
+                for entry in archive.infolist()
+                if entry.filename.startswith(prefix) and not entry.is_dir()
+            }
+            order = places.get("byteorder")
+            if order and (file.seek(order.start), file.read(len(order)))[1] != b"little":
+                raise ValueError("its numbers are not in little-endian order")
+            file.seek(places["data.pkl"].start)
+            return decode(file.read(len(places["data.pkl"]))), places
     except Exception as error:  # a pickle can raise any error
-        hint = (
-            "it is in PyTorch's format of before 1.6: load and save it with PyTorch once"
-            if path.is_file() and _is_old(path)
-            else "fetch or copy it again"
-        )
-        raise InputError(f"{path} is not a whole PyTorch file ({type(error).__name__}: {error}): {hint}") from error
-    for tensor in _leaves(tree).values():
-        entry = members.get(tensor.storage.member)
-        reach = (
-            tensor.offset
-            + sum((size - 1) * step for size, step in zip(tensor.kind.shape, tensor.strides, strict=True))
-            + 1
-        )
-        if (
-            entry is None
-            or entry.compress_type != zipfile.ZIP_STORED
-            or (tensor.kind.size and reach * tensor.kind.dtype.itemsize > entry.file_size)
-        ):
-            raise InputError(f"{path} is damaged: {tensor.storage.member} is missing or too short")
-    return tree
+        raise _not_whole(path, error) from error
+
+
+def _place(file: IO[bytes], entry: zipfile.ZipInfo, size: int) -> range:
+    """Return the byte range of a member's content in a file of `size` bytes."""
+    file.seek(entry.header_offset)
+    mark, *lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    start = entry.header_offset + _LOCAL_HEADER.size + sum(lengths)
+    if mark != _LOCAL_MARK or entry.compress_type != zipfile.ZIP_STORED or start + entry.file_size > size:
+        raise ValueError(f"{entry.filename} is compressed, or is not whole in the file")
+    return range(start, start + entry.file_size)
+
+
+def _not_whole(path: Path, error: Exception) -> InputError:
+    hint = (
+        "it is in PyTorch's format of before 1.6: load and save it with PyTorch once"
+        if path.is_file() and _is_old(path)
+        else "fetch or copy it again"
+    )
+    told = " ".join(str(error).split())[:_LONGEST_REASON]
+    return InputError(f"{path} is not a whole PyTorch file ({type(error).__name__}: {told}): {hint}")
 
 
 def _is_old(path: Path) -> bool:
@@ -158,16 +127,28 @@ def _is_old(path: Path) -> bool:
         return file.read(2) in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
-def _leaves(tree: object, prefix: str = "") -> dict[str, Tensor]:
-    if isinstance(tree, Tensor):
-        return {prefix: tree}
-    if not isinstance(tree, dict):
-        return {}
-    return {
-        name: tensor
-        for key, value in tree.items()
-        for name, tensor in _leaves(value, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
+def _checked(path: Path, name: str, given: Described, places: Mapping[str, range]) -> Tensor:
+    """Check that a tensor lies inside its storage, and has no more elements than it.
+
+    Raises:
+        InputError: It does not, or its storage is missing or of an unknown type.
+    """
+    storage = given.storage
+    if storage.type_ not in _STORAGES:
+        raise InputError(f"{path}: '{name}' is a {storage.type_}, which weights are not")
+    dtype = ckpt_file.DTYPES[_STORAGES[storage.type_]]
+    content = places.get(f"data/{storage.key}")
+    if content is None:
+        raise InputError(f"{path} is damaged: the storage data/{storage.key} of '{name}' is missing")
+    strides = tuple(step if size > 1 else 0 for size, step in zip(given.shape, given.strides, strict=True))
+    reach = given.offset + sum((size - 1) * step for size, step in zip(given.shape, strides, strict=True)) + 1
+    room = len(content) // dtype.itemsize
+    if prod(max(size, 1) for size in given.shape) > max(room, 1) or (0 not in given.shape and reach > room):
+        raise InputError(
+            f"{path} is damaged: '{name}' has a shape, strides or an offset that reach outside its storage, "
+            f"data/{storage.key}"
+        )
+    return Tensor(path, content, given.offset, Kind(given.shape, dtype), strides)
 
 
 def tensors(path: Path, *within: str) -> dict[str, Tensor]:
@@ -180,12 +161,16 @@ def tensors(path: Path, *within: str) -> dict[str, Tensor]:
     Raises:
         InputError: The file is not whole, or has no such dictionary.
     """
-    tree = load(path)
+    tree, places = _opened(path)
     for key in within:
         tree = tree.get(key) if isinstance(tree, dict) else None
         if not isinstance(tree, dict):
             raise InputError(f"{path} has no '{key}': it is not a checkpoint of this format")
-    return _leaves(tree)
+    try:
+        described = dict(leaves(tree))
+    except ValueError as error:
+        raise _not_whole(path, error) from error
+    return {name: _checked(path, name, given, places) for name, given in described.items()}
 
 
 def write(path: Path, tree: Mapping[str, object], values: Iterator[np.ndarray]) -> None:

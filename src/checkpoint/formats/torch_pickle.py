@@ -1,0 +1,169 @@
+"""Decode the pickle in PyTorch's files. Nothing that the pickle names is called, so a file cannot run code.
+
+The decoder records the tensors and replaces all other objects by placeholders. It is the pure Python unpickler of the
+standard library, because the one in C trusts its input more: it takes memory for any memo number, and a deep tuple as a
+key overflows its stack.
+"""
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+MOST_ENTRIES, MOST_DEPTH, MOST_AXES, LONGEST_NAME = 1_000_000, 32, 32, 1000
+_KEYS = (str, bytes, int, float, bool, type(None))
+_UNUSED = (  # opcodes that PyTorch does not write; some take memory or recurse as the file says
+    pickle.BYTEARRAY8,
+    pickle.NEXT_BUFFER,
+    pickle.READONLY_BUFFER,
+    pickle.FROZENSET,
+    pickle.ADDITEMS,
+    pickle.EXT1,
+    pickle.EXT2,
+    pickle.EXT4,
+    pickle.DICT,
+)
+
+
+class _Described:
+    """Base of what the pickle describes. A pickle can set the attributes of objects; these keep theirs."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Storage(_Described):
+    """Numbers of one type.
+
+    Args:
+        type_: PyTorch's name of the type, such as FloatStorage.
+        key: Name in the archive's folder data.
+    """
+
+    type_: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Described(_Described):
+    """A tensor as the pickle describes it. All numbers are whole, but none is checked against the storage.
+
+    Args:
+        storage: Where its numbers are.
+        offset: Position of the first element in the storage.
+        shape: Shape.
+        strides: Distance between neighbouring elements along each axis, in elements.
+    """
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Ignored:
+    """Placeholder for objects that are not tensors."""
+
+    def __init__(self, *arguments: object, **settings: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def append(self, value: object) -> None:
+        """Ignore an entry: subclasses of list are filled with `append` or `extend`."""
+
+    def extend(self, values: object) -> None:
+        """Ignore entries."""
+
+
+def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *rest: object) -> Described:
+    numbers = [offset, *shape, *strides]
+    if not isinstance(storage, Storage) or any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("a tensor's offset, shape or strides are not whole numbers of at least 0")
+    if len(shape) != len(strides) or len(shape) > MOST_AXES:
+        raise ValueError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
+    return Described(storage, offset, tuple(shape), tuple(strides))
+
+
+def _parameter(tensor: object, *rest: object) -> object:
+    return tensor
+
+
+def _empty_dictionary() -> dict:
+    return {}
+
+
+_CALLED: dict[tuple[str, str], Callable] = {
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("collections", "OrderedDict"): _empty_dictionary,
+}
+
+
+_StandardUnpickler: Any = pickle._Unpickler  # typeshed knows only a part of it
+
+
+class _Unpickler(_StandardUnpickler):
+    dispatch = {code: step for code, step in _StandardUnpickler.dispatch.items() if bytes([code]) not in _UNUSED}
+
+    def find_class(self, module: str, name: str) -> object:
+        if module == "torch" and name.endswith("Storage"):
+            return name
+        return _CALLED.get((module, name), _Ignored)
+
+    def persistent_load(self, saved: tuple) -> Storage:
+        _, type_, key, *_ = saved
+        if not isinstance(type_, str) or not isinstance(key, str):
+            raise ValueError("a storage has no type or no name")
+        return Storage(type_, key)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        entries = self.pop_mark()
+        self._set(self.stack[-1], entries)
+
+    def _set(self, holder: object, entries: list) -> None:
+        for key, value in zip(entries[::2], entries[1::2], strict=True):
+            if isinstance(holder, dict) and isinstance(key, _KEYS):
+                holder[key] = value
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+
+def decode(content: bytes) -> Any:
+    """Return what the pickle describes: dictionaries and lists, a `Described` for each tensor, and placeholders.
+
+    Raises:
+        Exception: The content is not such a pickle. The error can be of any type.
+    """
+    return _Unpickler(io.BytesIO(content)).load()
+
+
+def leaves(tree: object) -> Iterator[tuple[str, Described]]:
+    """Yield the tensors in nested dictionaries. A name joins the keys with dots.
+
+    Raises:
+        ValueError: The dictionaries are nested too deep, as when one contains itself, or have too many entries.
+    """
+    waiting, seen = [("", tree, 0)], 0
+    while waiting:
+        prefix, value, depth = waiting.pop()
+        if isinstance(value, Described):
+            yield prefix, value
+        if not isinstance(value, dict):
+            continue
+        seen += len(value)
+        if depth > MOST_DEPTH or seen > MOST_ENTRIES:
+            raise ValueError(f"it nests dictionaries more than {MOST_DEPTH} deep, or has over {MOST_ENTRIES:,} entries")
+        for key, inner in reversed(value.items()):
+            name = f"{prefix}.{key}" if prefix else str(key)
+            if len(name) > LONGEST_NAME:
+                raise ValueError(f"a name has more than {LONGEST_NAME} characters")
+            waiting.append((name, inner, depth + 1))
