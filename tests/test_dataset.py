@@ -7,7 +7,7 @@ from mindspore.mindrecord import FileWriter
 from src.common.errors import InputError
 from src.dataset import TokenBatches, causal, eod_reset
 
-LENGTH = 7  # the model's seq_length; records have one id more
+LENGTH = 7  # the model's seq_length; a record has one more id
 VOCAB = 1000
 
 
@@ -20,13 +20,13 @@ def write_records(path, ids, loss_mask=None, column="input_ids"):
 
 
 def records(count, first=0, width=LENGTH + 1):
-    """Record number n holds n, n+1, ..., so its first id tells which it is."""
+    """Make records. Record n holds the ids n, n+1, ..., so its first id is its number."""
     return (first + np.arange(count)[:, None] + np.arange(width)).astype(np.int32)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """23 records in two files, written in the other order than that of their names."""
+    """Write 23 records in two files, in the reverse order of their names."""
     path = tmp_path_factory.mktemp("records")
     write_records(path / "b.mindrecord", records(6, 17))
     write_records(path / "a.mindrecord", records(17))
@@ -45,7 +45,7 @@ def take(iterator, count):
 
 
 def naive_eod_reset(ids, eod):
-    """Positions and mask as their specification reads, one sample and one end of document at a time."""
+    """Compute positions and mask one sample and one end of document at a time, as the specification says."""
     size, length = ids.shape[0], ids.shape[1] - 1
     positions = np.tile(np.arange(length), (size, 1))
     mask = np.tile(np.tril(np.ones((length, length))), (size, 1, 1))

@@ -1,4 +1,4 @@
-"""The model and its loss against a peer's numbers (tests/golden) and against a float64 specification."""
+"""Compare the model and its loss with the numbers of a peer (tests/golden) and with a float64 specification."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +41,11 @@ def golden_batch():
 
 
 def is_key_bias(name):
-    """Whether a parameter adds the same to all scores of a query, which the softmax takes away again: its gradient is 0
-    in truth, and rounding noise in both implementations, which Adam then scales up to steps of full size."""
+    """Whether a parameter is the bias of the keys.
+
+    It adds the same number to all scores of a query, which the softmax cancels. So its true gradient is 0. Both
+    implementations compute rounding noise, which Adam scales up to steps of full size.
+    """
     return name.endswith("attention.dense2.bias")
 
 
@@ -63,7 +66,7 @@ def test_logits_are_the_peer_s(golden_model, golden_batch):
     assert largest(logits.asnumpy() - PEER["logits"]) < 1e-4
     position_ids, _ = causal(PEER["ids"])
     logits = golden_model(ids[:, :-1], Tensor(position_ids), Tensor(PEER["eval_mask"])).asnumpy()
-    # A pad's row may look at nothing. Its scores are all near -10000, where float32 has steps of 0.001.
+    # A pad attends to nothing. All its scores are near -10000, where neighbouring float32 numbers differ by 0.001.
     looks = PEER["eval_mask"].any(-1)
     assert looks.sum() > 80 and not looks.all()
     assert largest(logits - PEER["eval_logits"]) < 1e-2

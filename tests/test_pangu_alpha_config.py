@@ -10,7 +10,7 @@ from src.common.model_sizes import modes
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 
-SIZES = {  # from the paper and the ModelZoo: layers, hidden, heads, learning rates, and the weights in billions
+SIZES = {  # from the paper and the ModelZoo: layers, hidden size, heads, learning rates, weights in billions
     "1.3B": (16, 1024, 32, 1e-4, 1e-6, 0.24),
     "2.6B": (32, 2560, 32, 1e-4, 1e-6, 2.6),
     "13B": (40, 5120, 40, 5e-5, 1e-6, 13),

@@ -16,7 +16,7 @@ TRAINING = TrainingConfig(learning_rate=1e-2, end_learning_rate=1e-2, warmup_ste
 
 
 class Steps:
-    """A model with its stepper; `take` runs one optimizer step over micro-batches of ids."""
+    """A model with its stepper. `take` runs one optimizer step over micro-batches of ids."""
 
     def __init__(self, clip_norm=1.0, micro_batches=1):
         self.model, _ = random_model(seed=1, num_layers=2)
@@ -34,7 +34,7 @@ class Steps:
         return [p.asnumpy().copy() for p in [*self.model.get_parameters(), *self.optimizer.state, *sums]]
 
     def take(self, *micro_batches, scale=1.0, number=0):
-        """Loss, norm, whether finite."""
+        """Return the loss, the norm and whether it is finite."""
         batches = [(Tensor(ids), *map(Tensor, eod_reset(ids, TINY.eod_token))) for ids in micro_batches]
         return astuple(self.stepper.train(scale, StepScalars.at(TRAINING, number, number), batches))
 
@@ -52,7 +52,7 @@ def test_global_norm():
 
 
 def test_the_loss_scale_changes_nothing_else():
-    """A power of two only moves exponents: the results are equal bit for bit."""
+    """A power of two changes exponents only, so the results are equal bit for bit."""
     ids, results = random_ids(2), []
     for scale in (1.0, 2.0**20):
         some = Steps()
@@ -81,7 +81,7 @@ def test_overflow_in_a_micro_batch_does_not_reach_the_next_step():
 
 
 def test_clipping():
-    """Adam's own scale hides a gradient's size; the first moment after one step shows it: (1 - beta1) * gradient."""
+    """Adam's update hides the size of a gradient. After one step the first moment is (1 - beta1) * gradient."""
     ids, norms = random_ids(2), []
     for clip_norm in (0.0, 1.0):
         some = Steps(clip_norm)
@@ -93,7 +93,7 @@ def test_clipping():
 
 
 def test_micro_batches_equal_one_batch():
-    """With equally many counted tokens, the mean of the means is the mean."""
+    """If all micro-batches have equally many tokens that count, the mean of their losses is the loss of all."""
     ids = random_ids(5)[:4]  # without the row that ends in pads
     whole, parts = Steps(), Steps(micro_batches=2)
     for number in range(2):
@@ -101,7 +101,7 @@ def test_micro_batches_equal_one_batch():
         parts_loss, parts_norm, _ = parts.take(ids[:2], ids[2:], number=number)
         assert parts_loss == pytest.approx(loss, rel=1e-6) and parts_norm == pytest.approx(norm, rel=1e-5)
     for one, other in zip(whole.model.get_parameters(), parts.model.get_parameters(), strict=True):
-        if not one.name.endswith("dense2.bias"):  # its true gradient is 0: Adam scales rounding noise up
+        if not one.name.endswith("dense2.bias"):  # its true gradient is 0, and Adam scales up rounding noise
             np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), atol=1e-4, err_msg=one.name)
     assert all((total.asnumpy() == 0).all() for total in parts.stepper.accumulator.sums)
 

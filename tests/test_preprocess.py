@@ -17,7 +17,6 @@ from tokenizers.pre_tokenizers import ByteLevel
 from src import preprocess as module
 from src.common.errors import InputError
 from src.data import corpus, encoding
-from src.data.corpus import clean_wikitext
 from src.preprocess import PreprocessArguments, preprocess
 from src.tokenization import load_tokenizer
 
@@ -34,7 +33,7 @@ def rows_of(path, column="input_ids"):
 
 @pytest.fixture
 def run(tmp_path, tiny_vocab):
-    """Preprocess the given text; the summary and the output's path."""
+    """Return a function that preprocesses a text and returns the summary and the path of the output."""
 
     def run(text, **flags):
         source = tmp_path / "text.txt"
@@ -55,7 +54,7 @@ def run(tmp_path, tiny_vocab):
 
 
 def packed(documents, tokenizer, seq_length):
-    """The whole specification of packing."""
+    """Pack documents into records, as the specification says."""
     ids = [token for document in documents for token in [*tokenizer.encode(document), EOT]]
     count = len(ids) // seq_length
     return np.array(ids[: count * seq_length]).reshape(count, seq_length), len(ids)
@@ -71,7 +70,7 @@ def left_in(folder):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Cut long documents every few lines, and let few of the pieces be under way at once."""
+    """Cut long documents every few lines, and let few pieces wait for the workers."""
     monkeypatch.setattr(corpus, "PIECE_CHARS", 200)
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 300)
     monkeypatch.setattr(module, "CHARS_A_WORKER", 400)
@@ -99,7 +98,7 @@ def test_files_do_not_depend_on_the_number_of_processes(run, chinese_text, small
 
 
 def test_a_line_without_end_is_read_in_parts(run, small_pieces):
-    summary, _ = run("一" * 200 + "\n" + "月" * 1000)  # the first line fills a piece to the last character
+    summary, _ = run("一" * 200 + "\n" + "月" * 1000)  # the first line fills a piece exactly
     assert summary.documents == 1
 
 
@@ -144,11 +143,6 @@ def test_forms(run, tiny_vocab, form, text, documents):
     assert (summary.documents, summary.tokens) == (len(documents), tokens)
 
 
-def test_wikitext_is_detokenized():
-    raw = " The \" quick \" <unk> , ( 1 @,@ 000 @.@ 5 fox @-@ like ) did n't : it 's ; done ! \n = = = Life = = = \n"
-    assert clean_wikitext(raw) == "The \"quick\" <unk>, (1,000.5 fox-like) didn't: it's; done!\n=== Life ===\n"
-
-
 def test_finetune_mask_covers_completion_and_eot(run, tiny_vocab):
     tokenizer = load_tokenizer("jieba", tiny_vocab)
     examples = [("床前", "明月光"), ("疑是地上霜，" * 20, "长"), ("", "春风"), ("举头望明月", "")]
@@ -162,7 +156,7 @@ def test_finetune_mask_covers_completion_and_eot(run, tiny_vocab):
         ids = tokenizer.encode(prompt) + wanted
         assert row.tolist() == ids + [tokenizer.pad_id] * (24 - len(ids))
         labels_that_count = row[1:][mask == 1].tolist()
-        assert labels_that_count == (wanted if prompt else wanted[1:])  # nothing predicts the very first id
+        assert labels_that_count == (wanted if prompt else wanted[1:])  # the first id is never a label
         assert set(mask.tolist()) <= {0, 1}
 
 
@@ -211,7 +205,7 @@ def test_a_failed_run_keeps_the_older_file(run, chinese_text):
 
 @pytest.fixture
 def started(tmp_path, tiny_vocab, chinese_text):
-    """A run that has begun to write its file, as a process."""
+    """Start a run as a process, and wait until it has begun to write its file."""
     (tmp_path / "long.txt").write_text(chinese_text(5, 2000) * 60)
     output = tmp_path / "output" / "ids.mindrecord"
     process = subprocess.Popen(

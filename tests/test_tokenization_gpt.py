@@ -23,9 +23,10 @@ def tokenizer(folder):
 
 
 class PublishedBPE:
-    """GPT-2's encoder as published, without a library: split, byte characters, merges by rank."""
+    """GPT-2's published encoder without a library: split the text, map bytes to characters, merge by rank."""
 
-    # Over classes of characters: a letter, 0 number, _ white space, ! any other; those that the expression names stay.
+    # It matches classes of characters: a for letters, 0 for numbers, _ for white space, ! for others. Characters that
+    # the expression names are not mapped.
     SPLIT = re.compile(r"'(?:[st]|re|ve|[md]|ll)| ?[a-z]+| ?0+| ?[!']+|[ _]+(?![^ _])|[ _]+")
 
     def __init__(self, folder):

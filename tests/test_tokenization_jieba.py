@@ -26,7 +26,7 @@ def tokenizer(model_file):
 
 
 def specified_ids(model_file, text):
-    """The published recipe, step by step."""
+    """Follow the published recipe step by step."""
     words = [word.replace(" ", "▂").replace("\n", "▃") for word in jieba.cut(text, cut_all=False)]
     return sentencepiece.SentencePieceProcessor(model_file=str(model_file)).encode(" ".join(words))
 

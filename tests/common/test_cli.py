@@ -65,7 +65,7 @@ def test_letters_for_flags(capsys):
 
 
 def told(capsys, arguments, arguments_class=Outer):
-    """The one line on stderr, and that the status is 2."""
+    """Return the one line on stderr. Check that the status is 2."""
     with pytest.raises(SystemExit) as stopped:
         parse(arguments_class, "do.py", arguments)
     output = capsys.readouterr()

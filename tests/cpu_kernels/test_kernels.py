@@ -1,4 +1,4 @@
-"""Each kernel against float64 numpy or the plain cell that it stands for, and the whole step with and without them."""
+"""Compare each kernel with float64 NumPy or its plain cell, and a training step with and without kernels."""
 
 from dataclasses import astuple, replace
 
@@ -19,7 +19,7 @@ from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
 from tests.support.programs import TINY, random_ids, random_model
 
-TINIEST = 1e-37  # what is less is 0 to a kernel
+TINIEST = 1e-37  # kernels treat smaller numbers as 0
 TRAINING = TrainingConfig(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0, steps=9)
 
 
@@ -36,20 +36,20 @@ def normal(*shape, scale=1.0, seed=0):
 
 
 def gradients(cell, inputs, dout):
-    """Output, and gradients of all inputs, of a cell."""
+    """Return the output of a cell and the gradients of all its inputs."""
     tensors = [Tensor(x) for x in inputs]
     given = ops.GradOperation(get_all=True, sens_param=True)(cell)(*tensors, Tensor(dout))
     return cell(*tensors).asnumpy(), [x.asnumpy() for x in given]
 
 
 def assert_near(ours, truth, rtol=2e-6):
-    """They differ by rtol of the largest value at most."""
+    """Check that the difference is at most rtol times the largest value."""
     assert ours.dtype == np.float32 and ours.shape == truth.shape
     np.testing.assert_allclose(ours, truth, rtol=0, atol=rtol * np.abs(truth).max() + TINIEST)
 
 
 def assert_alike(kernel, plain, inputs, wanted, rtol=2e-6):
-    """Outputs and the first `wanted` gradients are near."""
+    """Check that the outputs and the first `wanted` gradients agree."""
     dout = normal(*plain(*map(Tensor, inputs)).shape, seed=9)
     (output, given), (expected, truth) = gradients(kernel, inputs, dout), gradients(plain, inputs, dout)
     for ours, theirs in zip([output, *given[:wanted]], [expected, *truth[:wanted]], strict=True):
@@ -82,7 +82,7 @@ def test_swap_axes(library, shape, factor):
 @pytest.mark.parametrize("rows, width", [(1, 1), (5, 3), (70, 611)])
 def test_biased_fast_gelu(library, rows, width):
     x, bias, dout = normal(rows, width, scale=8.0), normal(rows, seed=1), normal(rows, width, seed=2)
-    x[0, 0] = -300.0  # whose sigmoid leaves float32
+    x[0, 0] = -300.0  # the sigmoid of it underflows in float32
     output, (dx, dbias) = gradients(cells.BiasedFastGelu(library), [x, bias], dout)
     y = (x + bias[:, None]).astype(np.float64)
     gate = 1 / (1 + np.exp(-1.702 * y))
@@ -105,7 +105,7 @@ def test_cross_entropy(library, rows, classes):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_so(library, bad):
-    """The overflow check sees it in the norm."""
+    """The overflow check relies on this: it looks at the norm only."""
     x = normal(3, 40)
     x[1, 3] = bad
     scores, rows, flat = x[None, None], np.zeros(3, np.float32), np.zeros(40, np.float32)
@@ -161,7 +161,7 @@ def test_adam_update(library, powers, decay):
 
 
 class Steps:
-    """A tiny model with its stepper over two micro-batches, with the kernels or without."""
+    """A tiny model with a stepper over two micro-batches, with or without kernels."""
 
     def __init__(self, with_kernels, name="adam_weight_decay", **changes):
         self.model, _ = random_model(seed=1, num_layers=2, dropout_rate=0.1, **changes)
@@ -173,7 +173,7 @@ class Steps:
         self.attached = with_kernels and attach_to_training(self.network, apply_gradients)
 
     def take(self, number, scale=1024.0):
-        """Loss, norm, whether finite."""
+        """Return the loss, the norm and whether it is finite."""
         ids = random_ids(2, seed=number)
         batch = [
             Tensor(ids),
@@ -193,7 +193,7 @@ def test_a_whole_step(library):
     for number in range(2):
         assert ours.take(number) == pytest.approx(plain.take(number), rel=1e-5)
     for (name, value), expected in zip(ours.state().items(), plain.state().values(), strict=True):
-        if "dense2.bias" not in name:  # a softmax does not feel it: its gradient is rounding only
+        if "dense2.bias" not in name:  # the softmax cancels it, so its gradient is rounding noise
             np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4, err_msg=name)
 
 

@@ -24,7 +24,7 @@ class Text(NamedTuple):
 
 
 def squared(number):
-    time.sleep(0.002 * (number.value % 3))  # so that they are not done in the order of their start
+    time.sleep(0.002 * (number.value % 3))  # so that tasks do not finish in the order of their start
     if number.value < 0:
         raise InputError(f"{number.value} is negative")
     return number.value**2
@@ -32,7 +32,7 @@ def squared(number):
 
 @pytest.fixture
 def children():
-    """A function that finds the processes started since; other tests' libraries may have some of their own."""
+    """Return a function that lists the child processes started since. Libraries of other tests may have some, too."""
     before = psutil.Process().children()
     return lambda: [child for child in psutil.Process().children() if child not in before]
 

@@ -1,13 +1,13 @@
-"""Make the numbers of tests/golden out of MindFormers' own PanguAlphaHeadModel, an implementation that is not ours.
+"""Make the golden numbers of tests/golden with MindFormers' PanguAlphaHeadModel, an independent implementation.
 
-In an environment of its own:
+It needs an environment of its own:
 
     pip install mindspore==2.10.0 mindformers==1.3.2 'numpy<2' 'setuptools<80'
     python tests/golden/make_golden.py tests/golden
 
-Everything is float32 on CPU. Two rows of ids: plain text, and three documents with padding behind them. Written are
-weights.npz, gradients.npz and updated.npz (the parameters after 3 steps of AdamWeightDecay), by parameter name, and
-peer.npz: the inputs, the logits, the losses and a greedy continuation.
+Everything is float32 on a CPU. The ids have two rows: plain text, and three documents followed by padding. The program
+writes weights.npz, gradients.npz and updated.npz (the parameters after 3 steps of AdamWeightDecay) by parameter name,
+and peer.npz with the inputs, the logits, the losses and a greedy continuation.
 """
 
 import os
@@ -29,7 +29,7 @@ STEPS, LEARNING_RATE, BETA1, BETA2, EPSILON, WEIGHT_DECAY, CLIP_NORM = 3, 1e-3, 
 
 
 def import_peer() -> tuple[type, type]:
-    """MindFormers' configuration and model. It was written for MindSpore 2.4, which still had `py_transforms`."""
+    """Import MindFormers' configuration and model. They need `py_transforms`, which MindSpore had up to 2.4."""
     if not hasattr(transforms, "py_transforms"):
         module = types.ModuleType("mindspore.dataset.transforms.py_transforms")
         module.PyTensorOperation = transforms.transforms.PyTensorOperation
@@ -42,7 +42,7 @@ def import_peer() -> tuple[type, type]:
 
 
 def build_peer(**changes: object) -> nn.Cell:
-    """The model in float32: the softmax by its setting, the rest by the attributes that name a compute type."""
+    """Build the model in float32. The softmax has a setting for it; the rest has attributes with a compute type."""
     config_class, model_class = import_peer()
     sizes = (
         dict(
@@ -78,7 +78,7 @@ def build_peer(**changes: object) -> nn.Cell:
 
 
 def draw_weights(parameters: list[Parameter]) -> dict[str, np.ndarray]:
-    """Far larger than at the start of a training, so that no term is lost in rounding and the greedy tokens vary."""
+    """Draw large weights, so that no term is lost in rounding and the greedy tokens vary."""
     draw = np.random.default_rng(2021)
     weights = {}
     for parameter in parameters:
@@ -94,7 +94,7 @@ def draw_weights(parameters: list[Parameter]) -> dict[str, np.ndarray]:
 
 
 def draw_ids() -> np.ndarray:
-    """int32 (ROWS, LENGTH + 1)."""
+    """Draw ids, int32 (ROWS, LENGTH + 1)."""
     ids = np.random.default_rng(413).integers(10, VOCAB, (ROWS, LENGTH + 1), dtype=np.int32)
     ids[1, [13, 30]] = EOD
     ids[1, -7:] = PAD
@@ -102,7 +102,7 @@ def draw_ids() -> np.ndarray:
 
 
 def reset_at_ends(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (ROWS, LENGTH) and mask (ROWS, LENGTH, LENGTH) that restart after each EOD, one row at a time."""
+    """Compute positions (ROWS, LENGTH) and a mask (ROWS, LENGTH, LENGTH) that restart after each EOD."""
     positions = np.zeros((ROWS, LENGTH), np.int32)
     mask = np.zeros((ROWS, LENGTH, LENGTH), np.float32)
     for row in range(ROWS):
@@ -116,7 +116,7 @@ def reset_at_ends(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Logits(nn.Cell):
-    """Backbone and head. The head model itself answers a batch with the first row's logits."""
+    """Backbone and head. The head model itself returns the logits of the first row only."""
 
     def __init__(self, model: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -128,14 +128,14 @@ class Logits(nn.Cell):
 
 
 def evaluate(model: nn.Cell, ids: np.ndarray, positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Logits, float32 (ROWS, LENGTH, VOCAB)."""
+    """Return the logits, float32 (ROWS, LENGTH, VOCAB)."""
     model.set_train(False)
     logits = Logits(model).set_train(False)(Tensor(ids), Tensor(positions), Tensor(mask))
     return logits.asnumpy().reshape(ROWS, LENGTH, VOCAB)
 
 
 def continue_greedily(model: nn.Cell, prompt: np.ndarray) -> np.ndarray:
-    """The GREEDY_TOKENS likeliest next tokens, everything computed anew for each."""
+    """Return GREEDY_TOKENS greedy tokens. The whole text is computed again for each."""
     text = prompt.tolist()
     positions = np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1))
     mask = np.tile(np.tril(np.ones((LENGTH, LENGTH), np.float32)), (ROWS, 1, 1))
@@ -147,7 +147,7 @@ def continue_greedily(model: nn.Cell, prompt: np.ndarray) -> np.ndarray:
 
 
 def train(model: nn.Cell, batch: tuple[Tensor, ...]) -> list[float]:
-    """STEPS steps of MindSpore's AdamWeightDecay; the loss before each."""
+    """Train STEPS steps with MindSpore's AdamWeightDecay, and return the loss before each."""
     parameters = model.trainable_params()
     plain = [p for p in parameters if "layernorm" in p.name or "bias" in p.name]
     decayed = [p for p in parameters if not ("layernorm" in p.name or "bias" in p.name)]
@@ -172,7 +172,7 @@ def train(model: nn.Cell, batch: tuple[Tensor, ...]) -> list[float]:
 
 
 def main() -> None:
-    """Compute and write."""
+    """Compute the numbers and write them."""
     folder = Path(sys.argv[1])
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
@@ -184,7 +184,7 @@ def main() -> None:
 
     ids = draw_ids()
     positions, mask = reset_at_ends(ids)
-    # As the model makes its mask when it is not given one: no pad is looked at, and none looks.
+    # The mask that the model makes by default: pads are not attended to, and attend to nothing.
     eval_mask = model.get_attention_mask(Tensor((ids[:, :-1] != PAD).astype(np.float32))).asnumpy()
     plain_positions = np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1))
     peer = {

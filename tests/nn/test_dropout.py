@@ -11,20 +11,20 @@ ROWS, WIDTH = 4, 50_000
 
 
 def kept(keys, site=0, width=WIDTH, rate=RATE):
-    """The mask (rows, width) of a site, as 0 and 1."""
+    """Return the mask (rows, width) of a site as 0 and 1."""
     dropout = Dropout(rate)
     dropout.site = site
     return (dropout(Tensor(np.ones((len(keys), width), np.float32)), Tensor(keys)).asnumpy() > 0).astype(int)
 
 
 def assert_like_coin_flips(values, probability):
-    """The mean of 0-1 values within 4.5 standard deviations of a probability."""
+    """Check that the mean of 0-1 values is within 4.5 standard deviations of a probability."""
     deviation = np.sqrt(probability * (1 - probability) / values.size)
     assert abs(values.mean() - probability) < 4.5 * deviation
 
 
 def assert_independent(one, other):
-    """The four cells of a 2x2 table by chi-square, 3 degrees of freedom: above 30 once in 700,000."""
+    """Check a 2x2 table by chi-square with 3 degrees of freedom. Chance exceeds 30 once in 700,000 tables."""
     counts = np.bincount((one * 2 + other).ravel(), minlength=4)
     expected = one.size * np.array([RATE * RATE, RATE * (1 - RATE), (1 - RATE) * RATE, (1 - RATE) ** 2])
     assert ((counts - expected) ** 2 / expected).sum() < 30
@@ -54,13 +54,13 @@ def test_rows_sites_steps_micro_steps_and_seeds_are_independent():
         assert_independent(kept(dropout_keys(**base, rows=ROWS), site), mask)
     for change in (dict(seed=6), dict(step=10), dict(step=0), dict(micro_step=1)):
         assert_independent(kept(dropout_keys(**base | change, rows=ROWS)), mask)
-    # Keys that differ least, as no run draws them on purpose.
+    # Keys that differ by 1, or in one bit. A run draws such keys by chance only.
     assert_independent(*kept(np.array([7, 8], np.int32)))
     assert_independent(*kept(np.array([0, -(2**31)], np.int32)))
 
 
 def test_blocks_of_elements_drop_binomially():
-    """Sums over runs of 64 elements: their variance tells of longer patterns than pairs do."""
+    """The variance of sums over 64 elements shows longer patterns than pairs of elements do."""
     sums = kept(dropout_keys(2, 0, 0, 16)).reshape(16, -1)[:, : WIDTH // 64 * 64].reshape(-1, 64).sum(1)
     assert sums.mean() == pytest.approx(64 * (1 - RATE), rel=0.005)
     assert sums.var() == pytest.approx(64 * RATE * (1 - RATE), rel=0.05)
@@ -74,7 +74,7 @@ def test_a_mask_depends_on_its_row_s_key_alone():
 
 
 def test_shapes_share_the_mask_of_their_rows():
-    """Hidden states come as (B * S, H), attention weights as (B, A, S, S)."""
+    """Hidden states are (B * S, H), attention weights are (B, A, S, S)."""
     keys, dropout = Tensor(dropout_keys(0, 0, 0, 2)), Dropout(RATE)
     flat = dropout(Tensor(np.ones((2, 24), np.float32)), keys).asnumpy()
     for shape in ((8, 6), (2, 3, 4, 2)):
@@ -115,7 +115,7 @@ def test_sites_follow_the_order_of_the_cells():
 
 
 def test_a_model_drops_by_row():
-    """Logits of rows 0-1 and 2-3 with their keys are those of the whole batch, and differ between steps."""
+    """Rows 0-1 and rows 2-3 alone give the logits of the whole batch. Another step gives other logits."""
     model, _ = random_model(dropout_rate=0.2)
     draw = np.random.default_rng(0)
     ids = Tensor(draw.integers(0, 50, (4, TINY.seq_length)).astype(np.int32))

@@ -1,4 +1,4 @@
-"""The updates against their published formulas in float64 numpy."""
+"""Compare the updates with their published formulas in float64 NumPy."""
 
 import math
 
@@ -36,7 +36,7 @@ def settings(optimizer):
 
 
 def draw_problem(seed=0):
-    """Initial values and the gradients of all steps. The weight named `still` is 0 and never has a gradient."""
+    """Return initial values and the gradients of all steps. The weight `still` is 0, and so is its gradient."""
     draw = np.random.default_rng(seed)
     values = {name: draw.normal(0, 1, shape).astype(np.float32) for name, shape in SHAPES.items()}
     gradients = [
@@ -69,13 +69,13 @@ def adam_direction(state, gradient, config):
 
 
 def adamw(value, state, gradient, rate, decay, config):
-    """As torch.optim.AdamW documents it: decay first, then Adam."""
+    """Follow the documentation of torch.optim.AdamW: decay first, then Adam."""
     value = value - rate * decay * value
     return value - rate * adam_direction(state, gradient, config)
 
 
 def lamb(value, state, gradient, rate, decay, config):
-    """Algorithm 2 of arXiv 1904.00962, with phi the identity."""
+    """Follow algorithm 2 of arXiv 1904.00962, with the identity for phi."""
     change = adam_direction(state, gradient, config) + decay * value
     norms = np.linalg.norm(value), np.linalg.norm(change)
     return value - rate * (norms[0] / norms[1] if min(norms) > 0 else 1.0) * change
@@ -129,7 +129,7 @@ def test_half_precision_parameters_keep_float32_moments(name):
     expected = specified(config, values, gradients, 1.0)
     for key, value in computed(config, values, gradients, 1.0, ms.float16).items():
         assert value.dtype == np.float16
-        np.testing.assert_allclose(value, expected[key], atol=2e-3 * STEPS, err_msg=key)  # half a float16 step each
+        np.testing.assert_allclose(value, expected[key], atol=2e-3 * STEPS, err_msg=key)  # each step rounds to float16
     optimizer = Optimizer(config, [Parameter(Tensor(value, ms.float16), name=key) for key, value in values.items()])
     assert {moment.dtype for moment in optimizer.state} == {ms.float32}
 

@@ -1,4 +1,4 @@
-"""Names of parameters: the official ones, and the older ones that are translated to them."""
+"""Test the official names of parameters, and the translation of older names."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""Small vocabularies for tests: made in moments, so none is kept in the repository.
+"""Make small vocabularies for tests. This takes a moment, so the repository holds none.
 
     python tests/support/make_tokenizer_data.py DIR
 
-writes DIR/vocab.model (jieba) and DIR/vocab.json with DIR/merges.txt (gpt).
+This writes DIR/vocab.model (jieba) and DIR/vocab.json with DIR/merges.txt (gpt).
 """
 
 import json
@@ -32,14 +32,14 @@ CHARACTERS = sorted(set("".join(SENTENCES)))
 
 
 def make_jieba(folder: Path, vocab_size: int = 210) -> Path:
-    """Train vocab.model on SENTENCES, all of whose characters it covers; returns the file."""
+    """Train vocab.model on SENTENCES and return its path. It covers all of their characters."""
     file = folder / "vocab.model"
     file.write_bytes(train_sentencepiece(SENTENCES, vocab_size, character_coverage=1.0))
     return file
 
 
 def byte_characters() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: itself where it prints, else the next free character from U+0100."""
+    """Return GPT-2's printable character for each byte: its own character if that prints, else one from U+0100 on."""
     printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     stand_ins = {byte: chr(byte) for byte in printing}
     for byte in range(256):
@@ -48,7 +48,7 @@ def byte_characters() -> dict[int, str]:
 
 
 def make_gpt(folder: Path, num_merges: int = 150) -> Path:
-    """Write vocab.json and merges.txt, made by merging the most frequent pair again and again; returns the folder."""
+    """Write vocab.json and merges.txt, and return the folder. Each merge joins the pair that is most frequent then."""
     stand_ins = byte_characters()
     words = [
         [stand_ins[byte] for byte in word.encode()]
@@ -70,7 +70,7 @@ def make_gpt(folder: Path, num_merges: int = 150) -> Path:
 
 
 def merge(word: list[str], pair: tuple[str, str]) -> list[str]:
-    """The word with each occurrence of the pair, from the left, made one symbol."""
+    """Join each occurrence of the pair in a word, from the left."""
     merged: list[str] = []
     for symbol in word:
         if merged and (merged[-1], symbol) == pair:

@@ -1,4 +1,4 @@
-"""PanGu-α in float64 numpy: the specification that the tests hold the model to."""
+"""PanGu-α in float64 NumPy: the specification with which tests compare the model."""
 
 import math
 
@@ -33,8 +33,10 @@ def below(weights, prefix):
 
 
 def route(probabilities, config, drop_tokens=True):
-    """What becomes of one sequence, p (S, E): of each token the (expert, place, weight) of those that took it; tokens
-    and choices that found no place are left out."""
+    """Route one sequence with probabilities (S, E). Return the (expert, slot, weight) tuples of each token.
+
+    A choice over the capacity of its expert is left out.
+    """
     tokens, experts = probabilities.shape
     share = math.ceil(config.capacity_factor * tokens * config.expert_top_k / experts)
     capacity = share if drop_tokens else tokens
@@ -51,7 +53,7 @@ def route(probabilities, config, drop_tokens=True):
 
 
 def moe(weights, x, config, drop_tokens=True):
-    """x (B, S, H) -> (B, S, H), and the load-balancing loss. Token by token."""
+    """Compute a layer with experts token by token: x (B, S, H) -> (B, S, H), and the load-balancing loss."""
     output, balances = np.zeros_like(x), []
     for row, tokens in enumerate(x):
         probabilities = softmax(tokens @ weights["router.dense.weight"])
@@ -69,7 +71,7 @@ def moe(weights, x, config, drop_tokens=True):
 
 
 def feed_forward(weights, x, config, drop_tokens=True):
-    """x (B, S, H) -> (B, S, H), and the load-balancing loss: 0 of a layer without experts."""
+    """Compute the feed-forward layer: x (B, S, H) -> (B, S, H), and the load-balancing loss or 0."""
     if "router.dense.weight" in weights:
         return moe(weights, x, config, drop_tokens)
     inner = ACTIVATIONS[config.hidden_act](x @ weights["mapping.weight"] + weights["mapping.bias"])
@@ -77,7 +79,7 @@ def feed_forward(weights, x, config, drop_tokens=True):
 
 
 def layer(weights, x, mask, config, query=None, drop_tokens=True):
-    """x (B, S, H) -> (B, S, H), and the load-balancing loss."""
+    """Compute a Transformer layer: x (B, S, H) -> (B, S, H), and the load-balancing loss."""
     normed = layernorm(below(weights, "layernorm1."), x, config.layernorm_epsilon)
     sources = {"dense1": normed if query is None else query, "dense2": normed, "dense3": normed}
     q, k, v = (
@@ -95,7 +97,7 @@ def layer(weights, x, mask, config, query=None, drop_tokens=True):
 
 
 def forward(weights, config, input_ids, position_ids, attention_mask, drop_tokens=True):
-    """(B, S) ids -> (B, S, V), and the sum of the layers' load-balancing losses."""
+    """Compute the logits of ids, (B, S) -> (B, S, V), and the sum of the load-balancing losses of all layers."""
     weights = {name: value.astype(np.float64) for name, value in weights.items()}
     mask = attention_mask.astype(np.float64)
     words = weights[EMBEDDING.format("word")]
@@ -110,18 +112,18 @@ def forward(weights, config, input_ids, position_ids, attention_mask, drop_token
 
 
 def logits(weights, config, input_ids, position_ids, attention_mask, drop_tokens=True):
-    """(B, S) ids -> (B, S, V)."""
+    """Compute the logits of ids, (B, S) -> (B, S, V)."""
     return forward(weights, config, input_ids, position_ids, attention_mask, drop_tokens)[0]
 
 
 def token_losses(all_logits, ids):
-    """Negative log-likelihood (B, S) of the labels ids[:, 1:]."""
+    """Return the negative log-likelihood (B, S) of the labels ids[:, 1:]."""
     shifted = all_logits - all_logits.max(-1, keepdims=True)
     log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return -np.take_along_axis(log_probs, ids[:, 1:, None].astype(np.int64), -1)[..., 0]
 
 
 def loss(all_logits, ids, pad_token, loss_mask=None):
-    """The mean over labels whose input is not pad, and which `loss_mask` (B, S) counts."""
+    """Return the mean over the labels that do not follow a pad and that `loss_mask` (B, S) counts."""
     counted = (ids[:, :-1] != pad_token) * (1.0 if loss_mask is None else loss_mask)
     return (token_losses(all_logits, ids) * counted).sum() / counted.sum()
