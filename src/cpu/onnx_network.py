@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from src.cpu.cache import Cache
 from src.cpu.onnx_graph import build_graph
+from src.cpu.onnx_runtime import ort
 from src.cpu.weight_file import Format
 from src.pangu_alpha_config import PanguAlphaConfig
 

@@ -1,11 +1,11 @@
 """Quantised matrices: their error, and products that can't overflow on a processor without VNNI."""
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from src.cpu import packing
+from src.cpu.onnx_runtime import ort
 from src.cpu.weight_file import Format
 
 
