@@ -8,15 +8,9 @@ import socket
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from web.guard import Guard
 from web.page import STYLE, THEME
-
-# The browser refuses everything from other hosts, whatever a version of Gradio asks for.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:"
-)
 
 
 class PageServer(uvicorn.Server):
@@ -42,29 +36,11 @@ class PageServer(uvicorn.Server):
             theme=THEME,
             css=STYLE,
         )
-        app.add_middleware(_Guard)
+        blocks.has_launched = True  # a mounted page never sets it, and Gradio then takes any file for an uploaded one
+        app.add_middleware(Guard, events=frozenset(blocks.fns))
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop the server. Connections of open pages break then; that is not logged as an error."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await super().shutdown(sockets)
-
-
-class _Guard:
-    """ASGI middleware that sends POLICY with every response.
-
-    Args:
-        app: Application behind it.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, send_guarded)

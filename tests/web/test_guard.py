@@ -1,0 +1,182 @@
+"""The Gradio pages give out no file of the server, whatever is sent to Gradio's routes."""
+
+import http.client
+import json
+import time
+
+import pytest
+
+from tests.support.serving import ask
+from tests.support.web_pages import paged
+from web import chat_page, guard, text_page
+from web.engine import local_engine
+
+PAGES = pytest.mark.parametrize("page", [text_page, chat_page], ids=["text", "chat"])
+SECRET = "what only the server's user may read"
+SESSION = "abcdefghijk"
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory):
+    path = tmp_path_factory.mktemp("home") / "secret.txt"
+    path.write_text(SECRET)
+    return str(path)
+
+
+def file_of(path):
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def forms(path):
+    """Values of events that name a file, or make Gradio build a component that reads one."""
+    file = file_of(path)
+    parts = (
+        {"type": "file", "file": file},
+        {"type": "component", "component": "image", "value": path, "constructor_args": {"value": path}, "props": {}},
+        {"type": "text", "text": file},
+        file,
+    )
+    return [
+        file,
+        [file],
+        [[file]],
+        {"text": "a", "files": [file]},
+        *([{"role": "user", "content": [part]}] for part in parts),
+        *([{"role": "user", "content": part}] for part in parts),
+        [{"role": "user", "content": "a", "metadata": {"title": file}}],
+        [{"role": "user", "content": "a", "options": [{"value": "a", "icon": file}]}],
+        file_of(f"file://{path}"),
+        file_of("http://127.0.0.1:9/x") | {"url": "http://127.0.0.1:9/x"},
+    ]
+
+
+def followed(port, seconds=10):
+    """Return what the queue tells until its stream ends."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    connection.request("GET", f"/gradio_api/queue/data?session_hash={SESSION}")
+    told = connection.getresponse().read().decode()
+    connection.close()
+    return told
+
+
+def usual(component):
+    """Return a value that a component may have."""
+    return [] if component["type"] == "chatbot" else component["props"].get("value")
+
+
+def events(port):
+    """Yield the number and the usual values of each event of a page."""
+    config = json.loads(ask(port, "GET", "/config")[2])
+    components = {component["id"]: component for component in config["components"]}
+    for event in config["dependencies"]:
+        yield event["id"], [usual(components[place]) for place in event["inputs"]]
+
+
+@PAGES
+def test_no_event_takes_a_file(page, known, secret):
+    with paged(page.build(local_engine(known))) as port:
+        tried = 0
+        for number, values in events(port):
+            for place in range(len(values)):
+                for form in forms(secret):
+                    data = [*values[:place], form, *values[place + 1 :]]
+                    body = {"data": data, "fn_index": number, "session_hash": SESSION}
+                    for route in ("queue/join", "run/predict"):
+                        status, _, told = ask(port, "POST", f"/gradio_api/{route}", body)
+                        assert status == 422 and SECRET not in told, (number, form)
+                        tried += 1
+            for extra in ({"event_data": file_of(secret)}, {"event_data": {"index": 0, "value": file_of(secret)}}):
+                body = {"data": values, "fn_index": number, "session_hash": SESSION} | extra
+                assert ask(port, "POST", "/gradio_api/queue/join", body)[0] == 422
+        assert tried > 100
+
+
+@PAGES
+def test_gradio_itself_refuses_a_file_that_was_not_uploaded(page, known, secret, monkeypatch):
+    """The second lock: what would happen if a value passed the guard."""
+
+    class Anything:
+        @staticmethod
+        def model_validate_json(body):
+            return Anything(body)
+
+        def __init__(self, body):
+            self.body, self.fn_index = body, json.loads(body)["fn_index"]
+
+        def model_dump_json(self, **_):
+            return self.body.decode()
+
+    monkeypatch.setattr(guard, "_Event", Anything)
+    monkeypatch.setattr(guard, "READ", guard.re.compile(".*"))
+    with paged(page.build(local_engine(known))) as port:
+        refused = 0
+        for number, values in events(port):
+            for place, value in enumerate(values):
+                form = [{"role": "user", "content": [{"type": "file", "file": file_of(secret)}]}]
+                data = [*values[:place], form if value == [] else file_of(secret), *values[place + 1 :]]
+                body = {"data": data, "fn_index": number, "session_hash": SESSION}
+                if ask(port, "POST", "/gradio_api/queue/join", body)[0] == 200:
+                    told = followed(port)
+                    assert "/gradio_api/file=" not in told, told
+                    refused += '"success":false' in told  # a gr.State is not read from the request at all
+        assert refused > 3
+
+
+@PAGES
+def test_no_route_gives_or_takes_a_file(page, known, secret):
+    with paged(page.build(local_engine(known))) as port:
+        for path in (
+            f"/gradio_api/file={secret}",
+            f"/gradio_api/file/{secret}",
+            f"//gradio_api/file={secret}",
+            f"/gradio_api//file={secret}",
+            f"/gradio_api/%66ile={secret}",
+            f"/file={secret}",
+            f"/gradio_api/proxy=http://127.0.0.1:{port}/",
+            f"/gradio_api/stream/{SESSION}/1/1/playlist.m3u8",
+            f"/custom_component/1/client/component/{secret}",
+            f"/gradio_api/custom_component/1/client/component/{secret}",
+            f"/static/../../../../../../../../../../{secret}",
+            f"/assets/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2f{secret}",
+            f"/svelte/{secret}",
+            "/gradio_api/info",
+            "/gradio_api/vibe-code",
+            "/gradio_api/upload_progress",
+            "/monitoring",
+        ):
+            for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+                status, _, told = ask(port, method, path, None)
+                assert 403 <= status <= 405 and SECRET not in told, (method, path)
+        form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\na\r\n--x--\r\n'
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        for route in ("upload", "upload/", "process_recording", "run-history/connect", "call/predict", "api/predict"):
+            assert ask(port, "POST", f"/gradio_api/{route}", form, kind)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("", 422),
+        ("{", 422),
+        ("[" * 100000, 422),
+        ('{"data": [], "fn_index": 0, "session_hash": "\\ud800"}', 422),
+        ('{"data": [], "fn_index": 0, "session_hash": "a", "batched": true}', 422),
+        ('{"data": ["%s"], "fn_index": 0, "session_hash": "a"}' % ("a" * (5 << 20)), 413),
+        ('{"data": [], "fn_index": 99999, "session_hash": "a"}', 422),
+    ],
+)
+def test_events_that_can_not_be(known, body, wanted):
+    with paged(text_page.build(local_engine(known))) as port:
+        for route in ("queue/join", "run/predict"):
+            assert ask(port, "POST", f"/gradio_api/{route}", body)[0] == wanted
+        assert ask(port, "GET", "/")[0] == 200
+
+
+def test_a_key_that_is_given_twice_reads_as_it_was_checked(known, secret):
+    """Two JSON parsers could take different values; so what was checked is passed on."""
+    body = '{"data": [%s], "data": [""], "fn_index": %d, "session_hash": "%s"}'
+    with paged(text_page.build(local_engine(known))) as port:
+        number = next(number for number, values in events(port) if len(values) == 1)
+        ask(port, "POST", "/gradio_api/queue/join", body % (json.dumps(file_of(secret)), number, SESSION))
+        time.sleep(0.2)
+        assert "/gradio_api/file=" not in followed(port)
