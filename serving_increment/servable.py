@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from src.inference.mindir.runtime import MindirRuntime, graph_name
 from src.serving.open_model import open_exported
 from src.serving.service import TextService
 
+SEED_BITS = 31
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 SETTINGS = {
     "method": str,
@@ -210,7 +212,9 @@ def _told(error: Exception) -> RuntimeError:
     """Return an error in the form that Serving passes on: HTTP status, then message. `front` reads it."""
     statuses = {InputError: 422, BusyError: 429, LoadingError: 503, RanksError: 503, TimeLimitError: 504}
     status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 500)
-    return RuntimeError(f"{status} {' '.join(str(error).split())}")
+    # Serving crashes if it gets a text that UTF-8 cannot encode.
+    message = str(error).encode("utf-8", "backslashreplace").decode()
+    return RuntimeError(f"{status} {' '.join(message.split())}")
 
 
 def parsed(options: str) -> dict[str, Any]:
@@ -221,7 +225,7 @@ def parsed(options: str) -> dict[str, Any]:
     """
     try:
         given = json.loads(options or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
         raise InputError("options is not a JSON object")
@@ -263,6 +267,7 @@ def request(
     # A setting of the sampling implies the method.
     settings.setdefault("method", "sample" if any(name in given for name in SAMPLING) else "greedy")
     settings.setdefault("end_token", end_token)
+    settings.setdefault("seed", secrets.randbits(SEED_BITS))  # another answer each time
     if "max_generate_length" in given:
         settings["max_new_tokens"] = given["max_generate_length"]
     if given.get("number", 0) < 0:

@@ -75,6 +75,21 @@ def test_ids_instead_of_a_text_and_the_number(stages):
     assert one[0] == same[0] != other[0]
 
 
+def test_without_a_seed_each_sample_differs(stages):
+    sampled = (PROMPT, dict(temperature=3, max_generate_length=12))
+    answers = {predict(stages, sampled)[0][0] for _ in range(4)}
+    assert len(answers) > 1
+    seeded = (PROMPT, dict(temperature=3, max_generate_length=12, seed=0))
+    assert len({predict(stages, seeded)[0][0] for _ in range(3)}) == 1
+
+
+def test_errors_can_be_encoded(stages):
+    """Serving crashes if it gets a text with half a surrogate pair."""
+    for options in ({"\ud800": 1}, {"method": "\udfff"}):
+        [told] = predict(stages, (PROMPT, options))
+        assert told.startswith("422") and told.encode()
+
+
 def test_a_stop_text(stages):
     whole = alone(stages, max_new_tokens=12).text
     [(text, reason, *_)] = predict(stages, (PROMPT, dict(max_generate_length=12, stop=whole[3])))
