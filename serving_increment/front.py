@@ -19,23 +19,26 @@ from typing import Any, NoReturn
 import grpc
 import httpx
 import numpy as np
-import waitress
 from flask import Flask, Response, jsonify, request
 from mindspore_serving import server
 from mindspore_serving._mindspore_serving import ExitSignalHandle_
 from mindspore_serving.client.python import client as serving_client
 from mindspore_serving.proto import ms_service_pb2, ms_service_pb2_grpc
 
+from serving_increment.http_server import HttpServer
 from serving_increment.servable import check_model
+from src.common.checks import check_text, require
 from src.common.errors import InputError, run_program
+from src.serving.listening import bound
+from src.serving.visitors import Visitors, is_preflight, warn_if_open
 
 OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # address of Serving's own gRPC interface
 MAX_BODY_BYTES = 1 << 20
-LARGEST_READ = 64 << 20  # bytes; a smaller body is read before it is refused, so that the sender gets the reason
 THREADS = 32
 TIMEOUT = 130.0  # seconds; the time limit of the servable is shorter
 HEALTH_QUESTION = {"input_ids": [0], "max_generate_length": 1}
 _FROM_STAGE = re.compile(r"error msg: (?:\w+: )?(\d{3}) (.*)", re.DOTALL)
+_REMEDY = "{name} chooses another port, and stop_pangu.sh ends servers of ours"
 _SCORES = ("output_ids", "log_probs")
 Json = dict[str, Any]
 
@@ -89,16 +92,54 @@ def failure(told: str) -> FrontError:
     return FrontError(404 if "method is not available" in told else 422, told)
 
 
-def rest_app(serving: str) -> Flask:
+def parsed(body: bytes) -> Any:
+    """Return a JSON text as a value.
+
+    Raises:
+        FrontError: It is not JSON, or it holds half a surrogate pair, at which Serving's worker would crash.
+    """
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+        text = json.dumps(value, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        raise FrontError(400, "the body is not valid JSON in UTF-8") from None
+    try:
+        check_text(text)
+    except InputError as error:
+        raise FrontError(422, str(error)) from None
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def rest_app(serving: str, visitors: Visitors) -> Flask:
     """Make the REST interface in front of Serving's own.
 
     Args:
         serving: Address of Serving's own REST interface.
+        visitors: Who may ask.
     """
     app = Flask("front")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.ensure_ascii = False
     client = httpx.Client(base_url=serving, timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None))
+
+    @app.before_request
+    def begin() -> Response | None:
+        if reason := visitors.refusal(request.method, request.path, request.headers.get):
+            raise FrontError(403, reason)
+        if is_preflight(request.method, request.headers.get):
+            return Response(status=204)
+        if request.path != "/health" and not visitors.key_fits(request.headers.get):
+            raise FrontError(401, "a wrong or missing API key; send it as `Authorization: Bearer KEY`")
+        return None
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers.update(visitors.cors(request.headers.get))
+        return response
 
     @app.get("/health")
     def health() -> Response:
@@ -107,10 +148,7 @@ def rest_app(serving: str) -> Flask:
 
     @app.post("/model/pangu:<method>")
     def answer(method: str) -> Response:
-        try:
-            body = json.loads(request.get_data())
-        except (ValueError, RecursionError):
-            raise FrontError(400, "the body is not valid JSON in UTF-8") from None
+        body = parsed(request.get_data())
         instances = body.get("instances") if isinstance(body, dict) else None
         if not isinstance(instances, list) or not instances:
             raise FrontError(422, 'the body must look like {"instances": [{...}]}')
@@ -211,7 +249,8 @@ def serve(start_servables: Callable[[], None]) -> None:
     """Start Serving's workers, then listen until SIGTERM or SIGINT.
 
     The environment has the addresses: PANGU_HOST (127.0.0.1), GRPC_PORT (5500), REST_PORT (1500). Serving's own REST
-    interface listens on OWN_REST_PORT (REST_PORT plus 1) of 127.0.0.1.
+    interface listens on OWN_REST_PORT (REST_PORT plus 1) of 127.0.0.1. PANGU_ALLOWED_HOSTS, PANGU_ALLOWED_ORIGINS and
+    PANGU_API_KEY say who may ask. Serving's gRPC clients can send no key: with one, gRPC listens on 127.0.0.1 only.
 
     Args:
         start_servables: Starts the workers.
@@ -219,27 +258,21 @@ def serve(start_servables: Callable[[], None]) -> None:
     Raises:
         InputError: A port is taken, or it is not a port number.
     """
-    host = os.environ.get("PANGU_HOST", "127.0.0.1")
+    environment = os.environ
+    host, key = environment.get("PANGU_HOST", "127.0.0.1"), environment.get("PANGU_API_KEY", "")
+    hosts = f"{host},{environment.get('PANGU_ALLOWED_HOSTS', '')}"
+    visitors = Visitors(hosts, environment.get("PANGU_ALLOWED_ORIGINS", ""), key)
     rest_port = _port("REST_PORT", 1500)
-    own_rest, grpc_address = f"127.0.0.1:{_port('OWN_REST_PORT', rest_port + 1)}", f"{host}:{_port('GRPC_PORT', 5500)}"
+    own_rest = f"127.0.0.1:{_port('OWN_REST_PORT', rest_port + 1)}"
+    grpc_address = f"{'127.0.0.1' if key else host}:{_port('GRPC_PORT', 5500)}"
     grpc_server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
     ms_service_pb2_grpc.add_MSServiceServicer_to_server(GrpcFront(OWN_GRPC), grpc_server)
-    try:  # before the model is loaded, to report a taken port early
-        rest_server = waitress.create_server(
-            rest_app(f"http://{own_rest}"),
-            host=host,
-            port=rest_port,
-            ident=None,
-            threads=THREADS,
-            max_request_body_size=LARGEST_READ,
-        )
-        if not grpc_server.add_insecure_port(grpc_address):
-            raise OSError("taken")
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{host}:{rest_port} (REST_PORT) or {grpc_address} (GRPC_PORT) can't be listened on: another "
-            "server may be there (stop_pangu.sh ends one of ours); or choose other ports"
-        ) from error
+    # before the model is loaded, to report a taken port early
+    rest_server = HttpServer(
+        rest_app(f"http://{own_rest}", visitors), bound(host, rest_port, _REMEDY.format(name="REST_PORT")), THREADS
+    )
+    _listen(grpc_server, grpc_address)
+    warn_if_open(host, key, "PANGU_API_KEY sets one")
     start_servables()
     server.start_grpc_server(OWN_GRPC)
     server.start_restful_server(own_rest)
@@ -249,6 +282,16 @@ def serve(start_servables: Callable[[], None]) -> None:
     while not ExitSignalHandle_.has_stopped():
         time.sleep(0.1)
     grpc_server.stop(0)
+
+
+def _listen(grpc_server: grpc.Server, address: str) -> None:
+    try:
+        taken = not grpc_server.add_insecure_port(address)
+    except RuntimeError:
+        taken = True
+    require(
+        not taken, f"{address} can't be listened on; another server may be there: {_REMEDY.format(name='GRPC_PORT')}"
+    )
 
 
 def _port(name: str, otherwise: int) -> int:

@@ -11,10 +11,12 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.common.checks import require
+from src.serving.visitors import Visitors
 
 # The browser refuses everything from other hosts, whatever a version of Gradio asks for.
 POLICY = (
@@ -76,10 +78,11 @@ class Guard:
     Args:
         app: Application behind it.
         events: Numbers of the page's events.
+        visitors: Who may ask.
     """
 
-    def __init__(self, app: ASGIApp, events: Collection[int]) -> None:
-        self.app, self.events = app, events
+    def __init__(self, app: ASGIApp, events: Collection[int], visitors: Visitors) -> None:
+        self.app, self.events, self.visitors = app, events, visitors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -91,6 +94,8 @@ class Guard:
             await self.app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close"})
+        elif reason := self.visitors.refusal(scope["method"], scope["path"], Headers(scope=scope).get):
+            await _refuse(HTTPStatus.FORBIDDEN, reason)(scope, receive, send_guarded)
         elif scope["method"] in ("GET", "HEAD") and READ.fullmatch(scope["path"]):
             await self.app(scope, receive, send_guarded)
         elif scope["method"] == "POST" and scope["path"] in EVENTS:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from src.common.checks import at_least, require
 from src.common.cli import parse
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
+from src.serving.listening import bound
+from src.serving.visitors import Visitors, warn_if_open
 
 if TYPE_CHECKING:
     from web.engine import Engine
@@ -29,6 +30,8 @@ class PageConfig:
             model in this process.
         api_key: API key of the server. PANGU_API_KEY in the environment does the same.
         host: Address to listen on; 0.0.0.0 for every network. The page has no login.
+        allowed_hosts: Names by which readers call this server, with commas between them, besides localhost, the name of
+            this machine and all IP addresses; * for every name.
         port: Port to listen on.
         rows: Answers that are generated at once, each with its own KV cache. An exported model has its own number.
         time_limit: Seconds that an answer may take. With --api_base, seconds to wait for each piece of an answer.
@@ -39,6 +42,7 @@ class PageConfig:
     api_base: str = ""
     api_key: str = ""
     host: str = "127.0.0.1"
+    allowed_hosts: str = ""
     port: int = 7860
     rows: int = 2
     time_limit: float = 600.0
@@ -70,28 +74,16 @@ def open_page(page: str, program: str) -> None:
         InputError: The port is taken, or the model or server cannot be used.
     """
     config = parse(PageConfig, program)
-    with _bound(config.host, config.port) as place:
+    visitors = Visitors(f"{config.host},{config.allowed_hosts}")
+    with bound(config.host, config.port, "--port takes another") as place:
+        warn_if_open(config.host, "", "the page has no login")
         engine = _open_engine(config)
         from web import chat_page, text_page
         from web.server import PageServer
 
-        server = PageServer({"text": text_page, "chat": chat_page}[page].build(engine))
+        server = PageServer({"text": text_page, "chat": chat_page}[page].build(engine), visitors)
         print(f"the page: http://{config.host}:{config.port}", flush=True)
         server.run(sockets=[place])
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address. Call this before a model is loaded, to report a taken port early."""
-    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        place.bind((host, port))
-    except OSError as error:
-        place.close()
-        raise InputError(
-            f"{host}:{port} can't be listened on ({error.strerror}); another server may be there: --port takes another"
-        ) from error
-    return place
 
 
 def _open_engine(config: PageConfig) -> Engine:

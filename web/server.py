@@ -9,6 +9,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
+from src.serving.visitors import Visitors
 from web.guard import Guard
 from web.page import STYLE, THEME
 
@@ -18,9 +19,10 @@ class PageServer(uvicorn.Server):
 
     Args:
         blocks: The page.
+        visitors: Who may ask.
     """
 
-    def __init__(self, blocks: gr.Blocks) -> None:
+    def __init__(self, blocks: gr.Blocks, visitors: Visitors) -> None:
         blocks.queue(default_concurrency_limit=None, api_open=False)  # the backend has its own queue
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         gr.mount_gradio_app(
@@ -37,7 +39,7 @@ class PageServer(uvicorn.Server):
             css=STYLE,
         )
         blocks.has_launched = True  # a mounted page never sets it, and Gradio then takes any file for an uploaded one
-        app.add_middleware(Guard, events=frozenset(blocks.fns))
+        app.add_middleware(Guard, events=frozenset(blocks.fns), visitors=visitors)
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,17 +1,17 @@
 """The application: routes, limits, API key, request ids in the log."""
 
-import hmac
 import time
 import uuid
 from dataclasses import dataclass
 
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import Unauthorized
+from werkzeug.exceptions import Forbidden, Unauthorized
 
 from serving_increment.flask import api, page
 from serving_increment.flask.errors import error_type, logger, message_and_status
 from serving_increment.flask.metrics import Metrics
 from src.serving.backends import TokenBackend
+from src.serving.visitors import Visitors, is_preflight
 
 
 @dataclass
@@ -22,11 +22,19 @@ class AppSettings:
         model_name: Name of the model in the API.
         api_key: Key that callers must send; empty for none.
         max_body_bytes: Size of the largest request.
+        allowed_hosts: See `Visitors`.
+        allowed_origins: See `Visitors`.
     """
 
     model_name: str = "pangu-alpha"
     api_key: str = ""
     max_body_bytes: int = 1 << 20
+    allowed_hosts: str = ""
+    allowed_origins: str = ""
+
+    def visitors(self) -> Visitors:
+        """Return who may ask."""
+        return Visitors(self.allowed_hosts, self.allowed_origins, self.api_key)
 
 
 def create_app(backend: TokenBackend, settings: AppSettings) -> Flask:
@@ -43,16 +51,21 @@ def create_app(backend: TokenBackend, settings: AppSettings) -> Flask:
     app.register_blueprint(page.routes)
 
     @app.before_request
-    def begin() -> None:
+    def begin() -> Response | None:
         g.begin, g.identity = time.perf_counter(), uuid.uuid4().hex[:12]
-        if settings.api_key and not _is_open(request.path):
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), settings.api_key.encode()):
-                raise Unauthorized("a wrong or missing API key; send it as `Authorization: Bearer KEY`")
+        visitors, header = settings.visitors(), request.headers.get
+        if reason := visitors.refusal(request.method, request.path, header):
+            raise Forbidden(reason)
+        if is_preflight(request.method, header):
+            return Response(status=204)
+        if not (_is_open(request.path) or visitors.key_fits(header)):
+            raise Unauthorized("a wrong or missing API key; send it as `Authorization: Bearer KEY`")
+        return None
 
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.identity
+        response.headers.update(settings.visitors().cors(request.headers.get))
         response.call_on_close(_Ending(app.config["METRICS"], response.status_code))
         return response
 

@@ -9,8 +9,8 @@ from src.common.checks import at_least, require
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.serving.backends import DEFAULT_SERVER, TokenBackend
-
-LARGEST_READ = 64 << 20  # bytes; a smaller body is read before it is refused, so that the sender gets the reason
+from src.serving.listening import bound
+from src.serving.visitors import warn_if_open
 
 
 @dataclass
@@ -31,7 +31,11 @@ class ServerConfig:
         max_body_bytes: Size of the largest request.
         model_name: Name of the model in the API.
         api_key_file: File with an API key in its first line. Callers must send it as `Authorization: Bearer KEY`.
-            PANGU_API_KEY in the environment does the same.
+            PANGU_API_KEY in the environment does the same. MindSpore Serving gets the same key.
+        allowed_hosts: Names by which clients call this server, with commas between them, besides localhost, the name of
+            this machine and all IP addresses; * for every name.
+        allowed_origins: Sites whose pages may use the API (CORS), such as https://example.org, with commas between
+            them; * for all.
     """
 
     model: str
@@ -46,6 +50,8 @@ class ServerConfig:
     max_body_bytes: int = 1 << 20
     model_name: str = "pangu-alpha"
     api_key_file: str = ""
+    allowed_hosts: str = ""
+    allowed_origins: str = ""
 
     def __post_init__(self) -> None:
         at_least(1, self, "rows", "waiting_limit", "max_body_bytes")
@@ -85,39 +91,29 @@ def open_backend(config: ServerConfig) -> TokenBackend:
 
     manifest = Manifest.read_settings(config.model)
     manifest.require_graphs(config.model)
-    client = ServingClient(config.serving_address, config.time_limit)
+    client = ServingClient(config.serving_address, config.time_limit, config.api_key())
     return ServingBackend(client, manifest.load_tokenizer(config.tokenizer), manifest)
 
 
 def main() -> None:
     """Open the backend and serve it until the program is interrupted."""
     config = parse(ServerConfig, "python -m serving_increment.flask.server")
-    import waitress
-
     from serving_increment.flask.app import AppSettings, create_app
+    from serving_increment.http_server import HttpServer
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    backend = open_backend(config)
-    app = create_app(backend, AppSettings(config.model_name, config.api_key(), config.max_body_bytes))
-    # A thread for every request that runs or waits, and some for /health, /metrics and those who get a 429.
-    threads = config.waiting_limit + backend.rows + 8
-    try:
-        server = waitress.create_server(
-            app,
-            host=config.host,
-            port=config.port,
-            ident=None,
-            threads=threads,
-            channel_request_lookahead=1,
-            max_request_body_size=LARGEST_READ,
-        )
-    except OSError as error:
-        raise InputError(
-            f"{config.host}:{config.port} can't be listened on ({error.strerror}); another server may be "
-            "there: --port takes another"
-        ) from error
-    print(f"the page: http://{config.host}:{config.port}    the API: http://{config.host}:{config.port}/v1", flush=True)
-    server.run()
+    hosts = f"{config.host},{config.allowed_hosts}"
+    settings = AppSettings(config.model_name, config.api_key(), config.max_body_bytes, hosts, config.allowed_origins)
+    settings.visitors()  # report errors in them before a model is loaded
+    with bound(config.host, config.port, "--port takes another") as place:
+        warn_if_open(config.host, settings.api_key, "--api_key_file or PANGU_API_KEY sets one")
+        backend = open_backend(config)
+        # A thread for every request that runs or waits, and some for /health, /metrics and those who get a 429.
+        threads = config.waiting_limit + backend.rows + 8
+        server = HttpServer(create_app(backend, settings), place, threads)
+        address = f"http://{config.host}:{config.port}"
+        print(f"the page: {address}    the API: {address}/v1", flush=True)
+        server.run()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Log-probabilities and answers for a benchmark: by a model in this process, or by MindSpore Serving."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -121,6 +122,8 @@ def model_of_server(address: str) -> tuple[Scorer, Answerer]:
 class Server:
     """MindSpore Serving at --server. Its failures become errors that name the flag and the remedy.
 
+    It gets the API key PANGU_API_KEY of the environment.
+
     Args:
         address: http://HOST:PORT of the REST interface.
 
@@ -131,7 +134,7 @@ class Server:
     def __init__(self, address: str):
         self.address = address
         try:
-            self._client = ServingClient(address, SECONDS)
+            self._client = ServingClient(address, SECONDS, os.environ.get("PANGU_API_KEY", ""))
         except InputError as error:
             raise InputError(f"--server {error}") from error
 

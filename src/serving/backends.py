@@ -31,7 +31,7 @@ def is_loopback(address: str) -> bool:
     """Return whether a URL is one of this machine. Requests to it must not go to a proxy."""
     try:
         host = urlsplit(address).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback or ip_address(host).is_unspecified
     except ValueError:
         return False
 

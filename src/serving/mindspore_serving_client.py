@@ -44,12 +44,13 @@ class ServingClient:
     Args:
         address: http://HOST:PORT of the REST interface.
         time_limit: Seconds to wait for an answer.
+        api_key: API key; empty if the server wants none.
 
     Raises:
         InputError: `address` is not such an address.
     """
 
-    def __init__(self, address: str, time_limit: float = 120.0) -> None:
+    def __init__(self, address: str, time_limit: float = 120.0, api_key: str = "") -> None:
         self.address, self.time_limit = address.rstrip("/"), time_limit
         try:
             url = httpx.URL(self.address)
@@ -58,7 +59,10 @@ class ServingClient:
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError(f"{address} is no address such as {DEFAULT_SERVER}")
         self._client = httpx.Client(
-            timeout=time_limit, trust_env=not is_loopback(self.address), limits=httpx.Limits(max_connections=None)
+            timeout=time_limit,
+            trust_env=not is_loopback(self.address),
+            limits=httpx.Limits(max_connections=None),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         )
 
     def call(self, method: str, instances: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -157,7 +157,16 @@ def test_requests_to_this_machine_go_to_no_proxy(server, monkeypatch):
 
 def test_which_addresses_are_of_this_machine():
     assert all(
-        map(is_loopback, ("http://localhost", "http://127.0.0.1:1500/v1", "https://[::1]:80", "http://127.8.0.1"))
+        map(
+            is_loopback,
+            (
+                "http://localhost",
+                "http://127.0.0.1:1500/v1",
+                "https://[::1]:80",
+                "http://127.8.0.1",
+                "http://0.0.0.0:1",
+            ),
+        )
     )
     assert not any(
         map(is_loopback, ("http://localhost.example", "http://10.0.0.1", "http://h", "127.0.0.1", "http://[1"))

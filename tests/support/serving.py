@@ -8,9 +8,9 @@ import subprocess
 import threading
 import time
 
-import waitress
-
 from serving_increment.flask.app import AppSettings, create_app
+from serving_increment.http_server import HttpServer
+from src.serving.listening import bound
 from src.serving.service import TextService
 from src.tokenization import load_tokenizer
 from tests.support.programs import ROOT
@@ -35,7 +35,7 @@ def serving(backend, **settings):
 @contextlib.contextmanager
 def serving_app(app):
     """Run a WSGI application in a thread, and yield its port."""
-    server = waitress.create_server(app, host="127.0.0.1", port=0, threads=32, channel_request_lookahead=1)
+    server = HttpServer(app, bound("127.0.0.1", 0, ""), threads=32)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -9,6 +9,8 @@ import time
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from src.serving.listening import bound
+from src.serving.visitors import Visitors
 from tests.support.browser import asked_hosts, element, until
 from tests.support.programs import ROOT, start
 from tests.support.serving import toy_service
@@ -36,7 +38,7 @@ def paged(blocks):
     """Run a page in a thread, and yield its port."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
-        server = PageServer(blocks)
+        server = PageServer(blocks, Visitors())
         thread = threading.Thread(target=server.run, args=[[place]], daemon=True)
         thread.start()
         try:
@@ -141,11 +143,10 @@ def assert_nothing_from_elsewhere(browser, port):
 if __name__ == "__main__":
     import sys
 
-    import waitress
-
     from serving_increment.flask.app import AppSettings, create_app
+    from serving_increment.http_server import HttpServer
 
     app = create_app(toy_service(EndlessRuntime(), sys.argv[1]), AppSettings(api_key=sys.argv[2]))
-    server = waitress.create_server(app, host="127.0.0.1", port=0, threads=8, channel_request_lookahead=1)
+    server = HttpServer(app, bound("127.0.0.1", 0, ""), threads=8)
     print(f"port {server.effective_port}", flush=True)
     server.run()

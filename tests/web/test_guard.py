@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -151,6 +153,28 @@ def test_no_route_gives_or_takes_a_file(page, known, secret):
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
         for route in ("upload", "upload/", "process_recording", "run-history/connect", "call/predict", "api/predict"):
             assert ask(port, "POST", f"/gradio_api/{route}", form, kind)[0] == 404
+
+
+def test_other_sites_do_not_reach_the_page(known):
+    event = {"data": [""], "fn_index": 5, "session_hash": SESSION}
+    with paged(text_page.build(local_engine(known))) as port:
+        for headers in (
+            {"Host": "evil.example"},
+            {"Origin": "http://evil.example"},
+            {"Origin": "http://127.0.0.1:1"},
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        ):
+            for method, path in (("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/queue/join")):
+                status, told, _ = ask(port, method, path, event, headers)
+                assert status == 403 and "access-control-allow-origin" not in told
+        assert ask(port, "POST", "/gradio_api/queue/join", event, {"Origin": f"http://127.0.0.1:{port}"})[0] == 200
+
+
+def test_others_are_answered_beside_many_idle_connections(known):
+    with paged(text_page.build(local_engine(known))) as port, ExitStack() as stack:
+        for _ in range(1200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert ask(port, "GET", "/")[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""The HTTP server of the page and of MindSpore Serving's front: waitress, which idle connections can't fill up."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
+
+CONNECTIONS = 1000  # more, and the connections that have been idle for longest are closed
+LARGEST_READ = 64 << 20  # bytes; a smaller body is read before it is refused, so that the sender gets the reason
+
+
+class HttpServer(TcpWSGIServer):
+    """Serves a WSGI application: `run()` returns when it is interrupted.
+
+    Waitress itself accepts nobody while it has its 100 connections, and closes an idle one after two minutes.
+
+    Args:
+        app: The application.
+        place: Bound socket; see `src.serving.listening.bound`.
+        threads: Requests that are worked on at once.
+        connections: Connections that are kept at once.
+    """
+
+    def __init__(self, app: Any, place: socket.socket, threads: int, connections: int = CONNECTIONS) -> None:
+        settings = Adjustments(
+            ident=None,
+            threads=threads,
+            connection_limit=connections,
+            backlog=connections,
+            asyncore_use_poll=True,
+            channel_request_lookahead=1,
+            max_request_body_size=LARGEST_READ,
+        )
+        address = place.family, place.type, place.proto, place.getsockname()
+        super().__init__(app, _sock=place, adj=settings, sockinfo=address, bind_socket=False)
+
+    def readable(self) -> bool:
+        """Return whether a connection can be accepted. If there are nearly too many, make room for the next ones."""
+        if len(self._map) > 0.9 * self.adj.connection_limit:
+            idle = [channel for channel in self.active_channels.values() if not channel.requests]
+            idle.sort(key=lambda channel: channel.last_activity)
+            for channel in idle[: 1 + len(idle) // 10]:
+                channel.will_close = True
+        return super().readable()

@@ -1,0 +1,98 @@
+"""Who reaches the page's server: hosts, origins, keys, and many idle connections."""
+
+import json
+import socket
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.programs import ROOT, run
+from tests.support.serving import ask, serving, toy_service
+from tests.support.toy_runtime import ToyRuntime
+
+SITE = "https://a.example"
+COMPLETION = {"model": "pangu-alpha", "prompt": "明月", "max_tokens": 2}
+PREFLIGHT = {"Origin": SITE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+
+
+@pytest.fixture(scope="module")
+def service(tiny_vocab):
+    made = toy_service(ToyRuntime(160), tiny_vocab)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def port(service):
+    with serving(service) as port:
+        yield port
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+    ],
+)
+def test_other_sites_do_not_reach_it(port, headers):
+    for method, path, body in (
+        ("POST", "/v1/completions", COMPLETION),
+        ("GET", "/query?u=a", None),
+        ("GET", "/", None),
+        ("GET", "/metrics", None),
+        ("OPTIONS", "/v1/completions", None),
+    ):
+        status, told, text = ask(port, method, path, body, headers)
+        assert status == 403 and "--allowed_" in json.loads(text)["error"]["message"], path
+        assert "Access-Control-Allow-Origin" not in told
+    assert ask(port, "POST", "/v1/completions", COMPLETION)[0] == 200
+
+
+def test_an_allowed_site_asks_before_it_sends_the_key(service):
+    with serving(service, api_key="key", allowed_origins=SITE) as port:
+        status, told, _ = ask(port, "OPTIONS", "/v1/completions", None, PREFLIGHT)
+        assert status == 204 and told["Access-Control-Allow-Headers"] == "authorization"
+        assert "POST" in told["Access-Control-Allow-Methods"]
+        for key, wanted in (("key", 200), ("wrong", 401)):
+            headers = {"Origin": SITE, "Authorization": f"Bearer {key}"}
+            status, told, _ = ask(port, "POST", "/v1/completions", COMPLETION, headers)
+            assert status == wanted and told["Access-Control-Allow-Origin"] == SITE
+        assert ask(port, "OPTIONS", "/v1/completions", None, PREFLIGHT | {"Origin": "https://b.example"})[0] == 403
+
+
+def test_a_name_of_one_s_own(service):
+    with serving(service, allowed_hosts="chat.example") as port:
+        assert ask(port, "GET", "/", None, {"Host": "chat.example"})[0] == 200
+        assert ask(port, "GET", "/", None, {"Host": "evil.example"})[0] == 403
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"])
+def test_others_are_answered_beside_many_idle_connections(port, sent):
+    """More than the server keeps: the ones that are idle for longest are closed."""
+    with ExitStack() as stack:
+        for _ in range(1200):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            idle.sendall(sent)
+        begin = time.monotonic()
+        assert ask(port, "GET", "/health")[0] == 200
+        assert ask(port, "POST", "/v1/completions", COMPLETION)[0] == 200
+        assert time.monotonic() - begin < 60  # not when the idle ones time out, after two minutes
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "told"),
+    [
+        (["--host", "no-such-host.invalid"], "", "'no-such-host.invalid' to listen on is no address"),
+        (["--allowed_origins", "a.example"], "", "'a.example' is no origin"),
+        ([], "密钥", "the API key holds characters"),
+    ],
+)
+def test_what_can_not_be_is_told_before_a_model_is_opened(flags, key, told, tmp_path, monkeypatch):
+    monkeypatch.setenv("PANGU_API_KEY", key)
+    command = ["-m", "serving_increment.flask.server", "--model", tmp_path / "none", "--port", 15077, *flags]
+    status, _, errors = run(*command, cwd=ROOT)
+    assert status == 2 and told in errors and errors.count("\n") == 1
