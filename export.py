@@ -18,12 +18,17 @@ def main() -> None:
 
         dry_run(config, config.rank, ("prefill", "decode"), config.rows)
         return
-    from src.inference.manifest import Manifest, vocabulary_md5
+    from src.checkpoint.finite import require_finite
+    from src.checkpoint.vocabulary import check_trained_with
+    from src.common.vocabulary import vocabulary_md5
+    from src.inference.manifest import Manifest
     from src.inference.mindir.export import default_lengths, export_model
     from src.inference.mindspore.load import open_checkpoint
 
-    path = config.data.tokenizer_path
-    md5 = vocabulary_md5(path) if path else None
+    data = config.data
+    if data.tokenizer_path:
+        check_trained_with(data)
+    md5 = vocabulary_md5(data.tokenizer_path) if data.tokenizer_path else data.vocabulary_md5 or None
     opened = open_checkpoint(config, weights, cpu_kernels=False)
     lengths = sorted({*(config.prefill_lengths or default_lengths(config.model.seq_length)), config.model.seq_length})
     manifest = Manifest(
@@ -37,6 +42,9 @@ def main() -> None:
         opened.mesh.rank,
         opened.mesh.plan.world_size,
     )
+    if weights and not config.allow_nan:
+        for parameter in opened.model.get_parameters():
+            require_finite(parameter.asnumpy(), parameter.name, weights)
     export_model(opened.model, manifest, Path(config.output.format(rank=opened.mesh.rank)))
     print("Export finished and now exit.")
 

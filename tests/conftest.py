@@ -66,9 +66,18 @@ def chinese_text():
 @pytest.fixture(scope="session")
 def tiny_vocab(tmp_path_factory, chinese_text):
     """Return the path of a vocab.model with 160 pieces. Its special pieces have the same ids as in the release."""
-    folder = tmp_path_factory.mktemp("vocab")
+    return _trained_vocab(tmp_path_factory.mktemp("vocab"), chinese_text(0, 500))
+
+
+@pytest.fixture(scope="session")
+def other_vocab(tmp_path_factory, chinese_text):
+    """Return the path of another vocab.model with as many pieces as `tiny_vocab`."""
+    return _trained_vocab(tmp_path_factory.mktemp("other_vocab"), chinese_text(1, 400))
+
+
+def _trained_vocab(folder, text):
     corpus = folder / "corpus.txt"
-    corpus.write_text(chinese_text(0, 500), encoding="utf-8")
+    corpus.write_text(text, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus),
         model_prefix=str(folder / "vocab"),

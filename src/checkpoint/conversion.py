@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from src.checkpoint import store
 from src.checkpoint.convert_arguments import ConvertArguments
+from src.checkpoint.finite import require_finite
 from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Source, Target
 from src.checkpoint.formats.registry import FORMATS, network_of
 from src.common.errors import InputError
@@ -102,12 +103,12 @@ def convert(arguments: ConvertArguments) -> Summary:
     if cast:
         summary.cast_to = cast.name
         summary.cast = Counter(kind.dtype.name for kind in kinds.values() if kind.dtype != cast)
-    read = partial(_read, source, cast, summary)
+    read = partial(_read, source, cast, arguments.allow_nan, summary)
     folder = temporary_path(output)
     _begin(folder, arguments, source)
     try:
         if arguments.to == "mindspore" and not arguments.is_one_file:
-            _write_checkpoint(folder, model, arguments, read, summary)
+            _write_checkpoint(folder, model, DataConfig(vocabulary_md5=source.vocabulary_md5), arguments, read, summary)
         else:
             _write_files(folder, target, read, summary)
         (folder / RESUMED).unlink()
@@ -170,9 +171,11 @@ def _begin(folder: Path, arguments: ConvertArguments, source: Source) -> None:
     note.write_text(this)
 
 
-def _read(source: Source, cast: np.dtype | None, summary: Summary, name: str) -> np.ndarray:
+def _read(source: Source, cast: np.dtype | None, allow_nan: bool, summary: Summary, name: str) -> np.ndarray:
     """Read a parameter, and cast it if `cast` is given."""
     values = source.read(name)
+    if not allow_nan:
+        require_finite(values, name, source.path)
     if cast is None or values.dtype == cast:
         return values
     result = np.empty(values.shape, cast)
@@ -237,12 +240,13 @@ def _values(pieces: list[Piece], read: Callable[[str], np.ndarray], bar: tqdm) -
 def _write_checkpoint(
     folder: Path,
     model: PanguAlphaConfig,
+    data: DataConfig,
     arguments: ConvertArguments,
     read: Callable[[str], np.ndarray],
     summary: Summary,
 ) -> None:
     """Write a checkpoint folder of this project with the network's settings and the slices of a plan's ranks."""
-    config = RunConfig(model, DataConfig(), TrainingConfig(), arguments.parallel, GenerationConfig())
+    config = RunConfig(model, data, TrainingConfig(), arguments.parallel, GenerationConfig())
     plan, shapes = Plan.of(config.parallel, model), parameter_shapes(model)
     reports = []
     for rank in tqdm(range(plan.world_size), unit="rank", disable=None):

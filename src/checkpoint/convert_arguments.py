@@ -30,6 +30,7 @@ class ConvertArguments:
         size: Model size in configs/ that the checkpoint must have, such as 2.6B.
         vocab_size: Rows that the word embedding must have. For megatron, further rows are padding and are left out.
         num_heads: Number of attention heads, if neither the checkpoint nor its size says it.
+        allow_nan: Accept parameters with NaN or infinite values.
         shard_mb: Largest size of a .safetensors or .bin file in MiB.
         bin_files: For hf, write pytorch_model.bin files instead of .safetensors files.
         parallel: For mindspore, write a checkpoint folder with the slices of this plan's ranks.
@@ -48,6 +49,7 @@ class ConvertArguments:
     size: str = ""
     vocab_size: int | None = None
     num_heads: int | None = None
+    allow_nan: bool = False
     shard_mb: int = 512
     bin_files: bool = False
 

@@ -17,10 +17,12 @@ class MergeArguments:
     Args:
         checkpoint: A checkpoint folder, or a run's output folder with its newest whole checkpoint.
         output: Checkpoint folder to write. It must not exist.
+        allow_nan: Accept parameters with NaN or infinite values.
     """
 
     checkpoint: str
     output: str
+    allow_nan: bool = False
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
     arguments = parse(MergeArguments, "python -m src.checkpoint.merge")
     from src.checkpoint.reslice import reslice  # imports MindSpore, after errors in the arguments are reported
 
-    print(f"{arguments.output}: {reslice(arguments.checkpoint, Path(arguments.output))}")
+    print(f"{arguments.output}: {reslice(arguments.checkpoint, Path(arguments.output), allow_nan=arguments.allow_nan)}")
 
 
 if __name__ == "__main__":

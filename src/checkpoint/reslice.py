@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src.checkpoint import ckpt_file, store
+from src.checkpoint.finite import require_finite
 from src.checkpoint.slices import SavedSlices
 from src.common.errors import InputError
 from src.common.files import written_whole
@@ -47,16 +48,18 @@ class Summary:
         )
 
 
-def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -> Summary:
+def reslice(source: str, output: Path, parallel: ParallelConfig | None = None, allow_nan: bool = False) -> Summary:
     """Write a checkpoint's slices for the ranks of another plan. The values stay bit for bit.
 
     Args:
         source: A checkpoint folder, or a run's folder with its newest whole checkpoint.
         output: Checkpoint folder to write.
         parallel: The plan; None for one process.
+        allow_nan: Accept NaN and infinite values.
 
     Raises:
-        InputError: The source is not a whole checkpoint, the plan does not fit its model, or `output` exists.
+        InputError: The source is not a whole checkpoint, the plan does not fit its model, `output` exists, or
+            a parameter or moment has NaN or infinite values.
     """
     checkpoint = store.find_folder(source)
     if checkpoint is None:
@@ -75,7 +78,7 @@ def reslice(source: str, output: Path, parallel: ParallelConfig | None = None) -
         temporary.mkdir(parents=True)
         with tqdm(total=_bytes(saved, [*shapes, *moments]), unit="B", unit_scale=True, disable=None) as bar:
             reports = [
-                _write_rank(temporary, saved, Holder(plan, rank, shapes), moments, bar)
+                _write_rank(temporary, saved, Holder(plan, rank, shapes), moments, allow_nan, bar)
                 for rank in range(plan.world_size)
             ]
         store.complete(temporary, reports, state, config.save)
@@ -119,12 +122,16 @@ def _bytes(saved: SavedSlices, names: Iterable[str]) -> int:
     return sum(whole.box.size * ckpt_file.DTYPES[whole.dtype].itemsize for whole in wholes)
 
 
-def _write_rank(folder: Path, saved: SavedSlices, holder: Holder, moments: list[str], bar: tqdm) -> dict:
+def _write_rank(
+    folder: Path, saved: SavedSlices, holder: Holder, moments: list[str], allow_nan: bool, bar: tqdm
+) -> dict:
     """Write the files of a rank, and return their report for `store.complete`."""
 
     def read(name: str) -> np.ndarray:
         values = saved.read(name, holder.box(name))
         bar.update(values.nbytes)
+        if not allow_nan:
+            require_finite(values, name, saved.source)
         return values
 
     kinds = {store.MODEL: holder.shapes, store.OPTIMIZER: moments}

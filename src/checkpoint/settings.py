@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from src.checkpoint.vocabulary import located
 from src.common.cli import flag_value, parse
 from src.common.model_sizes import check_mode
 from src.pangu_alpha_config import RunConfig
@@ -34,6 +35,7 @@ def parse_with_checkpoint(
         weights = store.find(checkpoint, flag_value("--checkpoint_name", arguments) or "")
         beside = store.config_beside(weights)
     config = parse(arguments_class, prog, arguments, beside)
+    config.data = located(config.data, beside)
     if beside and (mode := flag_value("--mode", arguments)):
         check_mode(mode, config.model, beside)
     return config, weights

@@ -19,11 +19,13 @@ class SplitArguments:
         checkpoint: A checkpoint folder, or a run's output folder with its newest whole checkpoint.
         output: Checkpoint folder to write. It must not exist.
         parallel: Parallel plan and devices of the new checkpoint's configuration.
+        allow_nan: Accept parameters with NaN or infinite values.
     """
 
     checkpoint: str
     output: str
     parallel: ParallelConfig
+    allow_nan: bool = False
 
 
 def main() -> None:
@@ -31,7 +33,8 @@ def main() -> None:
     arguments = parse(SplitArguments, "python -m src.checkpoint.split")
     from src.checkpoint.reslice import reslice  # imports MindSpore, after errors in the arguments are reported
 
-    print(f"{arguments.output}: {reslice(arguments.checkpoint, Path(arguments.output), arguments.parallel)}")
+    output = Path(arguments.output)
+    print(f"{output}: {reslice(arguments.checkpoint, output, arguments.parallel, arguments.allow_nan)}")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ class DataConfig:
             (GPT-2's byte-level BPE).
         tokenizer_path: Vocabulary of the tokenizer, as a file or a folder: vocab.model for jieba, vocab.json with
             merges.txt beside it for gpt.
+        vocabulary_md5: md5 of the vocabulary that the model was trained with. A run notes it in its checkpoints.
+        any_vocabulary: Accept another vocabulary than that.
         shuffle: Shuffle the training records in each epoch, with a new order from training.seed. false keeps the order
             of the files.
     """
@@ -38,6 +40,8 @@ class DataConfig:
     column: str = "input_ids"
     tokenizer: Literal["jieba", "gpt"] = "jieba"
     tokenizer_path: str = ""
+    vocabulary_md5: str = ""
+    any_vocabulary: bool = False
     shuffle: bool = True
 
 

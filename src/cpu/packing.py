@@ -25,6 +25,9 @@ def quantize(matrix: np.ndarray, bits: int, format: Format) -> dict[str, np.ndar
     Returns:
         `weights` uint8 (rows, blocks, block_size * bits / 8) and `scales` float32 (rows, blocks). If
         format.asymmetric, also `zeros` uint8 (rows, blocks * bits / 8, rounded up).
+
+    Raises:
+        OverflowError: No scale can be found, since values are NaN, infinite or huge.
     """
     parts = [
         _quantize_rows(matrix[first : first + _ROWS].astype(np.float32), bits, format)
@@ -69,6 +72,8 @@ def _best_scales(values: np.ndarray, bits: int, asymmetric: bool) -> tuple[np.nd
         best_error, best_scales, best_zeros = (
             np.where(better, new, old) for new, old in ((error, best_error), (scales, best_scales), (zeros, best_zeros))
         )
+    if np.isinf(best_error).any():  # else these blocks would become zeros
+        raise OverflowError("it has NaN or infinite values, or values whose squares exceed float32")
     return best_scales, best_zeros
 
 

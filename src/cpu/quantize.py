@@ -12,7 +12,8 @@ from tqdm import tqdm
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.files import flush, written_whole
-from src.common.settings import DerivedInt
+from src.common.settings import DataConfig, DerivedInt, GenerationConfig
+from src.common.vocabulary import check_vocabulary, vocabulary_md5
 from src.cpu import packing
 from src.cpu.weight_file import (
     PAGE,
@@ -25,7 +26,7 @@ from src.cpu.weight_file import (
     total_bytes,
     vectors,
 )
-from src.inference.manifest import Manifest, vocabulary_md5
+from src.inference.manifest import Manifest
 from src.pangu_alpha_config import PanguAlphaConfig
 
 
@@ -46,6 +47,8 @@ class QuantizeArguments:
         size: Size in configs/ that the checkpoint must have, such as 2.6B.
         num_heads: Number of attention heads, if neither the checkpoint nor its size tells it.
         tokenizer: Vocabulary of the model, a folder or a file. Default: the vocabulary of the training run.
+        any_vocabulary: Accept another vocabulary than that of the training run.
+        allow_nan: Accept parameters with NaN or infinite values.
         tokenizer_type: jieba or gpt. Default: the type of the training run, or jieba.
         end_token: Id that ends an answer. Default: the id of the training run, or 9.
     """
@@ -62,6 +65,8 @@ class QuantizeArguments:
     size: str = ""
     num_heads: int | None = None
     tokenizer: str = ""
+    any_vocabulary: bool = False
+    allow_nan: bool = False
     tokenizer_type: Literal["jieba", "gpt"] | None = None
     end_token: int | None = None
 
@@ -107,8 +112,11 @@ def _tensors(
         if matrix.bits == 32:
             yield name, values if name == TABLE else values.T
         else:
-            for part, codes in packing.quantize(values, matrix.bits, format).items():
-                yield f"{name}.{part}", codes
+            try:
+                parts = packing.quantize(values, matrix.bits, format)
+            except OverflowError as error:
+                raise InputError(f"'{matrix.parameters[0]}' can't be quantised: {error}") from error
+            yield from ((f"{name}.{part}", codes) for part, codes in parts.items())
     for name, (_, parameters) in vectors(model).items():
         yield name, np.concatenate([read(parameter) for parameter in parameters])
 
@@ -120,9 +128,10 @@ def quantize(arguments: QuantizeArguments) -> Manifest:
         InputError: The checkpoint is damaged, or the engine cannot run such a network.
     """
     from src.checkpoint import store
+    from src.checkpoint.finite import require_finite
     from src.checkpoint.formats.parameters import Options
     from src.checkpoint.formats.registry import FORMATS, network_of
-    from src.common.settings import DataConfig, GenerationConfig
+    from src.checkpoint.vocabulary import located
     from src.pangu_alpha_config import load_config
 
     source = FORMATS[arguments.from_].open_source(
@@ -131,22 +140,31 @@ def quantize(arguments: QuantizeArguments) -> Manifest:
     model = network_of(source, arguments.num_heads, arguments.size)
     beside = store.config_beside(source.path) if arguments.from_ == "mindspore" else None
     run = load_config(beside) if beside else None
-    data, generation = (run.data, run.generation) if run else (DataConfig(), GenerationConfig())
+    data, generation = (located(run.data, beside), run.generation) if run else (DataConfig(), GenerationConfig())
     tokenizer = arguments.tokenizer or (data.tokenizer_path if Path(data.tokenizer_path).exists() else "")
+    if tokenizer and not arguments.any_vocabulary:
+        check_vocabulary(tokenizer, data.vocabulary_md5, "give that one as --tokenizer, or --any_vocabulary true")
     end_token = generation.end_token if arguments.end_token is None else arguments.end_token
     manifest = Manifest(
         model,
         arguments.tokenizer_type or data.tokenizer,
-        vocabulary_md5(tokenizer) if tokenizer else None,
+        vocabulary_md5(tokenizer) if tokenizer else data.vocabulary_md5 or None,
         end_token,
         0,
         [],
         [],
         quantization=asdict(arguments.format),
     )
+
+    def read(name: str) -> np.ndarray:
+        values = source.read(name)
+        if not arguments.allow_nan:
+            require_finite(values, name, source.path)
+        return values
+
     with written_whole(Path(arguments.output)) as folder:
         folder.mkdir(parents=True)
-        write_weights(folder / WEIGHTS_FILE, model, arguments.format, source.read)
+        write_weights(folder / WEIGHTS_FILE, model, arguments.format, read)
         if tokenizer:
             _copy_vocabulary(Path(tokenizer), folder / VOCABULARY_FOLDER)
         manifest.write(folder)

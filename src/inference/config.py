@@ -117,12 +117,14 @@ class ExportConfig(InferenceConfig):
         rows: Texts that the exported model generates at once; each has its part of the KV cache.
         prefill_lengths: Numbers of tokens that the graphs for prompts read. Default: 16, 64, 256, ... and
             model.seq_length.
+        allow_nan: Accept parameters with NaN or infinite values.
         task: Give c3 to export also the graphs that score texts, for evaluation through a server.
     """
 
     output: str = "device{rank}"
     rows: int = 8
     prefill_lengths: list[int] = field(default_factory=list)
+    allow_nan: bool = False
     task: Literal["", "c3"] = ""
 
     def __post_init__(self) -> None:

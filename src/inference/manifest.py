@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from src.common.errors import InputError
 from src.common.files import fingerprint, write_text
+from src.common.vocabulary import check_vocabulary, check_vocabulary_size
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "model.json"
 _AGAIN = "make it again (python export.py --help; for quantised ones python -m src.cpu.quantize --help)"
-
-
-def vocabulary_md5(path: str | Path) -> str:
-    """Return the md5 of a vocabulary.
-
-    Args:
-        path: The file, or the folder that holds vocab.model or vocab.json.
-
-    Raises:
-        InputError: There is no such file.
-    """
-    folder = Path(path)
-    file = next((file for file in (folder, folder / "vocab.model", folder / "vocab.json") if file.is_file()), None)
-    if file is None:
-        raise InputError(f"no vocabulary at {path}: give the folder of vocab.model")
-    return hashlib.md5(file.read_bytes()).hexdigest()
 
 
 @dataclass
@@ -153,13 +137,7 @@ class Manifest:
 
     def check_vocabulary(self, path: str | Path, vocab_size: int) -> None:
         """Raise InputError if this is not the vocabulary that the model was trained with."""
-        if self.vocabulary_md5 and vocabulary_md5(path) != self.vocabulary_md5:
-            raise InputError(
-                f"the vocabulary at {path} is not the one that the model was exported with (another md5 "
-                "than in model.json); take that one"
-            )
-        if vocab_size > self.model.vocab_size:
-            raise InputError(
-                f"the vocabulary at {path} has {vocab_size} pieces but the model only "
-                f"{self.model.vocab_size} ids; take the one that the model was trained with"
-            )
+        check_vocabulary(
+            path, self.vocabulary_md5, "take that one, or export or quantise the model again with this one"
+        )
+        check_vocabulary_size(path, vocab_size, self.model.vocab_size)

@@ -1,14 +1,15 @@
 """Where a run starts, and what it saves so that it can resume."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from mindspore import Parameter
 
 from src.checkpoint import store
+from src.checkpoint.vocabulary import check_trained_with
 from src.common.errors import InputError
-from src.pangu_alpha_config import RunConfig
+from src.pangu_alpha_config import RunConfig, load_config
 from src.parallel.build import TrainingParts
 from src.training.progress import LossScale, Progress
 
@@ -75,8 +76,22 @@ class RunCheckpoints:
         )
 
     def _load(self, source: Path, parameters: Iterable[Parameter]) -> None:
+        self._check_vocabulary(source)
         store.load(source, parameters, self._parts.holder)
         self._parts.optimizer.refresh()
+
+    def _check_vocabulary(self, source: Path) -> None:
+        """Compare the vocabulary with the checkpoint's. If none is given, the checkpoint's md5 is kept.
+
+        Raises:
+            InputError: The checkpoint was trained with another vocabulary, and data.any_vocabulary is not set.
+        """
+        beside, data = store.config_beside(source), self._config.data
+        trained = load_config(beside).data.vocabulary_md5 if beside else ""
+        if not data.tokenizer_path:
+            data.vocabulary_md5 = trained
+        elif not data.any_vocabulary:
+            check_trained_with(replace(data, vocabulary_md5=trained))
 
     def _fixed_settings(self) -> dict:
         """Return what must not change, so that data, dropout masks and moments continue where they were."""

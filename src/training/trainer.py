@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
+from src.checkpoint.vocabulary import noted
 from src.common.errors import InputError
 from src.dataset import Batch, TokenBatches
 from src.nn.dropout import dropout_keys
@@ -37,6 +38,7 @@ class Trainer:
         self.output = Path(training.output)
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"training.output {self.output} is a file; give a folder")
+        config.data = data = noted(data)
         if not data.train:
             raise InputError("data.train is not given: a folder of MindRecord files from `python -m src.preprocess`")
         self.mesh = connect(Plan.of(config.parallel, config.model))
@@ -47,6 +49,7 @@ class Trainer:
         self.parts = build_training(config, self.mesh)
         self.checkpoints = RunCheckpoints(config, self.parts, self.train_batches.num_records)
         self.progress = self.checkpoints.start()
+        data.any_vocabulary = False  # from here on, the run's own vocabulary is the right one
         self.stopped_by = 0
 
     def _batches(self, path: str, shuffle: bool) -> TokenBatches:

@@ -8,8 +8,9 @@ import subprocess
 import pytest
 
 from src.common.settings import GenerationConfig
+from src.common.vocabulary import vocabulary_md5
 from src.inference.loop import generate_tokens
-from src.inference.manifest import Manifest, vocabulary_md5
+from src.inference.manifest import Manifest
 from src.inference.mindir.export import default_lengths, export_model
 from src.inference.mindir.runtime import MindirRuntime
 from src.inference.mindspore.runtime import CachedRuntime

@@ -11,7 +11,8 @@ import pytest
 
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
-from src.inference.manifest import Manifest, vocabulary_md5
+from src.common.vocabulary import vocabulary_md5
+from src.inference.manifest import Manifest
 from src.inference.mindir.export import export_model
 from src.serving.open_model import open_model
 from src.serving.openai_client import OnlineModels

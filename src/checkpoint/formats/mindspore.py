@@ -30,13 +30,14 @@ def open_source(path: Path, options: Options) -> Source:
         saved.check(name, whole.box)
         kinds[official] = Kind(whole.shape, ckpt_file.DTYPES[whole.dtype])
     beside = store.config_beside(weights)
-    settings = vars(load_config(beside).model) if beside else {}
+    run = load_config(beside) if beside else None
+    settings, md5 = (vars(run.model), run.data.vocabulary_md5) if run else ({}, "")
     files = [weights] if weights.is_file() else sorted(weights.iterdir())
 
     def read(official: str) -> np.ndarray:
         return saved.read(names[official], saved.whole(names[official]).box)
 
-    return Source(weights, kinds, read, files, sorted(set(found) - set(names)), dict(settings))
+    return Source(weights, kinds, read, files, sorted(set(found) - set(names)), dict(settings), md5)
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:

@@ -72,6 +72,7 @@ class Source:
         files: Files of the checkpoint.
         left_out: Names of what else the files hold: moments, counters, buffers, padding.
         settings: Settings of the network that the format stores, such as num_heads.
+        vocabulary_md5: md5 of the vocabulary that the model was trained with; empty if the format does not store it.
     """
 
     path: Path
@@ -80,6 +81,7 @@ class Source:
     files: list[Path]
     left_out: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    vocabulary_md5: str = ""
 
 
 @dataclass(frozen=True)

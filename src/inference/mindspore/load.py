@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 
 from src.checkpoint import store
+from src.checkpoint.vocabulary import check_trained_with, located
 from src.common.errors import InputError
 from src.common.settings import ParallelConfig
+from src.common.vocabulary import check_vocabulary_size
 from src.cpu_kernels.attach import attach_to_model
 from src.inference.mindspore.runtime import CachedRuntime, RecomputeRuntime
 from src.inference.mindspore.scoring import TokenScorer
@@ -46,9 +48,14 @@ class OpenedCheckpoint:
         """The vocabulary at data.tokenizer_path.
 
         Raises:
-            InputError: It is missing or damaged.
+            InputError: It is missing or damaged, or the model was trained with another one.
         """
-        return load_tokenizer(self.config.data.tokenizer, self.config.data.tokenizer_path)
+        data = self.config.data
+        if data.tokenizer_path:
+            check_trained_with(data)
+        tokenizer = load_tokenizer(data.tokenizer, data.tokenizer_path)
+        check_vocabulary_size(data.tokenizer_path, tokenizer.vocab_size, self.config.model.vocab_size)
+        return tokenizer
 
     @cached_property
     def runtime(self) -> CachedRuntime | RecomputeRuntime:
@@ -110,7 +117,9 @@ def open_run(path: str | Path, tokenizer_path: str | Path = "") -> OpenedCheckpo
     config = load_config(beside)
     config.parallel = ParallelConfig(cpu_kernels=config.parallel.cpu_kernels)
     config.generation = replace(config.generation, use_past=True)
-    config.data.tokenizer_path = str(tokenizer_path) or config.data.tokenizer_path
+    config.data = located(
+        replace(config.data, tokenizer_path=str(tokenizer_path) or config.data.tokenizer_path), beside
+    )
     return open_checkpoint(config, weights)
 
 

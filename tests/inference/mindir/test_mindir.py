@@ -8,8 +8,9 @@ import pytest
 
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
+from src.common.vocabulary import vocabulary_md5
 from src.inference.loop import generate_tokens
-from src.inference.manifest import Manifest, vocabulary_md5
+from src.inference.manifest import Manifest
 from src.inference.mindir.export import default_lengths, export_model
 from src.inference.mindir.runtime import MindirRuntime
 from src.inference.mindspore.runtime import CachedRuntime
@@ -175,5 +176,5 @@ def test_the_vocabulary_must_be_the_model_s(folder, tiny_vocab, tmp_path):
     with pytest.raises(InputError, match="has 160 pieces but the model only 50 ids"):
         manifest.check_vocabulary(tiny_vocab, 160)
     (tmp_path / "vocab.model").write_bytes(b"another")
-    with pytest.raises(InputError, match="is not the one that the model was exported with"):
+    with pytest.raises(InputError, match="is not the one that the model was trained with"):
         manifest.check_vocabulary(tmp_path, 50)

@@ -1,0 +1,59 @@
+"""The vocabulary that a checkpoint's settings name: where it lies, and whether it is the one of the training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from src.common.errors import InputError
+from src.common.settings import DataConfig
+from src.common.vocabulary import check_vocabulary, vocabulary_md5
+
+_PARENTS = 6  # how far above a checkpoint's folder a relative path is looked for
+_INSIST = "take that one, or give --data.any_vocabulary true to use this one all the same"
+
+
+def located(data: DataConfig, beside: Path | None) -> DataConfig:
+    """Find a relative path of a vocabulary from any working directory.
+
+    Args:
+        data: Settings with a tokenizer_path.
+        beside: The configuration file beside the checkpoint, or None.
+
+    Returns:
+        The settings. A path that does not exist here is replaced by the same path from the folder of the checkpoint, or
+        from the nearest of the folders above it, where it exists.
+    """
+    path = Path(data.tokenizer_path)
+    if beside is None or not data.tokenizer_path or path.is_absolute() or path.exists():
+        return data
+    for folder in list(beside.absolute().parents)[:_PARENTS]:
+        if (folder / path).exists():
+            return replace(data, tokenizer_path=str(folder / path))
+    return data
+
+
+def check_trained_with(data: DataConfig) -> None:
+    """Check that the vocabulary is there, and that it is the one that the model was trained with.
+
+    Raises:
+        InputError: It is not, and data.any_vocabulary is not set.
+    """
+    if not Path(data.tokenizer_path).exists():
+        raise InputError(
+            f"no vocabulary {data.tokenizer_path}, which the settings name as data.tokenizer_path: give "
+            "--data.tokenizer_path, the folder of vocab.model (bash scripts/get_tokenizer.sh DIR)"
+        )
+    if not data.any_vocabulary:
+        check_vocabulary(data.tokenizer_path, data.vocabulary_md5, _INSIST)
+
+
+def noted(data: DataConfig) -> DataConfig:
+    """Return the settings as a run saves them: with the md5 of its vocabulary, and with an absolute path.
+
+    Raises:
+        InputError: The vocabulary is missing, or is another one than the settings say.
+    """
+    if not data.tokenizer_path:
+        return data
+    check_trained_with(data)
+    path = Path(data.tokenizer_path).absolute()
+    return replace(data, tokenizer_path=str(path), vocabulary_md5=vocabulary_md5(path))

@@ -1,0 +1,51 @@
+"""A model's vocabulary: its md5, and checks that a vocabulary is the one that the model was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from src.common.errors import InputError
+
+
+def vocabulary_md5(path: str | Path) -> str:
+    """Return the md5 of a vocabulary.
+
+    Args:
+        path: The file, or the folder that holds vocab.model or vocab.json.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    folder = Path(path)
+    file = next((file for file in (folder, folder / "vocab.model", folder / "vocab.json") if file.is_file()), None)
+    if file is None:
+        raise InputError(f"no vocabulary at {path}: give the folder of vocab.model")
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
+def check_vocabulary(path: str | Path, expected: str | None, remedy: str) -> None:
+    """Check that a vocabulary is the one that a model was trained with.
+
+    Args:
+        path: The vocabulary, as `vocabulary_md5` takes it.
+        expected: md5 of the model's vocabulary. Empty or None if it is unknown: then nothing is checked.
+        remedy: What the user can do. It ends the error message.
+
+    Raises:
+        InputError: There is no vocabulary, or it is another one.
+    """
+    if expected and vocabulary_md5(path) != expected:
+        raise InputError(
+            f"the vocabulary at {path} is not the one that the model was trained with: its md5 is "
+            f"{vocabulary_md5(path)}, the model's is {expected}; {remedy}"
+        )
+
+
+def check_vocabulary_size(path: str | Path, vocab_size: int, model_vocab_size: int) -> None:
+    """Raise InputError if a vocabulary has more pieces than a model has ids."""
+    if vocab_size > model_vocab_size:
+        raise InputError(
+            f"the vocabulary at {path} has {vocab_size} pieces but the model only {model_vocab_size} ids; take the one "
+            "that the model was trained with"
+        )

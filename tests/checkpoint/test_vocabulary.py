@@ -1,0 +1,152 @@
+"""A checkpoint knows the vocabulary that it was trained with: another one is refused, in every program."""
+
+import re
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+import export
+import predict
+from src.checkpoint import ckpt_file
+from src.checkpoint.vocabulary import located, noted
+from src.common.errors import InputError, run_program
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.common.vocabulary import vocabulary_md5
+from src.cpu.quantize import QuantizeArguments, quantize
+from src.inference.manifest import Manifest
+from src.inference.mindspore.load import open_run
+from src.pangu_alpha_config import RunConfig, load_config
+from src.tokenization import load_tokenizer
+from src.training.trainer import Trainer
+from tests.support.conversion import converted
+from tests.support.programs import TINY, random_ids, random_model, write_mindrecord
+
+CONFIG = replace(TINY, vocab_size=160, seq_length=48)
+REFUSED = "is not the one that the model was trained with: its md5 is [0-9a-f]{32}, the model's is [0-9a-f]{32}; "
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, tiny_vocab):
+    folder = tmp_path_factory.mktemp("run")
+    _, weights = random_model(seed=3, vocab_size=160, seq_length=48)
+    ckpt_file.write(folder / "model.ckpt", weights.items())
+    run_config(noted(DataConfig(tokenizer_path=str(tiny_vocab)))).save(folder / "config.yaml")
+    return folder / "model.ckpt"
+
+
+def run_config(data, **training):
+    return RunConfig(CONFIG, data, TrainingConfig(**training), ParallelConfig(), GenerationConfig(end_token=9))
+
+
+def say(monkeypatch, capsys, program, *flags):
+    """Run a program in this process, and return its status, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
+    with pytest.raises(SystemExit) as stopped:
+        run_program(program.main)
+    output = capsys.readouterr()
+    return stopped.value.code, output.out, output.err
+
+
+def test_the_other_vocabulary_would_give_other_text(tiny_vocab, other_vocab):
+    tokenizers = [load_tokenizer("jieba", path) for path in (tiny_vocab, other_vocab)]
+    assert tokenizers[0].vocab_size == tokenizers[1].vocab_size
+    assert tokenizers[0].encode("春风又绿江南岸") != tokenizers[1].encode("春风又绿江南岸")
+
+
+def test_predict(checkpoint, other_vocab, tmp_path, monkeypatch, capsys):
+    flags = ("--checkpoint", checkpoint, "--prompt", "春眠", "--generation.max_new_tokens", 2)
+    other = ("--data.tokenizer_path", other_vocab)
+    status, output, errors = say(monkeypatch, capsys, predict, *flags, *other)
+    assert status == 2 and output == "" and re.search(REFUSED + ".*--data.any_vocabulary true", errors)
+    assert say(monkeypatch, capsys, predict, *flags, *other, "--data.any_vocabulary", "true")[0] == 0
+    assert say(monkeypatch, capsys, predict, *flags)[0] == 0
+    status, _, errors = say(monkeypatch, capsys, predict, *flags, "--data.tokenizer_path", tmp_path / "none")
+    assert status == 2 and "none, which the settings name as data.tokenizer_path: give --data.tokenizer_path" in errors
+    with pytest.raises(InputError, match=REFUSED):
+        open_run(checkpoint, other_vocab).tokenizer  # noqa: B018
+
+
+def test_export(checkpoint, other_vocab, tmp_path, monkeypatch, capsys):
+    flags = ("--checkpoint", checkpoint, "--output", tmp_path / "device0", "--data.tokenizer_path", other_vocab)
+    status, _, errors = say(monkeypatch, capsys, export, *flags)
+    assert status == 2 and re.search(REFUSED, errors) and not (tmp_path / "device0").exists()
+
+
+def test_quantise(checkpoint, tiny_vocab, other_vocab, tmp_path):
+    with pytest.raises(InputError, match=REFUSED + ".*--any_vocabulary true"):
+        quantize(QuantizeArguments(str(checkpoint), str(tmp_path / "q"), tokenizer=str(other_vocab)))
+    assert not (tmp_path / "q").exists()
+    quantize(QuantizeArguments(str(checkpoint), str(tmp_path / "q"), tokenizer=str(other_vocab), any_vocabulary=True))
+    assert Manifest.read(tmp_path / "q").vocabulary_md5 == vocabulary_md5(other_vocab)
+    config = checkpoint.with_name("config.yaml")
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    (lost / "model.ckpt").write_bytes(checkpoint.read_bytes())
+    (lost / "config.yaml").write_text(config.read_text().replace(str(tiny_vocab), "/nowhere"))
+    quantize(QuantizeArguments(str(lost), str(tmp_path / "without")))
+    assert Manifest.read(tmp_path / "without").vocabulary_md5 == vocabulary_md5(tiny_vocab)
+
+
+def test_a_checkpoint_of_before_has_no_md5(checkpoint, tiny_vocab, other_vocab, tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(checkpoint.read_bytes())
+    groups = yaml.safe_load(checkpoint.with_name("config.yaml").read_text())
+    del groups["data"]["vocabulary_md5"], groups["data"]["any_vocabulary"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(groups))
+    assert load_config(tmp_path / "config.yaml").data == DataConfig(tokenizer_path=str(tiny_vocab))
+    assert open_run(tmp_path, other_vocab).tokenizer.encode("春风") == load_tokenizer("jieba", other_vocab).encode(
+        "春风"
+    )
+
+
+def test_a_vocabulary_with_too_many_pieces(checkpoint, tiny_vocab):
+    opened = open_run(checkpoint)
+    opened.config.model = replace(CONFIG, vocab_size=100)
+    with pytest.raises(InputError, match="has 110 pieces but the model only 100 ids"):
+        opened.tokenizer  # noqa: B018
+
+
+def test_training_notes_its_vocabulary(tmp_path, tiny_vocab, other_vocab, monkeypatch):
+    monkeypatch.chdir(tiny_vocab.parent)
+    write_mindrecord(tmp_path / "train.mindrecord", random_ids(4, CONFIG))
+    data = DataConfig(train=str(tmp_path / "train.mindrecord"), tokenizer_path="vocab.model")
+    settings = {"steps": 1, "batch_size": 2, "loss_scale": 1.0, "dynamic_loss_scale": False, "warmup_steps": 0}
+    first = run_config(data, output=str(tmp_path / "first"), **settings)
+    Trainer(first).run()
+    saved = load_config(tmp_path / "first/checkpoint/step_00000001/config.yaml").data
+    assert (saved.tokenizer_path, saved.vocabulary_md5) == (str(tiny_vocab), vocabulary_md5(tiny_vocab))
+
+    started = {"output": str(tmp_path / "second"), "init_checkpoint": str(tmp_path / "first")} | settings
+    other = replace(data, tokenizer_path=str(other_vocab))
+    with pytest.raises(InputError, match=REFUSED):
+        Trainer(run_config(other, **started))
+    insisting = Trainer(run_config(replace(other, any_vocabulary=True), **started)).config.data
+    assert (insisting.vocabulary_md5, insisting.any_vocabulary) == (vocabulary_md5(other_vocab), False)
+    without = Trainer(run_config(replace(data, tokenizer_path=""), **started)).config.data
+    assert without.vocabulary_md5 == vocabulary_md5(tiny_vocab)
+    with pytest.raises(InputError, match=REFUSED):
+        Trainer(run_config(other, output=str(tmp_path / "first"), **settings | {"steps": 2}))
+    with pytest.raises(InputError, match="no vocabulary none, which the settings name"):
+        Trainer(run_config(replace(data, tokenizer_path="none"), **started))
+
+
+def test_a_converted_checkpoint_keeps_the_md5(checkpoint, tiny_vocab, tmp_path):
+    converted("mindspore", "mindspore", checkpoint, tmp_path / "copy")
+    assert load_config(tmp_path / "copy/config.yaml").data.vocabulary_md5 == vocabulary_md5(tiny_vocab)
+
+
+@pytest.mark.parametrize("place", ["run/checkpoint/step_1", "run", "."])
+def test_a_relative_vocabulary_is_found_from_any_working_directory(tmp_path, monkeypatch, place):
+    beside = tmp_path / "run/checkpoint/step_1/config.yaml"
+    beside.parent.mkdir(parents=True)
+    (tmp_path / place / "words").mkdir()
+    data = DataConfig(tokenizer_path="words")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert located(data, beside) == replace(data, tokenizer_path=str(tmp_path / place / "words"))
+    assert located(data, None) == data
+    Path("words").mkdir()
+    assert located(data, beside) == data
+    assert asdict(located(replace(data, tokenizer_path="nowhere"), beside))["tokenizer_path"] == "nowhere"
