@@ -257,5 +257,5 @@ def load_config(path: Union[str, Path]) -> RunConfig:
         groups = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         kinds: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
         return RunConfig(**{name: kind(**groups[name]) for name, kind in kinds.items()})
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the configuration of a run ({error})") from error

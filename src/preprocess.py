@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -26,6 +27,7 @@ from src.data.worker_pool import Workers
 from src.tokenization import Tokenizer, load_tokenizer
 
 CHARS_A_WORKER = 16 * CHUNK_CHARS  # enough work for the seconds in which this process imports MindSpore
+SHOWN_LOST = 5  # characters in the closing line
 TERMINATED_STATUS = 128 + signal.SIGTERM
 
 
@@ -88,6 +90,7 @@ class Summary(NamedTuple):
         records: Records that were written.
         dropped: Ids after the last whole record, or examples longer than a record.
         seconds: Wall-clock time in seconds.
+        lost: Characters that the vocabulary lacks, with how often they are in the text.
     """
 
     documents: int
@@ -95,6 +98,7 @@ class Summary(NamedTuple):
     records: int
     dropped: int
     seconds: float
+    lost: Counter[str]
 
 
 def preprocess(arguments: PreprocessArguments) -> Summary:
@@ -124,7 +128,7 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
         encoder = DocumentEncoder(tokenizer, eot, form.clean)
         packer = Packer(width)
 
-    documents = tokens = 0
+    documents, tokens, lost = 0, 0, Counter[str]()
     with (
         Workers(encoder, arguments.num_process, CHARS_A_WORKER) as workers,
         RecordWriter(Path(arguments.output_file), widths) as writer,
@@ -134,6 +138,7 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
             writer.write(*([packer.add(encoded.ids)] if packer else [encoded.ids, encoded.loss_mask]))
             documents += encoded.documents
             tokens += encoded.tokens
+            lost += encoded.lost
             bar.update(chunk.position - bar.n)
         if not writer.num_records:
             problem = (
@@ -146,7 +151,7 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
             raise InputError(f"--input_glob '{arguments.input_glob}': {problem}")
         writer.finish()
     dropped = len(packer.rest) if packer else documents - writer.num_records
-    return Summary(documents, tokens, writer.num_records, dropped, time.perf_counter() - started)
+    return Summary(documents, tokens, writer.num_records, dropped, time.perf_counter() - started, lost)
 
 
 def _end_of_text(arguments: PreprocessArguments, tokenizer: Tokenizer) -> int:
@@ -174,8 +179,22 @@ def main() -> None:
     )
     print(
         f"{arguments.output_file}: {done.documents:,} {kind}, {done.tokens:,} tokens -> {done.records:,} records of "
-        f"{arguments.seq_length}; dropped {done.dropped:,} {dropped}; {done.seconds:.1f} s, "
+        f"{arguments.seq_length}; dropped {done.dropped:,} {dropped}; {_told_lost(done.lost)}{done.seconds:.1f} s, "
         f"{done.tokens / done.seconds:,.0f} tokens/s"
+    )
+
+
+def _told_lost(lost: Counter[str]) -> str:
+    """Return the part of the closing line about characters that the vocabulary lacks; empty if there are none."""
+    if not lost:
+        return ""
+    examples = [
+        f"{character if character.isprintable() else ''}(U+{ord(character):04X}) {number:,}"
+        for character, number in lost.most_common(SHOWN_LOST)
+    ]
+    return (
+        f"lost {lost.total():,} characters that the vocabulary lacks, {len(lost):,} different ones: "
+        f"{', '.join(examples)}{', ...' * (len(lost) > SHOWN_LOST)}; "
     )
 
 

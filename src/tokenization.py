@@ -37,6 +37,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def lost(self, text: str) -> dict[str, int]:
+        """Count the characters of a text that no ids stand for, by character. White space does not count."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids. A special id becomes the name of its piece.
 
@@ -89,6 +93,10 @@ class GPTTokenizer:
         """Return the ids of a text. Raises InputError for half a surrogate pair."""
         check_text(text)
         return self._tokenizer.encode(text).ids
+
+    def lost(self, text: str) -> dict[str, int]:
+        """Return {}: every byte is a piece."""
+        return {}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids. Raises InputError for an id outside the vocabulary."""

@@ -65,6 +65,7 @@ class JiebaTokenizer:
             if self._piece_id(symbol) is None:
                 raise InputError(f"{file} has no piece U+{ord(symbol):04X}, which stands for the {meaning}; {_REMEDY}")
         self.vocab_size = self._sentencepiece.vocab_size()
+        self._is_lost: dict[str, bool] = {}  # characters that `lost` has met
         # The official model does not set SentencePiece's own pad and end ids, so the pieces are found by name.
         self.eot_id = self._piece_id("<eot>")
         self.eod_id = self._piece_id("<eod>")
@@ -78,6 +79,18 @@ class JiebaTokenizer:
         """Return the ids of a text. Raises InputError for half a surrogate pair."""
         check_text(text)
         return self._sentencepiece.encode(words_for_sentencepiece(text))
+
+    def lost(self, text: str) -> dict[str, int]:
+        """Count the characters of a text that become the unknown piece or nothing. White space does not count."""
+        new = set(text) - self._is_lost.keys()
+        self._is_lost.update((character, self._loses(character)) for character in new)
+        return {character: text.count(character) for character in set(text) if self._is_lost[character]}
+
+    def _loses(self, character: str) -> bool:
+        if character.isspace():
+            return False
+        ids = self._sentencepiece.encode(character.translate(_TO_SYMBOLS))
+        return self._sentencepiece.unk_id() in ids or not self._sentencepiece.decode(ids).strip()
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids. Raises InputError for an id outside the vocabulary."""

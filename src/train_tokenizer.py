@@ -26,6 +26,7 @@ from src.common.checks import at_least
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.files import written_whole
+from src.common.reading import read_line
 from src.tokenization_jieba import MODEL_NAME, NEWLINE_SYMBOL, SPACE_SYMBOL, JiebaTokenizer, words_for_sentencepiece
 
 UNKNOWN_ID = 0
@@ -100,8 +101,8 @@ class Corpus:
         """
         for name in self.files:
             try:
-                with open(name, encoding="utf-8") as file:
-                    for line in iter(partial(file.readline, LINE_CHARACTERS), ""):
+                with open(name, encoding="utf-8-sig", newline="\n") as file:
+                    for line in iter(partial(read_line, file, LINE_CHARACTERS), ""):
                         self.characters.update(line)
                         if not line.isspace():
                             self.num_lines += 1

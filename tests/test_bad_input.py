@@ -87,7 +87,7 @@ PREPROCESS_USUAL = [
 PREPROCESS = {
     "no files": (["--input_glob=nowhere/*.txt"], ["nowhere/*.txt", "matches no file"]),
     "text that is not UTF-8": (["--input_glob={latin}"], ["{latin}", "byte 4 is not UTF-8"]),
-    "a bad JSON line": (["--input_glob={lines}", "--dataset_type=jsonl"], ["{lines}:2", "not a JSON object"]),
+    "a bad JSON line": (["--input_glob={lines}", "--dataset_type=jsonl"], ["{lines}:2", "is not JSON"]),
     "an eot outside the vocabulary": (["--eot=9999"], ["--eot 9999"]),
     "too little text": (["--seq_length=5000"], ["do not fill one record of 5000"]),
     "a vocabulary that is none": (["--model_file={text}"], ["{text}"]),

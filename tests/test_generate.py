@@ -6,6 +6,7 @@ import pytest
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
+from src.serving.terminal import read_prompts
 from tests.support.toy_runtime import PAD, ToyRuntime, assert_same, greedy_answer
 
 
@@ -128,3 +129,12 @@ def test_bad_texts_are_refused_at_once():
         generator.stream("")
     with pytest.raises(InputError, match="no tokens"):
         generator.generate(["a", ""])
+
+
+def test_a_prompt_file_has_a_prompt_a_line(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeff问：春\u2028风\x85又\x0c绿\r江\r\n\n下一个".encode())
+    assert read_prompts(str(file)) == ["问：春\u2028风\x85又\x0c绿\r江", "", "下一个"]
+    file.write_text("")
+    with pytest.raises(InputError, match="is empty"):
+        read_prompts(str(file))

@@ -176,7 +176,7 @@ def test_finetune_mask_covers_completion_and_eot(run, tiny_vocab):
         ("", {}, "0 tokens in 0 documents do not fill"),
         ("春风".encode() + b"\n\xff\n" + b"a" * 99, {}, "text.txt: byte 7 is not UTF-8"),
         ("一".encode() * 700_000 + b"\xe4\xb8", {}, "text.txt: byte 2100000 is not UTF-8"),
-        ('{"text": "a"}\nnot json', dict(dataset_type="jsonl"), "text.txt:2: not a JSON object"),
+        ('{"text": "a"}\nnot json', dict(dataset_type="jsonl"), "text.txt:2 is not JSON: "),
         ('\n{"txt": "a"}', dict(dataset_type="jsonl"), 'text.txt:2: no text under "text"; the object has txt'),
         ('["a"]', dict(dataset_type="jsonl"), "text.txt:1: a JSON list"),
         ('{"text": "\\ud800"}', dict(dataset_type="jsonl"), "text.txt:1: the text holds half a surrogate pair"),
@@ -329,3 +329,60 @@ def test_command_line_as_modelzoo_users_type_it(tmp_path, tiny_vocab, chinese_te
     assert rows.shape[1] == 129
     assert f"{len(rows)} records of 129" in done.stdout and "tokens/s" in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+def test_only_newlines_end_a_line(run, tiny_vocab):
+    """U+2028, U+0085, a form feed and a lone carriage return are characters of the text."""
+    odd = "春风\u2028又绿\x85江南\x0c岸\r明月"
+    text = f"{odd}\n\n床前明月光\n\n" * 20
+    wanted, output = run(text)
+    rows = rows_of(output)
+    summary, output = run(text.replace("\n", "\r\n"))
+    assert wanted[:4] == summary[:4] and wanted.documents == 40
+    np.testing.assert_array_equal(rows_of(output), rows)
+    np.testing.assert_array_equal(rows, packed([odd, "床前明月光"] * 20, load_tokenizer("jieba", tiny_vocab), 33)[0])
+    lines = "".join(json.dumps({"text": document}, ensure_ascii=False) + "\r\n" for document in [odd[:7]] * 40)
+    assert run(lines, dataset_type="jsonl")[0].documents == 40
+    with pytest.raises(InputError, match="text.txt:1 is not JSON: Extra data"):
+        run('{"text": "春风"}\r{"text": "春风"}', dataset_type="jsonl")
+
+
+@pytest.mark.parametrize("num_process", [1, 2])
+def test_characters_that_the_vocabulary_lacks_are_counted(run, tiny_vocab, chinese_text, num_process):
+    text = chinese_text(6, 40).replace("明月", "朙月") + "𠮷𠮷\u200b\t\u3000\n"
+    summary, _ = run(text, num_process=num_process)
+    wanted = {"朙": text.count("朙"), "𠮷": 2, "\u200b": 1}
+    assert summary.lost == wanted and wanted["朙"] > 9
+    told = module._told_lost(summary.lost)
+    assert told.startswith(
+        f"lost {wanted['朙'] + 3} characters that the vocabulary lacks, 3 different ones: 朙(U+6719) "
+    )
+    assert "𠮷(U+20BB7) 2, (U+200B) 1; " in told
+    assert run(chinese_text(6, 40))[0].lost == {} and module._told_lost(run(chinese_text(6, 40))[0].lost) == ""
+    examples = "".join(json.dumps({"prompt": "春朙", "completion": "朙"}) + "\n" for _ in range(4))
+    assert run(examples, dataset_type="finetune")[0].lost == {"朙": 8}
+
+
+CHANGES = {
+    "cut": lambda file: os.truncate(file, 300_000),
+    "cut in a character": lambda file: os.truncate(file, 300_001),
+    "cut before what was read": lambda file: os.truncate(file, 100),
+    "longer": lambda file: file.open("a").write("又"),
+    "another file": lambda file: (
+        file.with_name("b").write_bytes(file.read_bytes()),
+        file.with_name("b").replace(file),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("form", ["text", "jsonl"])
+def test_a_file_that_changes_while_it_is_read(tmp_path, form, change):
+    file = tmp_path / "a.txt"
+    line = "春风又绿江南岸。" * 30 + "\n\n"
+    file.write_text((line if form == "text" else json.dumps({"text": line}, ensure_ascii=False) + "\n") * 2000)
+    pieces = iter(corpus.Corpus([file], corpus.FORMS[form]))
+    next(pieces)
+    CHANGES[change](file)
+    with pytest.raises(InputError, match="a.txt: changed while it was read"):
+        list(pieces)

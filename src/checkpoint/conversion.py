@@ -20,6 +20,7 @@ from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Sour
 from src.checkpoint.formats.registry import FORMATS, network_of
 from src.common.errors import InputError
 from src.common.files import flush, temporary_path
+from src.common.reading import lines_of, read_text
 from src.common.settings import DataConfig, GenerationConfig, TrainingConfig
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.plan.holder import Holder
@@ -133,9 +134,9 @@ def check_md5(listed: Path, folder: Path) -> None:
         InputError: A file is missing or has another sum, or `listed` is no such list.
     """
     try:
-        lines = [line.split(None, 1) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split(None, 1) for line in lines_of(read_text(listed)) if line.strip()]
         sums = {name.strip().lstrip("*"): expected.lower() for expected, name in lines}
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"--md5 {listed} is not a list of md5sum with lines `sum  name`: {error}") from error
     places = [listed.parent, folder if folder.is_dir() else folder.parent]
     files: dict[str, Path] = {}

@@ -21,6 +21,7 @@ from src.checkpoint import ckpt_file
 from src.checkpoint.slices import SavedSlices, Slice
 from src.common.errors import InputError
 from src.common.files import TEMPORARY_PREFIX, fingerprint, flush, temporary_path
+from src.common.reading import read_json
 from src.parallel.plan.holder import MOMENTS, Holder
 
 MODEL, OPTIMIZER = "model", "optimizer"
@@ -129,7 +130,7 @@ def _taken_report(folder: Path, rank: int) -> dict:
         raise InputError(
             f"rank {rank} has written nothing into {folder}: training.output must be a folder that all ranks share"
         )
-    report = json.loads(path.read_text())
+    report = read_json(path)
     path.unlink()
     return report
 
@@ -244,7 +245,7 @@ def newest(folder: Path, holder: Holder = ALONE) -> Path | None:
 
 def read_state(checkpoint: Path) -> dict:
     """Read the state that `save` was given, and "step"."""
-    return json.loads((checkpoint / STATE_FILE).read_text())
+    return read_json(checkpoint / STATE_FILE)
 
 
 def find_folder(path: str | Path, holder: Holder = ALONE) -> Path | None:
@@ -320,7 +321,7 @@ def open_slices(source: Path) -> SavedSlices:
     if layout_file.is_file():
         layout = {
             source / file: {name: Slice.from_json(value) for name, value in slices.items()}
-            for file, slices in json.loads(layout_file.read_text()).items()
+            for file, slices in read_json(layout_file).items()
         }
         return SavedSlices(source, layout)
     return SavedSlices(

@@ -1,7 +1,6 @@
 """Read raw text in the forms that `src.preprocess` knows, as a stream: no file is held in memory as a whole."""
 
 import codecs
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 from src.common.checks import check_text
 from src.common.errors import InputError
+from src.common.reading import parse_json, read_line
 
 PIECE_CHARS = 32_768
 JSON_LINE_CHARS = 64_000_000
@@ -110,10 +110,7 @@ def clean_wikitext(text: str) -> str:
 
 
 def _json_fields(line: Line, *names: str) -> list[str]:
-    try:
-        record = json.loads(line.text)
-    except ValueError as error:
-        raise InputError(f"{line.place}: not a JSON object ({error}); each line must be one") from None
+    record = parse_json(line.text, line.place)
     if not isinstance(record, dict):
         raise InputError(
             f"{line.place}: a JSON {type(record).__name__} where an object with {' and '.join(names)} should be"
@@ -179,8 +176,8 @@ FORMS = {
 class Corpus:
     """The raw text of several files, read one after the other.
 
-    Iteration yields pieces of documents, or examples. It raises InputError if a file cannot be read, is not UTF-8, or
-    has a line that its form does not allow.
+    Iteration yields pieces of documents, or examples. It raises InputError if a file cannot be read, is not UTF-8, has
+    a line that its form does not allow, or changes while it is read.
 
     Args:
         files: The files in reading order. The end of a file ends a document.
@@ -190,6 +187,7 @@ class Corpus:
     def __init__(self, files: Sequence[Path], form: Form) -> None:
         self._files = files
         self._form = form
+        self._states = {path: _state(path) for path in files}
         self.num_bytes = sum(path.stat().st_size for path in files)
         self._bytes_before = 0
         self._file: TextIO | None = None
@@ -201,33 +199,55 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Piece] | Iterator[Example]:
         for path in self._files:
-            yield from self._form.read(self._lines(path))
+            try:
+                yield from self._form.read(self._lines(path))
+            except InputError:
+                self._check_unchanged(path)  # a file that is cut can look like one with a bad line
+                raise
 
     def _lines(self, path: Path) -> Iterator[Line]:
         limit = JSON_LINE_CHARS if self._form.whole_lines else PIECE_CHARS
         try:
-            with open(path, encoding="utf-8-sig") as self._file:
+            with open(path, encoding="utf-8-sig", newline="\n") as self._file:
+                self._check_unchanged(path)
                 for number in count(1):
-                    line = Line(self._file.readline(limit), path, number)
+                    line = Line(read_line(self._file, limit), path, number)
                     if not line.text:
                         break
-                    if self._form.whole_lines and len(line.text) == limit:
+                    if self._form.whole_lines and len(line.text) >= limit:
                         raise InputError(
                             f"{line.place}: a line of {limit} characters or more; "
                             "put one document or JSON object on each line"
                         )
                     yield line
+                self._check_unchanged(path)
                 self._bytes_before, self._file = self.bytes_read, None
         except UnicodeDecodeError:
             with open(path, "rb") as file:
                 offset = _first_invalid_byte(file)
+            if offset is None:
+                raise _changed(path) from None
             raise InputError(f"{path}: byte {offset} is not UTF-8; convert the file to UTF-8 first") from None
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
+    def _check_unchanged(self, path: Path) -> None:
+        if _state(path) != self._states[path]:
+            raise _changed(path)
 
-def _first_invalid_byte(file: BinaryIO) -> int:
-    """Return the offset of the first byte that is not UTF-8. Python's own error gives it within a buffer only."""
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written, cut or replaced."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _changed(path: Path) -> InputError:
+    return InputError(f"{path}: changed while it was read; start again when nothing writes to it")
+
+
+def _first_invalid_byte(file: BinaryIO) -> int | None:
+    """Return the offset of the first byte that is not UTF-8, or None. Python's own error gives it within a buffer."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     while True:
@@ -237,4 +257,6 @@ def _first_invalid_byte(file: BinaryIO) -> int:
             decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             return offset - pending + error.start
+        if not block:
+            return None
         offset += len(block)

@@ -1,5 +1,6 @@
 """Encode chunks of text as ids. This is the work of the worker processes of `src.preprocess`."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -47,12 +48,14 @@ class Records(NamedTuple):
     Args:
         documents: Number of documents that end in the chunk, or of examples in it.
         tokens: Number of ids that the text gives.
+        lost: How often the text holds each character that the vocabulary lacks.
         ids: int32. Documents give (tokens,), examples give (records, seq_length).
         loss_mask: int32 (records, seq_length - 1), 1 where the label counts. None for documents.
     """
 
     documents: int
     tokens: int
+    lost: Counter[str]
     ids: np.ndarray
     loss_mask: np.ndarray | None = None
 
@@ -72,11 +75,14 @@ class DocumentEncoder:
     def __call__(self, chunk: Chunk[Piece]) -> Records:
         """Return the ids of all pieces in one row."""
         ids: list[int] = []
+        lost = Counter[str]()
         for text, ends_document in chunk.items:
-            ids += self._tokenizer.encode(self._clean(text))
+            cleaned = self._clean(text)
+            ids += self._tokenizer.encode(cleaned)
+            lost.update(self._tokenizer.lost(cleaned))
             if ends_document:
                 ids.append(self._eot)
-        return Records(sum(piece.ends_document for piece in chunk.items), len(ids), np.array(ids, np.int32))
+        return Records(sum(piece.ends_document for piece in chunk.items), len(ids), lost, np.array(ids, np.int32))
 
 
 class ExampleEncoder:
@@ -94,8 +100,9 @@ class ExampleEncoder:
 
     def __call__(self, chunk: Chunk[Example]) -> Records:
         """Return a row for each example that fits in a record."""
-        rows, masks, tokens = [], [], 0
+        rows, masks, tokens, lost = [], [], 0, Counter[str]()
         for prompt, completion in chunk.items:
+            lost.update(self._tokenizer.lost(prompt + completion))
             prompt_ids = self._tokenizer.encode(prompt)
             ids = [*prompt_ids, *self._tokenizer.encode(completion), self._eot]
             tokens += len(ids)
@@ -108,6 +115,7 @@ class ExampleEncoder:
         return Records(
             len(chunk.items),
             tokens,
+            lost,
             np.array(rows, np.int32).reshape(-1, self._seq_length),
             np.array(masks, np.int32).reshape(-1, self._seq_length - 1),
         )

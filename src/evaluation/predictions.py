@@ -10,6 +10,7 @@ from typing import Any
 
 from src.common.errors import InputError
 from src.common.files import write_text
+from src.common.reading import parse_json, read_json
 
 PREDICTIONS_FILE, SETTINGS_FILE = "predictions.jsonl", "settings.json"
 
@@ -44,7 +45,7 @@ class Predictions:
         if not file.is_file():
             return
         try:
-            others = json.loads(file.read_text(encoding="utf-8"))
+            others = read_json(file)
             different = [name for name in {**others, **settings} if others.get(name) != settings.get(name)]
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(f"{file} can't be read ({error}); give another --output") from error
@@ -61,7 +62,7 @@ class Predictions:
         file = self.folder / PREDICTIONS_FILE
         for line in file.read_bytes().splitlines(keepends=True) if file.is_file() else ():
             try:
-                record = json.loads(line) if line.endswith(b"\n") else None
+                record = parse_json(line, file) if line.endswith(b"\n") else None
             except ValueError as error:
                 raise InputError(
                     f"{file} holds a damaged line ({error}); remove that line or give another --output"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from src.common.errors import InputError
 from src.common.files import fingerprint, write_text
+from src.common.reading import read_json
 from src.common.vocabulary import check_vocabulary, check_vocabulary_size
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization import Tokenizer, load_tokenizer
@@ -83,7 +84,7 @@ class Manifest:
         if not path.is_file():
             raise InputError(f"{folder} holds no exported or quantised model ({MANIFEST_FILE}); {_AGAIN}")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             version = content.pop("format_version")
             if version == FORMAT_VERSION:
                 return cls(**content | {"model": PanguAlphaConfig(**content["model"])})

@@ -1,12 +1,11 @@
 """Ask a trained model the held-out questions: `python -m src.quickstart.exam --checkpoint output`."""
 
-import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.reading import lines_of, parse_json, read_text
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
 
@@ -37,9 +36,9 @@ def read_questions(path: str) -> list[tuple[str, str]]:
         InputError: There is no such file, or its lines have another form.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        return [(item["question"], item["answer"]) for item in map(json.loads, lines)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        items = [parse_json(line, path) for line in lines_of(read_text(path))]
+        return [(item["question"], item["answer"]) for item in items]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a questions.jsonl of src.quickstart.corpus ({error})") from error
 
 

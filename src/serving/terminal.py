@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from src.common.errors import InputError
+from src.common.reading import lines_of, read_text
 from src.generate import TextGenerator
 
 
@@ -14,10 +14,7 @@ def read_prompts(path: str) -> list[str]:
     Raises:
         InputError: The file cannot be read, or it is empty.
     """
-    try:
-        prompts = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--prompt_file {path} can't be read as UTF-8 text: {error}") from error
+    prompts = lines_of(read_text(path, f"--prompt_file {path}"))
     if not prompts:
         raise InputError(f"--prompt_file {path} is empty; give one prompt a line")
     return prompts

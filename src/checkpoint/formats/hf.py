@@ -11,7 +11,7 @@ import numpy as np
 
 from src.checkpoint.formats import shards, torch_file
 from src.checkpoint.formats.names import HUGGING_FACE
-from src.checkpoint.formats.parameters import Kind, Options, Piece, Source, Target, read_json
+from src.checkpoint.formats.parameters import Kind, Options, Piece, Source, Target, read_object
 from src.common.errors import InputError
 from src.pangu_alpha_config import PanguAlphaConfig
 
@@ -84,7 +84,7 @@ def turned(kind: Kind, transposed: bool) -> Kind:
 
 def _settings(path: Path) -> dict[str, object]:
     file = (path if path.is_dir() else path.parent) / "config.json"
-    config = read_json(file) if file.is_file() else {}
+    config = read_object(file) if file.is_file() else {}
     settings = {"num_heads": config["num_heads"]} if "num_heads" in config else {}
     ours = {theirs: name for name, theirs in _ACTIVATIONS.items()}
     if config.get("activation_function") in ours:

@@ -1,6 +1,5 @@
 """Types that all formats share: a source with its parameters by official name, and a target with its files."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 
 from src.checkpoint import ckpt_file
 from src.common.errors import InputError
+from src.common.reading import read_json
 from src.nn.parameters import POSITION_TABLE, WORD_TABLE, block_number, layer_prefixes
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import parameter_shapes
@@ -205,16 +205,13 @@ def numbered(files: Iterable[Path], pattern: str) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def read_json(path: Path) -> dict:
+def read_object(path: Path) -> dict:
     """Read a JSON file that holds an object.
 
     Raises:
         InputError: The file can't be read, or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from src.checkpoint.formats import shards
-from src.checkpoint.formats.parameters import Kind, Options, Piece, Source, Target, read_json
+from src.checkpoint.formats.parameters import Kind, Options, Piece, Source, Target, read_object
 from src.nn.parameters import is_parameter, official_name
 from src.pangu_alpha_config import PanguAlphaConfig
 
@@ -25,7 +25,7 @@ def open_source(path: Path, options: Options) -> Source:
     where = shards.checked_names(files, kinds)
     names = {official: name for name in where if is_parameter(official := official_name(name))}
     beside = (path if path.is_dir() else path.parent) / "config.json"
-    settings = read_json(beside) if beside.is_file() else {}
+    settings = read_object(beside) if beside.is_file() else {}
     if settings.get("model_type") != MODEL_TYPE:
         settings = {}
 

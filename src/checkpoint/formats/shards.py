@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from src.checkpoint import ckpt_file
-from src.checkpoint.formats.parameters import File, Kind, Piece, Target, read_json
+from src.checkpoint.formats.parameters import File, Kind, Piece, Target, read_object
 from src.common.errors import InputError
 
 SAFETENSORS, BIN = "safetensors", "bin"
@@ -46,7 +46,7 @@ def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
         files = sorted(path.glob(f"*.{ending}"))
         indices = sorted(path.glob(f"*.{ending}.index.json"))
         if indices:
-            weights = read_json(indices[0]).get("weight_map")
+            weights = read_object(indices[0]).get("weight_map")
             if not isinstance(weights, dict):
                 raise InputError(f"{indices[0]} has no weight_map")
             listed: dict[Path, set[str]] = {}

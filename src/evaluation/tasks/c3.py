@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.common.errors import InputError
-from src.evaluation.tasks.files import Record, read_json
+from src.common.reading import read_json
+from src.evaluation.tasks.files import Record
 from src.evaluation.tasks.task import Choice, Reading, Task
 
 CONTEXT = "问：{question}\n答：{choice}\n该答案来自对话："

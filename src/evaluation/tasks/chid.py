@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.common.errors import InputError
-from src.evaluation.tasks.files import Record, read_json, records
+from src.common.reading import read_json
+from src.evaluation.tasks.files import Record, records
 from src.evaluation.tasks.task import Choice, Reading, Task
 
 BLANK = re.compile(r"#idiom\d+#")

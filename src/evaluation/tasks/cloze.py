@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.common.errors import InputError
-from src.evaluation.tasks.files import read_text
+from src.common.reading import lines_of, read_text
 from src.evaluation.tasks.task import Prompt, Reading
 
 BLANK, SEPARATOR, QUESTION = "XXXXX", "|||", "<qid_"
@@ -23,7 +23,7 @@ def read(path: Path, reading: Reading) -> Iterator[Prompt]:
     answers = _answers_beside(path)
     sentences: list[str] = []
     empty = True
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(lines_of(read_text(path)), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -50,6 +50,6 @@ def _answers_beside(path: Path) -> dict[str, str]:
     for name in (f"{path.name}.answer", f"{path.stem}.answer{path.suffix}", f"{path.stem}_answer{path.suffix}"):
         file = path.with_name(name)
         if file.is_file():
-            parts = (line.split(SEPARATOR) for line in read_text(file).splitlines() if SEPARATOR in line)
+            parts = (line.split(SEPARATOR) for line in lines_of(read_text(file)) if SEPARATOR in line)
             return {name.strip(): answer.strip() for name, answer, *_ in parts}
     return {}

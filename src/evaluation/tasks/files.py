@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.errors import InputError
+from src.common.reading import lines_of, parse_json, read_text
 
 
 class Record:
@@ -98,22 +99,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:40] + "…"
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text file; raise InputError if this fails."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read as UTF-8 text: {error}") from error
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raise InputError if this fails."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not a JSON file: {error}; was it downloaded whole?") from error
-
-
 def records(path: Path) -> Iterator[Record]:
     """Read the objects of a JSON list, or of a file with one object a line.
 
@@ -122,11 +107,11 @@ def records(path: Path) -> Iterator[Record]:
     """
     text = read_text(path)
     if text.lstrip().startswith("["):
-        parsed = enumerate(read_json(path), 1)
+        parsed = enumerate(parse_json(text, path), 1)
     else:
         parsed = (
-            (number, _parsed_line(path, number, line))
-            for number, line in enumerate(text.splitlines(), 1)
+            (number, parse_json(line, f"{path}, record {number}"))
+            for number, line in enumerate(lines_of(text), 1)
             if line.strip()
         )
     empty = True
@@ -135,10 +120,3 @@ def records(path: Path) -> Iterator[Record]:
         yield Record(values, f"{path}, record {number}")
     if empty:
         raise InputError(f"{path} holds no records")
-
-
-def _parsed_line(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, record {number} is not JSON: {error}") from error

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.common.errors import InputError
-from src.evaluation.tasks.files import Record, read_json
+from src.common.reading import read_json
+from src.evaluation.tasks.files import Record
 from src.evaluation.tasks.task import Prompt, Reading
 
 PROMPT = "阅读文章：{context}\n问：{question}\n答："

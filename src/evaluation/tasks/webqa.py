@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.common.errors import InputError
-from src.evaluation.tasks.files import Record, read_json
+from src.common.reading import read_json
+from src.evaluation.tasks.files import Record
 from src.evaluation.tasks.metrics import exact_match_and_f1
 from src.evaluation.tasks.task import Prompt, Reading, Task
 

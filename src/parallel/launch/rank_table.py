@@ -15,6 +15,7 @@ from typing import Any
 from src.common.checks import require
 from src.common.errors import InputError
 from src.common.files import write_text
+from src.common.reading import parse_json
 
 VERSION, COMPLETED = "1.0", "completed"
 
@@ -187,13 +188,12 @@ def read(path: Path) -> RankTable:
         InputError: The file cannot be read, a field is missing or wrong, or the table is inconsistent.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"rank table {path} can't be read: {error.strerror}; `python -m src.parallel.hccl_tools` writes one"
         ) from error
-    except ValueError as error:
-        raise InputError(f"rank table {path} is not JSON: {error}") from error
+    table = parse_json(text, f"rank table {path}")
     fields = _Fields(table, f"rank table {path}")
     for name, wanted in (("version", VERSION), ("status", COMPLETED)):
         found = fields.text(name)

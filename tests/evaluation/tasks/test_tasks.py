@@ -7,6 +7,7 @@ import pytest
 
 from src.common.errors import InputError
 from src.evaluation.tasks import registry
+from src.evaluation.tasks.files import records
 from src.evaluation.tasks.task import Reading, Task
 from tests.support.task_files import CHID, jsonl, written
 
@@ -82,7 +83,7 @@ def test_every_task_is_of_one_shape():
 
 ONE = {"sentence1": "甲", "sentence2": "乙", "label": "0"}
 BAD = {
-    "half a file": ("c3", "c3-d-dev.json", '[[["男"], [{"questi', "is not a JSON file: "),
+    "half a file": ("c3", "c3-d-dev.json", '[[["男"], [{"questi', "is not JSON: "),
     "another dataset's file": ("c3", "c3-d-dev.json", jsonl(ONE), "is not a list of C3's [sentences, questions, name]"),
     "a record of another form": (
         "c3",
@@ -196,3 +197,8 @@ def test_files_are_found_where_they_are_published(tmp_path):
     assert [path.name for path in task.find_training(tmp_path / "data/c3-m-dev.json")] == ["c3-d-train.json"]
     with pytest.raises(InputError, match="has no test file of C3, c3-d-test.json or c3-m-test.json; they are"):
         task.find(tmp_path, "test")
+
+
+def test_only_newlines_end_a_record(tmp_path):
+    file = written(tmp_path, "records.json", jsonl({"a": "x\u2028y\x85z"}, {"a": "2"}).replace("\n", "\r\n"))
+    assert [record.text("a") for record in records(file)] == ["x\u2028y\x85z", "2"]

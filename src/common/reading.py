@@ -1,0 +1,76 @@
+"""Read text and JSON that others wrote. A line ends with `\\n` or `\\r\\n`, and with nothing else.
+
+`str.splitlines` also cuts at U+2028, U+0085, form feeds and others, which are characters of a text or of a JSON string.
+Python's text files also cut at a lone `\\r`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from src.common.errors import InputError
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text without their ends."""
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line[:-1] if line.endswith("\r") else line for line in lines]
+
+
+def read_text(path: str | Path, name: str = "") -> str:
+    """Read a UTF-8 text file, with or without a byte order mark. Its line ends stay as they are.
+
+    Args:
+        path: The file.
+        name: Name of the file for the message; its path when empty.
+
+    Raises:
+        InputError: The file can't be read, or is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{name or path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name or path} can't be read as UTF-8 text: {error}") from error
+
+
+def read_line(file: TextIO, limit: int) -> str:
+    """Read a line, or about `limit` characters of a longer one. `\\r\\n` becomes `\\n`.
+
+    Args:
+        file: A text file that was opened with newline="\\n".
+        limit: Most characters. There are a few more if the last one is `\r`.
+    """
+    line = file.readline(limit)
+    while line.endswith("\r") and (following := file.readline(1)):  # the limit may be in the middle of \r\n
+        line += following
+    return line[:-2] + "\n" if line.endswith("\r\n") else line
+
+
+def parse_json(text: str | bytes, where: object) -> Any:
+    """Return the content of JSON text.
+
+    Args:
+        text: The text. Bytes are UTF-8.
+        where: Where it comes from, for the message.
+
+    Raises:
+        InputError: It is not JSON, is nested too deep, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InputError(f"{where} is not JSON: it is nested too deep") from error
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. It raises InputError as `read_text` and `parse_json`."""
+    return parse_json(read_text(path), path)
