@@ -60,7 +60,7 @@ def packed(method: str, instance: Any) -> Json:
     """Return an instance as a method of the servable takes it.
 
     Args:
-        method: predict or score.
+        method: predict, score or identity.
         instance: Instance of a request. For `predict`, all fields but input_sentence become the JSON text `options`.
 
     Raises:
@@ -68,6 +68,10 @@ def packed(method: str, instance: Any) -> Json:
     """
     if not isinstance(instance, dict):
         raise FrontError(422, "each of the instances must be an object of named fields")
+    if method == "identity":
+        if instance:
+            raise FrontError(422, "identity takes an instance without fields: {}")
+        return {"input_sentence": ""}
     if method == "score":
         missing = {"input_ids", "start"} - instance.keys()
         if missing or len(instance) > 2:
@@ -152,8 +156,8 @@ def rest_app(serving: str, visitors: Visitors) -> Flask:
         instances = body.get("instances") if isinstance(body, dict) else None
         if not isinstance(instances, list) or not instances:
             raise FrontError(422, 'the body must look like {"instances": [{...}]}')
-        if method not in ("predict", "score"):
-            raise FrontError(404, f"no method '{method}'; there are predict and score")
+        if method not in ("predict", "score", "identity"):
+            raise FrontError(404, f"no method '{method}'; there are predict, score and identity")
         found = _ask(client, method, [packed(method, instance) for instance in instances])
         for asked, told in zip(instances, found):
             if "error_msg" in told:

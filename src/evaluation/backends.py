@@ -106,19 +106,6 @@ def model_here(opened: OpenedCheckpoint, batch_size: int, margins: bool = False)
     return opened.scorer(batch_size, margins), answerer
 
 
-def model_of_server(address: str) -> tuple[Scorer, Answerer]:
-    """Use a running MindSpore Serving to score and to answer.
-
-    Args:
-        address: Address of its REST interface, such as http://127.0.0.1:1500.
-
-    Raises:
-        InputError: `address` is no address of this kind.
-    """
-    server = Server(address)
-    return ServerScorer(server), ServerAnswerer(server)
-
-
 class Server:
     """MindSpore Serving at --server. Its failures become errors that name the flag and the remedy.
 
@@ -153,6 +140,15 @@ class Server:
             ) from error
         except (InputError, BackendError, BusyError, TimeLimitError) as error:
             raise InputError(f"--server {self.address} answers to {method}: {error}") from error
+
+    def identity(self) -> str:
+        """Return the identity of the served model, which another model does not have; raise InputError as `call`."""
+        [answer] = self.call("identity", [{}])
+        if not isinstance(identity := answer.get("identity"), str):
+            raise InputError(
+                f"--server {self.address} does not say which model it serves; does it run another version?"
+            )
+        return identity
 
 
 class ServerScorer:

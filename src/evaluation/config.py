@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from src.common.checks import at_least
 from src.common.cli import flag_value
@@ -33,8 +33,8 @@ class EvalConfig(CheckpointConfig):
         limit: Number of examples to evaluate, from the first; 0 for all.
         batch_size: Number of texts of model.seq_length tokens in a batch. Shorter texts make larger batches.
         score: mean (mean loss of the scored tokens), or modelzoo (for c3: normalised as the ModelZoo does).
-        output: Folder of the predictions and scores. An interrupted evaluation goes on there. When empty, a folder in
-            output/eval.
+        output: Folder of the predictions and scores. An interrupted evaluation goes on there; predictions of another
+            model, of other settings or of changed data are moved aside. When empty, a folder in output/eval.
     """
 
     server: str = ""
@@ -69,21 +69,8 @@ class EvalConfig(CheckpointConfig):
     @property
     def output_folder(self) -> Path:
         """Folder of the predictions and scores."""
-        return Path(self.output or f"output/eval/{self.task.lower()}-{self.split}-{self.variant}-{self.shots}shot")
-
-
-def settings_of(config: EvalConfig, files: list[Path]) -> dict[str, Any]:
-    """Return the settings that predictions depend on, with the sizes of the benchmark's files."""
-    return {
-        "checkpoint": config.checkpoint or config.server or "random weights",
-        "task": config.task.lower(),
-        "variant": config.variant,
-        "split": config.split,
-        "shots": config.shots,
-        "seed": config.seed,
-        "score": config.score,
-        "files": {file.name: file.stat().st_size for file in files},
-    }
+        name = f"{self.task.lower()}-{self.split}-{self.variant}-{self.shots}shot" + "-server" * bool(self.server)
+        return Path(self.output or f"output/eval/{name}")
 
 
 def flags_of_client(arguments: Sequence[str]) -> list[str]:

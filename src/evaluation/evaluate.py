@@ -91,7 +91,7 @@ def predict_all(
     )
     with tqdm(total=len(items), initial=len(items) - len(left), unit="example", disable=not shown) as progress:
         for item, values in results:
-            predictions.add({"number": item.number, "file": item.file} | values)
+            predictions.add(item.number, item.file, values)
             progress.update()
     predictions.finish()
 

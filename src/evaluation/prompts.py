@@ -1,7 +1,9 @@
 """Turn examples of a benchmark into tokens: add demonstrations, and cut texts to the length that the model reads."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from random import Random
 from typing import Literal
 
@@ -93,6 +95,12 @@ class Prompting:
             self.cut_texts += 1
             tokens = tokens[-min(kept, room) :]
         return tokens
+
+    def digest(self, number: int, example: Choice | Prompt) -> str:
+        """Return a digest of an example, of its demonstrations and of what the task adds to them and cuts off."""
+        task = self.task
+        told = [asdict(example), self.demonstrations.of(number), task.separator, task.cut, task.prompt_limit]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     def remarks(self) -> list[str]:
         """Return a line for each kind of text that did not fit."""

@@ -12,9 +12,9 @@ import numpy as np
 from src.common.files import write_text
 from src.common.tables import table
 from src.evaluation.intervals import bootstrap, wilson
+from src.evaluation.predictions import RESULT_FILE
 from src.evaluation.tasks.task import Task
 
-RESULT_FILE = "result.json"
 COUNTED = ("top1_acc", "em")  # an example has 0 or 1
 SETTINGS = ("zero-shot", "one-shot", "few-shot")
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.common.errors import InputError
-from src.evaluation.backends import model_here, model_of_server
-from src.evaluation.config import EvalConfig, settings_of
+from src.evaluation.backends import Server, ServerAnswerer, ServerScorer, model_here
+from src.evaluation.config import EvalConfig
+from src.evaluation.dependencies import settings_of, weights_of
 from src.evaluation.evaluate import predict_all, read_demonstrations, read_items
 from src.evaluation.predictions import Predictions
 from src.evaluation.prompts import Demonstrations, Prompting
@@ -29,8 +30,8 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
         weights: A .ckpt file or a checkpoint folder; None for random weights or a server.
 
     Raises:
-        InputError: A file of the benchmark is missing or damaged, or the checkpoint, the tokenizer, the server or
-            earlier predictions in the output folder do not fit.
+        InputError: A file of the benchmark or of earlier predictions is missing or damaged, the checkpoint, the
+            tokenizer or the server does not fit, or the server gets another model during the evaluation.
     """
     begin = time.perf_counter()
     task, path = find_task(config.task, config.variant), Path(config.task_path)
@@ -40,12 +41,25 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
     opened = open_checkpoint(config, weights)
     prompting = _prompting(config, task, opened.tokenizer, pool)
     is_first = opened.mesh.rank == 0  # all ranks compute the same results, and one reports them
-    predictions = Predictions(config.output_folder, settings_of(config, task.find(path, config.split)), is_first)
-    earlier = len(predictions.records)
-    scorer, answerer = model_of_server(config.server) if config.server else model_here(opened, config.batch_size)
+    server = Server(config.server) if config.server else None
+    model = server.identity() if server else weights_of(weights)
     generation = replace(config.generation, seed=config.seed, **task.generation)
+    digests = {item.number: prompting.digest(item.number, item.example) for item in items}
+    predictions = Predictions(config.output_folder, settings_of(config, task, generation, model), digests)
+    earlier = sum(number in predictions.records for number in digests)
+    scorer, answerer = (
+        (ServerScorer(server), ServerAnswerer(server)) if server else model_here(opened, config.batch_size)
+    )
+    opened.mesh.all_true(True)  # all ranks have read the predictions
+    if is_first and (told := predictions.begin()):
+        print(told, flush=True)
     with nullcontext() if is_first else redirect_stdout(None):
         predict_all(items, prompting, predictions, scorer, answerer, generation, is_first)
+        if server and server.identity() != model:
+            raise InputError(
+                f"--server {config.server} has got another model during the evaluation; the predictions are in "
+                f"{predictions.set_aside()}; evaluate again"
+            )
         report = Report(task, config.task.lower(), config.shots, [predictions.records[item.number] for item in items])
         seconds = time.perf_counter() - begin
         summary = f"{len(items)} examples in {seconds:.1f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,6 +63,11 @@ class Manifest:
             "reorder": [(rows,)],
             **{f"score_{length}": [(1, length), (length,)] for length in self.score_lengths},
         }
+
+    @property
+    def identity(self) -> str:
+        """Digest of the description and of the fingerprints of all files. Another model has another one."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self, folder: Path) -> None:
         """Write model.json with the fingerprints of all other files in the folder."""

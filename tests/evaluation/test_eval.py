@@ -81,12 +81,6 @@ def test_a_killed_run_goes_on(eval_vocab, tnews_folder, tmp_path, capsys):
         np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-5)
 
 
-def test_predictions_of_other_settings_are_not_mixed(eval_vocab, tnews_folder, tmp_path):
-    evaluate(eval_vocab, tnews_folder, tmp_path, "--task=tnews", "--limit=2")
-    with pytest.raises(InputError, match="holds predictions with seed 0, not 3; give another --output"):
-        evaluate(eval_vocab, tnews_folder, tmp_path, "--task=tnews", "--limit=2", "--seed=3")
-
-
 def mindformers_tnews(path, rng):
     """Yield the examples of MindFormers' protocol: demonstration, labels, answer, sentence."""
     data = [json.loads(line) for line in path.read_text().splitlines()]
@@ -198,5 +192,10 @@ def test_the_command_line(eval_vocab, tnews_folder, tmp_path):
     assert errors.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-def test_settings_of_a_run():
-    assert configuration("v", "f", "", "--task=C3").output_folder.name == "c3-dev-paper-0shot"
+def test_a_checkpoint_and_a_server_have_different_folders():
+    """The documented order is: first the checkpoint, then the same benchmark through a server."""
+    here = configuration("v", "f", "", "--task=C3").output_folder
+    there = configuration(
+        "v", "f", "", "--task=C3", "--random_weights=false", "--server=http://127.0.0.1:1"
+    ).output_folder
+    assert (here.name, there.name) == ("c3-dev-paper-0shot", "c3-dev-paper-0shot-server")

@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from contextlib import contextmanager
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ class Serving(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         instances = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
-        method = {"/model/pangu:score": self.score, "/model/pangu:predict": self.predict}[self.path]
+        method = {"score": self.score, "predict": self.predict, "identity": self.identity}[self.path.split(":")[1]]
         reply = json.dumps({"instances": [method(**instance) for instance in instances]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(reply)))
@@ -40,6 +41,9 @@ class Serving(http.server.BaseHTTPRequestHandler):
         [(_, text)] = self.server.answerer.answer([(number, input_ids)], config)
         return {"output_sentence": text, "finish_reason": "end"}
 
+    def identity(self):
+        return {"identity": next(self.server.identities)}
+
     def log_message(self, *message):
         """Print nothing."""
 
@@ -48,7 +52,7 @@ class Serving(http.server.BaseHTTPRequestHandler):
 def serving(handler, **what):
     """Start a server, yield its address, and stop it at the end of the block."""
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
-        vars(server).update(what)
+        vars(server).update({"identities": repeat("one model")} | what)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -114,7 +118,7 @@ class Stranger(Serving):
     [
         (Refusing, "answers to score: .*no graph to score with was exported"),
         (Short, "answers to score: 1 log_probs for [0-9]+ tokens"),
-        (Stranger, "answers to score: .*404"),
+        (Stranger, "answers to identity: .*404"),
     ],
 )
 def test_what_a_server_can_t_do_is_told(handler, message, eval_vocab, c3_folder, tmp_path):
@@ -125,6 +129,49 @@ def test_what_a_server_can_t_do_is_told(handler, message, eval_vocab, c3_folder,
             )
         )
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+class Unnamed(Serving):
+    """A server that does not tell its model."""
+
+    def identity(self):
+        return {}
+
+
+@pytest.fixture
+def evaluate_through(eval_vocab, tnews_folder, tmp_path, capsys):
+    """Return a function that evaluates through a server, always in the same folder, and returns what is printed."""
+    config = configuration(eval_vocab, tnews_folder, tmp_path, "--task=tnews")
+    scorer, answerer = model_here(open_checkpoint(config, None), config.batch_size)
+
+    def evaluated(identities, handler=Serving):
+        with serving(handler, scorer=scorer, answerer=answerer, identities=identities) as address:
+            flags = [*through_server(eval_vocab, tnews_folder, address), "--eval_task=tnews", "--limit=3"]
+            program.main(flags_of_client([*flags, "--model.seq_length=96", f"--output={tmp_path / 'run'}"]))
+        return capsys.readouterr().out
+
+    return evaluated
+
+
+def test_another_model_at_the_address_is_noticed(evaluate_through, tmp_path):
+    """The model is known by its identity: neither the server's address nor its restart counts."""
+    evaluate_through(repeat("one model"))
+    assert "3 of them from an earlier run" in evaluate_through(repeat("one model"))
+    told = evaluate_through(repeat("another model"))
+    assert "3 earlier predictions are not used, since they were made with other weights" in told
+    assert "from an earlier run" not in told and (tmp_path / "run/earlier_1/predictions.jsonl").is_file()
+
+
+def test_another_model_in_the_middle_is_noticed(evaluate_through, tmp_path):
+    with pytest.raises(InputError, match="has got another model during the evaluation; .*earlier_1; evaluate again"):
+        evaluate_through(chain(["one model"], repeat("another model")))
+    assert len((tmp_path / "run/earlier_1/predictions.jsonl").read_text().splitlines()) == 3
+    assert "from an earlier run" not in evaluate_through(repeat("one model"))
+
+
+def test_a_server_that_does_not_tell_its_model_is_refused(evaluate_through):
+    with pytest.raises(InputError, match="does not say which model it serves; does it run another version"):
+        evaluate_through(repeat(""), Unnamed)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ def test_five_prompts_get_the_checkpoint_s_tokens(started, expected, model, tiny
 def test_contracts_of_rest(started, folder):
     status, answer = rest([{"input_sentence": PROMPTS[0]}])
     assert status == 200 and answer["instances"][0].keys() == {"output_sentence", "finish_reason"}
+    identity = Manifest.read_settings(folder).identity
+    assert rest([{}], "identity") == (200, {"instances": [{"identity": identity}]})
     tokens = [20, 30, 40, 50]
     status, answer = rest([{"input_ids": tokens, "start": 2}], "score")
     assert status == 200
@@ -133,6 +135,7 @@ def test_contracts_of_rest(started, folder):
         ('{"instances": [{"input_sentence": "a", "top_k": "b"}]}', "predict", 422, "top_k"),
         ('{"instances": [{"input_ids": [20]}]}', "score", 422, "score takes input_ids and start"),
         ('{"instances": [{"input_ids": [20, 30], "start": 5}]}', "score", 422, "start is 5"),
+        ('{"instances": [{"input_ids": [20]}]}', "identity", 422, "identity takes an instance without fields"),
         ('{"instances": [{}]}', "nothing", 404, "no method 'nothing'"),
         ('{"instances": [{"input_sentence": "%s"}]}' % ("长" * 3500000), "predict", 413, "capacity limit"),
         ('{"instances": [{"input_sentence": "%s"}]}' % ("床前明月光" * 50), "predict", 422, "it may have at most 63"),
