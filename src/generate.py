@@ -22,6 +22,41 @@ class TextCompletion(Completion):
     text: str = ""
 
 
+class StopTexts:
+    """The texts that end an answer, as the tokenizer writes them: a full-width `？` also ends an answer that has `?`.
+
+    Args:
+        tokenizer: The tokenizer that decodes the answers.
+        texts: The texts. One that the tokenizer cannot write ends no answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+        self.texts = [folded for text in texts if (folded := tokenizer.fold(text))]
+
+    def __bool__(self) -> bool:
+        return bool(self.texts)
+
+    def is_in(self, text: str) -> bool:
+        """Return whether the text holds a stop text."""
+        return any(stop in text for stop in self.texts)
+
+    def cut(self, text: str) -> str:
+        """Return the text before the first stop text."""
+        return text[: min((text.find(stop) for stop in self.texts if stop in text), default=len(text))]
+
+    def settled_length(self, text: str) -> int:
+        """Return how many characters of a growing text are before what may become a stop text at its end."""
+        longest = max(map(len, self.texts), default=0)
+        return next(
+            (
+                start
+                for start in range(max(0, len(text) - longest), len(text))
+                if any(stop.startswith(text[start:]) for stop in self.texts)
+            ),
+            len(text),
+        )
+
+
 class TextGenerator:
     """Continues texts with a model.
 
@@ -51,14 +86,21 @@ class TextGenerator:
             )
         self.runtime, self.tokenizer, self.config, self.pad_token = runtime, tokenizer, config, pad_token
         self.run = run
+        self._stops = StopTexts(tokenizer, config.stop)
 
-    def generate(self, texts: Sequence[str]) -> list[list[TextCompletion]]:
-        """Continue texts. Return num_samples answers for each, best first in a beam search.
+    def generate(
+        self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None
+    ) -> list[list[TextCompletion]]:
+        """Continue texts or ids. Return num_samples answers for each, best first in a beam search.
+
+        Args:
+            prompts: Texts or ids.
+            numbers: Number of each prompt, see `src.inference.loop.stream_tokens`.
 
         Raises:
             InputError: As `src.inference.loop.stream_tokens`.
         """
-        *_, answers = self.run(self._job(texts))
+        *_, answers = self.run(self._job(prompts, numbers))
         return [[self._shown(answer) for answer in group] for group in answers]
 
     def stream(self, text: str) -> Iterator[str]:
@@ -100,41 +142,20 @@ class TextGenerator:
             self.config,
             self.pad_token,
             self.tokenizer.vocab_size,
-            self._has_stop if self.config.stop else None,
+            self._has_stop if self._stops else None,
             numbers,
             likeliest,
         )
 
     def _shown(self, answer: Completion) -> TextCompletion:
-        text = self._text(answer.tokens)
+        text = self._stops.cut(self.tokenizer.decode(answer.tokens))
         if not answer.finish_reason:
-            text = text[: self._settled_length(text)]
+            text = text.rstrip(INCOMPLETE_CHARACTER)
+            text = text[: self._stops.settled_length(text)]
         return TextCompletion(**vars(answer.copy()), text=text)
 
     def _has_stop(self, tokens: list[int]) -> bool:
-        text = self.tokenizer.decode(tokens)
-        return any(stop in text for stop in self.config.stop)
-
-    def _text(self, tokens: list[int]) -> str:
-        """Decode tokens up to the first stop text."""
-        text = self.tokenizer.decode(tokens)
-        return text[: min((text.find(stop) for stop in self.config.stop if stop in text), default=len(text))]
-
-    def _settled_length(self, text: str) -> int:
-        """Return how many characters of a growing answer are final.
-
-        An incomplete character at the end is not, nor is the beginning of a stop text.
-        """
-        text = text.rstrip(INCOMPLETE_CHARACTER)
-        longest_stop = max(map(len, self.config.stop), default=0)
-        return next(
-            (
-                start
-                for start in range(max(0, len(text) - longest_stop), len(text))
-                if any(stop.startswith(text[start:]) for stop in self.config.stop)
-            ),
-            len(text),
-        )
+        return self._stops.is_in(self.tokenizer.decode(tokens))
 
 
 def _pieces(steps: Iterator[list[list[TextCompletion]]]) -> Iterator[str]:

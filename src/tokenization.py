@@ -52,6 +52,13 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def fold(self, text: str) -> str:
+        """Return a text as `decode` can write it: with the characters that the normaliser puts in place of others.
+
+        Unknown characters stay. The result is empty if no ids can give any of the text.
+        """
+        ...
+
 
 END_OF_TEXT = "<|endoftext|>"
 _REMEDY = "give a folder with the vocab.json and merges.txt of a GPT-2 vocabulary"
@@ -102,6 +109,10 @@ class GPTTokenizer:
         """Return the text of ids. Raises InputError for an id outside the vocabulary."""
         check_ids(ids, self.vocab_size)
         return self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
+
+    def fold(self, text: str) -> str:
+        """Return the text itself: bytes can give every text."""
+        return text
 
 
 _KINDS = {"jieba": JiebaTokenizer, "gpt": GPTTokenizer}

@@ -22,6 +22,7 @@ MODEL_NAME = "vocab.model"
 
 _TO_SYMBOLS = str.maketrans(" \n", SPACE_SYMBOL + NEWLINE_SYMBOL)
 _FROM_SYMBOLS = str.maketrans({" ": "", SPACE_SYMBOL: " ", NEWLINE_SYMBOL: "\n"})
+_WORD_SYMBOL = "\u2581"  # SentencePiece's own sign for the spaces between words
 _REMEDY = (
     "`bash scripts/get_tokenizer.sh DIR` fetches the official vocab.model, `python -m src.train_tokenizer` trains one"
 )
@@ -96,3 +97,8 @@ class JiebaTokenizer:
         """Return the text of ids. Raises InputError for an id outside the vocabulary."""
         check_ids(ids, self.vocab_size)
         return self._sentencepiece.decode([int(token) for token in ids]).translate(_FROM_SYMBOLS)
+
+    def fold(self, text: str) -> str:
+        """Return a text as `decode(encode(text))`, but with its unknown characters: `？` becomes `?`."""
+        folded = self._sentencepiece.normalize(words_for_sentencepiece(text))
+        return folded.replace(_WORD_SYMBOL, "").translate(_FROM_SYMBOLS)

@@ -7,6 +7,7 @@ from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
 from src.serving.terminal import read_prompts
+from src.tokenization_jieba import JiebaTokenizer
 from tests.support.toy_runtime import PAD, ToyRuntime, assert_same, greedy_answer
 
 
@@ -22,6 +23,9 @@ class PieceTokenizer:
 
     def decode(self, ids):
         return b"".join(self.pieces[token] for token in ids).decode(errors="replace")
+
+    def fold(self, text):
+        return text
 
 
 class Script(ToyRuntime):
@@ -138,3 +142,17 @@ def test_a_prompt_file_has_a_prompt_a_line(tmp_path):
     file.write_text("")
     with pytest.raises(InputError, match="is empty"):
         read_prompts(str(file))
+
+
+@pytest.mark.parametrize("stop", ["，", "照我，", ","])
+def test_a_stop_text_is_met_as_the_tokenizer_writes_it(stop, tiny_vocab):
+    """The official vocabulary's normaliser writes `,` for `，`, so a model can never write the full-width form."""
+    tokenizer = JiebaTokenizer(tiny_vocab)
+    tokens = tokenizer.encode("明月何时照我，春风")
+    assert tokenizer.decode(tokens) == "明月何时照我,春风"
+    config = GenerationConfig(max_new_tokens=len(tokens), end_token=9, stop=["\t", stop])
+    generator = TextGenerator(Script(tokens, tokenizer.vocab_size), tokenizer, config, PAD)
+    [[answer]] = generator.generate(["春"])
+    expected = "明月何时照我,".removesuffix(tokenizer.fold(stop))
+    assert (answer.text, answer.finish_reason) == (expected, "stop")
+    assert "".join(generator.stream("春")) == expected

@@ -168,3 +168,7 @@ def test_vocabulary_that_is_not_json(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(InputError, match="no BPE vocabulary"):
         GPTTokenizer(tmp_path)
+
+
+def test_fold_keeps_every_text(tokenizer):
+    assert tokenizer.fold("问：a \t\n？") == "问：a \t\n？"

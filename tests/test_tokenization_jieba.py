@@ -146,3 +146,11 @@ def test_model_without_special_pieces(tmp_path):
     tokenizer = JiebaTokenizer(tmp_path)
     assert tokenizer.pad_id is tokenizer.eod_id is tokenizer.eot_id is None
     assert tokenizer.decode(tokenizer.encode("a  b\na")) == "a  b\na"
+
+
+def test_fold_writes_a_text_as_decode_does(tokenizer):
+    for text in random_texts(3, 100):
+        assert tokenizer.fold(text) == tokenizer.decode(tokenizer.encode(text))
+    assert tokenizer.fold("\n问：什么？！") == "\n问:什么?!"
+    assert tokenizer.fold("\t") == tokenizer.fold("\u2581") == ""
+    assert tokenizer.decode(tokenizer.encode("𪚥？")) == "⁇?" and tokenizer.fold("𪚥？") == "𪚥?"

@@ -1,14 +1,14 @@
 """Log-probabilities and answers for a benchmark: by a model in this process, or by MindSpore Serving."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 from src.common.settings import GenerationConfig
-from src.inference.loop import generate_tokens
+from src.generate import TextGenerator
 from src.inference.mindspore.load import OpenedCheckpoint
 from src.inference.padding import bucket
 from src.inference.runtime import Runtime
@@ -58,6 +58,7 @@ class ModelAnswerer:
 
     def answer(self, prompts: Sequence[tuple[int, list[int]]], config: GenerationConfig) -> Iterator[tuple[int, str]]:
         """Answer prompts, the short ones first; see `Answerer.answer`."""
+        generator = TextGenerator(self.runtime, self.tokenizer, config, self.pad_token)
         waiting = sorted(prompts, key=lambda prompt: len(prompt[1]))
         while waiting:
             # Take as many prompts as fit beside the longest of them.
@@ -67,27 +68,13 @@ class ModelAnswerer:
                 if rows == 1 or rows <= self._rows(len(waiting[rows - 1][1]) + config.max_new_tokens)
             )
             batch, waiting = waiting[:rows], waiting[rows:]
-            answers = generate_tokens(
-                self.runtime,
-                [tokens for _, tokens in batch],
-                config,
-                self.pad_token,
-                self.tokenizer.vocab_size,
-                self._stopper(config.stop),
-                [number for number, _ in batch],
-            )
+            answers = generator.generate([tokens for _, tokens in batch], [number for number, _ in batch])
             for (number, _), [answer] in zip(batch, answers, strict=True):
-                text = self.tokenizer.decode(answer.tokens)
-                yield number, text[: min((text.find(stop) for stop in config.stop if stop in text), default=len(text))]
+                yield number, answer.text
 
     def _rows(self, tokens: int) -> int:
         seq_length = self.runtime.seq_length
         return max(1, self.batch_size * seq_length // bucket(min(tokens, seq_length), seq_length))
-
-    def _stopper(self, stops: Sequence[str]) -> Callable[[list[int]], bool] | None:
-        if not stops:
-            return None
-        return lambda tokens: any(stop in self.tokenizer.decode(tokens) for stop in stops)
 
 
 def model_here(opened: OpenedCheckpoint, batch_size: int, margins: bool = False) -> tuple[Scorer, Answerer]:

@@ -12,7 +12,8 @@ from src.common.settings import GenerationConfig
 from src.evaluation.backends import Answerer, Scorer
 from src.evaluation.predictions import Predictions
 from src.evaluation.prompts import Prompting
-from src.evaluation.tasks.task import Choice, Example, Prompt, Reading, Task
+from src.evaluation.tasks.metrics import folder_of
+from src.evaluation.tasks.task import FOLDED, Choice, Example, Prompt, Reading, Task
 
 AnyExample = TypeVar("AnyExample", bound=Example)
 
@@ -125,11 +126,14 @@ def _answered(
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
     judge = prompting.task.judge
     assert judge, f"{prompting.task.title} generates answers and has no judge"
+    folded = folder_of(prompting.tokenizer.fold)
     by_number = {item.number: item for item in items}
     prompts = [(item.number, prompting.prompt(item.number, item.example)) for item in items]
     for number, text in answerer.answer(prompts, generation):
-        example = by_number[number].example
+        answers = list(by_number[number].example.answers)
+        scores_of_folded = judge(folded(text), [folded(answer) for answer in answers])
         yield (
             by_number[number],
-            {"prediction": text, "answers": list(example.answers), **judge(text, example.answers)},
+            {"prediction": text, "answers": answers, **judge(text, answers)}
+            | {metric + FOLDED: value for metric, value in scores_of_folded.items()},
         )

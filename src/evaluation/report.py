@@ -13,7 +13,7 @@ from src.common.files import write_text
 from src.common.tables import table
 from src.evaluation.intervals import bootstrap, wilson
 from src.evaluation.predictions import RESULT_FILE
-from src.evaluation.tasks.task import Task
+from src.evaluation.tasks.task import FOLDED, Task
 
 COUNTED = ("top1_acc", "em")  # an example has 0 or 1
 SETTINGS = ("zero-shot", "one-shot", "few-shot")
@@ -55,7 +55,7 @@ def figure(metric: str, records: Sequence[dict[str, Any]], reported: float | Non
             metric, math.exp(np.average(losses, weights=tokens)), math.exp(low), math.exp(high), "bootstrap", reported
         )
     values = np.array([record[metric] for record in records], float)
-    if metric in COUNTED:
+    if metric.removesuffix(FOLDED) in COUNTED:
         return Figure(metric, float(values.mean()), *wilson(int(values.sum()), len(values)), "Wilson", reported)
     return Figure(metric, float(values.mean()), *bootstrap(values, np.ones(len(values))), "bootstrap", reported)
 
@@ -73,15 +73,17 @@ class Report:
     def __init__(self, task: Task, name: str, shots: int, records: Sequence[dict[str, Any]]):
         self.name, self.title, self.setting, self.records = name, task.title, min(shots, 2), records
         self.source = task.reported_by
+        self.metrics = task.metrics
+        metrics = [*task.metrics, *(metric + FOLDED for metric in task.metrics if task.kind == "generation")]
         self.figures = [
-            figure(metric, records, task.reported.get(metric, (None,) * 3)[self.setting]) for metric in task.metrics
+            figure(metric, records, task.reported.get(metric, (None,) * 3)[self.setting]) for metric in metrics
         ]
         files = {
             file: [one for one in records if one["file"] == file]
             for file in dict.fromkeys(record["file"] for record in records)
         }
         self.of_files = {
-            file: [figure(metric, own) for metric in task.metrics] for file, own in files.items() if len(files) > 1
+            file: [figure(metric, own) for metric in metrics] for file, own in files.items() if len(files) > 1
         }
 
     def table(self) -> str:
@@ -101,8 +103,9 @@ class Report:
         return table(header, rows)
 
     def closing_line(self) -> str:
-        """Return the line with which the ModelZoo's script ends."""
-        return f"Metric for dataset {self.name} is { {one.metric: round(one.value, 4) for one in self.figures} }"
+        """Return the line with which the ModelZoo's script ends. It has the official metrics only."""
+        values = {one.metric: round(one.value, 4) for one in self.figures if one.metric in self.metrics}
+        return f"Metric for dataset {self.name} is {values}"
 
     def save(self, folder: Path, seconds: float) -> None:
         """Write result.json."""
@@ -120,7 +123,7 @@ def _cells(one: Figure) -> list[str]:
     scale = 1 if one.metric == "perplexity" else 100
     reported = "-" if one.reported is None else f"{one.reported * scale:.2f}"
     return [
-        one.metric,
+        one.metric.replace(FOLDED, " (folded)"),
         f"{one.value * scale:.2f}",
         f"{one.low * scale:.2f} to {one.high * scale:.2f} ({one.interval})",
         reported,

@@ -1,7 +1,7 @@
 """Metrics of generated answers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jieba
 
@@ -12,6 +12,19 @@ PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「�
 def without_punctuation(text: str) -> str:
     """Return the text in lower case, without spaces around it and without CMRC 2018's punctuation."""
     return "".join(character for character in text.lower().strip() if character not in PUNCTUATION)
+
+
+def folder_of(fold: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a function that folds predictions and right answers alike, before they are judged.
+
+    A model whose tokenizer writes `?` for `？` can never write a right answer with `？`. Punctuation that is dropped
+    before the comparison is then dropped in its folded form too.
+
+    Args:
+        fold: The tokenizer's `fold`.
+    """
+    dropped = PUNCTUATION | {character for mark in PUNCTUATION for character in fold(mark)}
+    return lambda text: "".join(character for character in fold(text) if character not in dropped)
 
 
 def segments(text: str) -> list[str]:

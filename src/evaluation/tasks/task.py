@@ -9,6 +9,7 @@ from typing import Any, Literal
 from src.common.errors import InputError
 
 Percent = float | None
+FOLDED = "_folded"  # ends the name of a metric that compares texts as the tokenizer writes them
 
 
 @dataclass(frozen=True)
