@@ -3,7 +3,6 @@
 # mark that stop_pangu.sh needs. Default: serving_increment.
 SERVING=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$SERVING/../scripts/common.sh"
-SERVING_PYTHON=$ROOT/.venv-serving/bin/python
 PANGU_RUN=${PANGU_RUN:-$SERVING}
 export PANGU_HOST=${PANGU_HOST:-127.0.0.1} GRPC_PORT=${GRPC_PORT:-5500} REST_PORT=${REST_PORT:-1500}
 PAGE_PORT=${PAGE_PORT:-5000}
@@ -14,6 +13,7 @@ START_SECONDS=${START_SECONDS:-600}
 in_background() {
     local folder=$1 log=$PANGU_RUN/$2
     shift 2
+    : > "$log"  # an earlier start's lines must not be read as this one's
     (cd "$folder" && exec setsid "$@" > "$log" 2>&1 < /dev/null) &
 }
 
@@ -27,11 +27,15 @@ watch() {
     watched+=("$1 $PANGU_RUN/$2")
 }
 
-# wait_for URL: wait until a URL answers. If a watched process ends before, print its error and stop everything.
+# wait_for LINE LOG URL: wait until our own server has written LINE to its log and answers at a URL; another server may
+# answer there. If a watched process ends before, print its error and stop everything.
 wait_for() {
     local second process log
     for ((second = 0; second < START_SECONDS; second++)); do
-        ! curl --noproxy '*' --silent --fail --output /dev/null --max-time 5 "$1" || return 0
+        if grep -q "^$1" "$PANGU_RUN/$2" &&
+            curl --noproxy '*' --silent --fail --output /dev/null --max-time 5 "$3"; then
+            return 0
+        fi
         for process in "${watched[@]}"; do
             read -r process log <<< "$process"
             if ! kill -0 "$process" 2> /dev/null; then
@@ -43,7 +47,7 @@ wait_for() {
         sleep 1
     done
     stop
-    fail "no answer at $1 within $START_SECONDS seconds; see the logs in $PANGU_RUN"
+    fail "no answer at $3 within $START_SECONDS seconds; see the logs in $PANGU_RUN"
 }
 
 # check_places MODEL TOKENIZER: fail unless both exist; export them as PANGU_MODEL and PANGU_TOKENIZER.
@@ -57,26 +61,58 @@ PANGU_TOKENIZER=DIR"
     PANGU_MODEL=$(realpath "$PANGU_MODEL") PANGU_TOKENIZER=$(realpath "$PANGU_TOKENIZER")
 }
 
-# begin: make the mark of this start. Processes that start later inherit it.
+# begin: make the mark of this start. Processes that start later inherit it. Of two starts at once, one makes the mark.
 begin() {
-    [ ! -f "$PANGU_RUN/pangu.run" ] || fail "$PANGU_RUN/pangu.run exists: the servers were started already; stop them: bash stop_pangu.sh"
     mkdir -p "$PANGU_RUN"
     PANGU_RUN=$(realpath "$PANGU_RUN")
     export PANGU_MARK=$RANDOM$RANDOM-$$
-    echo "$PANGU_MARK" > "$PANGU_RUN/pangu.run"
+    (set -o noclobber && echo "$PANGU_MARK" > "$PANGU_RUN/pangu.run") 2> /dev/null ||
+        fail "$PANGU_RUN/pangu.run exists or can't be written: if the servers were started already, stop them: \
+bash stop_pangu.sh"
 }
 
-# serve FOLDER: start Serving by the folder's serving_server.py, then the page, and print the addresses.
+# reach: print the address at which this machine reaches a server that listens on PANGU_HOST.
+reach() {
+    case $PANGU_HOST in
+        0.0.0.0 | "") echo 127.0.0.1 ;;
+        ::) echo "[::1]" ;;
+        *:*) echo "[$PANGU_HOST]" ;;
+        *) echo "$PANGU_HOST" ;;
+    esac
+}
+
+# without_spaces NAME: print paths of Serving's Python and of the servable's folder. They have no spaces, because Serving's
+# own start of its worker cannot have any: if ROOT has some, they lie in a temporary folder, which stop_pangu.sh removes.
+without_spaces() {
+    local folder=$SERVING/$1 python=$ROOT/.venv-serving temporary
+    if [[ $ROOT == *[[:space:]]* ]]; then
+        temporary=$(mktemp -d)
+        echo "$temporary" > "$PANGU_RUN/pangu.folder"
+        mkdir "$temporary/pangu"
+        cp "$folder/serving_server.py" "$temporary"
+        cp "$folder"/pangu/*.py "$temporary/pangu"
+        ln -s "$python" "$temporary/python"
+        folder=$temporary python=$temporary/python
+    fi
+    echo "$python/bin/python $folder"
+}
+
+# serve NAME: start Serving by the serving_server.py of pangu_standalone or pangu_distributed, then the page, and print the addresses.
 serve() {
-    in_background "$PANGU_RUN" serving_server.log "$SERVING_PYTHON" "$1/serving_server.py"
+    local here python folder
+    here=$(reach)
+    read -r python folder <<< "$(without_spaces "$1")"
+    export no_proxy="$here${no_proxy:+,$no_proxy}"  # a proxy may not reach this machine
+    in_background "$PANGU_RUN" serving_server.log "$python" "$folder/serving_server.py"
     watch $! serving_server.log
-    wait_for "http://127.0.0.1:$REST_PORT/health"
+    wait_for "gRPC: " serving_server.log "http://$here:$REST_PORT/health"
     # Do not work in PANGU_RUN: `-m` would find the folder serving_increment/flask there in place of the package flask.
     in_background "$ROOT" flask.log "$VENV_PYTHON" -m serving_increment.flask.server --backend serving \
-        --model "$PANGU_MODEL" --tokenizer "$PANGU_TOKENIZER" --serving_address "http://127.0.0.1:$REST_PORT" \
-        --host "$PANGU_HOST" --port "$PAGE_PORT"
+        --model "$PANGU_MODEL" --tokenizer "$PANGU_TOKENIZER" --serving_address "http://$here:$REST_PORT" \
+        --host "$PANGU_HOST" --port "$PAGE_PORT" --allowed_hosts "${PANGU_ALLOWED_HOSTS:-}" \
+        --allowed_origins "${PANGU_ALLOWED_ORIGINS:-}"
     watch $! flask.log
-    wait_for "http://127.0.0.1:$PAGE_PORT/health"
+    wait_for "the page: " flask.log "http://$here:$PAGE_PORT/health"
     echo "MindSpore Serving: gRPC $PANGU_HOST:$GRPC_PORT, REST http://$PANGU_HOST:$REST_PORT/model/pangu:predict"
     echo "the page: http://$PANGU_HOST:$PAGE_PORT"
 }

@@ -13,8 +13,9 @@
 #   DISTRIBUTED_KEY      a secret of your own, the same on all machines; needed for several machines
 #   RANK_START, LOCAL_DEVICE_NUM, MS_SCHED_HOST, MS_SCHED_PORT   for several machines without a rank table
 #   PANGU_MODELS         another place for the slices
-#   PANGU_TOKENIZER, PANGU_HOST, GRPC_PORT, REST_PORT, PAGE_PORT, PANGU_RUN, PANGU_API_KEY   as for
-#                        start_pangu_standalone.sh; more logs are serving_agent.log and device*/log*.log
+#   PANGU_TOKENIZER, PANGU_HOST, GRPC_PORT, REST_PORT, PAGE_PORT, PANGU_RUN, PANGU_API_KEY,
+#   PANGU_ALLOWED_HOSTS, PANGU_ALLOWED_ORIGINS   as for start_pangu_standalone.sh; more logs are serving_agent.log and
+#                        device*/log*.log
 . "$(dirname "$0")/common.sh"
 [ $# -eq 0 ] || [ "$*" = agent ] || usage "bash serving_increment/start_pangu_distributed.sh [agent]"
 folder=$SERVING/pangu_distributed
@@ -32,7 +33,7 @@ in_background "$ROOT" serving_agent.log "$VENV_PYTHON" "$folder/serving_agent.py
     --log_dir "$PANGU_RUN"
 watch $! serving_agent.log
 if [ $# -eq 0 ]; then
-    serve "$folder"
+    serve pangu_distributed
 else
     echo "this machine's ranks start; see $PANGU_RUN/serving_agent.log"
 fi

@@ -9,10 +9,12 @@
 #   PANGU_HOST                        address to listen on; default: 127.0.0.1; 0.0.0.0 for every network
 #   GRPC_PORT, REST_PORT, PAGE_PORT   other ports
 #   PANGU_RUN                         folder for serving_server.log, serving_logs and flask.log; default: this folder
-#   PANGU_API_KEY                     API key of the page
+#   PANGU_API_KEY                     API key of the page and of REST; gRPC then listens on this machine only
+#   PANGU_ALLOWED_HOSTS               names of this machine for clients, besides localhost and IP addresses
+#   PANGU_ALLOWED_ORIGINS             sites whose pages may ask the API, such as https://example.org
 . "$(dirname "$0")/common.sh"
 [ $# -eq 0 ] || usage "bash serving_increment/start_pangu_standalone.sh"
 folder=$SERVING/pangu_standalone
 check_places "${PANGU_MODEL:-$folder/pangu/1}" "${PANGU_TOKENIZER:-$folder/pangu/tokenizer}"
 begin
-serve "$folder"
+serve pangu_standalone

@@ -28,5 +28,7 @@ for ((tenths = 0; tenths < 300; tenths++)); do
     fi
     sleep 0.1
 done
-rm -f "$run"
+folder=${run%.run}.folder
+[ ! -f "$folder" ] || rm -rf "$(cat "$folder")"
+rm -f "$folder" "$run"
 echo "stopped"
