@@ -49,11 +49,11 @@ def fail(message: str) -> NoReturn:
 def run_program(main: Callable[[], None]) -> NoReturn:
     """Run the main function of a program.
 
-    An InputError becomes one line on stderr and status 2. Ctrl-C becomes status 130.
+    An InputError or a BackendError becomes one line on stderr and status 2. Ctrl-C becomes status 130.
     """
     try:
         main()
-    except InputError as error:
+    except (InputError, BackendError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED_STATUS)

@@ -21,6 +21,16 @@ def fingerprint(path: Path) -> dict[str, int]:
     return {"bytes": path.stat().st_size, "crc32": crc}
 
 
+def file_state(file: str | Path | int) -> tuple[int, ...]:
+    """Return what changes when a file is written, cut or replaced: device, inode, bytes and time of the last change.
+
+    Args:
+        file: Path or descriptor of the file. A descriptor stays with its file when another one takes the path.
+    """
+    found = os.stat(file)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def flush(path: Path) -> None:
     """Force a file or folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from src.common.errors import InputError
+from src.common.errors import BackendError, InputError
+from src.common.files import file_state
 from src.cpu.cache import Cache, cache_bytes
 from src.cpu.kernel_network import KernelNetwork
 from src.cpu.machine import count_cores, has_vnni, require_avx2, require_memory
@@ -75,6 +76,7 @@ class CpuRuntime:
 
     Raises:
         InputError: As `Manifest.read`; or the folder holds another kind of model, or this machine lacks memory or AVX2.
+        BackendError: Later, from all methods that compute: the weight file was changed.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0, cpu_kernels: bool = True) -> None:
@@ -97,8 +99,10 @@ class CpuRuntime:
             require_avx2(self.format.bits)
         needed = total_bytes(stored) + cache_bytes(self.config, 1, self.seq_length) + _SCRATCH_BYTES
         require_memory(str(folder), needed, _FEWER_BITS)
+        self._file = (self.folder / WEIGHTS_FILE).open("rb")
+        self._state = file_state(self._file.fileno())
         self.manifest.check_files(self.folder)
-        data = np.memmap(self.folder / WEIGHTS_FILE, np.uint8, "r")
+        data = np.memmap(self._file, np.uint8, "r")
         self._words = _WordTable(data, self.config, self.format, stored)
         self.network = self._build_network(data, stored, threads, cpu_kernels)
         self._cache: Cache | None = None
@@ -111,6 +115,18 @@ class CpuRuntime:
             if library:
                 return KernelNetwork(library, data, stored, self.config, self.format, threads or count_cores())
         return OnnxNetwork(self.folder, self.config, self.format, threads)
+
+    def _check_weights(self) -> None:
+        """Check that nothing has written to the mapped weight file, since the next page may be another model's or gone.
+
+        Raises:
+            BackendError: It was changed.
+        """
+        if file_state(self._file.fileno()) != self._state:
+            raise BackendError(
+                f"{self.folder / WEIGHTS_FILE} was changed while the model was in use; copy a new model to another "
+                "folder, or rename it into place, and start again"
+            )
 
     def load_tokenizer(self, path: str | Path = "") -> Tokenizer:
         """Load a vocabulary.
@@ -147,6 +163,7 @@ class CpuRuntime:
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """See `RowRuntime`."""
+        self._check_weights()
         return np.concatenate(
             [
                 self.network.read(self._words[prompt[:length]], self._opened(), row, [length - 1])
@@ -156,6 +173,7 @@ class CpuRuntime:
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `Runtime`."""
+        self._check_weights()
         return self.network.decode(self._words[ids], positions, self._opened())
 
     def reorder(self, rows: np.ndarray) -> None:
@@ -178,6 +196,7 @@ class CpuRuntime:
 
     def logits(self, tokens: Sequence[int], first: int = 0) -> np.ndarray:
         """Return the logits float32 (n, V) after each of the n tokens[first:] of a text. The cache does not change."""
+        self._check_weights()
         ids = np.asarray(tokens)
         return self.network.read(self._words[ids], Cache(self.config, 1, len(ids)), 0, range(first, len(ids)))
 

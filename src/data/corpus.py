@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 from src.common.checks import check_text
 from src.common.errors import InputError
+from src.common.files import file_state
 from src.common.reading import parse_json, read_line
 
 PIECE_CHARS = 32_768
@@ -187,7 +188,7 @@ class Corpus:
     def __init__(self, files: Sequence[Path], form: Form) -> None:
         self._files = files
         self._form = form
-        self._states = {path: _state(path) for path in files}
+        self._states = {path: file_state(path) for path in files}
         self.num_bytes = sum(path.stat().st_size for path in files)
         self._bytes_before = 0
         self._file: TextIO | None = None
@@ -232,14 +233,8 @@ class Corpus:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
     def _check_unchanged(self, path: Path) -> None:
-        if _state(path) != self._states[path]:
+        if file_state(path) != self._states[path]:
             raise _changed(path)
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file is written, cut or replaced."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _changed(path: Path) -> InputError:

@@ -1,6 +1,7 @@
 """The CPU engine by its command lines: quantising, generating, serving, and the errors in one line."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -15,7 +16,7 @@ from serving_increment.flask.server import ServerConfig, open_backend
 from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
 from src.checkpoint.convert_arguments import ConvertArguments
-from src.common.errors import InputError, run_program
+from src.common.errors import BackendError, InputError, run_program
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.cpu import machine, quantize
 from src.cpu.kernel_network import KernelNetwork
@@ -273,3 +274,45 @@ def test_other_checkpoints_give_the_same_bits(checkpoint, folders, tmp_path, for
     assert (tmp_path / "q" / WEIGHTS_FILE).read_bytes() == (folders / "8" / WEIGHTS_FILE).read_bytes()
     with pytest.raises(InputError, match="has no vocabulary of its own"):
         CpuRuntime(tmp_path / "q").load_tokenizer()
+
+
+def rewritten(file):
+    """Copy another model over a file, as cp does."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [lambda file: os.truncate(file, 4096), rewritten])
+@pytest.mark.parametrize("cpu_kernels", [True, False])
+def test_weights_that_change_while_they_are_served(folders, tmp_path, change, cpu_kernels):
+    """A cut file would end the process by SIGBUS, and another model's numbers would be mixed into the answers."""
+    shutil.copytree(folders / "8", tmp_path / "8")
+    runtime = CpuRuntime(tmp_path / "8", cpu_kernels=cpu_kernels)
+    runtime.prefill(np.array([[20, 30]]), np.array([2]), 48)
+    change(tmp_path / "8" / WEIGHTS_FILE)
+    for compute in (
+        lambda: runtime.decode(np.array([40]), np.array([2])),
+        lambda: runtime.join(np.array([[20, 30]]), np.array([2]), np.array([0])),
+        lambda: runtime.score([20, 30, 40], 1),
+    ):
+        with pytest.raises(BackendError, match="weights.bin was changed while the model was in use"):
+            compute()
+
+
+def test_a_model_that_is_renamed_into_place_does_not_disturb(folders, tmp_path):
+    shutil.copytree(folders / "8", tmp_path / "8")
+    shutil.copytree(folders / "4", tmp_path / "4")
+    runtime = CpuRuntime(tmp_path / "8")
+    before = runtime.score([20, 30, 40], 1)
+    (tmp_path / "4" / WEIGHTS_FILE).replace(tmp_path / "8" / WEIGHTS_FILE)
+    np.testing.assert_array_equal(runtime.score([20, 30, 40], 1), before)
+
+
+def test_a_backend_that_fails_gives_a_program_one_line(capsys):
+    def main():
+        raise BackendError("the weights\nare gone")
+
+    with pytest.raises(SystemExit, match="2"):
+        run_program(main)
+    assert capsys.readouterr().err == "error: the weights are gone\n"
