@@ -288,9 +288,7 @@ def find(path: str | Path, name: str = "", holder: Holder = ALONE) -> Path:
     """
     path = Path(path)
     if path.is_file():
-        if (path.parent / LAYOUT_FILE).is_file():
-            raise InputError(f"{path} is only one rank's part of a checkpoint; give the folder {path.parent}")
-        return path
+        return _whole_file(path)
     if not path.is_dir():
         raise InputError(f"no checkpoint at {path}: give a .ckpt file, a checkpoint folder or a run's output folder")
     checkpoint = find_folder(path, holder)
@@ -298,9 +296,26 @@ def find(path: str | Path, name: str = "", holder: Holder = ALONE) -> Path:
         return checkpoint if (checkpoint / LAYOUT_FILE).is_file() else checkpoint / MODEL_FILE
     files = sorted(file for file in path.glob("*.ckpt") if file.name.startswith(name))
     if len(files) == 1:
-        return files[0]
+        return _whole_file(files[0])
     found = ", ".join(file.name for file in files[:4]) or "none"
     raise InputError(f"{path} should hold one .ckpt file whose name begins with '{name}'; found {found}")
+
+
+def _whole_file(path: Path) -> Path:
+    """Check a file that a user named against the state of the checkpoint that it belongs to, if there is one.
+
+    Raises:
+        InputError: It is only a part of the checkpoint, or was changed after it was written.
+    """
+    real = path.resolve()  # a link may lead into a checkpoint
+    if (real.parent / LAYOUT_FILE).is_file():
+        raise InputError(f"{path} is only one rank's part of a checkpoint; give the folder {real.parent}")
+    recorded = (_recorded_files(real.parent) or {}).get(real.name)
+    if recorded and fingerprint(real) != recorded:
+        raise InputError(
+            f"{path} was changed after it was written, as {real.parent / STATE_FILE} says; use another step"
+        )
+    return path
 
 
 def config_beside(weights: Path) -> Path | None:

@@ -214,6 +214,18 @@ DAMAGES = {
         {},
         "has no 'backbone.more', which the index says it has",
     ),
+    "safetensors: an index that leaves its folder": (
+        "safetensors",
+        lambda at: edit_index(at / INDEX, lambda weights: weights.update({GAMMA: "../hf/model.safetensors"})),
+        {},
+        "names \"../hf/model.safetensors\" for 'backbone.layernorm.gamma', outside its folder",
+    ),
+    "safetensors: an index of numbers": (
+        "safetensors",
+        lambda at: edit_index(at / INDEX, lambda weights: weights.update({GAMMA: 3})),
+        {},
+        "names 3 for 'backbone.layernorm.gamma', outside",
+    ),
     "safetensors: no index": (
         "safetensors",
         lambda at: (at / INDEX).unlink(),

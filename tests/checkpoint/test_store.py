@@ -186,3 +186,24 @@ def test_bfloat16_comes_back(tmp_path):
 def test_state_is_readable_json(tmp_path):
     state = json.loads((save(tmp_path, 3, note="说明") / "state.json").read_text())
     assert set(state["files"]) == {"config.yaml", "model.ckpt", "optimizer.ckpt"} and state["note"] == "说明"
+
+
+def test_a_named_file_is_checked_by_the_state_beside_it(tmp_path):
+    """Also if the file is reached by a link, or is the only one of a linked folder."""
+    checkpoint = save(tmp_path, 5)
+    file, linked = checkpoint / "model.ckpt", tmp_path / "linked"
+    linked.mkdir()
+    (linked / "mine.ckpt").symlink_to(file)
+    (tmp_path / "to_folder").symlink_to(checkpoint)
+    ways = [file, linked / "mine.ckpt", linked, tmp_path / "to_folder" / "model.ckpt"]
+    assert [store.find(way) for way in ways] == [file, ways[1], ways[1], ways[3]]
+    flip_a_bit(file, 70)
+    for way in ways:
+        with pytest.raises(
+            InputError, match=r"\.ckpt was changed after it was written, as .*/step_00000005/state.json"
+        ):
+            store.find(way)
+    with pytest.raises(InputError, match="model.ckpt was changed"):
+        store.find(tmp_path / "to_folder")
+    (checkpoint / "state.json").unlink()  # an older file of others has no state
+    assert store.find(file) == file

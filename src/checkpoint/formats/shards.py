@@ -51,6 +51,8 @@ def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
                 raise InputError(f"{indices[0]} has no weight_map")
             listed: dict[Path, set[str]] = {}
             for name, file in weights.items():
+                if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
+                    raise InputError(f"{indices[0]} names {json.dumps(file)[:200]} for '{name}', outside its folder")
                 listed.setdefault(path / file, set()).add(name)
             missing = [file for file in listed if not file.is_file()]
             if missing:
