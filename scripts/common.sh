@@ -43,6 +43,7 @@ check_counts() {
     done
 }
 
+# Bash ignores `set -e` within $(...), so what may fail here says `|| return`.
 # weights STRATEGY CKPT_PATH CKPT_NAME: print the path of the checkpoint to load. It is CKPT_PATH, after a check that a
 # run's strategy files match it. With the strategy file of a release, it is one file with all the weights; the first call
 # makes it in CKPT_PATH/whole.
@@ -51,13 +52,13 @@ weights() {
     [ -e "$1" ] || fail "STRATEGY '$1' does not exist: give the *strategy*.ckpt of a release, or none for a \
 checkpoint of one file; for a checkpoint that was trained here give its run's folder strategy, or none"
     if [ -f "$2/state.json" ] || [ -d "$2/checkpoint" ]; then
-        "$VENV_PYTHON" -m src.checkpoint.check --strategy "$1" --checkpoint "$2" >&2
+        "$VENV_PYTHON" -m src.checkpoint.check --strategy "$1" --checkpoint "$2" >&2 || return
         echo "$2"
         return
     fi
     local whole=$2/whole/${3:-release}.ckpt
     [ -f "$whole" ] || "$VENV_PYTHON" -m src.checkpoint.convert --from official --to mindspore --strategy "$1" \
-        --checkpoint "$2" --checkpoint_name "$3" --output "$whole" >&2
+        --checkpoint "$2" --checkpoint_name "$3" --output "$whole" >&2 || return
     echo "$whole"
 }
 

@@ -9,6 +9,7 @@ import pytest
 from tests.support.programs import ROOT
 
 FAKE_PYTHON = """#!/bin/bash
+if [ -n "${FAILING-}" ] && [[ "$*" = *$FAILING* ]]; then echo "error: broken" >&2 && exit 2; fi
 if [ "$1" = -c ]; then echo 12345; else printf '%s\\n' "$@"; fi
 """
 FAKE_MPIRUN = """#!/bin/bash
@@ -29,6 +30,9 @@ def scripts(tmp_path_factory):
     (root / "checkpoints").mkdir()
     for name in ("filtered_0.ckpt", "other_0.ckpt", "other_1.ckpt"):
         (root / "checkpoints" / name).touch()
+    (root / "run").mkdir()
+    for name in ("strategy.ckpt", "run/state.json"):
+        (root / name).touch()
     for path, text in ((".venv/bin/python", FAKE_PYTHON), ("bin/mpirun", FAKE_MPIRUN)):
         (root / path).parent.mkdir(parents=True)
         (root / path).write_text(text)

@@ -80,3 +80,18 @@ def test_mpirun_must_be_there(scripts, tmp_path):
     status, told, errors = scripts("run_distribute_train_gpu", "2", "none", "data", "8", "tiny", PATH=str(tmp_path))
     assert (status, told) == (2, [])
     assert errors.startswith("error: mpirun is not installed") and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("failing", "folder"), [("src.checkpoint.check", "run"), ("src.checkpoint.convert", "checkpoints")]
+)
+@pytest.mark.parametrize("script", ["run_standalone_predict", "run_standalone_eval", "run_standalone_export"])
+def test_weights_that_cannot_be_made_stop_the_script(scripts, script, failing, folder):
+    """A strategy file of another model, or a release that is damaged: one line, and no program is started."""
+    arguments = {
+        "run_standalone_predict": ["strategy.ckpt", "t", folder, "", "tiny"],
+        "run_standalone_eval": ["strategy.ckpt", "t", folder, "", "tiny", "CPU", "c3", "data"],
+        "run_standalone_export": ["strategy.ckpt", folder, "tiny", "CPU"],
+    }[script]
+    assert scripts(script, *arguments, FAILING=failing) == (2, [], "error: broken\n")
+    assert scripts(script, *arguments, FAILING="nothing of this")[0] == 0
