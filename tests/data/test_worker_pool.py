@@ -2,6 +2,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import get_context
 from typing import NamedTuple
 
 import psutil
@@ -104,6 +105,21 @@ def test_a_killed_worker_is_told_while_tasks_larger_than_a_pipe_wait(children):
     assert not children()
 
 
+def test_a_worker_killed_while_it_writes_a_large_result_is_told(children):
+    def tasks():
+        for number in range(1000):
+            if number == 20:
+                threading.Timer(0.05, children()[0].kill).start()
+            yield Number(number)
+
+    with (
+        Workers(lambda task: b"x" * 1_000_000, 3, weight_a_worker=30) as workers,
+        pytest.raises(InputError, match="a worker process ended early"),
+    ):
+        list(workers.map(tasks()))
+    assert not children()
+
+
 @pytest.fixture
 def ctrl_c_interrupts():
     """Give SIGINT Python's handler. MindSpore turns it into SIGTERM in a process that has run a graph."""
@@ -120,3 +136,20 @@ def test_leaving_does_not_wait_for_a_long_task(children, ctrl_c_interrupts):
         next(results)
     assert time.monotonic() - started < 30
     assert not children()
+
+
+def test_a_dead_parent_takes_its_workers_along(children):
+    def parent():
+        with Workers(lambda _: time.sleep(60), 3, weight_a_worker=30) as workers:
+            list(workers.map(map(Number, range(10))))
+
+    process = get_context("fork").Process(target=parent)
+    process.start()
+    deadline = time.monotonic() + 30
+    while len(workers := psutil.Process(process.pid).children()) < 3:
+        assert time.monotonic() < deadline, "the workers did not start"
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.kill()
+    process.join()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
