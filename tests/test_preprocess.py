@@ -226,7 +226,7 @@ def started(tmp_path, tiny_vocab, chinese_text):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not list(tmp_path.glob("output/.ids.mindrecord.partial-*/ids.mindrecord")):
         assert process.poll() is None and time.monotonic() < deadline, "the run never began to write"
         time.sleep(0.01)
