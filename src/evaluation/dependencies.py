@@ -38,7 +38,7 @@ def settings_of(config: EvalConfig, task: Task, generation: GenerationConfig, we
         "weights": weights,
         "model": asdict(config.model),
         "device": None if config.server else config.parallel.device_target,
-        "tokenizer": _tokenizer(config.data),
+        "tokenizer": vocabulary_of(config.data),
         "generation": answers,
     }
 
@@ -57,7 +57,7 @@ def weights_of(weights: Path | None) -> Any:
     return [recorded[name] for name in sorted(recorded) if name.startswith(store.MODEL)]
 
 
-def _tokenizer(data: DataConfig) -> dict[str, Any]:
+def vocabulary_of(data: DataConfig) -> dict[str, Any]:
     """Return the kind of tokenizer and the fingerprints of its files."""
     path = Path(data.tokenizer_path)
     first, *others = _VOCABULARY[data.tokenizer]

@@ -136,9 +136,9 @@ class Prompting:
         if self.score == "modelzoo":
             start, tokens = len(before) + 1, [*tokens[: self.seq_length], self.pad_token]
         elif self.task.cut == "front":
-            start, tokens = max(1, _common(before, tokens) - excess), tokens[excess:]
+            start, tokens = max(1, common_beginning(before, tokens) - excess), tokens[excess:]
         else:
-            start, tokens = max(1, _common(before, tokens)), tokens[: self.seq_length]
+            start, tokens = max(1, common_beginning(before, tokens)), tokens[: self.seq_length]
         if start >= len(tokens):
             raise InputError(
                 f"example {number} of {self.task.title} leaves nothing to score: its context has "
@@ -148,7 +148,7 @@ class Prompting:
         return Request(tokens, start)
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common_beginning(first: Sequence[int], second: Sequence[int]) -> int:
     """Count the tokens that both texts begin with.
 
     The context's last token can merge with the text after it. The merged token is then scored.
