@@ -3,6 +3,7 @@
 `errors` defines the project's exceptions and reports them (`InputError`, `run_program`), `checks` has the checks that
 many settings share (`require`, `at_least`), `settings` the groups of a run's settings (`TrainingConfig` and others),
 `cli` makes command lines from dataclasses (`parse`), `model_sizes` finds the YAML files of `configs/`, `files` writes
-files that are whole or absent (`written_whole`), `tables` lays out text tables (`table`). Imports nothing of `src`
-outside this folder.
+files that are whole or absent (`written_whole`), `reading` reads text and JSON (`read_text`, `read_json`), `tables`
+lays out text tables (`table`), `vocabulary` checks that a vocabulary is the model's (`check_vocabulary`). Imports
+nothing of `src` outside this folder.
 """

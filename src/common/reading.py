@@ -26,7 +26,7 @@ def read_text(path: str | Path, name: str = "") -> str:
 
     Args:
         path: The file.
-        name: Name of the file for the message; its path when empty.
+        name: Name of the file for the message. Empty means its path.
 
     Raises:
         InputError: The file can't be read, or is not UTF-8.
@@ -45,7 +45,7 @@ def read_line(file: TextIO, limit: int) -> str:
 
     Args:
         file: A text file that was opened with newline="\\n".
-        limit: Most characters. There are a few more if the last one is `\r`.
+        limit: Largest number of characters to read. A few more are read if the last one is `\r`.
     """
     line = file.readline(limit)
     while line.endswith("\r") and (following := file.readline(1)):  # the limit may be in the middle of \r\n
@@ -58,7 +58,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
 
     Args:
         text: The text. Bytes are UTF-8.
-        where: Where it comes from, for the message.
+        where: Origin of the text, for the message.
 
     Raises:
         InputError: It is not JSON, is nested too deep, or has a number of thousands of digits.

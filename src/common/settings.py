@@ -29,8 +29,9 @@ class DataConfig:
             (GPT-2's byte-level BPE).
         tokenizer_path: Vocabulary of the tokenizer, as a file or a folder: vocab.model for jieba, vocab.json with
             merges.txt beside it for gpt.
-        vocabulary_md5: md5 of the vocabulary that the model was trained with. A run notes it in its checkpoints.
-        any_vocabulary: Accept another vocabulary than that.
+        vocabulary_md5: MD5 of the vocabulary that the model was trained with. A run writes it to its checkpoints. Empty
+            means unknown.
+        any_vocabulary: Accept a vocabulary with another MD5. false refuses it.
         shuffle: Shuffle the training records in each epoch, with a new order from training.seed. false keeps the order
             of the files.
     """

@@ -1,4 +1,4 @@
-"""A model's vocabulary: its md5, and checks that a vocabulary is the one that the model was trained with."""
+"""MD5 of a vocabulary, and checks that a vocabulary is the one that the model was trained with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from src.common.errors import InputError
 
 
 def vocabulary_md5(path: str | Path) -> str:
-    """Return the md5 of a vocabulary.
+    """Return the MD5 of a vocabulary.
 
     Args:
         path: The file, or the folder that holds vocab.model or vocab.json.
@@ -29,8 +29,8 @@ def check_vocabulary(path: str | Path, expected: str | None, remedy: str) -> Non
 
     Args:
         path: The vocabulary, as `vocabulary_md5` takes it.
-        expected: md5 of the model's vocabulary. Empty or None if it is unknown: then nothing is checked.
-        remedy: What the user can do. It ends the error message.
+        expected: MD5 of the model's vocabulary. Empty or None means unknown, and nothing is checked.
+        remedy: Text that says what the user can do. It ends the error message.
 
     Raises:
         InputError: There is no vocabulary, or it is another one.
