@@ -59,8 +59,21 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def token_bytes(self, token: int) -> bytes:
+        """Return the UTF-8 bytes that an id stands for. They may be a part of a character only.
+
+        Raises:
+            InputError: The id is outside the vocabulary.
+        """
+        ...
+
 
 END_OF_TEXT = "<|endoftext|>"
+# GPT-2 writes each byte of a piece as one character: printable bytes as themselves, others from U+0100 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + place): byte for place, byte in enumerate(sorted(set(range(0x100)) - set(_PRINTABLE)))
+}
 _REMEDY = "give a folder with the vocab.json and merges.txt of a GPT-2 vocabulary"
 
 
@@ -113,6 +126,11 @@ class GPTTokenizer:
     def fold(self, text: str) -> str:
         """Return the text itself: bytes can give every text."""
         return text
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of an id. Raises InputError for an id outside the vocabulary."""
+        check_ids([token], self.vocab_size)
+        return bytes(_BYTES[character] for character in self._tokenizer.id_to_token(int(token)) or "")
 
 
 _KINDS = {"jieba": JiebaTokenizer, "gpt": GPTTokenizer}

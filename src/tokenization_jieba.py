@@ -102,3 +102,10 @@ class JiebaTokenizer:
         """Return a text as `decode(encode(text))`, but with its unknown characters: `？` becomes `?`."""
         folded = self._sentencepiece.normalize(words_for_sentencepiece(text))
         return folded.replace(_WORD_SYMBOL, "").translate(_FROM_SYMBOLS)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of an id. Raises InputError for an id outside the vocabulary."""
+        check_ids([token], self.vocab_size)
+        if self._sentencepiece.is_byte(int(token)):  # `<0xE6>`, in vocabularies with byte fallback
+            return bytes([int(self._sentencepiece.id_to_piece(int(token))[3:5], 16)])
+        return self.decode([token]).encode()

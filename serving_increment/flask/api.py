@@ -3,18 +3,21 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import BadRequest, NotFound, UnsupportedMediaType
 
 from serving_increment.flask.errors import message_and_status
+from serving_increment.flask.log_probs import Entry, Json, prompt_entries
 from serving_increment.flask.openapi import document
 from serving_increment.flask.schemas import ChatRequest, CompletionRequest
-from serving_increment.flask.wire import Json, Writer
+from serving_increment.flask.wire import Writer
 from src.common.errors import BackendError, InputError
 from src.generate import TextCompletion
+from src.inference.sampling import answer_numbers
+from src.serving.backends import TokenBackend
 
 routes = Blueprint("api", __name__)
 _started = int(time.time())
@@ -98,19 +101,27 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
         for prompt in asked.prompts
         for _ in range(asked.n)
     ]
-    numbers = [number for _ in asked.prompts for number in range(asked.n)]
     config = asked.generation(backend.end_token)
-    steps = metrics.observed(backend.complete(prompts, numbers, config, asked.likeliest))
+    steps = metrics.observed(backend.complete(prompts, answer_numbers(prompts), config, asked.likeliest))
     first = next(steps)  # errors become a status here, before a stream begins
     metrics.prompt_tokens.inc(sum(map(len, prompts)))
-    scores = None
+    scored = None
     if isinstance(asked, CompletionRequest) and asked.echo and asked.logprobs is not None:
-        scores = [list(map(float, backend.score(ids))) if len(ids) > 1 else [] for ids in prompts]
-    writer = Writer(asked, f"{prefix}-{uuid.uuid4().hex}", backend.tokenizer, prompts, scores)
+        scored = _scored(backend, prompts, asked.likeliest)
+    writer = Writer(asked, f"{prefix}-{uuid.uuid4().hex}", backend, prompts, scored)
     if asked.stream:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return Response(_events(writer, first, steps, asked), mimetype="text/event-stream", headers=headers)
     return jsonify(writer.whole(_last(first, steps)))
+
+
+def _scored(backend: TokenBackend, prompts: Sequence[Sequence[int]], likeliest: int) -> list[list[Entry]]:
+    """Return the tokens of each prompt with their log-probabilities. Equal prompts are scored once."""
+    found: dict[tuple[int, ...], list[Entry]] = {}
+    for ids in map(tuple, prompts):
+        if ids not in found:
+            found[ids] = prompt_entries(ids, *(backend.score_likeliest(ids, likeliest) if len(ids) > 1 else ([], [])))
+    return [found[tuple(ids)] for ids in prompts]
 
 
 def _last(first: list[TextCompletion], steps: Iterator[list[TextCompletion]]) -> list[TextCompletion]:

@@ -98,8 +98,11 @@ class CompletionRequest(_Generation):
 
     @property
     def likeliest(self) -> int:
-        """How many of the likeliest tokens to record."""
-        return self.logprobs or 0
+        """How many of the likeliest tokens to record.
+
+        They are more than asked, because several ids may have one text, and texts are what the answer tells.
+        """
+        return 2 * self.logprobs + 4 if self.logprobs else 0
 
 
 class Message(_Strict):

@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
+from serving_increment.flask.log_probs import (
+    Entry,
+    Json,
+    answer_entries,
+    chat_log_probs,
+    completion_log_probs,
+    text_offsets,
+)
 from serving_increment.flask.schemas import ChatRequest, CompletionRequest
 from src.generate import TextCompletion
-from src.serving.backends import FINISH_REASONS
-from src.tokenization import Tokenizer
-
-Json = dict[str, Any]
+from src.serving.backends import FINISH_REASONS, TokenBackend
 
 
 class Writer:
@@ -18,20 +22,21 @@ class Writer:
     Args:
         request: The request.
         identity: Id of the answer.
-        tokenizer: Vocabulary of the model.
-        prompts: Ids of each prompt.
-        scores: For `echo` with `logprobs`, the log-probabilities of each prompt's tokens after the first.
+        backend: The model.
+        prompts: Ids of the prompt of each choice.
+        scored: For `echo` with `logprobs`, the tokens of the prompt of each choice with their log-probabilities.
     """
 
     def __init__(
         self,
         request: CompletionRequest | ChatRequest,
         identity: str,
-        tokenizer: Tokenizer,
+        backend: TokenBackend,
         prompts: Sequence[Sequence[int]],
-        scores: Sequence[Sequence[float]] | None = None,
+        scored: Sequence[Sequence[Entry]] | None = None,
     ) -> None:
-        self.request, self.tokenizer, self.prompts, self.scores = request, tokenizer, prompts, scores
+        self.request, self.prompts, self.scored = request, prompts, scored
+        self.tokenizer, self.end_token = backend.tokenizer, backend.end_token
         self.is_chat = isinstance(request, ChatRequest)
         self.wants_log_probs = request.logprobs is not None and request.logprobs is not False
         kind = "chat.completion" if self.is_chat else "text_completion"
@@ -46,7 +51,10 @@ class Writer:
         }
 
     def pieces(self, answers: Sequence[TextCompletion]) -> list[Json]:
-        """Return a chunk for each answer that has grown or ended since the last step."""
+        """Return a chunk for each answer that has grown or ended since the last step.
+
+        The reason for the end of a chat's answer has a chunk of its own, after the text.
+        """
         chunks = []
         for index, answer in enumerate(answers):
             characters, tokens, ended = self._shown[index]
@@ -54,6 +62,10 @@ class Writer:
             if ended or not (ends or len(answer.text) > characters):
                 continue
             choice = self._choice(index, answer, characters, tokens, is_piece=True)
+            if self.is_chat and ends:
+                if choice["delta"].get("role") or choice["delta"]["content"] or choice["logprobs"]:
+                    chunks.append(self._chunk([choice | {"finish_reason": None}]))
+                choice |= {"delta": {}, "logprobs": None}
             chunks.append(self._chunk([choice]))
             self._shown[index] = (len(answer.text), len(answer.tokens), ends)
         return chunks
@@ -81,49 +93,30 @@ class Writer:
             if self.wants_log_probs:
                 choice["logprobs"] = {"content": self._chat_log_probs(answer, tokens), "refusal": None}
             return choice
-        echo = self.request.echo and not (characters or tokens)
-        prompt = self.prompts[index]
-        choice["text"] = (self.tokenizer.decode(prompt) if echo else "") + text
+        echoed = self.request.echo and not (characters or tokens)
+        choice["text"] = (self._prompt_text(index) if echoed else "") + text
         if self.wants_log_probs:
-            choice["logprobs"] = self._log_probs(index, answer, tokens, echo)
+            choice["logprobs"] = self._log_probs(index, answer, tokens, echoed)
         return choice
 
-    def _piece(self, token: int) -> str:
-        return self.tokenizer.decode([token])
+    def _prompt_text(self, index: int) -> str:
+        """Return the prompt of a choice as it was sent; the text of its ids if ids were sent."""
+        sent = self.request.prompts[index // self.request.n]
+        return sent if isinstance(sent, str) else self.tokenizer.decode(sent)
 
     def _chat_log_probs(self, answer: TextCompletion, first: int) -> list[Json]:
-        def entry(token: int, log_prob: float) -> Json:
-            piece = self._piece(token)
-            return {"token": piece, "logprob": log_prob, "bytes": list(piece.encode())}
+        """Return the log-probabilities of a chat's answer from a token on, without the end token: it is no text."""
+        return chat_log_probs(answer_entries(answer, self.end_token)[first : len(answer.tokens)], self.tokenizer)
 
-        likeliest = answer.likeliest or [[]] * len(answer.tokens)
-        return [
-            entry(token, log_prob) | {"top_logprobs": [entry(*other) for other in others]}
-            for token, log_prob, others in zip(
-                answer.tokens[first:], answer.log_probs[first:], likeliest[first:], strict=True
-            )
-        ]
-
-    def _log_probs(self, index: int, answer: TextCompletion, first: int, echo: bool) -> Json:
-        prompt = list(self.prompts[index])
-        likeliest = answer.likeliest or [[]] * len(answer.tokens)
-        tokens, log_probs = answer.tokens[first:], answer.log_probs[first:]
-        top = [{self._piece(token): log_prob for token, log_prob in others} for others in likeliest[first:]]
-        before = answer.tokens[:first]
-        if echo:
-            scores = self.scores[index] if self.scores is not None else []
-            tokens, log_probs, top = prompt + tokens, [None, *scores, *log_probs], [None] * len(prompt) + top
-            before = []
-        elif self.request.echo:
-            before = prompt + before
-        pieces = [self._piece(token) for token in tokens]
-        starts, place = [], sum(len(self._piece(token)) for token in before)
-        for piece in pieces:
-            starts.append(place)
-            place += len(piece)
-        return {
-            "tokens": pieces,
-            "token_logprobs": log_probs,
-            "top_logprobs": top if self.request.logprobs else None,
-            "text_offset": starts,
-        }
+    def _log_probs(self, index: int, answer: TextCompletion, first: int, echoed: bool) -> Json:
+        """Return the log-probabilities of a completion from a token on, with those of the prompt if it is echoed."""
+        entries = answer_entries(answer, self.end_token)
+        offsets = text_offsets([entry.token for entry in entries], self.tokenizer, answer.text)
+        if self.request.echo:
+            text = self._prompt_text(index)
+            offsets = [len(text) + offset for offset in offsets]
+        entries, offsets = entries[first:], offsets[first:]
+        if echoed and self.scored is not None:
+            entries = [*self.scored[index], *entries]
+            offsets = [*text_offsets(self.prompts[index], self.tokenizer, text), *offsets]
+        return completion_log_probs(entries, offsets, self.tokenizer, self.request.logprobs or 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -193,6 +193,11 @@ class CpuRuntime:
         check_scored(tokens, start, self.seq_length, self.vocab_size)
         logits = self.logits(tokens[:-1], start - 1)
         return (logits[np.arange(len(logits)), tokens[start:]] - log_normalizer(logits)).astype(np.float32)
+
+    def predictions(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
+        """Yield the logits float32 (n, V) that predict tokens[start:]; raises as `score`."""
+        check_scored(tokens, start, self.seq_length, self.vocab_size)
+        yield self.logits(tokens[:-1], start - 1)
 
     def logits(self, tokens: Sequence[int], first: int = 0) -> np.ndarray:
         """Return the logits float32 (n, V) after each of the n tokens[first:] of a text. The cache does not change."""

@@ -115,6 +115,9 @@ def search_beams(job: Job) -> Iterator[list[list[Completion]]]:
         penalties.count(tokens, live)
         logits = batch.decode(tokens, live)
     yield [
-        [Completion(best.tokens, best.log_prob, best.finish_reason, best.log_probs) for best in search.ended]
+        [
+            Completion(best.tokens, best.log_prob, best.finish_reason, best.log_probs, end_log_prob=best.end_log_prob)
+            for best in search.ended
+        ]
         for search in searches
     ]

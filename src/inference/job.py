@@ -24,8 +24,9 @@ class Completion:
         finish_reason: end (the end token was generated), stop (a stop text was generated), length (the limit was
             reached), or None while the answer grows.
         log_probs: Log-probability of each of `tokens`.
-        likeliest: For each of `tokens`, the likeliest ids with their log-probabilities, best first. Empty if the job
-            did not ask for them.
+        likeliest: For each generated token, the end token included, the likeliest ids with their log-probabilities,
+            best first. Empty if the job did not ask for them.
+        end_log_prob: Log-probability of the end token; None if it was not generated.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Completion:
     finish_reason: Literal["end", "stop", "length"] | None = None
     log_probs: list[float] = field(default_factory=list)
     likeliest: list[list[tuple[int, float]]] = field(default_factory=list)
+    end_log_prob: float | None = None
 
     def copy(self) -> Completion:
         """Return the answer in its present state."""
@@ -95,7 +97,7 @@ class Job:
         """
         answer.log_prob += log_prob
         if token == self.config.end_token:
-            answer.finish_reason = "end"
+            answer.finish_reason, answer.end_log_prob = "end", log_prob
             return
         answer.tokens.append(token)
         answer.log_probs.append(log_prob)

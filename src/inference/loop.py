@@ -16,7 +16,7 @@ from src.common.settings import GenerationConfig
 from src.inference.beam_search import search_beams
 from src.inference.job import Batch, Completion, Job
 from src.inference.runtime import Runtime
-from src.inference.sampling import Penalties, choose_tokens, largest_entries, log_normalizer, row_generator
+from src.inference.sampling import Penalties, choose_tokens, likeliest_tokens, log_normalizer, row_generator
 
 
 def stream_tokens(
@@ -115,15 +115,10 @@ class Sampling:
         growing = []
         for place, row in enumerate(live):
             answer = self.answers[row // job.config.num_samples][row % job.config.num_samples]
-            known = len(answer.tokens)
             job.extend(answer, int(tokens[place]), float(log_probs[place]), job.limit(self.prompts[row]))
-            if job.likeliest and len(answer.tokens) > known:
-                answer.likeliest.append(
-                    [
-                        (token, float(logits[place, token] - normalizers[place]))
-                        for _, token in largest_entries(logits[place : place + 1, : job.vocab_size], job.likeliest)
-                    ]
-                )
+            if job.likeliest:
+                allowed = logits[place, : job.vocab_size]
+                answer.likeliest.append(likeliest_tokens(allowed, float(normalizers[place]), job.likeliest))
             growing.append(answer.finish_reason is None)
         self._penalties.count(tokens, live)
         self.live = live[growing]

@@ -6,6 +6,8 @@ changes its arguments. If logits are equal, the smallest id wins, as with argmax
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -91,6 +93,25 @@ def row_generator(seed: int, prompt: int, sample: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(prompt, sample)))
 
 
+def answer_numbers(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Return the number of each answer of a request, for `row_generator`.
+
+    It depends only on the prompt's ids and on how many equal prompts come before. So every answer draws independently,
+    and with a seed a prompt gets the same answers in whatever company.
+
+    Args:
+        prompts: Ids of the prompt of each answer.
+    """
+    seen: Counter[str] = Counter()
+    numbers = []
+    for prompt in prompts:
+        ids = ",".join(map(str, prompt))
+        seen[ids] += 1
+        digest = hashlib.blake2b(f"{ids} {seen[ids]}".encode(), digest_size=7).digest()
+        numbers.append(int.from_bytes(digest, "big"))
+    return numbers
+
+
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Return float64 logits divided by a positive temperature, shifted so that the largest of each row is 0."""
     with np.errstate(over="ignore"):
@@ -172,3 +193,14 @@ def largest_entries(scores: np.ndarray, count: int) -> list[tuple[int, int]]:
     first_kept = max(flat.size - count, 0)
     places = np.sort(np.argpartition(flat, first_kept)[first_kept:])
     return [divmod(place, scores.shape[1]) for place in places[np.argsort(-flat[places], kind="stable")].tolist()]
+
+
+def likeliest_tokens(logits: np.ndarray, normalizer: float, count: int) -> list[tuple[int, float]]:
+    """Return the `count` likeliest ids with their log-probabilities, best first.
+
+    Args:
+        logits: float32 (V,), of the ids that may be returned.
+        normalizer: `log_normalizer` of the whole row.
+        count: Number of ids; all if there are fewer.
+    """
+    return [(token, float(logits[token] - normalizer)) for _, token in largest_entries(logits[None], count)]

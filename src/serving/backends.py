@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.generate import TextCompletion
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
@@ -25,6 +26,7 @@ DEFAULT_SERVER = "http://127.0.0.1:1500"  # the REST interface of MindSpore Serv
 # OpenAI's names for the reasons why an answer ended, by this project's.
 FINISH_REASONS = {"end": "stop", "stop": "stop", "length": "length", None: None}
 Prompt = Union[str, Sequence[int]]  # a text or its ids
+TokenScore = tuple[int, float]  # an id and its natural log-probability
 
 
 def is_loopback(address: str) -> bool:
@@ -118,6 +120,19 @@ class TokenBackend(Backend, Protocol):
             InputError: The model cannot score this.
             BackendError: The model does not answer.
         """
+
+    def score_likeliest(self, tokens: Sequence[int], count: int) -> tuple[Sequence[float], list[list[TokenScore]]]:
+        """Return `score(tokens)`, and for each of tokens[1:] the `count` likeliest ids with their log-probabilities.
+
+        Raises:
+            InputError, BackendError: As `score`; or the model does not tell the likeliest ids of a prompt.
+        """
+        if count:
+            raise InputError(
+                "this kind of model does not tell the likeliest tokens of a prompt; ask for echo with logprobs 0, or "
+                "serve the checkpoint or its quantised folder"
+            )
+        return list(map(float, self.score(tokens))), [[]] * (len(tokens) - 1)
 
     def check(self) -> None:
         """Raise BackendError if requests would get no answer."""

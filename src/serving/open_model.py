@@ -121,7 +121,10 @@ def open_quantized(
 
     runtime = CpuRuntime(folder, threads)
     tokenizer = runtime.load_tokenizer(tokenizer_path)
-    return TextService(runtime, runtime.score, tokenizer, runtime.manifest.end_token, rows, waiting_limit, time_limit)
+    limits = waiting_limit, time_limit
+    return TextService(
+        runtime, runtime.score, tokenizer, runtime.manifest.end_token, rows, *limits, logits=runtime.predictions
+    )
 
 
 def open_trained(
@@ -146,7 +149,9 @@ def open_trained(
     tokenizer, end_token = opened.tokenizer, opened.config.generation.end_token
     runtime = opened.runtime
     assert isinstance(runtime, CachedRuntime), "open_run sets use_past"
-    return TextService(runtime, opened.scorer().score_text, tokenizer, end_token, rows, waiting_limit, time_limit)
+    scorer = opened.scorer()
+    limits = waiting_limit, time_limit
+    return TextService(runtime, scorer.score_text, tokenizer, end_token, rows, *limits, logits=scorer.predictions)
 
 
 def _prepare_cpu() -> None:

@@ -7,7 +7,7 @@ The web server, the Gradio pages and MindSpore Serving's servable use it. It als
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import numpy as np
 
@@ -15,10 +15,13 @@ from src.common.settings import GenerationConfig
 from src.generate import TextCompletion, TextGenerator
 from src.inference.continuous_batching import ContinuousBatch
 from src.inference.runtime import RowRuntime
-from src.serving.backends import Prompt, TokenBackend
+from src.inference.sampling import likeliest_tokens, log_normalizer
+from src.serving.backends import Prompt, TokenBackend, TokenScore
 from src.tokenization import Tokenizer
 
 Score = Callable[[Sequence[int], int], np.ndarray]  # (tokens, start) -> log-probabilities of tokens[start:]
+# (tokens, start) -> the logits float32 (n, V) that predict tokens[start:], some tokens at a time
+Logits = Callable[[Sequence[int], int], Iterable[np.ndarray]]
 
 
 class TextService(TokenBackend):
@@ -32,6 +35,7 @@ class TextService(TokenBackend):
         rows: Answers that are generated at once.
         waiting_limit: See `ContinuousBatch`.
         time_limit: See `ContinuousBatch`.
+        logits: Computes the logits of a text, for the likeliest tokens of a prompt; None if the model cannot.
     """
 
     streams = True
@@ -45,10 +49,11 @@ class TextService(TokenBackend):
         rows: int,
         waiting_limit: int = 64,
         time_limit: float = 120.0,
+        logits: Logits | None = None,
     ) -> None:
         self.tokenizer, self.end_token, self.rows = tokenizer, end_token, rows
         self.seq_length = runtime.seq_length
-        self._score = score
+        self._score, self._logits = score, logits
         self.batch = ContinuousBatch(runtime, rows, waiting_limit, time_limit)
 
     def complete(
@@ -62,6 +67,22 @@ class TextService(TokenBackend):
     def score(self, tokens: Sequence[int], start: int = 1) -> np.ndarray:
         """See `TokenBackend`; float32."""
         return self.batch.between(lambda: self._score(tokens, start))
+
+    def score_likeliest(self, tokens: Sequence[int], count: int) -> tuple[Sequence[float], list[list[TokenScore]]]:
+        """See `TokenBackend`."""
+        logits_of = self._logits
+        if not count or logits_of is None:
+            return super().score_likeliest(tokens, count)
+
+        def found() -> tuple[list[float], list[list[TokenScore]]]:
+            log_probs, likeliest = [], []
+            for logits in logits_of(tokens, 1):
+                for row, normalizer in zip(logits, log_normalizer(logits).tolist()):
+                    log_probs.append(float(row[tokens[len(log_probs) + 1]] - normalizer))
+                    likeliest.append(likeliest_tokens(row[: self.tokenizer.vocab_size], normalizer, count))
+            return log_probs, likeliest
+
+        return self.batch.between(found)
 
     def warm_up(self) -> float:
         """Compile the graphs that requests need by answering one, and return how many seconds it took."""

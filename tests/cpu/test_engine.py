@@ -144,6 +144,8 @@ def test_scores_are_the_specification_s(model, float_runtime):
         logits = numpy_pangu.logits(model[1], CONFIG, tokens[:, :-1], np.arange(size - 1)[None], mask)
         expected = -numpy_pangu.token_losses(logits, tokens)[0, start - 1 :]
         assert np.allclose(float_runtime.score(tokens[0].tolist(), start), expected, atol=2e-4)
+        told = np.concatenate(list(float_runtime.predictions(tokens[0].tolist(), start)))
+        assert np.allclose(told, logits[0, start - 1 :], atol=2e-4)
     with pytest.raises(InputError, match="start is 0"):
         float_runtime.score([11, 12], 0)
 

@@ -13,6 +13,7 @@ import pangu_inference_online
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError, TooLongError
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
+from src.inference.sampling import answer_numbers
 from src.serving.backends import Answer
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue
 from src.serving.openai_client import KeyRefusedError, OnlineModels, UnknownModelError
@@ -45,7 +46,8 @@ def online(base):
 def alone(service, prompt, **settings):
     """Return the answer of the generation loop itself."""
     config = GenerationConfig(max_new_tokens=12, **settings)
-    [[answer]] = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0).generate([prompt])
+    generator = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0)
+    *_, [[answer]] = generator.completions([prompt], answer_numbers([service.tokenizer.encode(prompt)]))
     return answer.text
 
 

@@ -11,6 +11,7 @@ from src.common.errors import BackendError
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
 from src.inference.manifest import Manifest
+from src.inference.sampling import answer_numbers
 from src.serving.mindspore_serving_client import ServingBackend, ServingClient
 from src.serving.service import TextService
 from tests.support.programs import TINY
@@ -48,7 +49,8 @@ def client(port):
 def alone(runtime, service, prompt=PROMPT, **settings):
     """Return the answer of the generation loop itself."""
     config = GenerationConfig(**dict(max_new_tokens=12, end_token=9, method="sample") | settings)
-    [[answer]] = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0).generate([prompt])
+    generator = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0)
+    *_, [[answer]] = generator.completions([prompt], answer_numbers([service.tokenizer.encode(prompt)]))
     return answer
 
 
@@ -119,6 +121,33 @@ def test_n(client):
     assert list(texts.values()) == [choice.text for choice in answer.choices]
 
 
+@pytest.fixture
+def even(tiny_vocab):
+    """A client of a model that finds every token as likely as another, whatever the prompt."""
+    runtime = ToyRuntime(160)
+    runtime.table[:] = 0
+    service = toy_service(runtime, tiny_vocab)
+    with serving(service) as port:
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    service.close()
+
+
+def test_each_answer_draws_for_itself(even):
+    """Equal prompts and different prompts draw independently. With a seed, the company of a prompt does not count."""
+
+    def texts(*prompts, **settings):
+        settings = dict(model=MODEL, max_tokens=12, seed=1) | settings
+        return [choice.text for choice in even.completions.create(prompt=list(prompts), **settings).choices]
+
+    other = "低头思故乡"
+    together = texts(PROMPT, other, n=2)
+    assert len(set(together)) == 4
+    assert texts(other, PROMPT, PROMPT) == [together[2], *together[:2]]
+    assert texts(PROMPT, n=3)[:2] == together[:2]
+    assert texts(PROMPT, seed=2) != texts(PROMPT, seed=1) == [together[0]]
+    assert len({*texts(PROMPT, seed=None), *texts(PROMPT, seed=None), together[0]}) == 3
+
+
 def test_logprobs(client, runtime, service):
     answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3)
     expected = alone(runtime, service, method="greedy", max_new_tokens=6)
@@ -170,7 +199,7 @@ def test_chat(client, runtime, service):
     chunks = list(
         client.chat.completions.create(model=MODEL, messages=messages, max_tokens=6, temperature=0, stream=True)
     )
-    assert "".join(chunk.choices[0].delta.content for chunk in chunks) == expected.text
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].choices[0].finish_reason
 
 

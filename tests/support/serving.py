@@ -8,6 +8,8 @@ import subprocess
 import threading
 import time
 
+import numpy as np
+
 from serving_increment.flask.app import AppSettings, create_app
 from serving_increment.http_server import HttpServer
 from src.serving.listening import bound
@@ -18,13 +20,18 @@ from tests.support.programs import ROOT
 ROWS = 4
 
 
-def toy_service(runtime, vocabulary, waiting_limit=64, time_limit=60.0):
+def toy_service(runtime, vocabulary, waiting_limit=64, time_limit=60.0, kind="jieba"):
     """Make a service over a toy runtime. An answer ends before its limit only if the logits choose the end token."""
 
     def score(tokens, start):
         return [runtime.log_probs(tokens[:place])[tokens[place]] for place in range(start, len(tokens))]
 
-    return TextService(runtime, score, load_tokenizer("jieba", vocabulary), 9, ROWS, waiting_limit, time_limit)
+    def logits(tokens, start):
+        for place in range(start, len(tokens)):
+            yield runtime.log_probs(tokens[:place])[None].astype(np.float32)
+
+    tokenizer = load_tokenizer(kind, vocabulary)
+    return TextService(runtime, score, tokenizer, 9, ROWS, waiting_limit, time_limit, logits)
 
 
 def serving(backend, **settings):

@@ -10,6 +10,7 @@ and other branches, so a score depends neither on padding, nor on the batch, nor
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -80,6 +81,25 @@ class TokenLosses(nn.Cell):
         own = ops.gather_elements(logits, 1, ops.reshape(labels, (-1, 1)))
         margins = ops.reduce_max(logits, 1) - ops.reshape(own, (-1,))
         return ops.concat((losses, ops.reshape(margins, (1, -1))))
+
+
+class TokenLogits(nn.Cell):
+    """The head, for some tokens only.
+
+    Inputs:
+        x (N, H): hidden states. places (M,) int32: rows of x that predict.
+
+    Returns:
+        Logits (M, V) float32.
+    """
+
+    def __init__(self, model: PanguAlphaModel):
+        super().__init__(auto_prefix=False)
+        self.head = model.head
+        self.embedding = model.backbone.embedding.word_embedding
+
+    def construct(self, x: Tensor, places: Tensor) -> Tensor:
+        return ops.cast(self.head(ops.gather(x, places, 0), self.embedding.embedding_table), ms.float32)
 
 
 @dataclass
@@ -188,6 +208,7 @@ class TokenScorer:
         self._tokens_at_once = batch_size * model.config.seq_length
         self._hidden_states = HiddenStates(model)
         self._losses = TokenLosses(model, cpu_kernels, margins)
+        self._logits = TokenLogits(model)
 
     def score(self, groups: Iterable[Sequence[Request]]) -> Iterator[tuple[int, list[np.ndarray]]]:
         """Score groups of requests while they arrive.
@@ -221,6 +242,17 @@ class TokenScorer:
         check_scored(tokens, start, self.config.seq_length, self.config.vocab_size)
         [(_, [log_probs])] = self.score([[Request(tokens, start)]])
         return log_probs
+
+    def predictions(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
+        """Yield the logits float32 (n, V) that predict tokens[start:], some at a time; raises as `score_text`."""
+        check_scored(tokens, start, self.config.seq_length, self.config.vocab_size)
+        count = len(tokens) - 1
+        ids, positions, branches = np.full((3, 1, row_length(count)), SHARED, np.int32)
+        ids[0, :count], positions[0, :count] = tokens[:-1], np.arange(count)
+        hidden = self._hidden_states(Tensor(ids), Tensor(positions), Tensor(branches))
+        for first in range(start - 1, count, LOSSES_AT_ONCE):
+            places = np.minimum(np.arange(first, first + LOSSES_AT_ONCE), count - 1).astype(np.int32)
+            yield self._logits(hidden, Tensor(places)).asnumpy()[: count - first]
 
     def _rows(self, length: int) -> int:
         """Return how many rows of a length are computed at once, a power of two."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from src.inference.mindspore import scoring
 from src.inference.mindspore.load import build_runtime
 from src.inference.mindspore.scoring import TokenScorer, plan_rows
 from src.inference.padding import row_length
@@ -48,6 +49,21 @@ def truth(weights, config, request):
     size = ids.shape[1] - 1
     logits = numpy_pangu.logits(weights, config, ids[:, :-1], np.arange(size)[None], np.tril(np.ones((1, size, size))))
     return -numpy_pangu.token_losses(logits, ids)[0, request.start - 1 :]
+
+
+@pytest.mark.parametrize("start", [1, 5])
+def test_predictions_are_the_specification_s(model_and_weights, start, monkeypatch):
+    """The logits come in pieces; the last piece is shorter."""
+    monkeypatch.setattr(scoring, "LOSSES_AT_ONCE", 4)
+    model, weights = model_and_weights
+    [request], *_ = (group for group in groups() if len(group) == 1)
+    ids = np.array([request.tokens])
+    size = ids.shape[1] - 1
+    mask = np.tril(np.ones((1, size, size)))
+    expected = numpy_pangu.logits(weights, model.config, ids[:, :-1], np.arange(size)[None], mask)[0, start - 1 :]
+    found = list(TokenScorer(model, cpu_kernels=True).predictions(request.tokens, start))
+    assert len(found) == -(-len(expected) // 4)
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-4)
 
 
 def scores(model, wanted, **settings):
