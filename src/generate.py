@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from src.common.errors import InputError
@@ -115,7 +115,11 @@ class TextGenerator:
         return _pieces(one.completions([text]))
 
     def completions(
-        self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None, likeliest: int = 0
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        numbers: Sequence[int] | None = None,
+        likeliest: int = 0,
+        bias: Mapping[int, float] | None = None,
     ) -> Iterator[list[list[TextCompletion]]]:
         """Continue texts or ids, and yield the answers after every step.
 
@@ -125,15 +129,20 @@ class TextGenerator:
             prompts: Texts or ids.
             numbers: Number of each prompt, see `src.inference.loop.stream_tokens`.
             likeliest: How many of the likeliest ids to record at each token.
+            bias: Numbers that are added to the logits of some ids.
 
         Raises:
             InputError: As `src.inference.loop.stream_tokens`. Raised at once, before the first step.
         """
-        steps = self.run(self._job(prompts, numbers, likeliest))
+        steps = self.run(self._job(prompts, numbers, likeliest, bias))
         return ([[self._shown(answer) for answer in group] for group in step] for step in steps)
 
     def _job(
-        self, prompts: Sequence[str | Sequence[int]], numbers: Sequence[int] | None = None, likeliest: int = 0
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        numbers: Sequence[int] | None = None,
+        likeliest: int = 0,
+        bias: Mapping[int, float] | None = None,
     ) -> Job:
         ids = [self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         return Job(
@@ -145,6 +154,7 @@ class TextGenerator:
             self._has_stop if self._stops else None,
             numbers,
             likeliest,
+            bias or {},
         )
 
     def _shown(self, answer: Completion) -> TextCompletion:

@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
@@ -12,9 +13,9 @@ from werkzeug.exceptions import BadRequest, NotFound, UnsupportedMediaType
 from serving_increment.flask.errors import message_and_status
 from serving_increment.flask.log_probs import Entry, Json, prompt_entries
 from serving_increment.flask.openapi import document
-from serving_increment.flask.schemas import ChatRequest, CompletionRequest
+from serving_increment.flask.schemas import MOST_ANSWERS, ChatRequest, CompletionRequest
 from serving_increment.flask.wire import Writer
-from src.common.errors import BackendError, InputError
+from src.common.errors import InputError
 from src.generate import TextCompletion
 from src.inference.sampling import answer_numbers
 from src.serving.backends import TokenBackend
@@ -41,7 +42,7 @@ def models() -> Response:
     return jsonify(object="list", data=[_model()])
 
 
-@routes.get("/v1/models/<name>")
+@routes.get("/v1/models/<path:name>")
 def model(name: str) -> Response:
     """Describe a model."""
     _check_model(name)
@@ -96,19 +97,30 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
     """Generate answers, and send them when they are complete or as a stream."""
     backend, metrics = current_app.config["BACKEND"], current_app.config["METRICS"]
     g.user = asked.user
-    prompts = [
-        backend.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        for prompt in asked.prompts
-        for _ in range(asked.n)
-    ]
-    config = asked.generation(backend.end_token)
-    steps = metrics.observed(backend.complete(prompts, answer_numbers(prompts), config, asked.likeliest))
+    if len(asked.prompts) * asked.copies > MOST_ANSWERS:
+        raise InputError(
+            f"{len(asked.prompts)} prompts with {asked.copies} answers each are too many; a request may have "
+            f"{MOST_ANSWERS} answers"
+        )
+    encoded = [backend.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts]
+    prompts = [ids for ids in encoded for _ in range(asked.copies)]
+    is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    found = backend.complete(
+        prompts,
+        answer_numbers(prompts),
+        asked.generation(backend.end_token),
+        asked.likeliest,
+        asked.bias,
+        lambda: not is_gone(),
+    )
+    steps = metrics.observed(found)
     first = next(steps)  # errors become a status here, before a stream begins
     metrics.prompt_tokens.inc(sum(map(len, prompts)))
+    chosen = [ids for ids in encoded for _ in range(asked.n)]
     scored = None
     if isinstance(asked, CompletionRequest) and asked.echo and asked.logprobs is not None:
-        scored = _scored(backend, prompts, asked.likeliest)
-    writer = Writer(asked, f"{prefix}-{uuid.uuid4().hex}", backend, prompts, scored)
+        scored = _scored(backend, chosen, asked.likeliest)
+    writer = Writer(asked, f"{prefix}-{uuid.uuid4().hex}", backend, chosen, scored)
     if asked.stream:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return Response(_events(writer, first, steps, asked), mimetype="text/event-stream", headers=headers)
@@ -125,16 +137,8 @@ def _scored(backend: TokenBackend, prompts: Sequence[Sequence[int]], likeliest: 
 
 
 def _last(first: list[TextCompletion], steps: Iterator[list[TextCompletion]]) -> list[TextCompletion]:
-    """Return the finished answers. Generation ends if the caller hangs up."""
-    is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    last = first
-    try:
-        for answers in steps:
-            last = answers
-            if is_gone():
-                raise BackendError("the client has gone")
-    finally:
-        steps.close()
+    """Return the finished answers."""
+    *_, last = [first, *deque(steps, maxlen=1)]
     return last
 
 

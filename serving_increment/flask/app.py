@@ -13,6 +13,8 @@ from serving_increment.flask.metrics import Metrics
 from src.serving.backends import TokenBackend
 from src.serving.visitors import Visitors, is_preflight
 
+LOGGED_CHARACTERS = 200  # of the field `user`
+
 
 @dataclass
 class AppSettings:
@@ -92,7 +94,7 @@ class _Ending:
         self.metrics, self.status = metrics, status
         self.path = str(request.url_rule) if request.url_rule else "unknown"
         self.line = f"{g.identity} {request.remote_addr} {request.method} {self.path}"
-        self.user = g.get("user")
+        self.user = (g.get("user") or "")[:LOGGED_CHARACTERS]
         self.begin = g.begin
 
     def __call__(self) -> None:

@@ -12,7 +12,15 @@ TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_fo
 
 
 def message_and_status(error: Exception) -> tuple[str, int]:
-    """Return message and status for the caller. The details of an unexpected error go to the log only."""
+    """Return message and status for the caller. The details of an unexpected error go to the log only.
+
+    Half a surrogate pair, which a request can hold, is written as an escape.
+    """
+    message, status = _message_and_status(error)
+    return message.encode(errors="backslashreplace").decode(), status
+
+
+def _message_and_status(error: Exception) -> tuple[str, int]:
     if isinstance(error, RequestEntityTooLarge):
         return "the request is too large for this server; send a shorter text", 413
     if isinstance(error, HTTPException) and error.code:

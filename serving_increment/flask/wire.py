@@ -44,9 +44,15 @@ class Writer:
         self._shown = [(0, 0, False)] * len(prompts)  # characters, tokens, ended
 
     def whole(self, answers: Sequence[TextCompletion]) -> Json:
-        """Return the complete answers."""
+        """Return the complete answers; with best_of, the n of each prompt whose tokens are likeliest in the mean."""
+        kept, copies = [], self.request.copies
+        for first in range(0, len(answers), copies):
+            group = answers[first : first + copies]
+            kept += (
+                sorted(group, key=_mean_log_prob, reverse=True)[: self.request.n] if copies > self.request.n else group
+            )
         return self._head | {
-            "choices": [self._choice(index, answer, 0, 0) for index, answer in enumerate(answers)],
+            "choices": [self._choice(index, answer, 0, 0) for index, answer in enumerate(kept)],
             "usage": self.usage(answers),
         }
 
@@ -120,3 +126,8 @@ class Writer:
             entries = [*self.scored[index], *entries]
             offsets = [*text_offsets(self.prompts[index], self.tokenizer, text), *offsets]
         return completion_log_probs(entries, offsets, self.tokenizer, self.request.logprobs or 0)
+
+
+def _mean_log_prob(answer: TextCompletion) -> float:
+    """Return the log-probability of an answer by token, the end token included."""
+    return answer.log_prob / (len(answer.tokens) + (answer.finish_reason == "end"))

@@ -93,7 +93,7 @@ def search_beams(job: Job) -> Iterator[list[list[Completion]]]:
     """
     num_beams = job.config.num_beams
     batch = Batch(job, num_beams)
-    penalties = Penalties(batch.prompts, job.vocab_size, job.config)
+    penalties = Penalties(batch.prompts, job.vocab_size, job.config, job.bias)
     searches = [_Beams(job, prompt) for prompt in job.prompts]
     logits = batch.prefill()
     while True:

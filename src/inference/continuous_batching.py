@@ -12,16 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
 import numpy as np
 
-from src.common.errors import BusyError, InputError, TimeLimitError
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 from src.inference.job import Completion, Job
 from src.inference.loop import Sampling
 from src.inference.runtime import RowRuntime
 
 Answers = list[list[Completion]]
+_LOOK_SECONDS = 0.1  # how often a waiting call looks whether its caller has gone
 Result = TypeVar("Result")
 
 
@@ -86,49 +88,87 @@ class ContinuousBatch:
         """Number of rows with growing answers."""
         return self.rows - len(self._free)
 
-    def run(self, job: Job) -> Iterator[Answers]:
+    def run(self, job: Job, is_wanted: Callable[[], bool] | None = None) -> Iterator[Answers]:
         """Run a job and return its steps, see `src.inference.loop.stream_tokens`. A slow reader misses some steps but
-        never the last one. Closing the iterator ends the generation.
+        never the last one. Closing the iterator ends the generation. If the job has more answers than there are rows,
+        its prompts are answered in turns.
+
+        Args:
+            job: The job.
+            is_wanted: Returns False when the caller has gone. The job is then dropped, also while it waits.
 
         Raises:
             InputError: The job cannot share a runtime. Raised at once.
             BusyError: Too many calls wait. Raised at once.
             TimeLimitError: The call takes too long. Raised by the iterator.
+            BackendError: The caller has gone. Raised by the iterator.
         """
-        call = _Call(job)
+        samples = job.config.num_samples
         if job.config.method == "beam":
             raise InputError("beam search needs the model for itself and is not served; take method sample or greedy")
-        if len(call.positions) > self.rows:
-            raise InputError(f"{len(call.positions)} answers at once are too many; this server makes {self.rows}")
+        if samples > self.rows:
+            raise InputError(f"{samples} samples of a prompt are too many; this server makes {self.rows} at once")
+        call = _Call(job.part(0, self.rows // samples))
         with self._changed:
             if len(self._waiting) >= self.waiting_limit:
                 raise BusyError(f"{len(self._waiting)} requests are waiting already; try again in a moment")
             self._waiting.append(call)
             self._changed.notify()
-        return self._steps(call, time.monotonic() + self.time_limit)
+        return self._steps(job, call, time.monotonic() + self.time_limit, is_wanted)
 
-    def _steps(self, call: _Call, deadline: float) -> Iterator[Answers]:
+    def _steps(self, job: Job, call: _Call, deadline: float, is_wanted: Callable[[], bool] | None) -> Iterator[Answers]:
+        """Yield the steps of a job. `call` is its first part; the next part waits when the one before it has ended."""
+        answers, first, size = job.no_answers(), 0, self.rows // job.config.num_samples
+        while True:
+            for step in self._steps_of_part(call, deadline, is_wanted):
+                answers = answers[:first] + step + answers[first + len(step) :]
+                yield answers
+            first += size
+            if first >= len(job.prompts):
+                return
+            call = _Call(job.part(first, size))
+            with self._changed:
+                self._waiting.append(call)
+                self._changed.notify()
+
+    def _steps_of_part(self, call: _Call, deadline: float, is_wanted: Callable[[], bool] | None) -> Iterator[Answers]:
         try:
             while True:
-                try:
-                    step = call.steps.get(timeout=max(0.0, deadline - time.monotonic()))
-                    while not call.steps.empty():
-                        step = call.steps.get()
-                except queue.Empty:
-                    raise TimeLimitError(f"no answer within {self.time_limit:g} seconds") from None
+                step = self._next_step(call, deadline, is_wanted)
                 if isinstance(step, Exception):
                     raise step
                 yield step
                 if all(answer.finish_reason for group in step for answer in group):
                     return
         finally:
-            call.abandoned = True
+            with self._changed:
+                call.abandoned = True
+                if call in self._waiting:
+                    self._waiting.remove(call)
+
+    def _next_step(self, call: _Call, deadline: float, is_wanted: Callable[[], bool] | None) -> Answers | Exception:
+        """Wait for a step of a call, and return the newest one."""
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if is_wanted and not is_wanted():
+                raise BackendError("the caller has gone")
+            try:
+                step = call.steps.get(timeout=min(left, _LOOK_SECONDS) if is_wanted else left)
+            except queue.Empty:
+                if left <= _LOOK_SECONDS or not is_wanted:
+                    raise TimeLimitError(f"no answer within {self.time_limit:g} seconds") from None
+                continue
+            while not call.steps.empty():
+                step = call.steps.get()
+            return step
 
     def between(self, function: Callable[[], Result]) -> Result:
         """Run a function that uses the runtime between two tokens, and return its result."""
         future: Future[Result] = Future()
 
         def errand() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(function())
             except Exception as error:  # `result` raises it in the caller's thread
@@ -137,7 +177,11 @@ class ContinuousBatch:
         with self._changed:
             self._errands.append(errand)
             self._changed.notify()
-        return future.result(self.time_limit)
+        try:
+            return future.result(self.time_limit)
+        except FutureTimeoutError:
+            future.cancel()
+            raise TimeLimitError(f"no answer within {self.time_limit:g} seconds") from None
 
     def close(self) -> None:
         """End the thread. Calls that still run end with BusyError."""
@@ -177,11 +221,20 @@ class ContinuousBatch:
         call.rows, self._free = np.array(self._free[:count]), self._free[count:]
         self._running.append(call)
         prompts = call.sampling.prompts
-        logits = [
-            self.runtime.join(np.array([prompt], np.int32), np.array([len(prompt)], np.int32), call.rows[i : i + 1])
-            for i, prompt in enumerate(prompts)
-        ]
+        try:
+            logits = [
+                self.runtime.join(np.array([prompt], np.int32), np.array([len(prompt)], np.int32), call.rows[i : i + 1])
+                for i, prompt in enumerate(prompts)
+            ]
+        except Exception as error:  # only the rows of this call were written
+            self._fail(call, error)
+            return
         self._advance(call, np.concatenate(logits))
+
+    def _fail(self, call: _Call, error: Exception) -> None:
+        """End one call with an error. Its rows become free before the next token."""
+        call.steps.put(error)
+        call.abandoned = True
 
     def _decode(self) -> None:
         """Decode one more token in every row."""
@@ -207,8 +260,7 @@ class ContinuousBatch:
             call.advance(logits)
             ended = np.setdiff1d(before, call.live_rows)
         except Exception as error:  # concerns this call only
-            call.steps.put(error)
-            call.abandoned = True
+            self._fail(call, error)
             return
         self._free += ended.tolist()
         if not len(call.live_rows):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -51,6 +51,7 @@ class Job:
 
     Args:
         likeliest: How many of the likeliest ids to record at each token.
+        bias: Numbers that are added to the logits of some ids before a token is chosen.
     """
 
     runtime: Runtime
@@ -61,6 +62,7 @@ class Job:
     is_stop: Callable[[list[int]], bool] | None
     numbers: Sequence[int] | None = None
     likeliest: int = 0
+    bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -69,6 +71,9 @@ class Job:
             raise InputError(
                 f"generation.end_token {self.config.end_token} is outside the vocabulary of {self.vocab_size} ids"
             )
+        unknown = [token for token in self.bias if not 0 <= token < self.vocab_size]
+        if unknown:
+            raise InputError(f"logit_bias has the id {unknown[0]}, outside the vocabulary of {self.vocab_size} ids")
         for number, prompt in enumerate(self.prompts, 1):
             name = f"prompt {number} of {len(self.prompts)}"
             if not prompt:
@@ -81,6 +86,16 @@ class Job:
             unknown = [token for token in prompt if not 0 <= token < self.vocab_size]
             if unknown:
                 raise InputError(f"{name} holds the id {unknown[0]}, outside the vocabulary of {self.vocab_size} ids")
+
+    def part(self, first: int, size: int) -> Job:
+        """Return the job of at most `size` prompts from number `first` on. They get the answers that they get here."""
+        numbers = range(len(self.prompts)) if self.numbers is None else self.numbers
+        own = slice(first, first + size)
+        return replace(self, prompts=self.prompts[own], numbers=numbers[own])
+
+    def no_answers(self) -> list[list[Completion]]:
+        """Return the answers to each prompt before the first token."""
+        return [[Completion() for _ in range(self.config.num_samples)] for _ in self.prompts]
 
     def limit(self, prompt: list[int]) -> int:
         """Return how many tokens the answer to a prompt may have."""

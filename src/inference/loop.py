@@ -88,12 +88,12 @@ class Sampling:
     def __init__(self, job: Job) -> None:
         samples = range(job.config.num_samples)
         self.job = job
-        self.answers = [[Completion() for _ in samples] for _ in job.prompts]
+        self.answers = job.no_answers()
         self.prompts = [prompt for prompt in job.prompts for _ in samples]
         self.live = np.arange(len(self.prompts))
         numbers = range(len(job.prompts)) if job.numbers is None else job.numbers
         self._generators = [row_generator(job.config.seed, number, sample) for number in numbers for sample in samples]
-        self._penalties = Penalties(self.prompts, job.vocab_size, job.config)
+        self._penalties = Penalties(self.prompts, job.vocab_size, job.config, job.bias)
 
     def advance(self, logits: np.ndarray) -> np.ndarray:
         """Add a token to each live answer, and remove the rows of ended answers from `live`.

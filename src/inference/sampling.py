@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,16 +20,24 @@ _NUCLEUS_GUESS = 512  # tokens to sort first: a nucleus is nearly always smaller
 
 
 class Penalties:
-    """The repetition, frequency and presence penalties of a batch, and the token counts that they need.
+    """The biases and the repetition, frequency and presence penalties of a batch, and the token counts that they need.
 
     Args:
         prompts: Prompt ids of each row, for the repetition penalty.
         vocab_size: V, the width of the logits.
         config: Values of the three penalties. If all are off, nothing is counted.
+        bias: Numbers that are added to the logits of some ids.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], vocab_size: int, config: GenerationConfig) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        vocab_size: int,
+        config: GenerationConfig,
+        bias: Mapping[int, float] = MappingProxyType({}),
+    ) -> None:
         self.config = config
+        self._biased, self._bias = list(bias), np.array(list(bias.values()), np.float32)
         self.on = bool(config.repetition_penalty != 1 or config.frequency_penalty or config.presence_penalty)
         if self.on:
             self.in_prompt = np.zeros((len(prompts), vocab_size), bool)
@@ -38,9 +47,12 @@ class Penalties:
 
     def apply(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return penalised logits of `rows`: float32 (len(rows), V), as `logits`."""
-        if not self.on:
-            return logits
-        return penalise(logits, self.in_prompt[rows], self.counts[rows], self.config)
+        if self.on:
+            logits = penalise(logits, self.in_prompt[rows], self.counts[rows], self.config)
+        if self._biased:
+            logits = logits.copy()
+            logits[:, self._biased] += self._bias
+        return logits
 
     def count(self, tokens: np.ndarray, rows: np.ndarray) -> None:
         """Count one new token of the answer in each of `rows`."""

@@ -7,7 +7,7 @@ backend of their kind. MindSpore Serving's worker (Python 3.9) imports this file
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address
@@ -95,7 +95,13 @@ class TokenBackend(Backend, Protocol):
     streams: bool
 
     def complete(
-        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        numbers: Sequence[int],
+        config: GenerationConfig,
+        likeliest: int = 0,
+        bias: Mapping[int, float] | None = None,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> Generator[list[TextCompletion]]:
         """Continue texts or ids.
 
@@ -104,6 +110,8 @@ class TokenBackend(Backend, Protocol):
             numbers: Number of each prompt; sampling draws from the seed and this number.
             config: How to choose tokens and when to end.
             likeliest: How many of the likeliest ids to record at each token.
+            bias: Numbers that are added to the logits of some ids before a token is chosen.
+            is_wanted: Returns False when the caller has gone. A model in this process then drops the request.
 
         Returns:
             An iterator over steps. Each step gives one answer a prompt, as far as its text is settled.

@@ -1,7 +1,7 @@
 """The client of MindSpore Serving's REST interface, and MindSpore Serving as a backend."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -124,13 +124,23 @@ class ServingBackend(TokenBackend):
         self.end_token, self.rows, self.seq_length = manifest.end_token, manifest.rows, manifest.model.seq_length
 
     def complete(
-        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        numbers: Sequence[int],
+        config: GenerationConfig,
+        likeliest: int = 0,
+        bias: Mapping[int, float] | None = None,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> Generator[list[TextCompletion]]:
         """See `TokenBackend`. There is one step, with the complete answers."""
         if likeliest:
             raise InputError(
                 "MindSpore Serving does not return the likeliest tokens; ask for logprobs 0, or start the page with "
                 "--backend local"
+            )
+        if bias:
+            raise InputError(
+                "MindSpore Serving takes no logit_bias; leave it out, or start the page with --backend local"
             )
         settings = generation_fields(config) | {"return_scores": True}
         instances = [

@@ -7,7 +7,8 @@ The web server, the Gradio pages and MindSpore Serving's servable use it. It als
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -57,11 +58,19 @@ class TextService(TokenBackend):
         self.batch = ContinuousBatch(runtime, rows, waiting_limit, time_limit)
 
     def complete(
-        self, prompts: Sequence[Prompt], numbers: Sequence[int], config: GenerationConfig, likeliest: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        numbers: Sequence[int],
+        config: GenerationConfig,
+        likeliest: int = 0,
+        bias: Mapping[int, float] | None = None,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> Generator[list[TextCompletion]]:
         """See `TokenBackend`. InputError and BusyError are raised at once, see `ContinuousBatch.run`."""
-        generator = TextGenerator(self.batch.runtime, self.tokenizer, config, 0, self.batch.run)
-        steps = generator.completions(prompts, numbers, likeliest)
+        run = partial(self.batch.run, is_wanted=is_wanted)
+        steps = TextGenerator(self.batch.runtime, self.tokenizer, config, 0, run).completions(
+            prompts, numbers, likeliest, bias
+        )
         return ([answer for [answer] in step] for step in steps)
 
     def score(self, tokens: Sequence[int], start: int = 1) -> np.ndarray:

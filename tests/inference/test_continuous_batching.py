@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from src.common.errors import BusyError, InputError, TimeLimitError
+from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 from src.common.settings import GenerationConfig
 from src.inference.continuous_batching import ContinuousBatch
 from src.inference.job import Job
@@ -138,8 +138,58 @@ def test_a_full_queue_is_told_at_once(slow):
 def test_what_can_not_be_run_among_others(batch):
     with pytest.raises(InputError, match="beam search"):
         batch.run(job([[5]], method="beam", num_beams=2))
-    with pytest.raises(InputError, match="5 answers at once are too many; this server makes 4"):
+    with pytest.raises(InputError, match="5 samples of a prompt are too many; this server makes 4 at once"):
         batch.run(job([[5]], num_samples=5))
+
+
+def test_more_prompts_than_rows_are_answered_in_turns(batch):
+    prompts = [[5 + number % 3, number % 7] for number in range(11)]
+    for settings in (dict(num_samples=1), dict(num_samples=2), dict(num_samples=3), dict(numbers=range(20, 31))):
+        settings = dict(prompts=prompts, method="sample", seed=3, likeliest=1) | settings
+        assert last(batch.run(job(**settings))) == last(run_alone(job(**settings)))
+    assert batch.busy_rows == batch.waiting_calls == 0
+
+
+def test_a_caller_who_is_gone_is_dropped_while_it_waits(slow):
+    running = slow.run(job([[5, 6]] * ROWS, end_token=0))
+    next(running)
+    waiting = slow.run(job([[7]]), is_wanted=lambda: False)
+    assert slow.waiting_calls == 1
+    with pytest.raises(BackendError, match="the caller has gone"):
+        next(waiting)
+    assert slow.waiting_calls == 0
+
+
+def test_a_prompt_that_can_not_be_read_ends_its_own_call_only(slow):
+    """The runtime fails while it reads one prompt, and the other callers get their answers."""
+    join = slow.runtime.join
+
+    def failing(ids, lengths, rows):
+        if ids[0, 0] == 11:
+            raise RuntimeError("out of order")
+        return join(ids, lengths, rows)
+
+    slow.runtime.join = failing
+    good = slow.run(job([[5, 6]], end_token=0, max_new_tokens=8))
+    next(good)
+    bad = slow.run(job([[7], [11]], end_token=0))
+    slow.runtime.allowed.release(100)
+    with pytest.raises(RuntimeError, match="out of order"):
+        next(bad)
+    assert last(good) == last(run_alone(job([[5, 6]], end_token=0, max_new_tokens=8)))
+    eventually(lambda: slow.busy_rows == 0)
+    assert last(slow.run(job([[5]] * ROWS))) == last(run_alone(job([[5]] * ROWS)))
+
+
+def test_an_errand_that_takes_too_long_is_told(slow):
+    running = slow.run(job([[5, 6]], end_token=0))
+    next(running)
+    slow.time_limit, ran = 0.05, []
+    with pytest.raises(TimeLimitError, match="no answer within 0.05 seconds"):
+        slow.between(lambda: ran.append(1))
+    slow.time_limit = 20
+    slow.runtime.allowed.release(100)
+    assert slow.between(lambda: 3) == 3 and not ran
 
 
 def test_a_failure_of_the_runtime_ends_what_runs_and_nothing_else(slow):

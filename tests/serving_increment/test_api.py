@@ -244,7 +244,6 @@ WRONG = {
     "a prompt longer than the table": (body(prompt=[5] * 64), 422, "it may have at most 63"),
     "a number as text": (body(temperature="1"), 422, "temperature: Input should be a valid number"),
     "a length of none": (body(max_tokens=0), 422, "max_tokens: Input should be greater than or equal to 1"),
-    "more answers than rows": (body(n=ROWS + 1), 422, "this server makes 4"),
     "an unknown field": (body(temprature=1), 422, "temprature: Extra inputs are not permitted"),
     "an empty stop": (body(stop=""), 422, "stop: "),
     "an unknown model": (body(model="gpt-4"), 404, "'gpt-4' is not served here"),
@@ -294,7 +293,7 @@ class Broken:
     def __init__(self, tokenizer, error):
         self.tokenizer, self.error = tokenizer, error
 
-    def complete(self, prompts, numbers, config, likeliest):
+    def complete(self, *_):
         raise self.error
 
     def check(self):
@@ -365,6 +364,19 @@ def test_a_client_that_hangs_up_frees_its_rows(slow: TextService, stream):
         assert slow.batch.runtime.decoded and len(slow.batch.runtime.decoded) < 45
         slow.batch.runtime.allowed.release(1000)
         assert ask(port, "POST", "/v1/completions", body())[0] == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_gives_up_while_it_waits_is_dropped(slow: TextService, stream):
+    with serving(slow) as port:
+        running = begin(port, n=ROWS)
+        eventually(lambda: slow.batch.busy_rows == ROWS)
+        waiting = begin(port, stream=stream)
+        eventually(lambda: slow.batch.waiting_calls == 1)
+        waiting.close()
+        eventually(lambda: slow.batch.waiting_calls == 0)  # no token was decoded yet
+        assert not slow.batch.runtime.decoded and len(slow.batch.runtime.joined) == ROWS
+        running.close()
 
 
 def test_a_full_queue(slow):
