@@ -99,19 +99,34 @@ class OnlineModels:
         )
 
     def _answers(self, route: Any, config: GenerationConfig, **asked: Any) -> Iterator[Answer]:
-        answer = Answer("")
+        answer, is_begun = Answer(""), False
         asked |= _settings(config)
-        with self.explained(), route.create(stream=True, **asked) as stream:
-            if "text/event-stream" not in stream.response.headers.get("Content-Type", ""):
+        with self.explained(), self._stream(route, asked) as stream:
+            headers = stream.response.headers
+            if "text/event-stream" not in headers.get("Content-Type", ""):
                 raise self._foreign()
             for chunk in stream:
                 for choice in chunk.choices:
-                    piece = choice.text if hasattr(choice, "text") else choice.delta.content
+                    piece = choice.text if hasattr(choice, "text") else choice.delta and choice.delta.content
                     answer = Answer(answer.text + (piece or ""), choice.finish_reason or answer.finish_reason)
                 if chunk.choices:
+                    is_begun = True
                     yield answer
         if answer.finish_reason is None:
-            raise BackendError(f"{self.api_base} broke off in the middle of the answer")
+            # Some servers tell no reason. A complete transfer is a complete answer; a closed connection may be a break.
+            if not is_begun or not headers.keys() & {"content-length", "transfer-encoding"}:
+                raise BackendError(f"{self.api_base} broke off in the middle of the answer")
+            yield answer._replace(finish_reason="stop")
+
+    def _stream(self, route: Any, asked: dict[str, Any]) -> Any:
+        """Ask for a stream. Newer servers call the length of a chat's answer max_completion_tokens only."""
+        try:
+            return route.create(stream=True, **asked)
+        except openai.BadRequestError as error:
+            if "max_completion_tokens" not in str(error) or "messages" not in asked:
+                raise
+        asked = dict(asked)
+        return route.create(stream=True, max_completion_tokens=asked.pop("max_tokens"), **asked)
 
     @contextmanager
     def explained(self) -> Generator[None]:

@@ -147,7 +147,8 @@ class Foreign(http.server.BaseHTTPRequestHandler):
         type(self).asked = json.loads(self.rfile.read(size)) if size else None
         self.send_response(self.status)
         self.send_header("Content-Type", self.kind)
-        self.send_header("Content-Length", str(self.length or len(self.body)))
+        if self.length != -1:  # else the connection ends the answer
+            self.send_header("Content-Length", str(self.length or len(self.body)))
         self.end_headers()
         self.wfile.write(self.body)
         self.wfile.flush()
@@ -196,7 +197,8 @@ def failure(message, **more):
         (dict(kind="text/html", body=b"<html>a page</html>"), InputError, "OpenAI's protocol"),
         (dict(kind="text/event-stream", body=b"data: {\n\n"), InputError, "OpenAI's protocol"),
         (dict(kind="text/event-stream", body=event({"other": 1})), InputError, "OpenAI's protocol"),
-        (dict(kind="text/event-stream", body=PIECE), BackendError, "broke off"),
+        (dict(kind="text/event-stream", body=PIECE, length=-1), BackendError, "broke off"),
+        (dict(kind="text/event-stream", body=b"data: [DONE]\n\n"), BackendError, "broke off"),
         (dict(kind="text/event-stream", body=PIECE, length=10000), BackendError, "127.0.0.1"),
         (
             dict(kind="text/event-stream", body=PIECE + event({"error": {"message": "ended", "code": 504}})),
@@ -211,6 +213,52 @@ def test_what_other_servers_do(foreign, answer, kind, told):
     _, online = foreign(**answer)
     with pytest.raises(kind, match=told):
         list(online.write("m", PROMPT, GenerationConfig()))
+
+
+def chat_event(**choice):
+    return event(
+        {
+            "id": "1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "m",
+            "choices": [{"index": 0, "finish_reason": None} | choice],
+        }
+    )
+
+
+def test_a_stream_without_a_reason(foreign):
+    """The transfer is complete, so the answer is, even if the server tells no reason."""
+    for end in (b"", b"data: [DONE]\n\n"):
+        _, online = foreign(kind="text/event-stream", body=PIECE + end)
+        assert list(online.write("m", PROMPT, GenerationConfig()))[-1] == Answer("春", "stop")
+
+
+def test_a_delta_that_is_null(foreign):
+    body = chat_event(delta={"content": "春"}) + chat_event(delta=None) + chat_event(delta=None, finish_reason="length")
+    _, online = foreign(kind="text/event-stream", body=body)
+    assert list(online.reply("m", [Turn("user", PROMPT)], GenerationConfig()))[-1] == Answer("春", "length")
+
+
+def test_a_server_that_refuses_max_tokens(foreign):
+    told = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+
+    def do_post(self):
+        size = int(self.headers["Content-Length"])
+        asked = json.loads(self.rfile.read(size))
+        is_old = "max_tokens" in asked
+        type(self).asked.append(asked)
+        body = failure(told) if is_old else chat_event(delta={"content": "春"}, finish_reason="stop")
+        self.send_response(400 if is_old else 200)
+        self.send_header("Content-Type", "application/json" if is_old else "text/event-stream")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    handler, online = foreign(do_POST=do_post, asked=[])
+    assert list(online.reply("m", [Turn("user", PROMPT)], GenerationConfig()))[-1] == Answer("春", "stop")
+    assert [asked.get("max_completion_tokens") for asked in handler.asked] == [None, 64]
+    assert "max_tokens" not in handler.asked[1]
 
 
 def test_other_servers_are_asked_only_what_is_set(foreign):
