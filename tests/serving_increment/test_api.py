@@ -20,7 +20,7 @@ from tests.support.toy_runtime import PacedRuntime, SlowRuntime, ToyRuntime
 
 MODEL = "pangu-alpha"
 PROMPT = "明月何时照我还"
-KEY = "a secret"
+KEY = "a-secret"
 
 
 @pytest.fixture(scope="module")
