@@ -155,20 +155,20 @@ def cmrc_folder(tmp_path_factory):
         {
             "paragraphs": [
                 {
-                    "context": phrase(draw, 3),
+                    "context": context,
                     "id": str(number),
                     "qas": [
                         {
                             "question": phrase(draw) + "?",
                             "id": f"{number}-{i}",
-                            "answers": [{"text": phrase(draw), "answer_start": 0}],
+                            "answers": [{"text": context.split("，")[i], "answer_start": 0}],
                         }
                         for i in range(2)
                     ],
                 }
             ]
         }
-        for number in range(3)
+        for number, context in enumerate(phrase(draw, 3) for _ in range(3))
     ]
     folder = tmp_path_factory.mktemp("cmrc")
     (folder / "dev.json").write_text(json.dumps({"version": "v1.0", "data": articles}))

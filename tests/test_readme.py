@@ -29,7 +29,15 @@ COMMANDS = list(
     {command.text: command for english, _ in docs.translations() for command in docs.commands(english)}.values()
 )
 # Flags of programs that have no --help here: other projects', git's, and that of a test's helper.
-FOREIGN_FLAGS = {"--bias-gelu-fusion", "--check", "--finetune", "--follow", "--model-parallel-size", "--openai-gelu"}
+FOREIGN_FLAGS = {
+    "--bias-gelu-fusion",
+    "--check",
+    "--finetune",
+    "--follow",
+    "--model-parallel-size",
+    "--openai-gelu",
+    "--use_cache",
+}
 # Files that users make, or that belong to other projects.
 FOREIGN_PATHS = {
     "serving_increment/pangu_standalone/pangu/1",

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from src.common.checks import require
+from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.evaluation.backends import Answerer, Scorer
 from src.evaluation.predictions import Predictions
@@ -44,15 +47,28 @@ def read_items(task: Task, path: Path, split: str, reading: Reading, limit: int)
         limit: Number of examples to read; 0 for all.
 
     Raises:
-        InputError: A file is missing or damaged.
+        InputError: A file is missing or damaged, or it is published without the right answers.
     """
-    items = []
-    for file in task.find(path, split):
-        for example in task.read(file, reading):
-            if limit and len(items) == limit:
-                return items
-            items.append(Item(len(items), file.name, example))
+    examples = ((file.name, example) for file in task.find(path, split) for example in task.read(file, reading))
+    items = [Item(number, *found) for number, found in enumerate(islice(examples, limit or None))]
+    if task.kind == "generation":
+        _require_answers(task, items, split)
     return items
+
+
+def _require_answers(task: Task, items: Sequence[Item[Any]], split: str) -> None:
+    """Raise InputError if right answers are empty, or are placeholders as in test sets whose answers are secret.
+
+    Without this check, the scores would be 0 whatever the model says.
+    """
+    remedy = f"--split {split} of {task.title} is published without answers, so it can't be scored: take --split dev"
+    for item in items:
+        if not any(answer.strip() for answer in item.example.answers):
+            raise InputError(f"{item.file}: question {item.number + 1} has no answer; {remedy}")
+    if task.spans and items:
+        spans = (answer in item.example.text for item in items for answer in item.example.answers)
+        shown = items[0].example.answers[0]
+        require(any(spans), f"{items[0].file}: no answer is in its text (the first is '{shown}'); {remedy}")
 
 
 def read_demonstrations(task: Task, path: Path, reading: Reading) -> list[str]:

@@ -101,6 +101,7 @@ PAPER = Task(
     training=_TRAINING,
     generation=dict(method="sample", top_p=0.8, temperature=0.8, max_new_tokens=50, stop=["\n"]),
     judge=exact_match_and_f1,
+    spans=True,
 )
 MINDFORMERS = Task(
     "CMRC2018",
@@ -115,4 +116,5 @@ MINDFORMERS = Task(
     generation=dict(method="sample", top_k=3, repetition_penalty=1.5, max_new_tokens=32),
     prompt_limit=(1019, 900),
     judge=judge_as_mindformers,
+    spans=True,
 )

@@ -14,4 +14,5 @@ PAPER = Task(
     training=("DRCD_training.json", "train.json"),
     generation=dict(method="sample", top_p=0.8, temperature=0.8, max_new_tokens=50, stop=["\n"]),
     judge=exact_match_and_f1,
+    spans=True,
 )

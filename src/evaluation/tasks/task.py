@@ -94,6 +94,7 @@ class Task:
         prompt_limit: (limit, kept): a prompt of more than `limit` tokens keeps its last `kept` tokens. None: a prompt
             keeps as many tokens as leave room for the longest answer.
         judge: Computes the metrics from (answer, right answers); for generation only.
+        spans: Whether right answers are parts of the text before the question.
     """
 
     title: str
@@ -111,6 +112,7 @@ class Task:
     generation: Mapping[str, Any] = field(default_factory=dict)
     prompt_limit: tuple[int, int] | None = None
     judge: Callable[[str, Sequence[str]], dict[str, float]] | None = None
+    spans: bool = False
 
     def find(self, path: Path, split: str) -> list[Path]:
         """Find the files of a split.

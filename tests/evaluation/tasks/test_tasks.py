@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from src.common.errors import InputError
+from src.evaluation.evaluate import read_items
 from src.evaluation.tasks import registry
 from src.evaluation.tasks.files import records
 from src.evaluation.tasks.task import Reading, Task
@@ -202,3 +203,28 @@ def test_files_are_found_where_they_are_published(tmp_path):
 def test_only_newlines_end_a_record(tmp_path):
     file = written(tmp_path, "records.json", jsonl({"a": "x\u2028y\x85z"}, {"a": "2"}).replace("\n", "\r\n"))
     assert [record.text("a") for record in records(file)] == ["x\u2028y\x85z", "2"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (["", " "], "question 1 has no answer"),
+        (["FAKE_ANSWER_1", "FAKE_ANSWER_2"], "no answer is in its text (the first is 'FAKE_ANSWER_1')"),
+    ],
+)
+@pytest.mark.parametrize("name", ["cmrc2018", "drcd"])
+def test_a_split_without_answers_is_refused(name, answers, told, tmp_path):
+    """The answers of a public test set are empty or placeholders, and would give EM 0 as if the model were wrong."""
+    task = registry.find_task(name)
+    entries = [{"text": answer, "answer_start": -1} for answer in answers]
+    questions = [{"question": "四川的省会？", "id": "1", "answers": entries}]
+    articles = [{"paragraphs": [{"context": "四川的省会是成都。", "id": "1", "qas": questions}]}]
+    path = tmp_path / task.files["test"][0]
+    path.write_text(json.dumps({"data": articles}))
+    with pytest.raises(InputError) as caught:
+        read_items(task, tmp_path, "test", Reading(), 0)
+    remedy = f"--split test of {task.title} is published without answers, so it can't be scored: take --split dev"
+    assert str(caught.value) == f"{path.name}: {told}; {remedy}"
+    entries[0]["text"] = "成都"
+    path.write_text(json.dumps({"data": articles}))
+    assert [item.example.answers[0] for item in read_items(task, tmp_path, "test", Reading(), 0)] == ["成都"]
