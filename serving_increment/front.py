@@ -35,6 +35,7 @@ from src.serving.visitors import Visitors, is_preflight, warn_if_open
 OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # address of Serving's own gRPC interface
 MAX_BODY_BYTES = 1 << 20
 THREADS = 32
+VERSION, LATEST = "1", "0"  # Serving's names of the only version and of the newest one
 TIMEOUT = 130.0  # seconds; the time limit of the servable is shorter
 HEALTH_QUESTION = {"input_ids": [0], "max_generate_length": 1}
 _FROM_STAGE = re.compile(r"error msg: (?:\w+: )?(\d{3}) (.*)", re.DOTALL)
@@ -151,7 +152,10 @@ def rest_app(serving: str, visitors: Visitors) -> Flask:
         return jsonify(status="ok")
 
     @app.post("/model/pangu:<method>")
-    def answer(method: str) -> Response:
+    @app.post("/model/pangu/version/<version>:<method>")
+    def answer(method: str, version: str = LATEST) -> Response:
+        if version not in (LATEST, VERSION):
+            raise FrontError(404, f"no version '{version}'; there is version {VERSION}")
         body = parsed(request.get_data())
         instances = body.get("instances") if isinstance(body, dict) else None
         if not isinstance(instances, list) or not instances:
