@@ -10,6 +10,7 @@ from flask import Blueprint, Response, current_app, g, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import BadRequest, NotFound, UnsupportedMediaType
 
+from serving_increment.flask import caller
 from serving_increment.flask.errors import message_and_status
 from serving_increment.flask.log_probs import Entry, Json, prompt_entries
 from serving_increment.flask.openapi import document
@@ -104,14 +105,13 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
         )
     encoded = [backend.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts]
     prompts = [ids for ids in encoded for _ in range(asked.copies)]
-    is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
     found = backend.complete(
         prompts,
         answer_numbers(prompts),
         asked.generation(backend.end_token),
         asked.likeliest,
         asked.bias,
-        lambda: not is_gone(),
+        caller.watch(),
     )
     steps = metrics.observed(found)
     first = next(steps)  # errors become a status here, before a stream begins

@@ -5,6 +5,7 @@ from pathlib import Path
 from flask import Blueprint, Response, current_app, jsonify, render_template, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from serving_increment.flask import caller
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 
@@ -28,7 +29,8 @@ def query() -> Response:
         raise InputError("u is missing: the text to continue, as in /query?u=...")
     backend, metrics = current_app.config["BACKEND"], current_app.config["METRICS"]
     prompt = backend.tokenizer.encode(text)
-    steps = metrics.observed(backend.complete([prompt], [0], GenerationConfig(end_token=backend.end_token), 0))
+    config = GenerationConfig(end_token=backend.end_token)
+    steps = metrics.observed(backend.complete([prompt], [0], config, is_wanted=caller.watch()))
     metrics.prompt_tokens.inc(len(prompt))
     *_, [answer] = steps
     return jsonify(ok=True, rsvp=answer.text)

@@ -366,12 +366,18 @@ def test_a_client_that_hangs_up_frees_its_rows(slow: TextService, stream):
         assert ask(port, "POST", "/v1/completions", body())[0] == 200
 
 
-@pytest.mark.parametrize("stream", [True, False])
+def begin_query(port):
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(b"GET /query?u=a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return connection
+
+
+@pytest.mark.parametrize("stream", [True, False, None])
 def test_a_client_that_gives_up_while_it_waits_is_dropped(slow: TextService, stream):
     with serving(slow) as port:
         running = begin(port, n=ROWS)
         eventually(lambda: slow.batch.busy_rows == ROWS)
-        waiting = begin(port, stream=stream)
+        waiting = begin(port, stream=stream) if stream is not None else begin_query(port)
         eventually(lambda: slow.batch.waiting_calls == 1)
         waiting.close()
         eventually(lambda: slow.batch.waiting_calls == 0)  # no token was decoded yet
