@@ -9,7 +9,6 @@ from src.dataset import eod_reset
 from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
-from src.training.progress import LossScale
 from tests.support.programs import TINY, random_ids, random_model
 
 TRAINING = TrainingConfig(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0, steps=9)
@@ -104,15 +103,3 @@ def test_micro_batches_equal_one_batch():
         if not one.name.endswith("dense2.bias"):  # its true gradient is 0, and Adam scales up rounding noise
             np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), atol=1e-4, err_msg=one.name)
     assert all((total.asnumpy() == 0).all() for total in parts.stepper.accumulator.sums)
-
-
-def test_loss_scale_doubles_after_a_clean_window_and_halves_on_overflow():
-    config = TrainingConfig(loss_scale=8.0, loss_scale_window=3)
-    scale, values = LossScale(8.0), []
-    for finite in [True] * 4 + [False] + [True] * 3 + [False] * 6:
-        scale.update(finite, config)
-        values.append(scale.value)
-    assert values == [8, 8, 16, 16, 8, 8, 8, 16, 8, 4, 2, 1, 1, 1]
-    fixed = LossScale(8.0)
-    fixed.update(False, TrainingConfig(loss_scale=8.0, dynamic_loss_scale=False))
-    assert fixed == LossScale(8.0)
