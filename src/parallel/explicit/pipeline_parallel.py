@@ -121,10 +121,10 @@ class StageObjective(nn.Cell):
     """Scalar that is differentiated in a stage. Its gradients are this stage's gradients of the whole objective.
 
     Inputs:
-        x: As for Stage.
+        x: See Stage.
         gradient: Gradient of the objective with respect to what the stage returns; None in the last stage.
         loss_scale: Scale of the objective.
-        position_ids, attention_mask, dropout_key, ids, loss_mask: As for Stage.
+        position_ids, attention_mask, dropout_key, ids, loss_mask: See Stage.
 
     Returns:
         The scalar, and the loss in the last stage or 0 in the others.
@@ -303,7 +303,7 @@ class Relay:
         Args:
             stage: This stage's part of src.inference.mindspore.runtime.NextLogits.
             ids: New tokens (B, T) int32.
-            position, last, rows: As for NextLogits, (B,) int32.
+            position, last, rows: See NextLogits; (B,) int32.
         """
         x = None
         if not self._links.is_first:

@@ -23,7 +23,7 @@ class InferredHolder(Holder):
     """A Holder that takes the slices from the compiler's layouts.
 
     Args:
-        plan, rank, all_true: As for Holder.
+        plan, rank, all_true: See Holder.
         config: The whole model.
         layouts: Layouts of the parameters and moments that the rank holds, by name.
     """

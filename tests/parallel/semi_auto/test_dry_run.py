@@ -220,7 +220,7 @@ def test_a_difference_is_told(monkeypatch, capsys):
 
 def test_another_mindspore_is_refused_in_one_line():
     require_version("2.10.0")
-    with pytest.raises(InputError, match="works with MindSpore 2.10.0 alone; 2.9.0 is installed"):
+    with pytest.raises(InputError, match="works only with MindSpore 2.10.0; 2.9.0 is installed"):
         require_version("2.9.0")
 
 

@@ -33,7 +33,7 @@ def require_version(installed: str) -> None:
     """
     if installed != VERSION and not has_cann():
         raise InputError(
-            f"--dry_run on a host without CANN works with MindSpore {VERSION} alone; {installed} is installed"
+            f"--dry_run on a host without CANN works only with MindSpore {VERSION}; {installed} is installed"
         )
 
 
