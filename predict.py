@@ -8,7 +8,7 @@ from src.common.errors import run_program
 from src.evaluation.config import CLIENT_FLAG, EvalConfig, flags_of_client
 from src.generate import TextGenerator
 from src.inference.config import PredictConfig
-from src.serving.terminal import answer_all, read_prompts
+from src.serving.terminal import answer_all, answer_file, read_prompts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,13 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from src.inference.mindspore.load import open_checkpoint
 
-    prompts = read_prompts(config.prompt_file) if config.prompt_file else [config.prompt] * bool(config.prompt)
+    lines = read_prompts(config.prompt_file) if config.prompt_file else []
     opened = open_checkpoint(config, weights)
     tokenizer = opened.tokenizer  # a missing vocabulary is reported before the model is loaded
     generator = TextGenerator(opened.runtime, tokenizer, config.generation, config.model.pad_token)
     # All ranks make the same text, so one of them prints it.
     with nullcontext() if opened.mesh.rank == 0 else redirect_stdout(None):
-        answer_all(generator, prompts, config.stream)
+        if lines:
+            answer_file(generator, lines, config.stream, config.batch_size)
+        else:
+            answer_all(generator, [config.prompt] * bool(config.prompt), config.stream)
 
 
 if __name__ == "__main__":

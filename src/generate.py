@@ -103,6 +103,16 @@ class TextGenerator:
         *_, answers = self.run(self._job(prompts, numbers))
         return [[self._shown(answer) for answer in group] for group in answers]
 
+    def size(self, prompt: str | Sequence[int]) -> int:
+        """Return how many tokens a prompt and its longest answer take, in all rows of the prompt together.
+
+        Raises:
+            InputError: The prompt cannot be continued; see `src.inference.loop.stream_tokens`.
+        """
+        config, [ids] = self.config, self._job([prompt]).prompts
+        rows = config.num_beams if config.method == "beam" else config.num_samples
+        return rows * min(len(ids) + config.max_new_tokens, self.runtime.seq_length)
+
     def stream(self, text: str) -> Iterator[str]:
         """Continue one text, and yield the answer piece by piece.
 

@@ -62,7 +62,6 @@ PREDICT = {
     "two kinds of prompts": ([*RANDOM, "--prompt=明月", "--prompt_file={text}"], ["--prompt or --prompt_file"]),
     "a prompt file that is not there": ([*RANDOM, "--prompt_file=nowhere"], ["--prompt_file nowhere"]),
     "an empty prompt file": ([*RANDOM, "--prompt_file={empty}"], ["{empty}", "is empty"]),
-    "an empty line among prompts": ([*RANDOM, "--prompt_file={blank_line}"], ["prompt 2 of 3", "length 0"]),
     "a prompt that is too long": (
         [*RANDOM, "--prompt=" + "床前明月光疑是地上霜" * 20],
         ["prompt 1 of 1", "at most 15"],
@@ -132,7 +131,6 @@ def files(tmp_path_factory, tiny_vocab, chinese_text):
         cut_weights=write("cut.ckpt", weights.read_bytes()[:5000]),
         text=write("text", chinese_text(1, 40)),
         empty=write("empty", ""),
-        blank_line=write("blank_line", "明月\n\n春风\n"),
         latin=write("latin", "Caf\u00e9 au lait".encode("latin-1").replace(b"\xe9", b"e\xe9", 1)),
         lines=write("lines", '{"text": "春风"}\n春风\n'),
         broken_yaml=write("broken.yaml", "model: {num_layers: ["),

@@ -79,18 +79,22 @@ class PredictConfig(InferenceConfig):
 
     Args:
         prompt: Text to continue.
-        prompt_file: File of prompts, one a line.
+        prompt_file: File of prompts, one a line. A line that can't be continued is reported, the others are answered.
+        batch_size: Number of texts of model.seq_length tokens in a batch of --prompt_file. Shorter texts make larger
+            batches.
         stream: Print each text while it is generated; for one sample a prompt.
     """
 
     prompt: str = ""
     prompt_file: str = ""
+    batch_size: int = 8
     stream: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dry_run:
             return
+        at_least(1, self, "batch_size")
         require(not (self.prompt and self.prompt_file), "give --prompt or --prompt_file, not both")
         require(
             not self.stream or self.generation.num_samples == 1,

@@ -2,19 +2,23 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from src.common.errors import InputError
-from src.common.reading import lines_of, read_text
+from src.common.reading import lines_of
 from src.generate import TextGenerator
 
 
 def read_prompts(path: str) -> list[str]:
-    """Return the lines of a file of prompts.
+    """Return the lines of a file of prompts. Bytes that are not UTF-8 become surrogates, which `answer_file` reports.
 
     Raises:
         InputError: The file cannot be read, or it is empty.
     """
-    prompts = lines_of(read_text(path, f"--prompt_file {path}"))
+    try:
+        prompts = lines_of(Path(path).read_bytes().decode("utf-8-sig", errors="surrogateescape"))
+    except OSError as error:
+        raise InputError(f"--prompt_file {path} can't be read: {error.strerror}") from error
     if not prompts:
         raise InputError(f"--prompt_file {path} is empty; give one prompt a line")
     return prompts
@@ -32,13 +36,14 @@ def ask_for_prompts() -> Iterator[str]:
             yield prompt
 
 
-def answer(generator: TextGenerator, prompts: list[str], stream: bool) -> None:
+def answer(generator: TextGenerator, prompts: list[str], stream: bool, numbers: list[int] | None = None) -> None:
     """Print prompts and their continuations.
 
     Args:
         generator: The model.
         prompts: Texts to continue.
         stream: Whether to print a continuation while it is generated. It is the first sample of each prompt then.
+        numbers: Number of each prompt, see `src.inference.loop.stream_tokens`.
     """
     if stream:
         for prompt in prompts:
@@ -47,10 +52,56 @@ def answer(generator: TextGenerator, prompts: list[str], stream: bool) -> None:
                 print(piece, end="", flush=True)
             print()
         return
-    for prompt, completions in zip(prompts, generator.generate(prompts), strict=True):
+    for prompt, completions in zip(prompts, generator.generate(prompts, numbers), strict=True):
         print(f"Input: {prompt}")
         for completion in completions:
             print(f"Output: {completion.text}", flush=True)
+
+
+def answer_file(generator: TextGenerator, prompts: list[str], stream: bool, batch_size: int) -> None:
+    """Print the continuations of a file's prompts in batches. A bad line is reported on stderr; others are answered.
+
+    Args:
+        generator: The model.
+        prompts: Lines of the file.
+        stream: See `answer`.
+        batch_size: Number of texts of seq_length tokens in a batch. Shorter texts make larger batches.
+
+    Raises:
+        InputError: Some lines were bad; at the end.
+    """
+    sizes = {}
+    for number, prompt in enumerate(prompts):
+        where = f"--prompt_file, line {number + 1}"
+        try:
+            prompt.encode()
+            sizes[number] = generator.size(prompt)
+        except UnicodeEncodeError:
+            print(f"error: {where} is not UTF-8 text", file=sys.stderr)
+        except InputError as error:
+            told = str(error).replace("prompt 1 of 1", where)
+            print("error: " + (told if where in told else f"{where}: {told}"), file=sys.stderr)
+    for numbers in _batches(sizes, batch_size * generator.runtime.seq_length):
+        answer(generator, [prompts[number] for number in numbers], stream, numbers)
+    if len(sizes) < len(prompts):
+        raise InputError(f"{len(prompts) - len(sizes)} of {len(prompts)} lines of --prompt_file can't be continued")
+
+
+def _batches(sizes: dict[int, int], room: int) -> Iterator[list[int]]:
+    """Group numbers in order so that a group's padded texts have at most `room` tokens, or that it is one text.
+
+    Args:
+        sizes: Tokens that each text takes, with its answers.
+        room: Most tokens of a group.
+    """
+    group: list[int] = []
+    for number, size in sizes.items():
+        if group and (len(group) + 1) * max(size, *(sizes[other] for other in group)) > room:
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group
 
 
 def answer_all(generator: TextGenerator, prompts: list[str], stream: bool) -> None:
