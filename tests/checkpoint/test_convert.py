@@ -266,3 +266,29 @@ def test_heads_must_be_known_where_they_are_written(source, tmp_path):
         converted("mindspore", "hf", source, tmp_path / "hf", num_heads=None)
     converted("mindspore", "mindspore", source, tmp_path / "a.ckpt", num_heads=None)
     assert ckpt_file.index(tmp_path / "a.ckpt").keys() == parameter_shapes(SMALL).keys()
+
+
+@pytest.mark.parametrize("bin_files", [False, True])
+def test_other_files_of_a_trainer_lie_beside_the_weights(source, tmp_path, bin_files):
+    converted("mindspore", "hf", source, tmp_path / "hf", bin_files=bin_files)
+    ending = "bin" if bin_files else "safetensors"
+    (tmp_path / f"hf/training_args.{ending}").write_bytes(b"settings")
+    (tmp_path / f"hf/optimizer.{ending}").write_bytes(b"moments")
+    converted("hf", "mindspore", tmp_path / "hf", tmp_path / "back.ckpt")
+    assert bits(read_checkpoint(tmp_path / "back.ckpt")) == bits(mixed_values())
+    name = "pytorch_model" if bin_files else "model"
+    (tmp_path / f"hf/{name}-00001-of-00002.{ending}").write_bytes(b"a part of other weights")
+    with pytest.raises(InputError, match=rf"has 4 \.{ending} files but no \*\.{ending}\.index\.json"):
+        converted("hf", "mindspore", tmp_path / "hf", tmp_path / "again.ckpt")
+
+
+def test_a_file_with_the_head_but_no_word_embedding(source, tmp_path):
+    converted("mindspore", "hf", source, tmp_path / "hf", bin_files=True)
+    tensors = torch_file.tensors(tmp_path / "hf/pytorch_model.bin")
+    renamed = {
+        "lm_head.weight" if name == "transformer.wte.weight" else name: tensor for name, tensor in tensors.items()
+    }
+    values = iter([tensor.read() for tensor in tensors.values()])
+    torch_file.write(tmp_path / "head.bin", {name: tensor.kind for name, tensor in renamed.items()}, values)
+    converted("hf", "mindspore", tmp_path / "head.bin", tmp_path / "back.ckpt")
+    assert bits(read_checkpoint(tmp_path / "back.ckpt")) == bits(mixed_values())

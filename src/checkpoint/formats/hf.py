@@ -34,6 +34,9 @@ def open_source(path: Path, options: Options) -> Source:
         for file in files
     }
     where = {_port_name(name): (file, name) for name, file in shards.checked_names(files, kinds).items()}
+    table = HUGGING_FACE.word_table
+    if table not in where and _HEAD in where:  # the two are one, and some files keep this name of it
+        where[table] = where.pop(_HEAD)
     blocks = {name.split(".")[2] for name in where if name.startswith("transformer.h.")}
     names = {name.official: name for name in HUGGING_FACE.names(len(blocks) or 2)}
 
@@ -62,7 +65,6 @@ def open_source(path: Path, options: Options) -> Source:
             f"{path} has {len(unknown)} tensors that GPT-PanGu does not have, such as '{unknown[0]}': does it "
             "belong to another model?"
         )
-    table = HUGGING_FACE.word_table
     if (
         _HEAD in where
         and table in where

@@ -46,11 +46,11 @@ def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
         files = sorted(path.glob(f"*.{ending}"))
         indices = sorted(path.glob(f"*.{ending}.index.json"))
         if indices:
-            weights = read_object(indices[0]).get("weight_map")
-            if not isinstance(weights, dict):
+            listing = read_object(indices[0]).get("weight_map")
+            if not isinstance(listing, dict):
                 raise InputError(f"{indices[0]} has no weight_map")
             listed: dict[Path, set[str]] = {}
-            for name, file in weights.items():
+            for name, file in listing.items():
                 if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
                     raise InputError(f"{indices[0]} names {json.dumps(file)[:200]} for '{name}', outside its folder")
                 listed.setdefault(path / file, set()).add(name)
@@ -58,8 +58,9 @@ def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
             if missing:
                 raise InputError(f"{missing[0]} is missing; {indices[0].name} names {len(listed)} files")
             return listed
-        if len(files) == 1:
-            return {files[0]: None}
+        weights = [file for file in files if file.name.startswith(STEMS[ending])]  # not training_args.bin and such
+        if len(weights or files) == 1:
+            return {(weights or files)[0]: None}
         if files:
             raise InputError(
                 f"{path} has {len(files)} .{ending} files but no *.{ending}.index.json, which lists the tensors of each"
