@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import yaml
 
 import predict
-from src.common.checks import at_least
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import run_program
 from src.common.model_sizes import mode_file
@@ -40,7 +40,7 @@ class RunInferenceArguments:
     max_new_tokens: int = 50
 
     def __post_init__(self) -> None:
-        at_least(1, self, "max_new_tokens")
+        whole_numbers(1, 1 << 20, self, "max_new_tokens")
 
 
 def flags_of_predict(arguments: RunInferenceArguments, device: str) -> list[str]:

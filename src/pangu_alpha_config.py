@@ -9,7 +9,7 @@ from typing import Any, Literal, Union
 
 import yaml
 
-from src.common.checks import at_least, require
+from src.common.checks import at_least, require, whole_numbers
 from src.common.errors import InputError
 from src.common.files import write_text
 from src.common.settings import DataConfig, DerivedInt, GenerationConfig, ParallelConfig, TrainingConfig
@@ -80,11 +80,14 @@ class PanguAlphaConfig:
     balance_loss_factor: float = 0.01
 
     def __post_init__(self) -> None:
-        at_least(1, self, "vocab_size", "hidden_size", "num_heads", "seq_length", prefix="model.")
+        whole_numbers(1, 10_000_000, self, "vocab_size", prefix="model.")
+        whole_numbers(1, 1 << 18, self, "hidden_size", "num_heads", prefix="model.")
+        whole_numbers(1, 1 << 20, self, "seq_length", prefix="model.")
         require(
             self.num_layers >= 2,
             f"model.num_layers is {self.num_layers}; it must be at least 2 (one block and the query layer)",
         )
+        whole_numbers(2, 10_000, self, "num_layers", prefix="model.")
         if self.hidden_size % self.num_heads:
             fitting = [heads for heads in range(1, self.hidden_size + 1) if self.hidden_size % heads == 0]
             best = min(fitting, key=lambda heads: abs(heads - self.num_heads))
@@ -93,7 +96,7 @@ class PanguAlphaConfig:
             )
         if self.ffn_hidden_size is None:
             self.ffn_hidden_size = 4 * self.hidden_size
-        at_least(1, self, "ffn_hidden_size", prefix="model.")
+        whole_numbers(1, 1 << 21, self, "ffn_hidden_size", prefix="model.")
         require(0 <= self.dropout_rate < 1, f"model.dropout_rate is {self.dropout_rate}; it must lie in [0, 1)")
         require(
             self.hidden_act in ("fast_gelu", "gelu"), f"model.hidden_act '{self.hidden_act}' is none of fast_gelu, gelu"
@@ -105,7 +108,8 @@ class PanguAlphaConfig:
             )
         for name in ("compute_dtype", "softmax_compute_dtype", "param_init_dtype"):
             setattr(self, name, _dtype_name(getattr(self, name)))
-        at_least(0, self, "num_experts", "balance_loss_factor", prefix="model.")
+        whole_numbers(0, 1 << 16, self, "num_experts", prefix="model.")
+        at_least(0, self, "balance_loss_factor", prefix="model.")
         require(
             1 <= self.expert_interval <= self.num_layers,
             f"model.expert_interval is {self.expert_interval}; it must lie in 1 to {self.num_layers}, the layers",
@@ -257,5 +261,7 @@ def load_config(path: Union[str, Path]) -> RunConfig:
         groups = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         kinds: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
         return RunConfig(**{name: kind(**groups[name]) for name, kind in kinds.items()})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the configuration of a run ({error})") from error

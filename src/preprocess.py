@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
-from src.common.checks import at_least
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.data.corpus import FORMS, Corpus
@@ -66,8 +66,8 @@ class PreprocessArguments:
     num_process: int = 0
 
     def __post_init__(self) -> None:
-        at_least(2, self, "seq_length")
-        at_least(0, self, "num_process")
+        whole_numbers(2, 1 << 20, self, "seq_length")
+        whole_numbers(0, 4096, self, "num_process")
         if not re.fullmatch(r"\w+", self.data_column_name, re.ASCII) or self.data_column_name == LOSS_MASK_COLUMN:
             raise InputError(
                 f"--data_column_name '{self.data_column_name}' must consist of letters, digits and _ "

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from src.common.checks import at_least, require
+from src.common.checks import require, whole_numbers
 from src.common.cli import parse
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 from src.serving.listening import bound
@@ -48,7 +48,7 @@ class PageConfig:
     time_limit: float = 600.0
 
     def __post_init__(self) -> None:
-        at_least(1, self, "rows")
+        whole_numbers(1, 1 << 16, self, "rows")
         require(self.time_limit > 0, f"--time_limit is {self.time_limit}; it must be positive")
         require(1 <= self.port <= 65535, f"--port is {self.port}; it must lie in 1 to 65535")
         require(

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from src.common.checks import at_least, require
+from src.common.checks import at_least, require, whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.serving.backends import DEFAULT_SERVER, TokenBackend
@@ -54,7 +54,8 @@ class ServerConfig:
     allowed_origins: str = ""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "rows", "waiting_limit", "max_body_bytes")
+        whole_numbers(1, 1 << 16, self, "rows", "waiting_limit")
+        at_least(1, self, "max_body_bytes")
         require(self.time_limit > 0, f"--time_limit is {self.time_limit}; it must be positive")
         require(1 <= self.port <= 65535, f"--port is {self.port}; it must lie in 1 to 65535")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.common.checks import at_least
+from src.common.checks import whole_numbers
 from src.common.errors import InputError
 from src.common.model_sizes import modes
 from src.common.settings import ParallelConfig
@@ -54,7 +54,7 @@ class ConvertArguments:
     bin_files: bool = False
 
     def __post_init__(self) -> None:
-        at_least(1, self, "parts", "shard_mb", "vocab_size", "num_heads")
+        whole_numbers(1, 1 << 24, self, "parts", "shard_mb", "vocab_size", "num_heads")
         if self.parts > 1 and self.to not in ("megatron", "mindformers"):
             raise InputError(f"--parts is for megatron and mindformers; {self.to} has none")
         if self.strategy and self.from_ not in ("official", "mindformers"):

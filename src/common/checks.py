@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 from src.common.errors import InputError
@@ -31,6 +32,31 @@ def at_least(minimum: float, settings: object, *names: str, prefix: str = "--") 
         if value is not None and value < minimum:
             remedy = "not be negative" if minimum == 0 else f"be at least {minimum}"
             raise InputError(f"{prefix}{name} is {value}; it must {remedy}")
+
+
+def whole_numbers(minimum: int, maximum: int, settings: object, *names: str, prefix: str = "--") -> None:
+    """Check that attributes of an object are whole numbers in a range. A value of None is not checked.
+
+    The maximum is far above what any machine can do. It stops a typing error before it takes memory or time.
+
+    Args:
+        minimum: Smallest value that is allowed.
+        maximum: Largest value that is allowed.
+        settings: Object with the attributes.
+        names: Names of the attributes.
+        prefix: As in `at_least`.
+
+    Raises:
+        InputError: A value is outside the range, or no whole number.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not isinstance(value, Integral):
+            raise InputError(f"{prefix}{name} is {value!r}; it must be a whole number")
+        at_least(minimum, settings, name, prefix=prefix)
+        if value is not None and value > maximum:
+            shown = value if value < 10**18 else "more than 10^18"
+            raise InputError(f"{prefix}{name} is {shown}; it must be at most {maximum}")
 
 
 def vocabulary_file(path: str | Path, name: str, remedy: str) -> Path:

@@ -101,7 +101,7 @@ def _check_settings_file(path: str | Path) -> None:
     """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"--config {path} can't be read as YAML: {error}") from error
     if not isinstance(settings, dict):
         raise InputError(f"--config {path} holds no settings; they look like `model: {{num_layers: 3}}`")

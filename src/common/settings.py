@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
-from src.common.checks import at_least, require
+from src.common.checks import at_least, require, whole_numbers
 
 # A number that a user may leave out; `__post_init__` then computes it. A command line sees an optional number, and the
 # code that reads the setting sees a number.
@@ -108,16 +108,9 @@ class TrainingConfig:
     init_checkpoint: str = ""
 
     def __post_init__(self) -> None:
-        at_least(
-            1,
-            self,
-            "batch_size",
-            "accumulation_steps",
-            "steps",
-            "loss_scale_window",
-            "log_interval",
-            "keep_checkpoints",
-            prefix="training.",
+        whole_numbers(1, 1 << 20, self, "batch_size", "accumulation_steps", prefix="training.")
+        whole_numbers(
+            1, 10**12, self, "steps", "loss_scale_window", "log_interval", "keep_checkpoints", prefix="training."
         )
         at_least(
             0,
@@ -132,6 +125,7 @@ class TrainingConfig:
             "seed",
             prefix="training.",
         )
+        whole_numbers(0, 2**32 - 1, self, "seed", prefix="training.")
         for name in ("learning_rate", "epsilon", "loss_scale"):
             require(getattr(self, name) > 0, f"training.{name} is {getattr(self, name)}; it must be positive")
         for name in ("beta1", "beta2"):
@@ -206,9 +200,10 @@ class ParallelConfig:
     optimizer_offload: bool = False
 
     def __post_init__(self) -> None:
-        at_least(0, self, "device_id", prefix="parallel.")
-        at_least(
+        whole_numbers(0, 1 << 16, self, "device_id", prefix="parallel.")
+        whole_numbers(
             1,
+            1 << 20,
             self,
             "world_size",
             "data",
@@ -292,7 +287,8 @@ class GenerationConfig:
     use_past: bool = True
 
     def __post_init__(self) -> None:
-        at_least(1, self, "max_new_tokens", "num_samples", "num_beams", prefix="generation.")
+        whole_numbers(1, 1 << 20, self, "max_new_tokens", prefix="generation.")
+        whole_numbers(1, 10_000, self, "num_samples", "num_beams", prefix="generation.")
         at_least(0, self, "temperature", "top_k", "seed", "end_token", prefix="generation.")
         require(0 < self.top_p <= 1, f"generation.top_p is {self.top_p}; it must lie in (0, 1]")
         require(

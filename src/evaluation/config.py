@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.common.checks import at_least
+from src.common.checks import at_least, whole_numbers
 from src.common.cli import flag_value
 from src.common.errors import InputError
 from src.inference.config import CheckpointConfig
@@ -56,7 +56,7 @@ class EvalConfig(CheckpointConfig):
             if not getattr(self, name):
                 raise InputError(f"give --{name}" + ("" if name == "task" else ": the folder of the benchmark's files"))
         at_least(0, self, "shots", "seed", "limit")
-        at_least(1, self, "batch_size")
+        whole_numbers(1, 1 << 16, self, "batch_size")
         if self.score == "modelzoo" and self.task.lower() != "c3":
             raise InputError(f"--score modelzoo is how the ModelZoo scores c3, not {self.task}; take --score mean")
         if self.parallel.data > 1 or self.parallel.pipeline > 1:

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from src.common.checks import at_least, require
+from src.common.checks import require, whole_numbers
 from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig, require_tensor_parallel_alone
 
@@ -135,7 +135,7 @@ class ExportConfig(InferenceConfig):
         super().__post_init__()
         if self.dry_run:
             return
-        at_least(1, self, "rows")
+        whole_numbers(1, 1 << 16, self, "rows")
         longest = self.model.seq_length
         for length in self.prefill_lengths:
             if not 2 <= length <= longest:
@@ -191,6 +191,7 @@ class InferenceArguments:
 
     def __post_init__(self) -> None:
         require(self.threads >= 0, f"--threads is {self.threads}; it must be at least 1, or 0 for all cores")
+        whole_numbers(0, 4096, self, "threads")
         if self.backend == "mindspore":
             require(
                 not self.threads, "--threads is for -b onnx-cpu; MindSpore takes OMP_NUM_THREADS from the environment"

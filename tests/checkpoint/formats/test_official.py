@@ -178,9 +178,9 @@ def test_one_parameter_at_a_time(release, tmp_path, monkeypatch):
     """Each parameter is written before the next one is read."""
     events, real_read = [], conversion._read
 
-    def read(source, cast, summary, name):
-        events.append((name, tmp_path.joinpath(".unfinished_whole.ckpt/model.ckpt.part").stat().st_size))
-        return real_read(source, cast, summary, name)
+    def read(*given):
+        events.append((given[-1], tmp_path.joinpath(".unfinished_whole.ckpt/model.ckpt.part").stat().st_size))
+        return real_read(*given)
 
     monkeypatch.setattr(conversion, "_read", read)
     converted("official", "mindspore", release, tmp_path / "whole.ckpt")

@@ -1,0 +1,67 @@
+"""Every number of a configuration has an upper bound, which is told before memory or time is taken."""
+
+import pytest
+import yaml
+
+from src.common.cli import parse
+from src.common.errors import InputError
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.inference.config import InferenceArguments
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig, load_config
+from src.preprocess import PreprocessArguments
+
+HUGE = {
+    "model.num_layers is 100000; it must be at most 10000": (PanguAlphaConfig, {"num_layers": 100_000}),
+    "model.hidden_size is 1000000000; it must be at most 262144": (PanguAlphaConfig, {"hidden_size": 10**9}),
+    "model.hidden_size is more than 10\\^18": (PanguAlphaConfig, {"hidden_size": 10**5000}),
+    "model.vocab_size is 1e\\+20; it must be a whole number": (PanguAlphaConfig, {"vocab_size": 1e20}),
+    "model.num_layers is 1e\\+20; it must be a whole number": (PanguAlphaConfig, {"num_layers": 1e20}),
+    "model.seq_length is '64'; it must be a whole number": (PanguAlphaConfig, {"seq_length": "64"}),
+    "generation.num_beams is 100000; it must be at most 10000": (GenerationConfig, {"num_beams": 100_000}),
+    "generation.num_samples is more than": (GenerationConfig, {"num_samples": 10**20}),
+    "training.batch_size is 100000000; it must be at most": (TrainingConfig, {"batch_size": 10**8}),
+    "training.seed is 4294967296; it must be at most 4294967295": (TrainingConfig, {"seed": 2**32}),
+    "parallel.tensor is 100000000; it must be at most": (ParallelConfig, {"tensor": 10**8}),
+    "--threads is 100000; it must be at most 4096": (InferenceArguments, {"checkpoint": "x", "threads": 100_000}),
+    "--num_process is 100000; it must": (
+        PreprocessArguments,
+        {"input_glob": "x", "model_file": "x", "num_process": 10**5},
+    ),
+}
+
+
+@pytest.mark.parametrize("told", HUGE)
+def test_huge_numbers(told):
+    kind, values = HUGE[told]
+    with pytest.raises(InputError, match=told):
+        kind(**values)
+
+
+def test_the_sizes_that_exist_are_far_below():
+    PanguAlphaConfig(vocab_size=250_000, hidden_size=32_768, num_layers=512, num_heads=256, seq_length=131_072)
+    TrainingConfig(steps=10**9, batch_size=4096)
+    ParallelConfig(world_size=16_384, tensor=8, pipeline=64)
+
+
+@pytest.mark.parametrize(
+    "content", ["model: " + "[" * 2000, "model: {num_layers: 1" + "0" * 5000 + "}", "model: {num_layers: 1e20}"]
+)
+def test_a_file_of_settings(tmp_path, capsys, content):
+    file = tmp_path / "a.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match="a.yaml is not the configuration of a run"):
+        load_config(file)
+    with pytest.raises(SystemExit, match="2"):
+        parse(RunConfig, "train.py", ["--config", str(file)])
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+
+
+def test_a_number_of_a_saved_configuration_is_told(tmp_path):
+    groups = PanguAlphaConfig(), DataConfig(), TrainingConfig(), ParallelConfig(), GenerationConfig()
+    RunConfig(*groups).save(tmp_path / "config.yaml")
+    content = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    content["model"]["num_layers"] = 10**9
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="model.num_layers is 1000000000; it must be at most 10000"):
+        load_config(tmp_path / "config.yaml")
