@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from src.common.checks import whole_numbers
 from src.common.cli import parse
+from src.common.container import count_cores
 from src.common.errors import InputError, run_program
 from src.data.corpus import FORMS, Corpus
 from src.data.encoding import CHUNK_CHARS, DocumentEncoder, ExampleEncoder, Packer, chunks
@@ -78,7 +79,7 @@ class PreprocessArguments:
             raise InputError(
                 f"--output_file '{self.output_file}' must be a file name without any of {FORBIDDEN_IN_NAMES}"
             )
-        self.num_process = self.num_process or len(os.sched_getaffinity(0))
+        self.num_process = self.num_process or count_cores()
 
 
 class Summary(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from src.common.container import memory_room
 from src.common.errors import InputError
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -37,19 +38,10 @@ def has_vnni() -> bool:
     return bool((_flags() or set()) & {"avx512_vnni", "avx_vnni"})
 
 
-def count_cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
-
-
 def available_memory() -> int:
     """Return how many bytes can be allocated without swapping, on this machine and within the container's limit."""
-    available = psutil.virtual_memory().available
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    try:
-        return min(available, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # no limit, or no cgroups
-        return available
+    available, room = psutil.virtual_memory().available, memory_room()
+    return available if room is None else min(available, room)
 
 
 def require_memory(what: str, needed: int, remedy: str) -> None:

@@ -8,11 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
+from src.common.container import count_cores, cpu_quota
 from src.common.errors import BackendError, InputError
 from src.common.files import file_state
 from src.cpu.cache import Cache, cache_bytes
 from src.cpu.kernel_network import KernelNetwork
-from src.cpu.machine import count_cores, has_vnni, require_avx2, require_memory
+from src.cpu.machine import has_vnni, require_avx2, require_memory
 from src.cpu.onnx_network import OnnxNetwork
 from src.cpu.packing import dequantize
 from src.cpu.weight_file import (
@@ -114,6 +115,7 @@ class CpuRuntime:
             library = build.library("ONNX Runtime's", "--cpu_kernels=false (pangu_inference.py)")
             if library:
                 return KernelNetwork(library, data, stored, self.config, self.format, threads or count_cores())
+        threads = threads or (count_cores() if cpu_quota() else 0)  # ONNX Runtime itself sees no quota
         return OnnxNetwork(self.folder, self.config, self.format, threads)
 
     def _check_weights(self) -> None:
