@@ -13,6 +13,8 @@ from src.serving.visitors import Visitors
 from web.guard import Guard
 from web.page import STYLE, THEME
 
+SESSIONS = 256  # open pages whose state is kept, each about 200 KB; an older one loses what *undo* needs
+
 
 class PageServer(uvicorn.Server):
     """Serves a page: `run(sockets=[...])` returns when it is interrupted.
@@ -23,6 +25,7 @@ class PageServer(uvicorn.Server):
     """
 
     def __init__(self, blocks: gr.Blocks, visitors: Visitors) -> None:
+        blocks.state_session_capacity = SESSIONS
         blocks.queue(default_concurrency_limit=None, api_open=False)  # the backend has its own queue
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         gr.mount_gradio_app(

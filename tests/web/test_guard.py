@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.serving import ask
 from tests.support.web_pages import paged
-from web import chat_page, guard, text_page
+from web import chat_page, guard, server, text_page
 from web.engine import local_engine
 
 PAGES = pytest.mark.parametrize("page", [text_page, chat_page], ids=["text", "chat"])
@@ -168,6 +168,21 @@ def test_other_sites_do_not_reach_the_page(known):
                 status, told, _ = ask(port, method, path, event, headers)
                 assert status == 403 and "access-control-allow-origin" not in told
         assert ask(port, "POST", "/gradio_api/queue/join", event, {"Origin": f"http://127.0.0.1:{port}"})[0] == 200
+
+
+def test_the_state_of_abandoned_pages_is_dropped(known, monkeypatch):
+    monkeypatch.setattr(server, "SESSIONS", 5)
+    blocks = text_page.build(local_engine(known))
+    with paged(blocks) as port:
+        number = next(number for number, values in events(port) if values == ["中文"])
+        for session in [*map(str, range(12)), "0"]:
+            body = {"data": ["English"], "fn_index": number, "session_hash": session}
+            assert ask(port, "POST", "/gradio_api/queue/join", body)[0] == 200
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
+            assert '"success":true' in connection.getresponse().read().decode()
+            connection.close()
+        assert 1 <= len(blocks.state_holder.session_data) <= 5
 
 
 def test_others_are_answered_beside_many_idle_connections(known):
