@@ -22,11 +22,15 @@ class HttpServer(TcpWSGIServer):
         place: Bound socket; see `src.serving.listening.bound`.
         threads: Requests that are worked on at once.
         connections: Connections that are kept at once.
+        root_path: Path of the application at a proxy, such as /pangu. The proxy may keep or remove it in a request.
     """
 
-    def __init__(self, app: Any, place: socket.socket, threads: int, connections: int = CONNECTIONS) -> None:
+    def __init__(
+        self, app: Any, place: socket.socket, threads: int, connections: int = CONNECTIONS, root_path: str = ""
+    ) -> None:
         settings = Adjustments(
             ident=None,
+            url_prefix=root_path,
             threads=threads,
             connection_limit=connections,
             backlog=connections,

@@ -79,10 +79,11 @@ class Guard:
         app: Application behind it.
         events: Numbers of the page's events.
         visitors: Who may ask.
+        root_path: Path of the page at a proxy. It is removed from a request that has it.
     """
 
-    def __init__(self, app: ASGIApp, events: Collection[int], visitors: Visitors) -> None:
-        self.app, self.events, self.visitors = app, events, visitors
+    def __init__(self, app: ASGIApp, events: Collection[int], visitors: Visitors, root_path: str = "") -> None:
+        self.app, self.events, self.visitors, self.root_path = app, events, visitors, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -90,6 +91,8 @@ class Guard:
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
             await send(message)
 
+        if self.root_path and scope.get("path", "").startswith(f"{self.root_path}/"):
+            scope = scope | {"path": scope["path"].removeprefix(self.root_path), "raw_path": None}
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] != "http":

@@ -10,7 +10,7 @@ from src.common.checks import require, whole_numbers
 from src.common.cli import parse
 from src.common.errors import BackendError, BusyError, InputError, TimeLimitError
 from src.serving.listening import bound
-from src.serving.visitors import Visitors, warn_if_open
+from src.serving.visitors import Visitors, check_root_path, warn_if_open
 
 if TYPE_CHECKING:
     from web.engine import Engine
@@ -33,6 +33,7 @@ class PageConfig:
         allowed_hosts: Names by which readers call this server, with commas between them, besides localhost, the name of
             this machine and all IP addresses; * for every name.
         port: Port to listen on.
+        root_path: Path of the page at a proxy, such as /pangu.
         rows: Answers that are generated at once, each with its own KV cache. An exported model has its own number.
         time_limit: Seconds that an answer may take. With --api_base, seconds to wait for each piece of an answer.
     """
@@ -44,6 +45,7 @@ class PageConfig:
     host: str = "127.0.0.1"
     allowed_hosts: str = ""
     port: int = 7860
+    root_path: str = ""
     rows: int = 2
     time_limit: float = 600.0
 
@@ -51,6 +53,7 @@ class PageConfig:
         whole_numbers(1, 1 << 16, self, "rows")
         require(self.time_limit > 0, f"--time_limit is {self.time_limit}; it must be positive")
         require(1 <= self.port <= 65535, f"--port is {self.port}; it must lie in 1 to 65535")
+        check_root_path(self.root_path)
         require(
             not (self.api_base and self.tokenizer),
             "--tokenizer is for a model in this process; the server at --api_base has its own",
@@ -81,7 +84,7 @@ def open_page(page: str, program: str) -> None:
         from web import chat_page, text_page
         from web.server import PageServer
 
-        server = PageServer({"text": text_page, "chat": chat_page}[page].build(engine), visitors)
+        server = PageServer({"text": text_page, "chat": chat_page}[page].build(engine), visitors, config.root_path)
         print(f"the page: http://{config.host}:{config.port}", flush=True)
         server.run(sockets=[place])
 

@@ -22,9 +22,10 @@ class PageServer(uvicorn.Server):
     Args:
         blocks: The page.
         visitors: Who may ask.
+        root_path: Path of the page at a proxy, such as /pangu. The proxy may keep or remove it in a request.
     """
 
-    def __init__(self, blocks: gr.Blocks, visitors: Visitors) -> None:
+    def __init__(self, blocks: gr.Blocks, visitors: Visitors, root_path: str = "") -> None:
         blocks.state_session_capacity = SESSIONS
         blocks.queue(default_concurrency_limit=None, api_open=False)  # the backend has its own queue
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -32,6 +33,7 @@ class PageServer(uvicorn.Server):
             app,
             blocks,
             "/",
+            root_path=root_path or None,
             footer_links=[],
             run_history=False,
             max_file_size=1,
@@ -42,7 +44,7 @@ class PageServer(uvicorn.Server):
             css=STYLE,
         )
         blocks.has_launched = True  # a mounted page never sets it, and Gradio then takes any file for an uploaded one
-        app.add_middleware(Guard, events=frozenset(blocks.fns), visitors=visitors)
+        app.add_middleware(Guard, events=frozenset(blocks.fns), visitors=visitors, root_path=root_path)
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -10,7 +10,7 @@ from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.serving.backends import DEFAULT_SERVER, TokenBackend
 from src.serving.listening import bound
-from src.serving.visitors import warn_if_open
+from src.serving.visitors import check_root_path, warn_if_open
 
 
 @dataclass
@@ -36,6 +36,7 @@ class ServerConfig:
             this machine and all IP addresses; * for every name.
         allowed_origins: Sites whose pages may use the API (CORS), such as https://example.org, with commas between
             them; * for all.
+        root_path: Path of the page at a proxy, such as /pangu.
     """
 
     model: str
@@ -52,12 +53,14 @@ class ServerConfig:
     api_key_file: str = ""
     allowed_hosts: str = ""
     allowed_origins: str = ""
+    root_path: str = ""
 
     def __post_init__(self) -> None:
         whole_numbers(1, 1 << 16, self, "rows", "waiting_limit")
         at_least(1, self, "max_body_bytes")
         require(self.time_limit > 0, f"--time_limit is {self.time_limit}; it must be positive")
         require(1 <= self.port <= 65535, f"--port is {self.port}; it must lie in 1 to 65535")
+        check_root_path(self.root_path)
 
     def api_key(self) -> str:
         """Return the API key, or an empty string if there is none.
@@ -111,7 +114,7 @@ def main() -> None:
         backend = open_backend(config)
         # A thread for every request that runs or waits, and some for /health, /metrics and those who get a 429.
         threads = config.waiting_limit + backend.rows + 8
-        server = HttpServer(create_app(backend, settings), place, threads)
+        server = HttpServer(create_app(backend, settings), place, threads, root_path=config.root_path)
         address = f"http://{config.host}:{config.port}"
         print(f"the page: {address}    the API: {address}/v1", flush=True)
         server.run()

@@ -109,6 +109,11 @@ def is_preflight(method: str, header: Header) -> bool:
     return method == "OPTIONS" and bool(header("Origin")) and bool(header("Access-Control-Request-Method"))
 
 
+def check_root_path(path: str) -> None:
+    """Raise InputError if a path at a proxy has a wrong form."""
+    require(re.fullmatch(r"(/[\w.~-]+)*", path), f"--root_path is '{path}'; it must look like /pangu")
+
+
 def warn_if_open(host: str, api_key: str, remedy: str) -> None:
     """Print a warning if a server listens to other machines and asks for no key."""
     name = _hostname(f"[{host}]" if ":" in host else host)

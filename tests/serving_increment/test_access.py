@@ -96,3 +96,15 @@ def test_what_can_not_be_is_told_before_a_model_is_opened(flags, key, told, tmp_
     command = ["-m", "serving_increment.flask.server", "--model", tmp_path / "none", "--port", 15077, *flags]
     status, _, errors = run(*command, cwd=ROOT)
     assert status == 2 and told in errors and errors.count("\n") == 1
+
+
+def test_a_proxy_may_keep_or_remove_the_path_of_the_page(service):
+    with serving(service, root_path="/pangu") as port:
+        for path in ("/pangu/", "/"):
+            status, _, text = ask(port, "GET", path)
+            assert status == 200 and '<base href="/pangu/">' in text
+            assert 'src="static/page.js"' in text and 'href="/' not in text.replace('<base href="/pangu/">', "")
+            assert ask(port, "GET", f"{path}static/page.js")[0] == 200
+            assert ask(port, "POST", f"{path}v1/completions", COMPLETION)[0] == 200
+    with serving(service) as port:
+        assert "<base" not in ask(port, "GET", "/")[2]

@@ -78,3 +78,12 @@ def test_errors_are_told_in_words(service, browser):
         browser.set_network_conditions(offline=True, latency=0, throughput=0)
         element(browser, "send").click()
         until(browser, lambda: "can't be reached" in element(browser, "error").text)
+
+
+def test_a_reader_behind_a_proxy(service, browser):
+    service.batch.runtime.allowed.release(100)
+    with serving(service, root_path="/pangu") as port:
+        browser.get(f"http://127.0.0.1:{port}/pangu/")
+        element(browser, "prompt").send_keys(PROMPT)
+        element(browser, "send").click()
+        until(browser, lambda: element(browser, "text").text == PROMPT + ANSWER)

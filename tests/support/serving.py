@@ -34,15 +34,15 @@ def toy_service(runtime, vocabulary, waiting_limit=64, time_limit=60.0, kind="ji
     return TextService(runtime, score, tokenizer, 9, ROWS, waiting_limit, time_limit, logits)
 
 
-def serving(backend, **settings):
+def serving(backend, root_path="", **settings):
     """Run the web server of a backend in a thread, and yield its port."""
-    return serving_app(create_app(backend, AppSettings(**settings)))
+    return serving_app(create_app(backend, AppSettings(**settings)), root_path)
 
 
 @contextlib.contextmanager
-def serving_app(app):
+def serving_app(app, root_path=""):
     """Run a WSGI application in a thread, and yield its port."""
-    server = HttpServer(app, bound("127.0.0.1", 0, ""), threads=32)
+    server = HttpServer(app, bound("127.0.0.1", 0, ""), threads=32, root_path=root_path)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

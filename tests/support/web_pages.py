@@ -34,11 +34,11 @@ class EndlessRuntime(ToyRuntime):
 
 
 @contextlib.contextmanager
-def paged(blocks):
+def paged(blocks, root_path=""):
     """Run a page in a thread, and yield its port."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
-        server = PageServer(blocks, Visitors())
+        server = PageServer(blocks, Visitors(), root_path)
         thread = threading.Thread(target=server.run, args=[[place]], daemon=True)
         thread.start()
         try:

@@ -2,14 +2,16 @@
 
 import http.client
 import json
+import re
 import socket
 import time
 from contextlib import ExitStack
 
 import pytest
 
+from tests.support.browser import needs_chromium, until
 from tests.support.serving import ask
-from tests.support.web_pages import paged
+from tests.support.web_pages import ANSWER, PROMPT, click, paged, value, write
 from web import chat_page, guard, server, text_page
 from web.engine import local_engine
 
@@ -170,6 +172,17 @@ def test_other_sites_do_not_reach_the_page(known):
         assert ask(port, "POST", "/gradio_api/queue/join", event, {"Origin": f"http://127.0.0.1:{port}"})[0] == 200
 
 
+def test_a_proxy_may_keep_or_remove_the_path_of_the_page(known):
+    with paged(text_page.build(local_engine(known)), "/pangu") as port:
+        for path in ("/pangu/", "/"):
+            status, _, text = ask(port, "GET", path)
+            assert status == 200 and f'"root":"http://127.0.0.1:{port}/pangu"' in text
+            [script] = re.findall(r'<script type="module" crossorigin src="\./(assets/[^"]+)"', text)[:1]
+            assert ask(port, "GET", path + script)[0] == 200
+            assert ask(port, "GET", f"{path}config")[0] == 200
+            assert ask(port, "GET", f"{path}gradio_api/file=/etc/passwd")[0] == 404
+
+
 def test_the_state_of_abandoned_pages_is_dropped(known, monkeypatch):
     monkeypatch.setattr(server, "SESSIONS", 5)
     blocks = text_page.build(local_engine(known))
@@ -219,3 +232,14 @@ def test_a_key_that_is_given_twice_reads_as_it_was_checked(known, secret):
         ask(port, "POST", "/gradio_api/queue/join", body % (json.dumps(file_of(secret)), number, SESSION))
         time.sleep(0.2)
         assert "/gradio_api/file=" not in followed(port)
+
+
+@needs_chromium
+def test_a_reader_behind_a_proxy(known, desktop):
+    known.batch.runtime.allowed.release(100)
+    with paged(text_page.build(local_engine(known)), "/pangu") as port:
+        desktop.get(f"http://127.0.0.1:{port}/pangu/")
+        until(desktop, lambda: desktop.find_elements("id", "send"))
+        write(desktop, "text", PROMPT)
+        click(desktop, "send")
+        until(desktop, lambda: value(desktop, "text") == PROMPT + ANSWER)

@@ -121,7 +121,7 @@ async function* events(response) {
 async function answer(prompt, signal) {
   const headers = { "Content-Type": "application/json" };
   if (by("key").value) headers.Authorization = `Bearer ${by("key").value}`;
-  const response = await fetch("/v1/completions", { method: "POST", headers, signal, body: JSON.stringify(requestBody(prompt)) });
+  const response = await fetch("v1/completions", { method: "POST", headers, signal, body: JSON.stringify(requestBody(prompt)) });
   if (!response.ok) {
     const told = await response.json().catch(() => ({}));
     throw new Error(explain(response.status, told.error?.message ?? response.statusText));
