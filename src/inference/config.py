@@ -94,7 +94,7 @@ class PredictConfig(InferenceConfig):
         super().__post_init__()
         if self.dry_run:
             return
-        at_least(1, self, "batch_size")
+        whole_numbers(1, 1 << 16, self, "batch_size")
         require(not (self.prompt and self.prompt_file), "give --prompt or --prompt_file, not both")
         require(
             not self.stream or self.generation.num_samples == 1,
