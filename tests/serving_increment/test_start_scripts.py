@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from src.inference.manifest import Manifest, vocabulary_md5
+from src.common.vocabulary import vocabulary_md5
+from src.inference.manifest import Manifest
 from src.inference.mindir.export import export_model
 from tests.support.programs import ROOT, random_model
 from tests.support.serving import marked, predicted
