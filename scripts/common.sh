@@ -18,12 +18,13 @@ usage() {
     exit 2
 }
 
-# logged RANK COMMAND...: run a command; its output goes to the terminal and to device{RANK}/log{RANK}.log.
+# logged RANK COMMAND...: replace this shell by a command; its output goes to the terminal and to device{RANK}/log{RANK}.log.
+# Signals to the script so reach the command. The writer of the log ignores them: it ends when the command does.
 logged() {
     local rank=$1
     shift
     mkdir -p "device$rank"
-    "$@" 2>&1 | tee "device$rank/log$rank.log"
+    exec "$@" > >(trap '' INT TERM HUP; exec tee "device$rank/log$rank.log") 2>&1
 }
 
 # dtype_of TYPE: print the configuration's name of fp32 or fp16.
