@@ -1,6 +1,6 @@
 """The training step around the loss: accumulate, check, clip and apply gradients."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -15,20 +15,20 @@ class Objective(nn.Cell):
     """The function that training differentiates.
 
     Inputs:
-        loss_scale: float32 scalar.
+        scale: float32 scalar.
         batch: The inputs of PanguAlphaWithLoss.
 
     Returns:
-        The objective, which is the loss plus the load-balancing loss, times the loss scale; and the plain loss.
+        The objective, which is the loss plus the load-balancing loss, times the scale; and the plain loss.
     """
 
     def __init__(self, network: PanguAlphaWithLoss):
         super().__init__(auto_prefix=False)
         self.network = network
 
-    def construct(self, loss_scale: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, scale: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
         objective, loss = self.network.with_balance(*batch)
-        return objective * loss_scale, loss
+        return objective * scale, loss
 
 
 def zero_sums(parameters: Sequence[Parameter]) -> ParameterTuple:
@@ -62,7 +62,8 @@ class Accumulator(nn.Cell):
     """Computes the loss and the gradients of a micro-batch, and adds the gradients to `sums`.
 
     Inputs:
-        loss_scale: float32 scalar that multiplies the loss before the backward pass.
+        scale: float32 scalar that multiplies the loss before the backward pass: the loss scale, times the weight of the
+            micro-batch (see `token_weights`).
         batch: The inputs of PanguAlphaWithLoss.
 
     Returns:
@@ -74,8 +75,8 @@ class Accumulator(nn.Cell):
         self.sums = zero_sums(parameters)
         self.value_and_gradients = ms.value_and_grad(Objective(network), None, ParameterTuple(parameters), has_aux=True)
 
-    def construct(self, loss_scale: Tensor, *batch: Tensor) -> Tensor:
-        (_, loss), gradients = self.value_and_gradients(loss_scale, *batch)
+    def construct(self, scale: Tensor, *batch: Tensor) -> Tensor:
+        (_, loss), gradients = self.value_and_gradients(scale, *batch)
         return ops.depend(loss, add_to(self.sums, gradients))
 
 
@@ -136,6 +137,7 @@ class TrainStep(nn.Cell):
     The gradients of the earlier micro-batches come from the accumulator.
 
     Inputs:
+        scale: float32 scalar, as for the accumulator.
         loss_scale, lr, beta1_power, beta2_power: float32 scalars. The last three come from `StepScalars`.
         batch: The inputs of PanguAlphaWithLoss.
 
@@ -156,9 +158,9 @@ class TrainStep(nn.Cell):
         self.sums = accumulator.sums if accumulator else None
 
     def construct(
-        self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor, *batch: Tensor
+        self, scale: Tensor, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor, *batch: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        (_, loss), gradients = self.value_and_gradients(loss_scale, *batch)
+        (_, loss), gradients = self.value_and_gradients(scale, *batch)
         if self.sums is not None:
             gradients = take(self.sums, gradients)
         return (loss,) + self.apply_gradients(gradients, loss_scale, lr, beta1_power, beta2_power)
@@ -169,7 +171,7 @@ class StepResult:
     """Result of an optimizer step.
 
     Args:
-        loss: This rank's share of the loss, as the mean over its micro-batches.
+        loss: This rank's share of the loss, which is the mean over all tokens of the step that count.
         gradient_norm: Global norm of the gradients before clipping.
         finite: Whether the norm is finite. If not, the weights were not updated.
     """
@@ -183,27 +185,75 @@ class StepResult:
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
-class Stepper:
-    """Runs the optimizer steps of a model without pipeline stages. Its parameters may be sliced."""
+def counted_tokens(ids: np.ndarray, loss_mask: np.ndarray | None, pad_token: int) -> float:
+    """Return how many labels count in the loss of PanguAlphaWithLoss; see there for ids and loss_mask."""
+    counted = ids[:, :-1] != pad_token
+    return float(counted.sum() if loss_mask is None else (counted * loss_mask).sum(dtype=np.float64))
 
-    def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], apply_gradients: ApplyGradients):
-        self.network = network
+
+def token_weights(
+    micro_batches: Sequence[Inputs], pad_token: int, total: Callable[[np.ndarray], np.ndarray]
+) -> list[float]:
+    """Return the weight of the mean loss of each micro-batch in the loss of the step. The mean of the weights is 1.
+
+    A micro-batch weighs as much as it has tokens that count. So the weighted mean over the micro-batches is the mean
+    over all tokens of the step, however they are cut into micro-batches.
+
+    Args:
+        micro_batches: This rank's micro-batches.
+        pad_token: Labels after it do not count.
+        total: Returns the sum of an array over all ranks that have different data.
+    """
+    if len(micro_batches) == 1:
+        return [1.0]
+    counts = [
+        counted_tokens(ids.asnumpy(), None if loss_mask is None else loss_mask.asnumpy(), pad_token)
+        for ids, _, _, loss_mask, *_ in micro_batches
+    ]
+    totals = total(np.array(counts)).astype(np.float64)
+    return (totals / (totals.mean() or 1.0)).tolist()
+
+
+class Stepper:
+    """Runs the optimizer steps of a model without pipeline stages. Its parameters may be sliced.
+
+    Args:
+        network: The loss of the model.
+        parameters: Parameters to update.
+        apply_gradients: Applies the summed gradients.
+        total: Returns the sum of an array over all ranks that have different data.
+    """
+
+    def __init__(
+        self,
+        network: PanguAlphaWithLoss,
+        parameters: list[Parameter],
+        apply_gradients: ApplyGradients,
+        total: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ):
+        self.network, self._total = network, total
         several = apply_gradients.micro_batches > 1
         self.accumulator = Accumulator(network, parameters) if several else None
         self.train_step = TrainStep(network, parameters, apply_gradients, self.accumulator)
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """Run one optimizer step over micro-batches. Each one has the inputs of PanguAlphaWithLoss."""
-        scale, losses = Tensor(np.float32(loss_scale)), []
-        *first, last = micro_batches
-        for batch in first:
+        batches, losses = list(micro_batches), []
+        weights = token_weights(batches, self.network.pad_token, self._total)
+        *scales, last_scale = (Tensor(np.float32(loss_scale * weight)) for weight in weights)
+        for scale, batch in zip(scales, batches, strict=False):
             assert self.accumulator, "several micro-batches, but apply_gradients.micro_batches is 1"
             losses.append(self.accumulator(scale, *batch))
-        loss, norm, finite = self.train_step(scale, *scalars.tensors(), *last)
-        return StepResult(
-            float(np.mean([x.asnumpy() for x in [*losses, loss]])), float(norm.asnumpy()), bool(finite.asnumpy())
+        loss, norm, finite = self.train_step(
+            last_scale, Tensor(np.float32(loss_scale)), *scalars.tensors(), *batches[-1]
         )
+        return StepResult(weighted_mean([*losses, loss], weights), float(norm.asnumpy()), bool(finite.asnumpy()))
 
     def evaluate(self, batch: Inputs) -> float:
         """Return this rank's share of the loss of a batch."""
         return float(self.network(*batch).asnumpy())
+
+
+def weighted_mean(losses: Sequence[Tensor], weights: Sequence[float]) -> float:
+    """Return the loss of a step from the losses of its micro-batches and their `token_weights`."""
+    return float(np.mean([loss.asnumpy() * np.float32(weight) for loss, weight in zip(losses, weights, strict=True)]))

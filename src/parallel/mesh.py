@@ -92,6 +92,10 @@ class Mesh:
             self._sums[group.name] = ops.AllReduce(ops.ReduceOp.SUM, group.name)
         return self._sums[group.name](Tensor(values.reshape(-1))).asnumpy().reshape(values.shape)
 
+    def total_of_data(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of a float32 array over all ranks that have different data."""
+        return self.total(values, "data", "expert")
+
     def all_true(self, value: bool) -> bool:
         """All-reduce a flag: return True if every rank passed True."""
         return not self.total(np.array([not value]), *AXES).any()

@@ -63,7 +63,7 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         recompute_layers(model)
     if mesh.plan.pipeline > 1:
         return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
-    return Stepper(network, parameters, apply_gradients), optimizer
+    return Stepper(network, parameters, apply_gradients, mesh.total_of_data), optimizer
 
 
 def connect_inference(model: PanguAlphaModel, mesh: Mesh) -> Relay | None:

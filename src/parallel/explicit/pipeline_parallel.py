@@ -14,7 +14,16 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
-from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult, add_to, take, zero_sums
+from src.pangu_alpha_wrapcell import (
+    ApplyGradients,
+    Inputs,
+    StepResult,
+    add_to,
+    take,
+    token_weights,
+    weighted_mean,
+    zero_sums,
+)
 from src.parallel.explicit.collectives import AllReduce, NeighbourExchange
 from src.parallel.mesh import Mesh
 
@@ -210,6 +219,7 @@ class PipelineStepper:
         mesh: Mesh,
         sequence_parallel: bool = False,
     ):
+        self._pad_token, self._total = network.pad_token, mesh.total_of_data
         self._stages_after = mesh.plan.pipeline - 1 - mesh.at.pipeline
         self._links = Links(mesh)
         model = network.model.config
@@ -226,8 +236,9 @@ class PipelineStepper:
         Returns:
             The result of the step. Its loss is 0 in all stages but the last.
         """
-        scale, losses = Tensor(np.float32(loss_scale)), []
-        batches, in_flight = deque(micro_batches), deque()
+        losses, batches, in_flight = [], deque(micro_batches), deque()
+        weights = token_weights(list(batches), self._pad_token, self._total)
+        scales = deque(Tensor(np.float32(loss_scale * weight)) for weight in weights)
         nothing = self._nothing(batches[0])
 
         def forward(x: Tensor, batch: Inputs) -> Tensor | None:
@@ -237,7 +248,7 @@ class PipelineStepper:
 
         def backward(gradient: Tensor | None) -> Tensor:
             x, others = in_flight.popleft()
-            loss, of_x = self._backward(x, gradient, scale, *others)
+            loss, of_x = self._backward(x, gradient, scales.popleft(), *others)
             losses.append(loss)
             return of_x
 
@@ -255,10 +266,8 @@ class PipelineStepper:
             of_x = backward(self._links.up(nothing))
             if not self._links.is_first:
                 self._links.down(of_x)
-        norm, finite = self._apply(scale, *scalars.tensors())
-        return StepResult(
-            float(np.mean([loss.asnumpy() for loss in losses])), float(norm.asnumpy()), bool(finite.asnumpy())
-        )
+        norm, finite = self._apply(Tensor(np.float32(loss_scale)), *scalars.tensors())
+        return StepResult(weighted_mean(losses, weights), float(norm.asnumpy()), bool(finite.asnumpy()))
 
     def evaluate(self, batch: Inputs) -> float:
         """Return this rank's share of the loss of a batch. It is 0 in all stages but the last."""

@@ -88,4 +88,4 @@ def build(config: RunConfig, mesh: Mesh) -> tuple[list[Parameter], SemiAutoStepp
     allocate(parameters, holder.box, config.training.seed, holder.shapes)
     allocate([*optimizer.state, *step.held_sums], holder.box, None, holder.shapes)
     parts = config.micro_steps * config.parallel.micro_batch_interleaved
-    return parameters, SemiAutoStepper(step, plan, rank, parts), optimizer, holder
+    return parameters, SemiAutoStepper(step, plan, rank, parts, mesh.total_of_data), optimizer, holder

@@ -1,6 +1,6 @@
 """Training in semi-automatic parallel: one graph has all micro-batches of an optimizer step and the update."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mindspore.nn.utils import no_init_parameters
 from src.nn.optimizer import Optimizer, StepScalars, keep_on_host, sum_of_squares
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import RunConfig
-from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult
+from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult, counted_tokens
 from src.parallel.plan import sharding
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
@@ -179,6 +179,25 @@ class SemiAutoTrainStep(nn.Cell):
         return (ops.depend(loss, cleared),) + result
 
 
+class FixedCount(nn.Cell):
+    """Replaces the count of a loss by a constant.
+
+    The loss is then a sum, from the first forward pass on, and the sums of all micro-batches and of their interleaved
+    parts add up. The host puts the division by the tokens that count in the whole step into the loss mask.
+
+    Args:
+        number: The constant. It keeps the loss at the size of a mean.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(auto_prefix=False)
+        self.number = number
+        self.constant = Tensor(number, ms.float32)
+
+    def construct(self, counted: Tensor) -> Tensor:
+        return self.constant
+
+
 class Objective(nn.Cell):
     """Objective of one micro-batch: the loss and the load-balancing loss of experts."""
 
@@ -212,6 +231,7 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
     plan = Plan.of(config.parallel, config.model)
     network = PanguAlphaWithLoss(config.model, model)
     annotate(network, plan, config.parallel.sequence_parallel)
+    network.count = FixedCount(config.training.batch_size * plan.data_ranks * config.model.seq_length)
     if config.parallel.recompute:
         recompute_layers(model, norms=True, slice_activation=config.parallel.recompute_slice_activation)
     parameters, several = model.trainable_params(), config.micro_steps > 1
@@ -257,12 +277,20 @@ class SemiAutoStepper:
         step: The compiled graph.
         plan: How the run is spread.
         rank: Rank of this process.
-        micro_batches: Number of micro-batches in a step.
+        micro_batches: Number of micro-batches in a step, or of their interleaved parts.
+        total: Returns the sum of an array over all ranks that have different data.
     """
 
-    def __init__(self, step: SemiAutoTrainStep, plan: Plan, rank: int, micro_batches: int):
+    def __init__(
+        self,
+        step: SemiAutoTrainStep,
+        plan: Plan,
+        rank: int,
+        micro_batches: int,
+        total: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ):
         self._step, self._micro_batches = step, micro_batches
-        self._loss = step.loss
+        self._loss, self._total = step.loss, total
         # All ranks of the last stage get the loss of the whole batch.
         self._share = (plan.coordinates(rank).pipeline == plan.pipeline - 1) / plan.data_ranks
 
@@ -271,23 +299,35 @@ class SemiAutoStepper:
         values = (loss_scale, scalars.learning_rate, scalars.beta1_power, scalars.beta2_power)
         for name, value in zip(SCALARS, values, strict=True):
             getattr(self._step, name).set_data(Tensor(np.float32(value)))
-        loss, norm, finite = self._step(*_joined(micro_batches))
+        loss, norm, finite = self._step(*self._inputs(micro_batches, self._micro_batches))
         loss = float(loss.asnumpy()) / self._micro_batches * self._share
         return StepResult(loss, float(norm.asnumpy()), bool(finite.asnumpy()))
 
     def evaluate(self, batch: Inputs) -> float:
         """Return this rank's share of the loss of a batch, for a model without pipeline stages."""
-        return float(self._loss(*_joined([batch])).asnumpy()) * self._share
+        return float(self._loss(*self._inputs([batch], 1)).asnumpy()) * self._share
+
+    def _inputs(self, micro_batches: Iterable[Inputs], parts: int) -> list[Tensor]:
+        """Join micro-batches to the inputs of the graph, with a loss mask that divides by the tokens that count.
+
+        Args:
+            micro_batches: The inputs of PanguAlphaWithLoss.
+            parts: Number of losses that the graph adds up. Their sum is then `parts` times the mean over all tokens.
+        """
+        ids, position_ids, attention_mask, loss_mask, *keys = _joined(micro_batches)
+        tokens = self._total(np.array([counted_tokens(ids, loss_mask, self._loss.pad_token)]))
+        weight = parts * self._loss.count.number / (float(tokens[0]) or 1.0)
+        return [Tensor(x) for x in (ids, position_ids, attention_mask, loss_mask * np.float32(weight), *keys)]
 
 
-def _joined(micro_batches: Iterable[Inputs]) -> list[Tensor]:
-    """Join micro-batches to the inputs of the graph. They always have a loss mask, and dropout keys with dropout."""
+def _joined(micro_batches: Iterable[Inputs]) -> list[np.ndarray]:
+    """Join micro-batches along the rows. They always have a loss mask, and dropout keys with dropout."""
     batches = []
     for ids, position_ids, attention_mask, loss_mask, dropout_key in micro_batches:
         counted = np.ones(position_ids.shape, np.float32) if loss_mask is None else loss_mask.asnumpy()
         arrays = [ids.asnumpy(), position_ids.asnumpy(), attention_mask.asnumpy(), counted.astype(np.float32)]
         batches.append(arrays if dropout_key is None else [*arrays, dropout_key.asnumpy()])
-    return [Tensor(np.concatenate(parts)) for parts in zip(*batches, strict=True)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def no_batch(config: RunConfig) -> list[Tensor]:

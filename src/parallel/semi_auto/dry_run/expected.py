@@ -107,7 +107,7 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
             if config.parallel.sequence_parallel:
                 add(calls, "AllGather" if phase == "forward" else "ReduceScatter", plan.tensor, "head and loss", phase)
             add((3 if phase == "forward" else 2) * calls, "AllReduce", plan.vocab_parts, "head and loss", phase)
-            add((2 if phase == "forward" else 1) * calls, "AllReduce", plan.data_ranks, "head and loss", phase)
+            add(calls, "AllReduce", plan.data_ranks, "head and loss", phase)
     _of_experts(config, plan, at.pipeline, calls, add)
     add(calls * sliced_sums(config, plan, at.pipeline), "AllGather", plan.tensor, "activations", "backward")
     for name, shape in parameter_shapes(config.model).items():
