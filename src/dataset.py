@@ -11,6 +11,8 @@ from src.common.errors import InputError
 from src.data.mindrecord import check_files, outermost_records, read_records, record_files
 from src.pangu_alpha_config import PanguAlphaConfig
 
+NO_RECORD = -1  # takes the place of a record in a batch that is not full
+
 
 def eod_reset(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
     """Compute positions and an attention mask that restart after each end of document.
@@ -79,10 +81,13 @@ class TokenBatches:
         shuffle: Draw a new order for each epoch. False keeps the order of the files.
         rank: Number of this data-parallel rank, from 0.
         rank_size: Number of data-parallel ranks.
+        fill_token: Id of the rows that fill up the last batch of `once`: the pad token, whose labels do not count. None
+            drops the records that do not fill a batch.
 
     Raises:
-        InputError: A file or a column is missing, a file is damaged, records have another length, or there are fewer
-            records than one batch needs. Iteration raises it for an id outside the vocabulary.
+        InputError: A file or a column is missing, a file is damaged, records have another length, or (without
+            `fill_token`) there are fewer records than one batch needs. Iteration raises it for an id outside the
+            vocabulary.
     """
 
     def __init__(
@@ -96,14 +101,15 @@ class TokenBatches:
         shuffle: bool = True,
         rank: int = 0,
         rank_size: int = 1,
+        fill_token: int | None = None,
     ) -> None:
         self._files = record_files(path)
         self._width, self._vocab_size = seq_length + 1, vocab_size
         self._batch_size, self._rank, self._rank_size = batch_size, rank, rank_size
-        self._seed, self._shuffle = seed, shuffle
+        self._seed, self._shuffle, self._fill_token = seed, shuffle, fill_token
         counts, self._columns = check_files(self._files, column)
         self._ends = np.cumsum(counts)
-        if not self.batches_per_epoch:
+        if not self.batches_per_epoch and fill_token is None:
             raise InputError(
                 f"{path} holds {self.num_records} records, fewer than one batch of "
                 f"{batch_size * rank_size} (batch size {batch_size}, {rank_size} data-parallel ranks)"
@@ -136,19 +142,32 @@ class TokenBatches:
             epoch, first = epoch + 1, 0
 
     def once(self, num_batches: int = 0) -> Iterator[Batch]:
-        """Yield the first `num_batches` whole batches (0 means all) in the order of the files, for validation."""
-        last = min(num_batches or self.batches_per_epoch, self.batches_per_epoch)
-        return self._read(np.arange(self.num_records), 0, last)
+        """Yield the first `num_batches` batches (0 means all) in the order of the files, for validation."""
+        last = self.batches_per_epoch + (self._fill_token is not None and self.dropped_per_epoch > 0)
+        return self._read(np.arange(self.num_records), 0, min(num_batches or last, last))
 
     def _read(self, order: np.ndarray, first: int, last: int) -> Iterator[Batch]:
         """Yield this rank's part of batches first to last - 1, with the records in this order."""
-        grid = order[: self.batches_per_epoch * self._rank_size * self._batch_size]
+        missing = -len(order) % (self._rank_size * self._batch_size)
+        grid = np.append(order, np.full(missing, NO_RECORD))
         mine = grid.reshape(-1, self._rank_size, self._batch_size)[first:last, self._rank]
-        rows = read_records(self._files, self._columns, mine.ravel())
-        for records in mine:
-            ids, *loss_mask = zip(*(next(rows) for _ in records), strict=True)
-            self._check(ids, records)
-            yield Batch(np.stack(ids), np.stack(loss_mask[0]).astype(np.float32) if loss_mask else None)
+        needed = mine[mine != NO_RECORD]
+        rows = read_records(self._files, self._columns, needed) if len(needed) else iter(())
+        for numbers in mine:
+            records = numbers[numbers != NO_RECORD]
+            columns = [list(column) for column in zip(*(next(rows) for _ in records), strict=True)]
+            self._check(columns[0] if columns else [], records)
+            yield self._batch(columns or [[] for _ in self._columns])
+
+    def _batch(self, columns: list[list[np.ndarray]]) -> Batch:
+        """Return a batch of some records. Rows that do not count fill it up."""
+        ids, *loss_mask = columns
+        missing = self._batch_size - len(ids)
+        ids += [np.full(self._width, self._fill_token, np.int32) for _ in range(missing)]
+        if not loss_mask:
+            return Batch(np.stack(ids))
+        masks = loss_mask[0] + [np.zeros(self._width - 1, np.int32) for _ in range(missing)]
+        return Batch(np.stack(ids), np.stack(masks).astype(np.float32))
 
     def _check(self, ids: Sequence[np.ndarray], records: Sequence[int]) -> None:
         """Raise InputError for the first record that has the wrong length or an id outside the vocabulary."""

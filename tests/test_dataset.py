@@ -84,6 +84,25 @@ def test_unshuffled_records_come_in_the_order_of_the_files(folder):
     assert len(list(data.once(99))) == 5
 
 
+@pytest.mark.parametrize("rank_size, batch_size", [(1, 4), (1, 23), (1, 30), (2, 4), (3, 3)])
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_validation_holds_every_record(tmp_path, rank_size, batch_size, has_mask):
+    """The last batch is as large as the others. The rows that fill it are pads, and masked, so they do not count."""
+    pad = VOCAB - 1
+    masks = np.ones((23, LENGTH), np.int32) if has_mask else None
+    write_records(tmp_path / "a.mindrecord", records(23), masks)
+    settings = dict(batch_size=batch_size, shuffle=False, rank_size=rank_size, fill_token=pad)
+    ranks = [list(batches(tmp_path, rank=rank, **settings).once()) for rank in range(rank_size)]
+    assert {len(of_rank) for of_rank in ranks} == {-(-23 // (batch_size * rank_size))}
+    rows = np.concatenate([batch.ids for number in zip(*ranks, strict=True) for batch in number])
+    assert len(rows) % (batch_size * rank_size) == 0
+    np.testing.assert_array_equal(rows[:23], records(23))
+    assert (rows[23:] == pad).all()
+    if has_mask:
+        counted = np.concatenate([batch.loss_mask for number in zip(*ranks, strict=True) for batch in number])
+        assert (counted[:23] == 1).all() and (counted[23:] == 0).all()
+
+
 def test_an_epoch_holds_each_record_at_most_once_and_the_next_one_others(folder):
     data = batches(folder)
     taken = np.concatenate(take(data.iterate(), 22))[:, 0]

@@ -11,7 +11,8 @@ size and CRC-32 of each file, to detect damage or a swap.
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -58,32 +59,49 @@ def save(
         The checkpoint's folder.
 
     Raises:
-        InputError: The ranks do not write into the same folder.
+        InputError: A rank can't write, or the ranks do not write into the same folder. The older checkpoints stay.
     """
     final = folder / f"{_STEP_PREFIX}{step:08d}"
     temporary = temporary_path(final)
-    if holder.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(TEMPORARY_PREFIX + "*"):
-            shutil.rmtree(leftover)
-        temporary.mkdir()
-    holder.barrier()
-    report = write_slices(
-        temporary,
-        holder,
-        {MODEL: {p.name: p.asnumpy for p in model}, OPTIMIZER: {p.name: p.asnumpy for p in optimizer}},
-    )
-    if holder.rank:
-        _write_json(temporary / _report_name(holder.rank), report)
-    holder.barrier()
-    if holder.rank == 0:
-        reports = [report, *(_taken_report(temporary, rank) for rank in range(1, holder.plan.world_size))]
-        complete(temporary, reports, state | {"step": step}, write_config)
-        _put_in_place(temporary, final)
-        for old in _steps(folder)[:-keep]:
-            shutil.rmtree(old)
-    holder.barrier()
+    with _all_ranks_write(final, temporary, holder):
+        if holder.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(TEMPORARY_PREFIX + "*"):
+                shutil.rmtree(leftover)
+            temporary.mkdir()
+    with _all_ranks_write(final, temporary, holder):
+        report = write_slices(
+            temporary,
+            holder,
+            {MODEL: {p.name: p.asnumpy for p in model}, OPTIMIZER: {p.name: p.asnumpy for p in optimizer}},
+        )
+        if holder.rank:
+            _write_json(temporary / _report_name(holder.rank), report)
+    with _all_ranks_write(final, temporary, holder):
+        if holder.rank == 0:
+            reports = [report, *(_taken_report(temporary, rank) for rank in range(1, holder.plan.world_size))]
+            complete(temporary, reports, state | {"step": step}, write_config)
+            _put_in_place(temporary, final)
+            for old in checkpoints_of(folder)[:-keep]:
+                shutil.rmtree(old)
     return final
+
+
+@contextmanager
+def _all_ranks_write(final: Path, temporary: Path, holder: Holder) -> Generator[None]:
+    """Run a block on all ranks. If one of them can't write, the unfinished checkpoint is removed, and all raise."""
+    problem = None
+    try:
+        yield
+    except OSError as error:
+        problem = error
+    if not holder.all_true(problem is None):
+        if holder.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(
+            f"checkpoint {final} can't be written: {problem.strerror if problem else 'another rank reports it'}; the "
+            "checkpoints before it are whole: make room, and the same command goes on from the newest"
+        ) from problem
 
 
 def write_slices(folder: Path, holder: Holder, contents: Mapping[str, Mapping[str, Callable[[], np.ndarray]]]) -> dict:
@@ -185,7 +203,7 @@ def _put_in_place(temporary: Path, final: Path) -> None:
         shutil.rmtree(old)
 
 
-def _steps(folder: Path) -> list[Path]:
+def checkpoints_of(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, oldest first. One that is being replaced comes before its replacement."""
     return sorted(
         (path for path in folder.glob(_STEP_PREFIX + "*") if path.is_dir()),
@@ -220,7 +238,7 @@ def _damage(checkpoint: Path, holder: Holder) -> str | None:
 
 def _mix_up(checkpoint: Path, found: dict[str, int]) -> str | None:
     """Say which other file of this run's checkpoints has the size and CRC-32 that were found."""
-    for other in [checkpoint, *_steps(checkpoint.parent)]:
+    for other in [checkpoint, *checkpoints_of(checkpoint.parent)]:
         for name, recorded in (_recorded_files(other) or {}).items():
             if recorded == found:
                 return f"is {name} of {other.name}"
@@ -232,7 +250,7 @@ def newest(folder: Path, holder: Holder = ALONE) -> Path | None:
 
     All ranks must call it.
     """
-    for checkpoint in reversed(_steps(folder)):
+    for checkpoint in reversed(checkpoints_of(folder)):
         damage = _damage(checkpoint, holder)
         if holder.all_true(damage is None):
             return checkpoint
@@ -264,7 +282,7 @@ def find_folder(path: str | Path, holder: Holder = ALONE) -> Path | None:
             raise InputError(f"checkpoint {path} is damaged: {damage or 'another rank reports it'}; use another step")
         return path
     for folder in (path / "checkpoint", path):
-        if folder.is_dir() and _steps(folder):
+        if folder.is_dir() and checkpoints_of(folder):
             checkpoint = newest(folder, holder)
             if checkpoint is None:
                 raise InputError(f"every checkpoint in {folder} is damaged")

@@ -52,7 +52,8 @@ class TrainingConfig:
 
     Args:
         batch_size: Number of sequences in a micro-batch of one data-parallel rank.
-        accumulation_steps: Number of micro-batches that give the gradients of one optimizer step, as their mean.
+        accumulation_steps: Number of micro-batches that give the gradients of one optimizer step. Each token of them
+            that counts weighs the same.
         steps: Number of optimizer steps of the whole run.
         optimizer: Optimizer: adam_weight_decay (Adam without bias correction, as in the release), adamw (Adam with bias
             correction) or lamb.
@@ -69,6 +70,8 @@ class TrainingConfig:
         dynamic_loss_scale: Skip a step that overflows and halve the loss scale; double it after loss_scale_window steps
             without overflow. false keeps the loss scale constant.
         loss_scale_window: Number of steps without overflow after which the loss scale is doubled.
+        max_skipped_steps: Number of steps in a row that may overflow before training stops with an error. At loss scale
+            1, which can't shrink, 20 are enough.
         seed: Random seed of the initial weights, the dropout masks and the order of the data.
         eval_interval: Number of steps between two validations. 0 means no validation.
         eval_batches: Number of batches in a validation. 0 means all of the validation data.
@@ -76,9 +79,12 @@ class TrainingConfig:
         save_interval: Number of steps between two checkpoints. 0 means one checkpoint, at the end.
         keep_checkpoints: Number of newest checkpoints to keep. Older ones are deleted.
         output: Folder of the run. It gets the checkpoints, the metrics and the loss curve.
-        resume: Continue from the newest whole checkpoint in `output`, if there is one. false starts at step 0.
+        resume: Continue from the newest whole checkpoint in `output`, if there is one. false starts at step 0, and
+            refuses a folder that holds a run.
+        new_schedule: Resume with another learning rate, warm-up or decay than the run had. false refuses that.
         init_checkpoint: Checkpoint that gives the initial weights, for incremental training or fine-tuning; the
-            optimizer starts from zero. Empty means random weights.
+            optimizer starts from zero. Empty means random weights. It is refused if `output` holds a run that did not
+            begin with it.
     """
 
     batch_size: int = 8
@@ -97,6 +103,7 @@ class TrainingConfig:
     loss_scale: float = 2.0**32
     dynamic_loss_scale: bool = True
     loss_scale_window: int = 1000
+    max_skipped_steps: int = 1000
     seed: int = 0
     eval_interval: int = 0
     eval_batches: int = 0
@@ -105,13 +112,13 @@ class TrainingConfig:
     keep_checkpoints: int = 3
     output: str = "output"
     resume: bool = True
+    new_schedule: bool = False
     init_checkpoint: str = ""
 
     def __post_init__(self) -> None:
         whole_numbers(1, 1 << 20, self, "batch_size", "accumulation_steps", prefix="training.")
-        whole_numbers(
-            1, 10**12, self, "steps", "loss_scale_window", "log_interval", "keep_checkpoints", prefix="training."
-        )
+        counts = ("steps", "loss_scale_window", "max_skipped_steps", "log_interval", "keep_checkpoints")
+        whole_numbers(1, 10**12, self, *counts, prefix="training.")
         at_least(
             0,
             self,

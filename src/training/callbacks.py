@@ -3,11 +3,14 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Protocol
 
 import matplotlib
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # ty: ignore[missing-module-member]
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from src.common.files import write_text, written_whole
@@ -24,7 +27,10 @@ class Callback(Protocol):
     """Receives the metrics of each logged step and each validation. They always hold "step", counted from 1."""
 
     def on_step(self, metrics: Metrics) -> None:
-        """Receive loss, learning_rate, grad_norm, loss_scale, overflow and tokens_per_second of an optimizer step."""
+        """Receive the metrics of an optimizer step.
+
+        They are loss, learning_rate, grad_norm, loss_scale, overflow, skipped_steps and tokens_per_second.
+        """
 
     def on_validation(self, metrics: Metrics) -> None:
         """Receive validation_loss and validation_perplexity."""
@@ -34,7 +40,7 @@ class Callback(Protocol):
 
 
 class ProgressBar:
-    """Shows loss, learning rate, tokens a second and the remaining time on the terminal."""
+    """Shows loss, learning rate, tokens a second, overflow and the remaining time on the terminal."""
 
     def __init__(self, first_step: int, steps: int):
         self._bar = tqdm(
@@ -48,9 +54,11 @@ class ProgressBar:
 
     def on_step(self, metrics: Metrics) -> None:
         """Advance the bar to the step."""
+        skipped = metrics["skipped_steps"]
+        overflow = f", overflow at loss scale {metrics['loss_scale']:g}" if metrics["overflow"] else ""
         self._bar.set_postfix_str(
             f"loss {metrics['loss']:.4f}, lr {metrics['learning_rate']:.2e}, "
-            f"{metrics['tokens_per_second']:.0f} tokens/s",
+            f"{metrics['tokens_per_second']:.0f} tokens/s{f', {skipped} skipped' if skipped else ''}{overflow}",
             refresh=False,
         )
         self._bar.update(metrics["step"] - self._bar.n)
@@ -69,17 +77,20 @@ class ProgressBar:
 
 
 class MetricsFile:
-    """Writes every metric to metrics.jsonl, one JSON object a line. A resumed run drops lines after its first step."""
+    """Writes every metric to metrics.jsonl, one JSON object a line. A number that is not finite becomes null.
+
+    A resumed run drops the lines after its first step, and lines that are not metrics.
+    """
 
     def __init__(self, folder: Path, first_step: int):
         path = folder / METRICS_FILE
         kept = [line for line in read_metrics(folder) if line["step"] <= first_step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(map(_json_line, kept)))
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def on_step(self, metrics: Metrics) -> None:
         """Append a line."""
-        self._file.write(json.dumps(metrics) + "\n")
+        self._file.write(_json_line(metrics))
 
     on_validation = on_step
 
@@ -89,23 +100,32 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Writes event files into the folder `tensorboard`."""
+    """Writes an event file into the folder `tensorboard`.
+
+    It writes at once. The SummaryWriter of tensorboardX has a thread for that; on a full disk the thread ends, and its
+    queue then blocks training for ever.
+    """
 
     def __init__(self, folder: Path, first_step: int):
+        events = folder / "tensorboard"
+        events.mkdir(parents=True, exist_ok=True)
         # File names have the time in whole seconds. The suffix keeps a run that resumes at once from overwriting one.
-        self._writer = SummaryWriter(
-            str(folder / "tensorboard"),
-            purge_step=first_step + 1 if first_step else None,
-            filename_suffix=f".{first_step}",
-        )
+        self._writer = EventsWriter(str(events / "events"), f".{first_step}")
+        if first_step:  # TensorBoard then forgets the steps from here on that an earlier file has
+            self._write(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def on_step(self, metrics: Metrics) -> None:
-        """Add a scalar for each finite metric. The writer prints a warning for others, so they are left out."""
+        """Add a scalar for each finite metric."""
         for name, value in metrics.items():
             if name != "step" and math.isfinite(value):
-                self._writer.add_scalar(name, value, int(metrics["step"]))
+                self._write(Event(step=int(metrics["step"]), summary=scalar(name, value)))
+        self._writer.flush()
 
     on_validation = on_step
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -142,9 +162,27 @@ class LossCurve:
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
-    """Return the whole lines of a run's metrics.jsonl; an empty list if there is no file."""
+    """Return the metrics in a run's metrics.jsonl, with NaN for null; an empty list if there is no file.
+
+    A line that was cut off, or that is not a JSON object with a step, is skipped.
+    """
     path = folder / METRICS_FILE
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [metrics for metrics in map(_metrics_of, lines) if metrics is not None]
+
+
+def _metrics_of(line: str) -> Metrics | None:
+    try:
+        metrics = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("step"), int):
+        return None
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
+
+
+def _json_line(metrics: Metrics) -> str:
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"

@@ -4,16 +4,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from mindspore import Parameter
 
 from src.checkpoint import store
 from src.checkpoint.vocabulary import check_trained_with
+from src.common.checks import require
 from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig, load_config
 from src.parallel.build import TrainingParts
 from src.training.progress import LossScale, Progress
-
-FOLDER = "checkpoint"  # in the output folder of a run
+from src.training.run_folder import CHECKPOINTS, check_run, fixed_settings, origin
 
 
 class RunCheckpoints:
@@ -26,43 +27,53 @@ class RunCheckpoints:
     """
 
     def __init__(self, config: RunConfig, parts: TrainingParts, num_records: int):
-        self._config, self._parts, self._num_records = config, parts, num_records
-        self._folder = Path(config.training.output) / FOLDER
+        self._config, self._parts = config, parts
+        self._order = fixed_settings(config, num_records)
+        self._folder = Path(config.training.output) / CHECKPOINTS
+        self._origin = config.training.init_checkpoint
+        self._saved_updates = 0
 
     def start(self) -> Progress:
         """Load the newest whole checkpoint of the run; if there is none, the weights of `init_checkpoint` if given.
 
         Raises:
-            InputError: The checkpoint is of other data or of settings that can't change within a run.
+            InputError: The checkpoint is of another run or of settings that can't change within a run, or every
+                checkpoint of the run is damaged.
         """
         training, parts = self._config.training, self._parts
-        checkpoint = store.newest(self._folder, parts.holder) if training.resume else None
+        checkpoint = store.newest(self._folder, parts.holder)
         if checkpoint is None:
+            require(
+                not store.checkpoints_of(self._folder),
+                f"every checkpoint in {self._folder} is damaged: give another --training.output to begin anew",
+            )
             if training.init_checkpoint:
                 self._load(store.find(training.init_checkpoint, holder=parts.holder), parts.parameters)
             return Progress(0, 0, LossScale(training.loss_scale))
+        check_run(self._config, checkpoint, self._order)
         state = store.read_state(checkpoint)
-        changed = [
-            f"{name} {state['order'][name]!r} -> {value!r}"
-            for name, value in self._fixed_settings().items()
-            if state["order"].get(name) != value
-        ]
-        if changed:
-            raise InputError(
-                f"{checkpoint} can't go on with other data or settings ({', '.join(changed)}); take the "
-                "old ones, or begin anew with --training.init_checkpoint and another --training.output"
-            )
+        self._origin, self._saved_updates = origin(checkpoint), state["applied_steps"]
         self._load(checkpoint, [*parts.parameters, *parts.optimizer.state])
         if parts.holder.rank == 0:
             print(f"going on from {checkpoint}", flush=True)
         return Progress(state["step"], state["applied_steps"], LossScale(**state["loss_scale"]))
 
+    def has_news(self, progress: Progress) -> bool:
+        """Whether the weights have changed since the newest checkpoint."""
+        return progress.applied_steps > self._saved_updates
+
     def save(self, progress: Progress) -> None:
-        """Write a checkpoint of the current step. All ranks call it together."""
+        """Write a checkpoint of the current step. All ranks call it together.
+
+        Raises:
+            InputError: A weight or moment is not finite, or a file can't be written. The older checkpoints stay.
+        """
+        self._check_finite(progress.step)
         state = {
             "applied_steps": progress.applied_steps,
             "loss_scale": asdict(progress.loss_scale),
-            "order": self._fixed_settings(),
+            "order": self._order,
+            "init_checkpoint": self._origin,
         }
         store.save(
             self._folder,
@@ -74,6 +85,19 @@ class RunCheckpoints:
             self._config.training.keep_checkpoints,
             self._parts.holder,
         )
+        self._saved_updates = progress.applied_steps
+
+    def _check_finite(self, step: int) -> None:
+        """Raise InputError if a weight or moment is not finite, so that it never replaces a good checkpoint."""
+        held, holder = [*self._parts.parameters, *self._parts.optimizer.state], self._parts.holder
+        broken = next((p.name for p in held if not np.isfinite(p.asnumpy()).all()), None)
+        if not holder.all_true(broken is None):
+            older = store.checkpoints_of(self._folder)
+            raise InputError(
+                f"{f'{broken!r} is' if broken else 'weights of another rank are'} not finite after step {step}, so no "
+                f"checkpoint was written; the newest one is {older[-1] if older else 'none'}: train with a lower "
+                "--training.learning_rate (and --training.new_schedule true to go on)"
+            )
 
     def _load(self, source: Path, parameters: Iterable[Parameter]) -> None:
         self._check_vocabulary(source)
@@ -92,15 +116,3 @@ class RunCheckpoints:
             data.vocabulary_md5 = trained
         elif not data.any_vocabulary:
             check_trained_with(replace(data, vocabulary_md5=trained))
-
-    def _fixed_settings(self) -> dict:
-        """Return what must not change, so that data, dropout masks and moments continue where they were."""
-        training = self._config.training
-        return {
-            "training.seed": training.seed,
-            "sequences a micro-batch": training.batch_size * self._parts.holder.plan.data_ranks,
-            "micro-batches": self._config.micro_steps,
-            "training.optimizer": training.optimizer,
-            "data.shuffle": self._config.data.shuffle,
-            "records of data.train": self._num_records,
-        }

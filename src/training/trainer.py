@@ -5,23 +5,28 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint.vocabulary import noted
+from src.common.checks import require
 from src.common.errors import InputError
 from src.dataset import Batch, TokenBatches
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha_config import RunConfig
-from src.pangu_alpha_wrapcell import Inputs
+from src.pangu_alpha_wrapcell import Inputs, counted_tokens
 from src.parallel.build import build_training
 from src.parallel.mesh import connect
 from src.parallel.plan.plan import AXES, Plan
 from src.training.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
+from src.training.document_ends import warn_of_other_ends
 from src.training.resume import RunCheckpoints
+from src.training.run_folder import RunLock, check_folder, fixed_settings
 from src.training.stop_signal import SIGNAL_STATUS, StopSignal
 
 
@@ -42,17 +47,25 @@ class Trainer:
         if not data.train:
             raise InputError("data.train is not given: a folder of MindRecord files from `python -m src.preprocess`")
         self.mesh = connect(Plan.of(config.parallel, config.model))
-        self.train_batches = self._batches(data.train, data.shuffle)
-        self.validation_batches = self._batches(data.validation, shuffle=False) if data.validation else None
+        self.train_batches = self._batches(data.train, shuffle=data.shuffle)
+        pad = config.model.pad_token
+        self.validation_batches = (
+            self._batches(data.validation, shuffle=False, fill_token=pad) if data.validation else None
+        )
         if training.eval_interval and self.validation_batches is None:
             raise InputError("training.eval_interval is set but data.validation is not")
+        if self.mesh.rank == 0:
+            warn_of_other_ends(self.train_batches, config)
+        num_records = self.train_batches.num_records
+        self._lock = RunLock(self.output) if self.mesh.rank == 0 else None
+        check_folder(config, fixed_settings(config, num_records))  # before the engine writes its strategy files
         self.parts = build_training(config, self.mesh)
-        self.checkpoints = RunCheckpoints(config, self.parts, self.train_batches.num_records)
+        self.checkpoints = RunCheckpoints(config, self.parts, num_records)
         self.progress = self.checkpoints.start()
         data.any_vocabulary = False  # from here on, the run's own vocabulary is the right one
         self.stopped_by = 0
 
-    def _batches(self, path: str, shuffle: bool) -> TokenBatches:
+    def _batches(self, path: str, **order: Any) -> TokenBatches:
         model, training, data = self.config.model, self.config.training, self.config.data
         return TokenBatches(
             path,
@@ -61,9 +74,9 @@ class Trainer:
             model.seq_length,
             model.vocab_size,
             seed=training.seed,
-            shuffle=shuffle,
             rank=self.mesh.plan.data_rank(self.mesh.rank),
             rank_size=self.mesh.plan.data_ranks,
+            **order,
         )
 
     def run(self) -> None:
@@ -71,27 +84,31 @@ class Trainer:
 
         Exits:
             After SIGTERM or Ctrl-C: write a checkpoint, and exit with status 143 or 130.
+
+        Raises:
+            InputError: Steps overflow without end, weights are not finite, or a file can't be written.
         """
-        self.output.mkdir(parents=True, exist_ok=True)
-        first = self.progress.step
+        first, updates = self.progress.step, self.progress.applied_steps
         self._tell(self._summary())
-        callbacks: list[Callback] = []
-        if self.mesh.rank == 0:
-            callbacks = [
-                MetricsFile(self.output, first),
-                TensorBoard(self.output, first),
-                LossCurve(self.output),
-                ProgressBar(first, self.config.training.steps),
-            ]
-        stop = StopSignal()
         try:
-            self._loop(callbacks, stop)
-            if self.progress.step > first:
-                self.checkpoints.save(self.progress)
-        finally:
-            stop.restore()
-            for callback in callbacks:
-                callback.close()
+            with ExitStack() as closing:
+                if self._lock:
+                    closing.callback(self._lock.release)
+                callbacks = self._callbacks() if self.mesh.rank == 0 else []
+                for callback in callbacks:
+                    closing.callback(callback.close)
+                stop = StopSignal()
+                closing.callback(stop.restore)
+                self._loop(callbacks, stop)
+                stuck = self.progress.is_stuck(self.config.training)
+                if self.progress.step > first and (self.checkpoints.has_news(self.progress) or not stuck):
+                    self.checkpoints.save(self.progress)
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or self.output}: {error.strerror}; training has stopped, and the same command goes "
+                "on from the newest checkpoint, which is whole"
+            ) from error
+        self._check_updates(first, updates)
         if self.stopped_by:
             self._tell(
                 f"stopped by {signal.Signals(self.stopped_by).name} after step {self.progress.step}; the same "
@@ -100,6 +117,37 @@ class Trainer:
             sys.exit(SIGNAL_STATUS + self.stopped_by)
         self._tell(
             f"finished step {self.progress.step}: checkpoint, metrics.jsonl and loss_curve.png are in {self.output}"
+        )
+
+    def _callbacks(self) -> list[Callback]:
+        first = self.progress.step
+        return [
+            MetricsFile(self.output, first),
+            TensorBoard(self.output, first),
+            LossCurve(self.output),
+            ProgressBar(first, self.config.training.steps),
+        ]
+
+    def _check_updates(self, first: int, updates: int) -> None:
+        """Raise InputError if overflow, or a loss that is not finite, kept the run from training.
+
+        Args:
+            first: Steps that were done when the run began.
+            updates: Those of them that had updated the weights.
+        """
+        progress, training = self.progress, self.config.training
+        stuck = progress.is_stuck(training)
+        none = progress.step == training.steps > first and progress.applied_steps == updates
+        require(
+            not stuck and not none,
+            f"training stopped after step {progress.step}: the last {progress.skipped_in_row} steps overflowed and did "
+            f"not update the weights (loss scale {progress.loss_scale.value:g}); "
+            + (
+                "the loss is not finite, or gradients are too large: look at the data and the initial weights, or try "
+                "a lower --training.learning_rate in another --training.output"
+                if progress.loss_scale.value <= 1
+                else "begin with a smaller --training.loss_scale in another --training.output, or take more steps"
+            ),
         )
 
     def _tell(self, line: str) -> None:
@@ -120,7 +168,7 @@ class Trainer:
         training, progress = self.config.training, self.progress
         batches = self.train_batches.iterate(progress.step * self.config.micro_steps)
         began, logged = time.perf_counter(), progress.step
-        while progress.step < training.steps and not self.stopped_by:
+        while progress.step < training.steps and not self.stopped_by and not progress.is_stuck(training):
             metrics = self._step(batches, stop.number)
             if progress.step % training.log_interval == 0 or progress.step == training.steps:
                 now = time.perf_counter()
@@ -134,8 +182,9 @@ class Trainer:
                 for callback in callbacks:
                     callback.on_validation(validation)
                 began, logged = time.perf_counter(), progress.step
-            if training.save_interval and progress.step % training.save_interval == 0 and not last:
-                self.checkpoints.save(self.progress)
+            due = training.save_interval and progress.step % training.save_interval == 0 and not last
+            if due and self.checkpoints.has_news(progress):
+                self.checkpoints.save(progress)
 
     def _tokens(self, steps: int) -> int:
         sequences = self.config.training.batch_size * self.mesh.plan.data_ranks * self.config.micro_steps
@@ -159,10 +208,9 @@ class Trainer:
             "grad_norm": result.gradient_norm,
             "loss_scale": progress.loss_scale.value,
             "overflow": not result.finite,
+            "skipped_steps": progress.step + 1 - progress.applied_steps - result.finite,
         }
-        progress.step += 1
-        progress.applied_steps += result.finite
-        progress.loss_scale.update(result.finite, training)
+        progress.update(result.finite, training)
         return metrics
 
     def _inputs(self, batch: Batch, micro_step: int | None) -> Inputs:
@@ -181,10 +229,8 @@ class Trainer:
             raise ValueError("training.eval_interval is 0: the trainer has read no validation data")
         shares, tokens = [], []
         for batch in self.validation_batches.once(self.config.training.eval_batches):
-            counted = batch.ids[:, :-1] != self.config.model.pad_token
-            if batch.loss_mask is not None:
-                counted = counted * batch.loss_mask
-            tokens.append(counted.sum() if self.mesh.at.pipeline == 0 else 0)
+            counted = counted_tokens(batch.ids, batch.loss_mask, self.config.model.pad_token)
+            tokens.append(counted if self.mesh.at.pipeline == 0 else 0.0)
             shares.append(self.parts.stepper.evaluate(self._inputs(batch, None)))
         losses, tokens = self.mesh.total(np.array([shares, tokens]) / self.mesh.plan.tensor, *AXES).astype(np.float64)
         loss = float((losses * tokens).sum() / max(tokens.sum(), 1.0))

@@ -32,7 +32,7 @@ SLOW = {
     "dp2 x pp2 with ZeRO": Run({"data": 2, "pipeline": 2, "optimizer_shard": True}),
     "dp2 x tp2 x pp2 with ZeRO": Run({"data": 2, "tensor": 2, "pipeline": 2, "optimizer_shard": True}),
     "tp2 x pp2 with sequence parallel": Run({"tensor": 2, "pipeline": 2, "sequence_parallel": True}),
-    "infinite gradients on tp2 x pp2": Run({"tensor": 2, "pipeline": 2}, training={"loss_scale": 3e38, "steps": 4}),
+    "infinite gradients on tp2 x pp2": Run({"tensor": 2, "pipeline": 2}, training={"loss_scale": 3e38, "steps": 70}),
     "recompute on dp2 with ZeRO": Run({"data": 2, "optimizer_shard": True, "recompute": True}),
     "recompute on tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True, "recompute": True}),
     "recompute on pp2": Run({"pipeline": 2, "recompute": True}),

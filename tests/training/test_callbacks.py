@@ -1,6 +1,7 @@
 import json
 import struct
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from src.training.callbacks import LossCurve, MetricsFile, ProgressBar, TensorBoard, read_metrics
@@ -14,6 +15,7 @@ def step(number, loss=2.0):
         "grad_norm": 0.5,
         "loss_scale": 4.0,
         "overflow": False,
+        "skipped_steps": 0,
         "tokens_per_second": 123.4,
     }
 
@@ -49,6 +51,28 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(step(1)) + "\n"
 
 
+def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
+    writer = MetricsFile(tmp_path, 0)
+    writer.on_step(step(1, float("nan")) | {"grad_norm": float("inf")})
+    writer.close()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert line["loss"] is None and line["grad_norm"] is None and line["loss_scale"] == 4.0
+    LossCurve(tmp_path).close()
+
+
+@pytest.mark.parametrize("garbage", ["\0\0\0", "[1]", '{"loss": 2}', '{"step": "x"}', "\ufffd", "[" * 100000])
+def test_a_garbage_line_is_skipped(tmp_path, garbage):
+    lines = [json.dumps(step(1)), garbage, json.dumps(step(2))]
+    (tmp_path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    assert read_metrics(tmp_path) == [step(1), step(2)]
+    MetricsFile(tmp_path, 2).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(step(1)) + "\n" + json.dumps(step(2)) + "\n"
+
+
 def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path) == []
     LossCurve(tmp_path).close()
@@ -76,6 +100,16 @@ def test_progress_tells_loss_rate_and_speed(capsys):
     output = capsys.readouterr()
     assert output.out == "step 5: validation loss 1.5000, perplexity 4.48\n"
     assert "6/10" in output.err and "loss 2.0000, lr 1.00e-03, 123 tokens/s" in output.err
+
+
+def test_progress_tells_overflow(capsys):
+    for told in ({"overflow": True, "skipped_steps": 2, "loss_scale": 1024.0}, {"skipped_steps": 2}):
+        bar = ProgressBar(0, 10)
+        bar.on_step(step(3) | told)
+        bar.close()
+    first, second = capsys.readouterr().err.strip().split("\n")
+    assert first.endswith("123 tokens/s, 2 skipped, overflow at loss scale 1024]")
+    assert second.endswith("123 tokens/s, 2 skipped]")
 
 
 def read_events(folder):

@@ -65,7 +65,7 @@ def train(data, output, **training):
 
 
 # The loss scale overflows at first and doubles every few steps, so that more state must be resumed.
-LIVELY = dict(steps=STEPS, accumulation_steps=2, optimizer="adamw", loss_scale=3e38, loss_scale_window=3)
+LIVELY = dict(steps=STEPS, accumulation_steps=2, optimizer="adamw", loss_scale=1e20, loss_scale_window=3)
 
 
 @pytest.fixture(scope="module")
