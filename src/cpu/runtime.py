@@ -100,9 +100,10 @@ class CpuRuntime:
             require_avx2(self.format.bits)
         needed = total_bytes(stored) + cache_bytes(self.config, 1, self.seq_length) + _SCRATCH_BYTES
         require_memory(str(folder), needed, _FEWER_BITS)
-        self._file = (self.folder / WEIGHTS_FILE).open("rb")
-        self._state = file_state(self._file.fileno())
+        weights = self.folder / WEIGHTS_FILE
+        self._state = file_state(weights) if weights.is_file() else ()  # of before the check, which reads the file
         self.manifest.check_files(self.folder)
+        self._file = weights.open("rb")
         data = np.memmap(self._file, np.uint8, "r")
         self._words = _WordTable(data, self.config, self.format, stored)
         self.network = self._build_network(data, stored, threads, cpu_kernels)
