@@ -119,6 +119,23 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _answers(client: httpx.Client, method: str, body: Any) -> list[dict[str, Any]]:
+    """Return Serving's answers to the instances of a request body."""
+    instances = body.get("instances") if isinstance(body, dict) else None
+    if not isinstance(instances, list) or not instances:
+        raise FrontError(422, 'the body must look like {"instances": [{...}]}')
+    if method not in ("predict", "score", "identity"):
+        raise FrontError(404, f"no method '{method}'; there are predict, score and identity")
+    found = _ask(client, method, [packed(method, instance) for instance in instances])
+    for asked, told in zip(instances, found):
+        if "error_msg" in told:
+            raise failure(told["error_msg"])
+        if method == "predict" and not asked.get("return_scores"):
+            for name in _SCORES:
+                del told[name]
+    return found
+
+
 def rest_app(serving: str, visitors: Visitors) -> Flask:
     """Make the REST interface in front of Serving's own.
 
@@ -156,20 +173,7 @@ def rest_app(serving: str, visitors: Visitors) -> Flask:
     def answer(method: str, version: str = LATEST) -> Response:
         if version not in (LATEST, VERSION):
             raise FrontError(404, f"no version '{version}'; there is version {VERSION}")
-        body = parsed(request.get_data())
-        instances = body.get("instances") if isinstance(body, dict) else None
-        if not isinstance(instances, list) or not instances:
-            raise FrontError(422, 'the body must look like {"instances": [{...}]}')
-        if method not in ("predict", "score", "identity"):
-            raise FrontError(404, f"no method '{method}'; there are predict, score and identity")
-        found = _ask(client, method, [packed(method, instance) for instance in instances])
-        for asked, told in zip(instances, found):
-            if "error_msg" in told:
-                raise failure(told["error_msg"])
-            if method == "predict" and not asked.get("return_scores"):
-                for name in _SCORES:
-                    del told[name]
-        return jsonify(instances=found)
+        return jsonify(instances=_answers(client, method, parsed(request.get_data())))
 
     @app.errorhandler(Exception)
     def explain(error: Exception) -> tuple[Response, int]:

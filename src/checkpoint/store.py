@@ -29,6 +29,7 @@ MODEL, OPTIMIZER = "model", "optimizer"
 MODEL_FILE, OPTIMIZER_FILE = f"{MODEL}.ckpt", f"{OPTIMIZER}.ckpt"
 STATE_FILE, CONFIG_FILE, LAYOUT_FILE = "state.json", "config.yaml", "layout.json"
 _STEP_PREFIX, _REPLACED = "step_", ".replaced"
+_REPORT = "rank{:04d}.json"
 _NOT_THE_MODELS = (*MOMENTS, "accumulated.")
 ALONE = Holder()
 
@@ -70,13 +71,10 @@ def save(
                 shutil.rmtree(leftover)
             temporary.mkdir()
     with _all_ranks_write(final, temporary, holder):
-        report = write_slices(
-            temporary,
-            holder,
-            {MODEL: {p.name: p.asnumpy for p in model}, OPTIMIZER: {p.name: p.asnumpy for p in optimizer}},
-        )
+        contents = {MODEL: {p.name: p.asnumpy for p in model}, OPTIMIZER: {p.name: p.asnumpy for p in optimizer}}
+        report = write_slices(temporary, holder, contents)
         if holder.rank:
-            _write_json(temporary / _report_name(holder.rank), report)
+            _write_json(temporary / _REPORT.format(holder.rank), report)
     with _all_ranks_write(final, temporary, holder):
         if holder.rank == 0:
             reports = [report, *(_taken_report(temporary, rank) for rank in range(1, holder.plan.world_size))]
@@ -137,13 +135,9 @@ def _noted(arrays: Iterable[tuple[str, np.ndarray]], holder: Holder, slices: dic
         yield name, array
 
 
-def _report_name(rank: int) -> str:
-    return f"rank{rank:04d}.json"
-
-
 def _taken_report(folder: Path, rank: int) -> dict:
     """Read and remove the report that a rank left in the folder."""
-    path = folder / _report_name(rank)
+    path = folder / _REPORT.format(rank)
     if not path.is_file():
         raise InputError(
             f"rank {rank} has written nothing into {folder}: training.output must be a folder that all ranks share"
