@@ -97,7 +97,7 @@ def _all_ranks_write(final: Path, temporary: Path, holder: Holder) -> Generator[
         if holder.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(
-            f"checkpoint {final} can't be written: {problem.strerror if problem else 'another rank reports it'}; the "
+            f"checkpoint {final} can't be written: {(problem.strerror or problem) if problem else 'another rank reports it'}; the "
             "checkpoints before it are whole: make room, and the same command goes on from the newest"
         ) from problem
 

@@ -66,7 +66,7 @@ def test_a_failure_while_writing_leaves_the_former_ones(tmp_path):
     def no_space(path):
         raise OSError("no space left on device")
 
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match=r"step_00000006 can't be written: no space left on device; .* make room"):
         store.save(tmp_path, 6, parameters(), [], {}, no_space, 1)
     assert store.newest(tmp_path).name == "step_00000005"
     save(tmp_path, 6, keep=1)
