@@ -70,7 +70,7 @@ PREDICT = {
     "a tokenizer that is not there": ([*RANDOM, "--data.tokenizer_path=nowhere", "--prompt=明月"], ["nowhere"]),
     "a tokenizer larger than the model": (
         [*RANDOM, "--model.vocab_size=20", "--generation.end_token=9", "--prompt=明月"],
-        ["the tokenizer has", "20"],
+        ["the vocabulary at {vocab} has", "the model only 20 ids"],
     ),
     "impossible sampling": ([*RANDOM, "--generation.top_p=0"], ["generation.top_p is 0"]),
     "a method that does not exist": ([*RANDOM, "--generation.method=nucleus"], ["generation.method", "nucleus"]),

@@ -112,7 +112,14 @@ def test_training_notes_its_vocabulary(tmp_path, tiny_vocab, other_vocab, monkey
     monkeypatch.chdir(tiny_vocab.parent)
     write_mindrecord(tmp_path / "train.mindrecord", random_ids(4, CONFIG))
     data = DataConfig(train=str(tmp_path / "train.mindrecord"), tokenizer_path="vocab.model")
-    settings = {"steps": 1, "batch_size": 2, "loss_scale": 1.0, "dynamic_loss_scale": False, "warmup_steps": 0}
+    settings = {
+        "steps": 1,
+        "batch_size": 2,
+        "loss_scale": 1.0,
+        "dynamic_loss_scale": False,
+        "warmup_steps": 0,
+        "decay_steps": 2,
+    }
     first = run_config(data, output=str(tmp_path / "first"), **settings)
     Trainer(first).run()
     saved = load_config(tmp_path / "first/checkpoint/step_00000001/config.yaml").data

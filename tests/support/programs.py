@@ -64,7 +64,7 @@ def train_flags(data, output, **training):
     model = {
         name: getattr(TINY, name) for name in ("vocab_size", "hidden_size", "num_heads", "seq_length", "eod_token")
     }
-    settings = {f"model.{name}": value for name, value in model.items()}
+    settings = {f"model.{name}": value for name, value in model.items()} | {"generation.end_token": TINY.eod_token}
     settings |= {"model.num_layers": 2, "model.dropout_rate": 0.1, "data.train": data, "training.output": output}
     settings |= {
         f"training.{name}": value

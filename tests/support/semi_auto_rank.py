@@ -21,7 +21,7 @@ ms.set_recursion_limit(100000)
 
 from src.parallel.semi_auto.build import build  # noqa: E402
 
-mesh = SimpleNamespace(plan=plan, rank=rank, at=plan.coordinates(rank), all_true=bool)
+mesh = SimpleNamespace(plan=plan, rank=rank, at=plan.coordinates(rank), all_true=bool, total_of_data=np.asarray)
 parameters, _, _, holder = build(config, mesh)
 store.load(folder / "whole.ckpt", parameters, holder)
 np.savez(folder / f"rank_{rank}.npz", **{parameter.name: parameter.asnumpy() for parameter in parameters})

@@ -30,7 +30,9 @@ def test_ids_that_the_data_lacks_are_told(tmp_path, capsys, written, flags, told
     ids = random_ids(20)
     ids[ids == EOD] = written
     write_mindrecord(tmp_path / "data.mindrecord", ids)
-    config = parse(TrainConfig, "train.py", [*train_flags(tmp_path, tmp_path / "run"), *flags])
+    config = parse(
+        TrainConfig, "train.py", [*train_flags(tmp_path, tmp_path / "run"), "--generation.end_token=9", *flags]
+    )
     batches = TokenBatches(tmp_path, "input_ids", 2, TINY.seq_length, TINY.vocab_size)
     warn_of_other_ends(batches, config)
     warning = capsys.readouterr().err
