@@ -169,7 +169,7 @@ def test_settings_reach_the_model_and_retries_differ(endless, desktop):
 
 
 def test_errors_are_told_in_words(known, desktop, monkeypatch):
-    def busy(*_):
+    def busy(*_, **settings):
         raise BusyError("64 requests are waiting already")
 
     with paged(text_page.build(local_engine(known))) as port:
