@@ -153,7 +153,7 @@ BAD = {
     "a score of another task": (["--task=tnews", "--score=modelzoo"], "--score modelzoo is how the ModelZoo scores c3"),
     "negative shots": (["--task=c3", "--shots=-1"], "--shots is -1; it must not be negative"),
     "replicas": (["--task=c3", "--parallel.data=2"], "not by parallel.data (2)"),
-    "a small vocabulary": (["--task=c3", "--model.vocab_size=100"], "the tokenizer has 1"),
+    "a small vocabulary": (["--task=c3", "--model.vocab_size=100"], "pieces but the model only 100 ids"),
 }
 
 
