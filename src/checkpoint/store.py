@@ -28,8 +28,7 @@ from src.parallel.plan.holder import MOMENTS, Holder
 MODEL, OPTIMIZER = "model", "optimizer"
 MODEL_FILE, OPTIMIZER_FILE = f"{MODEL}.ckpt", f"{OPTIMIZER}.ckpt"
 STATE_FILE, CONFIG_FILE, LAYOUT_FILE = "state.json", "config.yaml", "layout.json"
-_STEP_PREFIX, _REPLACED = "step_", ".replaced"
-_REPORT = "rank{:04d}.json"
+_STEP_PREFIX, _REPLACED, _REPORT = "step_", ".replaced", "rank{:04d}.json"
 _NOT_THE_MODELS = (*MOMENTS, "accumulated.")
 ALONE = Holder()
 
@@ -96,9 +95,10 @@ def _all_ranks_write(final: Path, temporary: Path, holder: Holder) -> Generator[
     if not holder.all_true(problem is None):
         if holder.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
+        reason = (problem.strerror or problem) if problem else "another rank reports it"
         raise InputError(
-            f"checkpoint {final} can't be written: {(problem.strerror or problem) if problem else 'another rank reports it'}; the "
-            "checkpoints before it are whole: make room, and the same command goes on from the newest"
+            f"checkpoint {final} can't be written: {reason}; the checkpoints before it are whole: make room, and the "
+            "same command goes on from the newest"
         ) from problem
 
 
