@@ -7,7 +7,7 @@ import psutil
 from tests.support.programs import start
 
 # A rank. Arguments `RANK:BEHAVIOUR` (or `all:BEHAVIOUR`) choose what it does; a rank without one ends at once.
-RANK = """
+RANK = r"""
 import json, os, signal, subprocess, sys, time
 rank = os.environ["RANK_ID"]
 def stop(*_):
@@ -17,19 +17,19 @@ what = behaviours.get(rank, behaviours.get("all", ""))
 if what == "environment":
     print(json.dumps(dict(os.environ)))
 elif what == "fail":
-    time.sleep(0.3); print("working"); print("step 1\\rstep 2\\r\\n\\nTraceback", file=sys.stderr); sys.exit(3)
+    time.sleep(0.3); print("working"); print("step 1\rstep 2\r\n\nTraceback", file=sys.stderr); sys.exit(3)
 elif what == "bad":
     sys.exit(print("error: no such data", file=sys.stderr) or 2)
 elif what == "killed":
     time.sleep(0.3); print("not flushed"); os.kill(os.getpid(), signal.SIGKILL)
 elif what == "wait":
-    print("waiting", flush=True); time.sleep(1000)
+    os.write(1, b"waiting\n"); time.sleep(1000)
 elif what == "deaf":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN); print("waiting", flush=True); time.sleep(1000)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(1, b"waiting\n"); time.sleep(1000)
 elif what == "save":
-    signal.signal(signal.SIGTERM, stop); print("waiting", flush=True); time.sleep(1000)
+    signal.signal(signal.SIGTERM, stop); os.write(1, b"waiting\n"); time.sleep(1000)
 elif what == "complain":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("because of another")); print("waiting", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("because of another")); os.write(1, b"waiting\n")
     time.sleep(1000)
 elif what == "helper":
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
@@ -38,7 +38,7 @@ elif what == "ask":
 elif what == "log":
     sys.stderr.write(open("log").read()); sys.exit(1)
 elif what == "bar":
-    print("\\rstep 1", end="", file=sys.stderr, flush=True); time.sleep(1000)
+    print("\rstep 1", end="", file=sys.stderr, flush=True); time.sleep(1000)
 else:
     print("rank", rank, "ends")
 """
