@@ -46,8 +46,8 @@ check_counts() {
 
 # Bash ignores `set -e` within $(...), so what may fail here says `|| return`.
 # weights STRATEGY CKPT_PATH CKPT_NAME: print the path of the checkpoint to load. It is CKPT_PATH, after a check that a
-# run's strategy files match it. With the strategy file of a release, it is one file with all the weights; the first call
-# makes it in CKPT_PATH/whole.
+# run's strategy files match it. With the strategy file of a release, it is one file with all the weights in
+# CKPT_PATH/whole. The first call makes it, and a later call makes it again if the release has changed.
 weights() {
     [ "$1" != none ] || { echo "$2" && return; }
     [ -e "$1" ] || fail "STRATEGY '$1' does not exist: give the *strategy*.ckpt of a release, or none for a \
@@ -57,10 +57,7 @@ checkpoint of one file; for a checkpoint that was trained here give its run's fo
         echo "$2"
         return
     fi
-    local whole=$2/whole/${3:-release}.ckpt
-    [ -f "$whole" ] || "$VENV_PYTHON" -m src.checkpoint.convert --from official --to mindspore --strategy "$1" \
-        --checkpoint "$2" --checkpoint_name "$3" --output "$whole" >&2 || return
-    echo "$whole"
+    "$VENV_PYTHON" -m src.checkpoint.whole --strategy "$1" --checkpoint "$2" --checkpoint_name "$3"
 }
 
 # tensor_parallel MODE RANKS [flags]: print the tensor-parallel size: the value of --parallel.tensor. Without this flag,

@@ -3,7 +3,8 @@
 `store` saves, finds and loads the checkpoints of a run. `ckpt_file` reads and writes MindSpore's .ckpt files, and
 `slices` reads any part of a parameter from the files of several ranks. `reslice` rewrites a checkpoint for other ranks;
 `merge` and `split` are its command lines. `conversion` writes a checkpoint in another format; `convert` is its command
-line, with `convert_arguments`, and `formats` has a file for each format. `check` compares a strategy file with a model.
+line, with `convert_arguments`, and `formats` has a file for each format. `whole` keeps a release as one file, for the
+scripts; `check` compares a strategy file with a model.
 `settings.parse_with_checkpoint` is for command lines with --checkpoint. `vocabulary` finds the vocabulary that a
 checkpoint names and compares it with that of the training; `finite` refuses NaN and infinite values. May import
 `common`, `pangu_alpha_config`, `nn` and the arithmetic in `parallel.plan`.

@@ -83,7 +83,7 @@ def test_mpirun_must_be_there(scripts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("failing", "folder"), [("src.checkpoint.check", "run"), ("src.checkpoint.convert", "checkpoints")]
+    ("failing", "folder"), [("src.checkpoint.check", "run"), ("src.checkpoint.whole", "checkpoints")]
 )
 @pytest.mark.parametrize("script", ["run_standalone_predict", "run_standalone_eval", "run_standalone_export"])
 def test_weights_that_cannot_be_made_stop_the_script(scripts, script, failing, folder):

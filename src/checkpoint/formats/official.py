@@ -1,6 +1,7 @@
 """The release as downloaded: 512 .ckpt files with slices, the strategy file that describes them, and .npy tables."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,32 +14,72 @@ from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE
 TABLES = {"word_embedding": WORD_TABLE, "position_embedding": POSITION_TABLE, "top_query_embedding": QUERY_TABLE}
 
 
+@dataclass(frozen=True)
+class ReleaseFiles:
+    """The files of a release.
+
+    Args:
+        strategy: The strategy file.
+        slices: The .ckpt files by rank.
+        tables: The .npy files by the name of their parameter.
+    """
+
+    strategy: Path
+    slices: dict[int, Path]
+    tables: dict[str, Path]
+
+    @property
+    def name(self) -> str:
+        """What the names of the .ckpt files have in common, such as filerted."""
+        return re.sub(r"\d+\.ckpt$", "", next(iter(self.slices.values())).name).rstrip("_") or "release"
+
+    @property
+    def all(self) -> list[Path]:
+        """All files. The strategy may be a folder of files."""
+        strategies = sorted(self.strategy.iterdir()) if self.strategy.is_dir() else [self.strategy]
+        return [*strategies, *self.slices.values(), *self.tables.values()]
+
+
+def files_of(path: Path, options: Options) -> ReleaseFiles:
+    """Find the files of a release without opening them.
+
+    Raises:
+        InputError: There are none, or those of several releases.
+    """
+    if not path.is_dir():
+        raise InputError(f"no folder {path}: give that of a release's .ckpt and .npy files")
+    strategy = _strategy(path, options.strategy)
+    tables = {}
+    for table, name in TABLES.items():
+        files = sorted(path.glob(f"*{table}*.npy"))
+        if len(files) > 1:
+            raise InputError(f"{path} has {len(files)} files *{table}*.npy: {files[0].name}, {files[1].name}; keep one")
+        if files:
+            tables[name] = files[0]
+    return ReleaseFiles(strategy, _slices(path, strategy, options.checkpoint_name), tables)
+
+
 def open_source(path: Path, options: Options) -> Source:
     """Open the folder of a release.
 
     Raises:
         InputError: Files are missing or damaged, or belong to different models.
     """
-    if not path.is_dir():
-        raise InputError(f"no folder {path}: give that of a release's .ckpt and .npy files")
-    strategy = _strategy(path, options.strategy)
-    source = open_slices(path, _slices(path, strategy, options.checkpoint_name), strategy)
-    tables = {}
+    files = files_of(path, options)
+    source = open_slices(path, files.slices, files.strategy)
     for table, name in TABLES.items():
-        files = sorted(path.glob(f"*{table}*.npy"))
-        if len(files) > 1:
-            raise InputError(f"{path} has {len(files)} files *{table}*.npy: {files[0].name}, {files[1].name}; keep one")
-        if files and name in source.kinds:
-            raise InputError(f"{path}: both {files[0].name} and the .ckpt files hold '{name}'; take one of them away")
-        if not files and name not in source.kinds:
+        file = files.tables.get(name)
+        if file and name in source.kinds:
+            raise InputError(f"{path}: both {file.name} and the .ckpt files hold '{name}'; take one of them away")
+        if not file and name not in source.kinds:
             raise InputError(f"{path} has no {table}.npy, which came with the release beside its .ckpt files")
-        if files:
-            values = _table(files[0])
-            tables[name] = files[0]
-            source.files.append(files[0])
+        if file:
+            values = _table(file)
+            source.files.append(file)
             source.kinds[name] = Kind(values.shape, values.dtype)
     slices = source.read
-    source.read = lambda name: _table(tables[name]) if name in tables else slices(name)  # tables are memory-mapped
+    # Tables are memory-mapped.
+    source.read = lambda name: _table(files.tables[name]) if name in files.tables else slices(name)
     return source
 
 

@@ -270,17 +270,56 @@ def test_md5_sums(release, tmp_path):
     assert bits(read_checkpoint(tmp_path / "whole.ckpt")) == bits(known(SMALL))
 
 
-def test_the_scripts_take_a_release(release, tmp_path):
-    """The first call converts the release to one file. Later calls find this file."""
+@pytest.fixture
+def weights(release, tmp_path):
+    """Return a function that runs `weights` of the scripts on a copy of the release: (status, stdout, stderr)."""
     shutil.copytree(release, tmp_path / "release")
-    call = f". scripts/common.sh; weights {tmp_path}/release/{STRATEGY} {tmp_path}/release filerted"
-    for made in (True, False):
+
+    def run(name="filerted"):
+        call = f". scripts/common.sh; weights {tmp_path}/release/{STRATEGY} {tmp_path}/release '{name}'"
         done = subprocess.run(["bash", "-c", call], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
-        assert (done.returncode, done.stdout) == (0, f"{tmp_path}/release/whole/filerted.ckpt\n")
-        assert ("53 parameters" in done.stderr) == made
-    assert bits(read_checkpoint(tmp_path / "release/whole/filerted.ckpt")) == bits(known(SMALL))
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_the_scripts_take_a_release(weights, tmp_path):
+    """The first call converts the release to one file. Later calls find it, however they name the release."""
+    whole = tmp_path / "release/whole/filerted.ckpt"
+    for name, made in (("filerted", True), ("", False), ("filer", False)):
+        status, path, told = weights(name)
+        assert (status, path) == (0, f"{whole}\n")
+        assert ("53 parameters" in told) == made
+    assert len(list(whole.parent.glob("*.ckpt"))) == 1 and bits(read_checkpoint(whole)) == bits(known(SMALL))
     (tmp_path / "release/filerted_3.ckpt").unlink()
-    done = subprocess.run(
-        ["bash", "-c", call.replace("filerted", "filer")], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
-    )
-    assert (done.returncode, done.stdout) == (2, "") and "the file of rank 3 is missing" in done.stderr
+    status, path, told = weights()
+    assert (status, path) == (2, "") and "the file of rank 3 is missing" in told
+
+
+def test_the_scripts_convert_a_release_again_when_it_has_changed(release, weights, tmp_path):
+    folder, whole = tmp_path / "release", tmp_path / "release/whole/filerted.ckpt"
+    table = next(folder.glob("*word_embedding*.npy"))
+    assert weights()[0] == 0
+    doubled = np.load(table) * 2
+    np.save(table, doubled)  # of the same size
+    status, path, told = weights()
+    assert (status, path) == (0, f"{whole}\n") and f"{whole} is made again: {table} has changed" in told
+    name = TABLES["word_embedding"]
+    assert bits(read_checkpoint(whole)) == bits(known(SMALL) | {name: doubled})
+    os.utime(table)  # only touched
+    assert "made again" not in weights()[2]
+    whole.write_bytes(whole.read_bytes()[:-1])
+    assert f"made again: {whole} has changed" in weights()[2]
+    assert bits(read_checkpoint(whole)) == bits(known(SMALL) | {name: doubled})
+
+
+def test_a_whole_file_of_unknown_origin_is_made_again(weights, tmp_path):
+    """An interrupted conversion leaves no whole file. One without its note may be of another release."""
+    whole = tmp_path / "release/whole/filerted.ckpt"
+    whole.parent.mkdir()
+    whole.write_bytes(b"another release")
+    (whole.parent / ".unfinished_filerted.ckpt").mkdir()
+    (whole.parent / ".unfinished_filerted.ckpt/model.ckpt").write_bytes(b"interrupted")
+    assert "made again: no filerted.json" in weights()[2]
+    assert bits(read_checkpoint(whole)) == bits(known(SMALL))
+    assert sorted(os.listdir(whole.parent)) == ["filerted.ckpt", "filerted.json", "filerted.lock"]
