@@ -150,7 +150,7 @@ def scheduler_place(arguments: LaunchArguments, table: RankTable | None, ranks: 
     alone = len(ranks) == arguments.rank_size
     address = arguments.scheduler_address
     if not address and not alone and table:
-        address = table.place(0)[0].server_id
+        address = table.place(0)[0].address
     require(
         address or alone,
         f"only ranks {ranks.start} to {ranks.stop - 1} of {arguments.rank_size} are here: give "

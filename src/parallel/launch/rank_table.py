@@ -1,8 +1,13 @@
-"""Rank tables: the device and machine of each rank, as JSON in HCCL's format 1.0.
+"""Rank tables: the device and machine of each rank, as JSON in HCCL's formats 1.0 and 1.2.
 
 {"version": "1.0", "server_count": "1", "status": "completed",
  "server_list": [{"server_id": "10.0.0.1", "host_nic_ip": "reserve",
                   "device": [{"device_id": "0", "device_ip": "192.1.27.6", "rank_id": "0"}]}]}
+
+Version 1.2 is for super pods. Its devices have a super_device_id, and need a device_ip only between super pods. A
+server may have a name as server_id, and its address as host_ip. super_pod_list has the servers of each super pod:
+
+{"version": "1.2", ..., "super_pod_list": [{"super_pod_id": "0", "server_list": [{"server_id": "node_0"}]}]}
 """
 
 import json
@@ -17,7 +22,8 @@ from src.common.errors import InputError
 from src.common.files import write_text
 from src.common.reading import parse_json
 
-VERSION, COMPLETED = "1.0", "completed"
+PLAIN, SUPER_PODS = "1.0", "1.2"  # versions
+COMPLETED = "completed"
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Device:
 
     Args:
         device_id: Number of the device on its machine.
-        device_ip: IP address of the device's own network card.
+        device_ip: IP address of the device's own network card; empty if a table of version 1.2 has none.
         rank_id: Rank that runs on the device.
         others: Further fields of the file. They are not interpreted, and written back unchanged.
     """
@@ -42,14 +48,19 @@ class Server:
     """One machine.
 
     Args:
-        server_id: IP address of the machine.
+        server_id: IP address of the machine, or another name if there is a host_ip.
         devices: Devices of the machine.
-        others: Further fields of the file. They are not interpreted, and written back unchanged.
+        others: Further fields of the file. They are written back unchanged.
     """
 
     server_id: str
     devices: tuple[Device, ...]
     others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """IP address of the machine."""
+        return str(self.others.get("host_ip") or self.server_id)
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class RankTable:
     Args:
         servers: The machines.
         name: Name in error messages, such as "rank table FILE".
+        super_pods: The server_id of the machines of each super pod, by super_pod_id; None for a table of version 1.0.
 
     Raises:
         InputError: The table is inconsistent. The message names the table, the field and the rank.
@@ -66,6 +78,7 @@ class RankTable:
 
     servers: tuple[Server, ...]
     name: str
+    super_pods: Mapping[str, tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         ids = [server.server_id for server in self.servers]
@@ -74,6 +87,14 @@ class RankTable:
                 ids.count(server_id) == 1,
                 f"{self.name}: server_list names {server_id} twice; give each machine one entry",
             )
+        if self.super_pods is not None:
+            in_pods = [server_id for pod in self.super_pods.values() for server_id in pod]
+            for server_id in {*ids, *in_pods}:
+                require(
+                    in_pods.count(server_id) == 1 == ids.count(server_id),
+                    f"{self.name}: {server_id} is in {in_pods.count(server_id)} super pods of super_pod_list, and "
+                    f"{ids.count(server_id)} times in server_list; it must be once in both",
+                )
         places = self._places()
         ranks: dict[int, str] = {}
         for server, device in places:
@@ -134,15 +155,15 @@ class RankTable:
     def ranks_here(self) -> range:
         """Return the ranks of this machine.
 
-        This machine is the one whose server_id is an address of this machine, or the only one of the table.
+        This machine is the one whose host_ip or server_id is an address of this machine, or the only one of the table.
 
         Raises:
             InputError: No machine or several machines of the table have an address of this machine, or the ranks are
                 not consecutive.
         """
-        here = [server for server in self.servers if len(self.servers) == 1 or is_local(server.server_id)]
+        here = [server for server in self.servers if len(self.servers) == 1 or is_local(server.address)]
         if len(here) != 1:
-            ids = ", ".join(server.server_id for server in here or self.servers)
+            ids = ", ".join(server.address for server in here or self.servers)
             raise InputError(
                 f"{self.name}: this machine has {len(here)} of the addresses in server_list ({ids}); give "
                 "--rank_start and --local_device_num"
@@ -164,7 +185,7 @@ class RankTable:
                 "device": [
                     {
                         "device_id": str(device.device_id),
-                        "device_ip": device.device_ip,
+                        **({"device_ip": device.device_ip} if device.device_ip else {}),
                         "rank_id": str(device.rank_id),
                         **device.others,
                     }
@@ -174,7 +195,13 @@ class RankTable:
             }
             for server in self.servers
         ]
-        table = {"version": VERSION, "server_count": str(len(servers)), "server_list": servers, "status": COMPLETED}
+        table = {"version": PLAIN, "server_count": str(len(servers)), "server_list": servers, "status": COMPLETED}
+        if self.super_pods is not None:
+            pods = [
+                {"super_pod_id": pod, "server_list": [{"server_id": server_id} for server_id in ids]}
+                for pod, ids in self.super_pods.items()
+            ]
+            table |= {"version": SUPER_PODS, "super_pod_list": pods}
         try:
             write_text(path, json.dumps(table, indent=4) + "\n")
         except OSError as error:
@@ -195,26 +222,43 @@ def read(path: Path) -> RankTable:
         ) from error
     table = parse_json(text, f"rank table {path}")
     fields = _Fields(table, f"rank table {path}")
-    for name, wanted in (("version", VERSION), ("status", COMPLETED)):
+    for name, allowed in (("version", (PLAIN, SUPER_PODS)), ("status", (COMPLETED,))):
         found = fields.text(name)
-        require(found == wanted, f"rank table {path}: {name} is '{found}'; only '{wanted}' can be used")
-    servers = tuple(_server(entry) for entry in fields.entries("server_list"))
+        wanted = " or ".join(f"'{value}'" for value in allowed)
+        require(found in allowed, f"rank table {path}: {name} is '{found}'; only {wanted} can be used")
+    pods = _super_pods(fields) if fields.text("version") == SUPER_PODS else None
+    servers = tuple(_server(entry, pods is not None) for entry in fields.entries("server_list"))
     count = fields.number("server_count")
     require(count == len(servers), f"rank table {path}: server_count is {count}, but server_list has {len(servers)}")
-    return RankTable(servers, f"rank table {path}")
+    return RankTable(servers, f"rank table {path}", pods)
 
 
-def _server(fields: "_Fields") -> Server:
-    devices = tuple(
-        Device(
-            entry.number("device_id"),
-            entry.text("device_ip"),
-            entry.number("rank_id"),
-            entry.others("device_id", "device_ip", "rank_id"),
-        )
-        for entry in fields.entries("device")
-    )
+def _super_pods(fields: "_Fields") -> dict[str, tuple[str, ...]]:
+    pods = [
+        (pod.text("super_pod_id"), tuple(server.text("server_id") for server in pod.entries("server_list")))
+        for pod in fields.entries("super_pod_list")
+    ]
+    names = [name for name, _ in pods]
+    for name in names:
+        require(names.count(name) == 1, f"{fields.table}: super_pod_list names super pod {name} twice")
+    return dict(pods)
+
+
+def _server(fields: "_Fields", in_super_pod: bool) -> Server:
+    devices = tuple(_device(entry, in_super_pod) for entry in fields.entries("device"))
     return Server(fields.text("server_id"), devices, fields.others("server_id", "device"))
+
+
+def _device(fields: "_Fields", in_super_pod: bool) -> Device:
+    if in_super_pod:
+        fields.text("super_device_id")
+    has_address = not in_super_pod or "device_ip" in fields.values
+    return Device(
+        fields.number("device_id"),
+        fields.text("device_ip") if has_address else "",
+        fields.number("rank_id"),
+        fields.others("device_id", "device_ip", "rank_id"),
+    )
 
 
 @dataclass(frozen=True)
@@ -259,14 +303,22 @@ class _Fields:
 def merge(tables: list[RankTable], name: str) -> RankTable:
     """Merge tables into one. Machines keep the given order, and ranks are renumbered in that order.
 
-    If several tables list devices of the same machine, the result has one entry for that machine.
+    If several tables list devices of the same machine, the result has one entry for that machine. The same holds for
+    super pods.
 
     Raises:
-        InputError: Two tables list the same device.
+        InputError: Two tables list the same device, or the tables have different versions.
     """
+    plain = [table for table in tables if table.super_pods is None]
+    if plain and len(plain) < len(tables):
+        other = next(table for table in tables if table.super_pods is not None)
+        raise InputError(f"{plain[0].name} has version {PLAIN}, and {other.name} {SUPER_PODS}; make all of one version")
+    pods: dict[str, dict[str, None]] = {}
     holders: dict[tuple[str, int], str] = {}
     servers: dict[str, Server] = {}
     for table in tables:
+        for pod, ids in (table.super_pods or {}).items():
+            pods.setdefault(pod, {}).update(dict.fromkeys(ids))
         for server in table.servers:
             for device in server.devices:
                 key = (server.server_id, device.device_id)
@@ -284,7 +336,7 @@ def merge(tables: list[RankTable], name: str) -> RankTable:
         devices = tuple(replace(device, rank_id=ranks + index) for index, device in enumerate(server.devices))
         merged.append(replace(server, devices=devices))
         ranks += len(devices)
-    return RankTable(tuple(merged), name)
+    return RankTable(tuple(merged), name, None if plain else {pod: tuple(ids) for pod, ids in pods.items()})
 
 
 def is_local(address: str) -> bool:
