@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from src.common.errors import InputError
 from src.common.settings import GenerationConfig
+from src.common.vocabulary import check_vocabulary_size
 from src.inference.job import Completion, Job
 from src.inference.loop import run_alone
 from src.inference.runtime import Runtime
@@ -79,11 +79,7 @@ class TextGenerator:
         pad_token: int,
         run: Callable[[Job], Iterator[list[list[Completion]]]] = run_alone,
     ) -> None:
-        if tokenizer.vocab_size > runtime.vocab_size:
-            raise InputError(
-                f"the tokenizer has {tokenizer.vocab_size} pieces but the model a vocabulary of only "
-                f"{runtime.vocab_size} ids; take the tokenizer that the model was trained with"
-            )
+        check_vocabulary_size(tokenizer.vocab_size, runtime.vocab_size)
         self.runtime, self.tokenizer, self.config, self.pad_token = runtime, tokenizer, config, pad_token
         self.run = run
         self._stops = StopTexts(tokenizer, config.stop)

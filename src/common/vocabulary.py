@@ -42,10 +42,10 @@ def check_vocabulary(path: str | Path, expected: str | None, remedy: str) -> Non
         )
 
 
-def check_vocabulary_size(path: str | Path, vocab_size: int, model_vocab_size: int) -> None:
-    """Raise InputError if a vocabulary has more pieces than a model has ids."""
+def check_vocabulary_size(vocab_size: int, model_vocab_size: int, path: str | Path = "") -> None:
+    """Raise InputError if a vocabulary, which is at `path` if that is known, has more pieces than a model has ids."""
     if vocab_size > model_vocab_size:
         raise InputError(
-            f"the vocabulary at {path} has {vocab_size} pieces but the model only {model_vocab_size} ids; take the one "
-            "that the model was trained with"
+            f"the vocabulary{f' at {path}' if path else ''} has {vocab_size} pieces but the model only "
+            f"{model_vocab_size} ids; take the one that the model was trained with"
         )

@@ -72,11 +72,6 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
 
 
 def _prompting(config: EvalConfig, task: Task, tokenizer: Tokenizer, pool: Sequence[str]) -> Prompting:
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise InputError(
-            f"the tokenizer has {tokenizer.vocab_size} pieces but the model a vocabulary of only "
-            f"{config.model.vocab_size} ids; take the tokenizer that the model was trained with"
-        )
     return Prompting(
         task,
         tokenizer,

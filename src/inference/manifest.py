@@ -147,4 +147,4 @@ class Manifest:
         check_vocabulary(
             path, self.vocabulary_md5, "take that one, or export or quantise the model again with this one"
         )
-        check_vocabulary_size(path, vocab_size, self.model.vocab_size)
+        check_vocabulary_size(vocab_size, self.model.vocab_size, path)

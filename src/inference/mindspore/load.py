@@ -54,7 +54,7 @@ class OpenedCheckpoint:
         if data.tokenizer_path:
             check_trained_with(data)
         tokenizer = load_tokenizer(data.tokenizer, data.tokenizer_path)
-        check_vocabulary_size(data.tokenizer_path, tokenizer.vocab_size, self.config.model.vocab_size)
+        check_vocabulary_size(tokenizer.vocab_size, self.config.model.vocab_size, data.tokenizer_path)
         return tokenizer
 
     @cached_property
