@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if lines:
             answer_file(generator, lines, config.stream, config.batch_size)
         else:
-            answer_all(generator, [config.prompt] * bool(config.prompt), config.stream)
+            answer_all(generator, [config.prompt] * bool(config.prompt), config.stream, opened.mesh)
 
 
 if __name__ == "__main__":

@@ -105,10 +105,6 @@ class PredictConfig(InferenceConfig):
             f"parallel.data is {self.parallel.data}; a text is continued once: spread the model by "
             "parallel.tensor, parallel.pipeline or parallel.expert",
         )
-        require(
-            self.parallel.world_size == 1 or self.prompt or self.prompt_file,
-            "several ranks can't ask at the terminal: give --prompt or --prompt_file",
-        )
         self.require_tokenizer()
 
 

@@ -100,6 +100,14 @@ class Mesh:
         """All-reduce a flag: return True if every rank passed True."""
         return not self.total(np.array([not value]), *AXES).any()
 
+    def from_rank_0(self, content: bytes) -> bytes:
+        """Broadcast bytes: return on all ranks what rank 0 passed."""
+        mine = content if self.rank == 0 else b""
+        size = int(self.total(np.array([len(mine)]), *AXES)[0])
+        padded = np.zeros(max(64, 1 << size.bit_length()))  # so that few different shapes are communicated
+        padded[: len(mine)] = np.frombuffer(mine, np.uint8)
+        return self.total(padded, *AXES)[:size].astype(np.uint8).tobytes()
+
 
 def is_launched() -> bool:
     """Return whether this process is one of several that were started together."""

@@ -1,5 +1,8 @@
 """predict.py spread over processes prints the text of one process, and prints it once."""
 
+import signal
+import subprocess
+
 import mindspore as ms
 import pytest
 
@@ -81,3 +84,24 @@ def test_the_same_text(files, alone, tmp_path, ranks, plan, experts, generation)
     assert told == alone(experts, generation)
     assert len(set(told)) > 30  # the text does not repeat one token
     assert not any("put: " in log_of(tmp_path, rank) for rank in range(1, ranks))
+
+
+def test_rank_0_asks_at_the_terminal_and_all_ranks_answer(files, alone, tmp_path):
+    """Lines of the terminal; then the end of the input ends all ranks."""
+    greedy = GREEDY[:1]
+    typed = [PROMPTS[0], "", PROMPTS[2]]
+    process = launch(2, PREDICT, *command(files, 0, greedy, *TENSOR), folder=tmp_path, stdin=subprocess.PIPE)
+    process.stdin.write("\n".join(typed) + "\n")
+    status, told, errors = finish_all(process, tmp_path)
+    assert status == 0, errors
+    whole = alone(0, GREEDY).split("Input: ")
+    assert told.replace("> ", "").split("Input: ") == [whole[0], whole[1], whole[3]]
+    assert "A prompt a line" in errors and "A prompt a line" not in log_of(tmp_path, 1)
+
+
+def test_ctrl_c_ends_all_ranks_while_one_asks(files, tmp_path):
+    process = launch(2, PREDICT, *command(files, 0, (), *TENSOR), folder=tmp_path, stdin=subprocess.PIPE)
+    assert process.stdout.read(2) == "> "
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 128 + signal.SIGINT
+    assert finish_all(process, tmp_path)[0] == 128 + signal.SIGINT

@@ -1,11 +1,17 @@
 """Files of prompts at the terminal, on a toy model."""
 
+import io
+import os
+import threading
+import time
+
 import pytest
 
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
-from src.serving.terminal import answer, answer_file, read_prompts
+from src.serving import terminal
+from src.serving.terminal import answer, answer_file, ask_for_prompts, ask_on_rank_0, read_prompts
 from src.tokenization_jieba import JiebaTokenizer
 from tests.support.toy_runtime import PAD, ToyRuntime
 
@@ -59,3 +65,55 @@ def test_a_bad_line_is_reported_and_the_others_are_answered(generator, tmp_path,
     assert errors[0].startswith("error: --prompt_file, line 2 has no tokens")
     assert errors[1] == "error: --prompt_file, line 3 is not UTF-8 text"
     assert errors[2].startswith("error: --prompt_file, line 4 has ") and len(errors) == 3
+
+
+class Ranks:
+    """The broadcast of two ranks that are threads. It counts its calls."""
+
+    def __init__(self):
+        self.barrier = threading.Barrier(2, timeout=20)
+        self.content, self.calls = b"", 0
+
+    def rank(self, rank):
+        class OneRank:
+            def __init__(self):
+                self.rank = rank
+
+            def from_rank_0(_, content):
+                if rank == 0:
+                    self.content, self.calls = content, self.calls + 1
+                self.barrier.wait()
+                found = self.content
+                self.barrier.wait()
+                return found
+
+        return OneRank()
+
+
+def test_ranks_hear_of_each_other_while_the_user_thinks(monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr("sys.stdin", open(reader, encoding="utf-8"))  # noqa: SIM115
+    monkeypatch.setattr(terminal, "HEARTBEAT_SECONDS", 0.01)
+    ranks, heard = Ranks(), {0: [], 1: []}
+    threads = [
+        threading.Thread(target=lambda rank=rank: heard[rank].extend(ask_on_rank_0(ranks.rank(rank))), daemon=True)
+        for rank in (0, 1)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while ranks.calls < 3:  # nothing was typed yet
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert heard == {0: [], 1: []}
+    os.write(writer, "明月\n春风\n".encode())
+    os.close(writer)
+    for thread in threads:
+        thread.join(20)
+    assert heard == {0: ["明月", "春风"], 1: ["明月", "春风"]}
+
+
+def test_a_typed_line_that_is_not_utf_8_is_reported(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n\xe6\x98\x8e\n"), encoding="utf-8"))
+    assert list(ask_for_prompts()) == ["明"]
+    assert "error: this line is not UTF-8 text" in capsys.readouterr().err

@@ -81,9 +81,9 @@ class Run:
         return finish_all(self.start(data, output), output)
 
 
-def launch(ranks, *command, folder):
+def launch(ranks, *command, folder, **settings):
     """Start the launcher of a program's ranks. They work in a folder and have their logs there."""
-    return start("-m", "src.parallel.launch", f"--rank_size={ranks}", "--", *command, cwd=folder)
+    return start("-m", "src.parallel.launch", f"--rank_size={ranks}", "--", *command, cwd=folder, **settings)
 
 
 def finish_all(process, folder, timeout=TIMEOUT):

@@ -73,14 +73,14 @@ def train_flags(data, output, **training):
     return [f"--{name}={json.dumps(value) if isinstance(value, bool) else value}" for name, value in settings.items()]
 
 
-def start(*command, **settings):
+def start(*command, stdin=subprocess.DEVNULL, **settings):
     """Start a Python program of the repository."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         env=environment,
         text=True,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **settings,
