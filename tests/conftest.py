@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from src.evaluation.tasks.tnews import LABELS as TNEWS_LABELS
 from src.tokenization_jieba import words_for_sentencepiece
 from tests.support.programs import ROOT
 
@@ -92,13 +93,13 @@ def _trained_vocab(folder, text):
 
 @pytest.fixture(scope="session")
 def eval_vocab(tmp_path_factory):
-    """Return the path of a vocab.model that knows every character of the benchmarks below.
+    """Return the path of a vocab.model that knows the characters of the benchmarks below and of all TNEWS labels.
 
     Without this, candidates that differ in unknown characters only would have equal scores.
     """
     folder = tmp_path_factory.mktemp("vocab")
     lines = [*PHRASES, "问：男女：答该答案来自对话", "阅读文章", "，。?"]
-    lines += [f"这是关于{label}的文章：" for label in LABELS.values()]
+    lines += [f"这是关于{label}的文章：" for label in TNEWS_LABELS.values()]
     (folder / "corpus.txt").write_text("\n".join(words_for_sentencepiece(line) for line in lines * 20))
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "corpus.txt"),
