@@ -23,7 +23,7 @@ usage() {
 logged() {
     local rank=$1
     shift
-    mkdir -p "device$rank"
+    mkdir -p "device$rank" 2> /dev/null || fail "cannot write device$rank/log$rank.log in $PWD: go to another folder"
     exec "$@" > >(trap '' INT TERM HUP; exec tee "device$rank/log$rank.log") 2>&1
 }
 

@@ -19,7 +19,7 @@ from src.checkpoint.finite import require_finite
 from src.checkpoint.formats.parameters import FLOATS, File, Options, Piece, Source, Target
 from src.checkpoint.formats.registry import FORMATS, network_of
 from src.common.errors import InputError
-from src.common.files import flush, temporary_path
+from src.common.files import flush, naming, temporary_path
 from src.common.reading import lines_of, read_text
 from src.common.settings import DataConfig, GenerationConfig, TrainingConfig
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
@@ -106,20 +106,21 @@ def convert(arguments: ConvertArguments) -> Summary:
         summary.cast = Counter(kind.dtype.name for kind in kinds.values() if kind.dtype != cast)
     read = partial(_read, source, cast, arguments.allow_nan, summary)
     folder = temporary_path(output)
-    _begin(folder, arguments, source)
-    try:
-        if arguments.to == "mindspore" and not arguments.is_one_file:
-            _write_checkpoint(folder, model, DataConfig(vocabulary_md5=source.vocabulary_md5), arguments, read, summary)
-        else:
-            _write_files(folder, target, read, summary)
-        (folder / RESUMED).unlink()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        (folder / store.MODEL_FILE if arguments.is_one_file else folder).rename(output)
-        if arguments.is_one_file:
-            folder.rmdir()
-    except Exception:  # not for Ctrl-C, after which a conversion can go on
-        shutil.rmtree(folder)
-        raise
+    with naming(output):
+        _begin(folder, arguments, source)
+        try:
+            if arguments.to == "mindspore" and not arguments.is_one_file:
+                data = DataConfig(vocabulary_md5=source.vocabulary_md5)
+                _write_checkpoint(folder, model, data, arguments, read, summary)
+            else:
+                _write_files(folder, target, read, summary)
+            (folder / RESUMED).unlink()
+            (folder / store.MODEL_FILE if arguments.is_one_file else folder).rename(output)
+            if arguments.is_one_file:
+                folder.rmdir()
+        except Exception:  # not for Ctrl-C, after which a conversion can go on
+            shutil.rmtree(folder)
+            raise
     return summary
 
 
@@ -169,7 +170,11 @@ def _begin(folder: Path, arguments: ConvertArguments, source: Source) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    note.write_text(this)
+    try:
+        note.write_text(this)
+    except OSError:
+        shutil.rmtree(folder)
+        raise
 
 
 def _read(source: Source, cast: np.dtype | None, allow_nan: bool, summary: Summary, name: str) -> np.ndarray:

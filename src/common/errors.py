@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
+BROKEN_PIPE_STATUS = 141  # a shell reports a program that SIGPIPE ended so
+_NO_ROOM = "make room there, or name a place on another disk"
+_NO_ACCESS = "name a place with the needed permissions, or change them"
+# Errors of the operating system that are about disks and paths, and what to do. Others are faults of a program.
+_REMEDIES = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: _NO_ROOM,
+    errno.EROFS: "name a place that can be written",
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.EIO: "the disk or the network drive is damaged or gone",
+    errno.ENOTDIR: "a part of the path is a file, name another path",
+    errno.EISDIR: "it is a folder, name a file",
+    errno.EEXIST: "it is there already, name another path",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ELOOP: "its links lead in a circle",
+}
 
 
 class InputError(ValueError):
@@ -46,15 +67,43 @@ def fail(message: str) -> NoReturn:
     sys.exit(USAGE_STATUS)
 
 
+def disk_problem(error: OSError) -> str | None:
+    """Return one line about an error of a disk or a path; None for an error of another kind.
+
+    The line names the file if the error does. `src.common.files.written_whole` notes it in errors of writing.
+    """
+    if error.errno not in _REMEDIES:
+        return None
+    where = error.filename if isinstance(error.filename, (str, os.PathLike)) else "the output"
+    return f"{where}: {error.strerror}; {_REMEDIES[error.errno]}"
+
+
 def run_program(main: Callable[[], None]) -> NoReturn:
     """Run the main function of a program.
 
-    An InputError or a BackendError becomes one line on stderr and status 2. Ctrl-C becomes status 130.
+    An InputError, a BackendError, or an error of a disk or a path becomes one line on stderr and status 2. Ctrl-C
+    becomes status 130, and a reader of the output that has gone 141.
     """
     try:
         main()
+        sys.stdout.flush()  # here, because a full disk would otherwise be noticed after the last line of this program
     except (InputError, BackendError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED_STATUS)
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(BROKEN_PIPE_STATUS)
+    except OSError as error:
+        problem = disk_problem(error)
+        if problem is None:
+            raise
+        _drop_output()
+        fail(problem)
     sys.exit(0)
+
+
+def _drop_output() -> None:
+    """Throw away output that can't be written. Otherwise Python tries again at the end, and prints a second error."""
+    with suppress(OSError):  # an output that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -46,20 +46,38 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Let an OSError of writing in the block name the file that was asked for.
+
+    A failing write() names no file, and other errors name a temporary one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or TEMPORARY_PREFIX in str(error.filename):
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def written_whole(path: Path) -> Generator[Path]:
     """Write a file or a folder under a temporary name, and rename it when the block ends.
 
     Yields the temporary path, at which nothing exists. If the block raises, the temporary file or folder is removed,
     and `path` stays as it was. A folder can be renamed only if `path` does not exist.
+
+    Raises:
+        OSError: It cannot be written; `filename` is `path`.
     """
     temporary = temporary_path(path)
-    _remove(temporary)
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
+    with naming(path):
         _remove(temporary)
-        raise
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            _remove(temporary)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

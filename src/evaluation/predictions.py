@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.errors import InputError
-from src.common.files import write_text
+from src.common.files import naming, write_text
 from src.common.reading import parse_json, read_json
 
 PREDICTIONS_FILE, SETTINGS_FILE, RESULT_FILE = "predictions.jsonl", "settings.json", "result.json"
@@ -86,7 +86,8 @@ class Predictions:
             )
         write_text(self.folder / SETTINGS_FILE, json.dumps(self._settings, ensure_ascii=False, indent=1))
         self._rewrite()
-        self._file = (self.folder / PREDICTIONS_FILE).open("a", encoding="utf-8")
+        # Unbuffered, so that nothing is left to write, and to fail again, after an error.
+        self._file = (self.folder / PREDICTIONS_FILE).open("ab", buffering=0)
         return told
 
     def set_aside(self) -> Path:
@@ -108,8 +109,8 @@ class Predictions:
         record = {"number": number, "file": file, "example": self.digests[number]} | values
         self.records[number] = record
         if self._file:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._file.flush()
+            with naming(self.folder / PREDICTIONS_FILE):
+                self._file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
 
     def finish(self) -> None:
         """Close the file and sort its lines by number."""

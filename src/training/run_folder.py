@@ -66,10 +66,13 @@ class RunLock:
             if _is_at(file, path):
                 break
             file.close()  # the other run has ended in between, and has removed its file
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
         self._release = weakref.finalize(self, _unlock, file, path)
+        try:
+            os.truncate(path, 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except OSError as error:
+            self.release()
+            raise OSError(error.errno, error.strerror, str(folder)) from error
 
     def release(self) -> None:
         """Remove the file and drop the lock."""

@@ -1,6 +1,8 @@
 """Checkpoints in the files of the Hugging Face Hub: one file, or several (shards) with an index."""
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -131,7 +133,14 @@ def write_safetensors(path: Path, pieces: list[Piece], values: Iterator[np.ndarr
         )
         for name, array in arrays.items()
     }
-    serialize_file(specs, path, metadata={"format": "pt"})
+    try:
+        serialize_file(specs, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        system_error = re.search(r"\(os error (\d+)\)", str(error))
+        if system_error is None:
+            raise
+        number = int(system_error[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def target(

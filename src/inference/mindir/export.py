@@ -11,14 +11,13 @@ from mindspore import Tensor, nn, ops
 from mindspore.train import serialization
 from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
 
+from src.common.files import TEMPORARY_PREFIX, naming
 from src.inference.manifest import MANIFEST_FILE, Manifest
 from src.inference.mindir.runtime import graph_name
 from src.inference.mindspore.runtime import NextLogits, Reorder
 from src.inference.mindspore.scoring import HiddenStates, TokenLosses
 from src.inference.padding import SMALLEST_BUCKET
 from src.pangu_alpha import PanguAlphaModel
-
-TEMPORARY = ".unfinished"
 
 
 class TextLogProbs(nn.Cell):
@@ -61,10 +60,24 @@ def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> No
         model: The model with its weights.
         manifest: Description of the export. Its fingerprints are filled in here.
         folder: Folder for the files. They are moved there when all of them are complete, and replace an earlier export.
+
+    Raises:
+        OSError: They cannot be written; `filename` is `folder`. An earlier export stays.
     """
-    temporary = folder / TEMPORARY
+    temporary = folder / f"{TEMPORARY_PREFIX}export"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with naming(folder):
+        try:
+            temporary.mkdir(parents=True)
+            _write_graphs(model, manifest, temporary)
+            manifest.write(temporary)
+            _put_in_place(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _write_graphs(model: PanguAlphaModel, manifest: Manifest, temporary: Path) -> None:
     next_logits = NextLogits(model, manifest.rows, manifest.model.seq_length)
     # The longest graph comes first: the others share its weights.
     longest, *others = sorted(manifest.graphs, key=str(manifest.prefill_lengths[-1]).__ne__)
@@ -79,8 +92,6 @@ def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> No
             )
         if kind != longest:
             _share_weights(temporary, kind, longest)
-    manifest.write(temporary)
-    _put_in_place(temporary, folder)
 
 
 def _cell(model: PanguAlphaModel, next_logits: NextLogits, kind: str) -> nn.Cell:
