@@ -272,8 +272,9 @@ def serve(start_servables: Callable[[], None]) -> None:
     """
     environment = os.environ
     host, key = environment.get("PANGU_HOST", "127.0.0.1"), environment.get("PANGU_API_KEY", "")
-    hosts = f"{host},{environment.get('PANGU_ALLOWED_HOSTS', '')}"
-    visitors = Visitors(hosts, environment.get("PANGU_ALLOWED_ORIGINS", ""), key)
+    visitors = Visitors(
+        environment.get("PANGU_ALLOWED_HOSTS", ""), environment.get("PANGU_ALLOWED_ORIGINS", ""), key, host
+    )
     rest_port = _port("REST_PORT", 1500)
     own_rest = f"127.0.0.1:{_port('OWN_REST_PORT', rest_port + 1)}"
     grpc_address = f"{'127.0.0.1' if key else host}:{_port('GRPC_PORT', 5500)}"

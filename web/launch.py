@@ -77,7 +77,7 @@ def open_page(page: str, program: str) -> None:
         InputError: The port is taken, or the model or server cannot be used.
     """
     config = parse(PageConfig, program)
-    visitors = Visitors(f"{config.host},{config.allowed_hosts}")
+    visitors = Visitors(config.allowed_hosts, listens_on=config.host)
     with bound(config.host, config.port, "--port takes another") as place:
         warn_if_open(config.host, "", "the page has no login")
         engine = _open_engine(config)

@@ -26,6 +26,7 @@ class AppSettings:
         max_body_bytes: Size of the largest request.
         allowed_hosts: See `Visitors`.
         allowed_origins: See `Visitors`.
+        listens_on: See `Visitors`.
     """
 
     model_name: str = "pangu-alpha"
@@ -33,10 +34,11 @@ class AppSettings:
     max_body_bytes: int = 1 << 20
     allowed_hosts: str = ""
     allowed_origins: str = ""
+    listens_on: str = ""
 
     def visitors(self) -> Visitors:
         """Return who may ask."""
-        return Visitors(self.allowed_hosts, self.allowed_origins, self.api_key)
+        return Visitors(self.allowed_hosts, self.allowed_origins, self.api_key, self.listens_on)
 
 
 def create_app(backend: TokenBackend, settings: AppSettings) -> Flask:

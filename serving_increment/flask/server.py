@@ -106,8 +106,14 @@ def main() -> None:
     from serving_increment.http_server import HttpServer
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    hosts = f"{config.host},{config.allowed_hosts}"
-    settings = AppSettings(config.model_name, config.api_key(), config.max_body_bytes, hosts, config.allowed_origins)
+    settings = AppSettings(
+        config.model_name,
+        config.api_key(),
+        config.max_body_bytes,
+        config.allowed_hosts,
+        config.allowed_origins,
+        config.host,
+    )
     settings.visitors()  # report errors in them before a model is loaded
     with bound(config.host, config.port, "--port takes another") as place:
         warn_if_open(config.host, settings.api_key, "--api_key_file or PANGU_API_KEY sets one")

@@ -32,13 +32,15 @@ class Visitors:
             addresses; * for every name. A page of one of these names is the server's own.
         origins: Other sites whose pages may ask, such as https://example.org, with commas between them; * for all.
         api_key: Key that callers must send; empty for none.
+        listens_on: Host that the server listens on. It is a name of the server too. Other ports of it are other sites.
 
     Raises:
         InputError: An origin or the key has a wrong form.
     """
 
-    def __init__(self, hosts: str = "", origins: str = "", api_key: str = "") -> None:
+    def __init__(self, hosts: str = "", origins: str = "", api_key: str = "", listens_on: str = "") -> None:
         self.hosts, self.origins, self.api_key = _names(hosts), _names(origins), api_key
+        self.listens_on = listens_on.lower()
         for origin in self.origins:
             require(
                 _ORIGIN.fullmatch(origin),
@@ -92,9 +94,8 @@ class Visitors:
         if EVERY in self.hosts or name in self.hosts:
             return True
         machine = socket.gethostname().lower()
-        return (
-            name == "localhost" or name.endswith(".localhost") or name in (machine, f"{machine}.local") or _is_ip(name)
-        )
+        own = ("localhost", machine, f"{machine}.local", self.listens_on)
+        return bool(name) and (name in own or name.endswith(".localhost") or _is_ip(name))
 
     def _is_own(self, origin: str, host: str | None) -> bool:
         place = origin.lower().partition("://")[2]

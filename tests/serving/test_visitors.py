@@ -50,6 +50,13 @@ def test_a_name_that_is_allowed_is_the_server_s_own():
     assert refusal(OWN | {"Origin": "https://notchat.example"}, visitors) != ""
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "chat.example"])
+def test_another_port_of_the_host_that_is_listened_on_is_another_site(host):
+    visitors, own = Visitors(listens_on=host), {"Host": f"{host}:5000"}
+    assert refusal(own | {"Origin": f"http://{host}:5000"}, visitors) == refusal(own, visitors) == ""
+    assert "--allowed_origins" in refusal(own | {"Origin": f"http://{host}:3000"}, visitors)
+
+
 def test_a_program_sends_no_origin_and_is_answered():
     assert refusal({}) == refusal(OWN) == ""
 
