@@ -40,6 +40,8 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PIECE_BYTES = 1 << 29  # as in MindSpore's own files; a protobuf message must be smaller than 2 GiB
 _CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 10  # a checksum that can follow the message
 _VARINT, _SPAN = 0, 2  # protobuf's wire types
+_MOST_AXES, _MOST_ELEMENTS = 32, 1 << 56  # more than an array can have
+_LONGEST_NUMBER = 10  # bytes of a number of 64 bits
 
 
 @dataclass
@@ -94,8 +96,10 @@ def _index(data: mmap.mmap) -> dict[str, Stored]:
         dims, rest = tuple(number for key, number in tensor if key == 1), dict(tensor)
         name = _text(data, parts[1])
         dims = () if dims == (0,) else dims  # how older files store scalars
+        if len(dims) > _MOST_AXES or prod(max(size, 1) for size in dims) >= _MOST_ELEMENTS:
+            raise ValueError("no array has such a shape")
         stored = found.setdefault(name, Stored(_text(data, rest[2]), dims))
-        stored.pieces.append(rest[3])
+        stored.pieces.append(range(rest[3].start, rest[3].stop))
     if not all(stored.is_whole for stored in found.values()):
         raise ValueError("content and shape differ")
     return found
@@ -121,14 +125,13 @@ def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, Any]]:
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
     """Decode a number of seven bits a byte, lowest bits first. Return it and the position after it."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
+    value = 0
+    for place in range(_LONGEST_NUMBER):
+        byte = data[at + place]
+        value |= (byte & 127) << 7 * place
         if byte < 128:
-            return value, at
-        shift += 7
+            return value, at + place + 1
+    raise ValueError("a number has too many bytes")
 
 
 def read(path: Path, stored: Stored, box: Box) -> np.ndarray:

@@ -107,6 +107,36 @@ def test_what_is_no_whole_checkpoint_is_told(tmp_path, spoil):
         ckpt_file.index(file)
 
 
+def described(dims, kind, content):
+    """Return a file with one parameter, as a stranger may describe it."""
+    tensor = b"".join(b"\x08" + size for size in dims) + ckpt_file._span(2, kind) + content
+    return ckpt_file._span(1, ckpt_file._span(1, b"a") + ckpt_file._span(2, tensor))
+
+
+ONE, FOUR_BYTES = b"\x01", ckpt_file._span(3, b"abcd")
+LIES = {
+    "a number that never ends": b"\xff" * (1 << 20),
+    "a size that never ends": described([b"\xff" * (1 << 20) + b"\x01"], b"Float32", FOUR_BYTES),
+    "more axes than an array can have": described([ONE] * 100_000, b"Float32", FOUR_BYTES),
+    "huge sizes, many of them": described([b"\x80\x80\x80\x80\x04"] * 100_000, b"Float32", FOUR_BYTES),
+    "nothing, in a huge shape": described([b"\x80" * 8 + b"\x40", b"\x00"], b"Float32", ckpt_file._span(3, b"")),
+    "a number in place of the content": described([ONE], b"Float3", b"\x18\x05"),
+    "content that is missing": described([ONE], b"Float32", b""),
+    "content that ends after the file": described([ONE], b"Float32", b"\x1a\x7f"),
+}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_that_lies_is_told(tmp_path, lie):
+    file = tmp_path / "some.ckpt"
+    file.write_bytes(described([ONE], b"Float32", FOUR_BYTES))
+    assert list(read_all(file)) == ["a"]
+    file.write_bytes(LIES[lie])
+    with pytest.raises(InputError, match="not a whole MindSpore checkpoint"):
+        ckpt_file.index(file)
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(InputError, match="nowhere.ckpt can't be read: No such file"):
         ckpt_file.index(tmp_path / "nowhere.ckpt")

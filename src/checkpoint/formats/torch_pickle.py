@@ -26,15 +26,8 @@ _UNUSED = (  # opcodes that PyTorch does not write; some take memory or recurse 
 )
 
 
-class _Described:
-    """Base of what the pickle describes. A pickle can set the attributes of objects; these keep theirs."""
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
 @dataclass(frozen=True)
-class Storage(_Described):
+class Storage:
     """Numbers of one type.
 
     Args:
@@ -47,7 +40,7 @@ class Storage(_Described):
 
 
 @dataclass(frozen=True)
-class Described(_Described):
+class Described:
     """A tensor as the pickle describes it. All numbers are whole, but none is checked against the storage.
 
     Args:
@@ -67,9 +60,6 @@ class _Ignored:
     """Placeholder for objects that are not tensors."""
 
     def __init__(self, *arguments: object, **settings: object):
-        pass
-
-    def __setstate__(self, state: object) -> None:
         pass
 
     def append(self, value: object) -> None:
@@ -120,6 +110,13 @@ class _Unpickler(_StandardUnpickler):
             raise ValueError("a storage has no type or no name")
         return Storage(type_, key)
 
+    def load_build(self) -> None:
+        """Ignore the state of an object, such as the _metadata of PyTorch's dictionaries.
+
+        A state could change a tensor's place after it was checked, and the functions above for every later file.
+        """
+        self.stack.pop()
+
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set(self.stack[-1], [key, value])
@@ -133,6 +130,7 @@ class _Unpickler(_StandardUnpickler):
             if isinstance(holder, dict) and isinstance(key, _KEYS):
                 holder[key] = value
 
+    dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
 

@@ -1,13 +1,15 @@
 """PyTorch's files from strangers: one line for each damage, before any memory outside the file is read."""
 
+import pickle
 import random
 import struct
 import zipfile
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 
-from src.checkpoint.formats import torch_file
+from src.checkpoint.formats import torch_file, torch_pickle
 from src.checkpoint.formats.parameters import Kind
 from src.common.errors import InputError
 
@@ -145,6 +147,29 @@ def test_a_tensors_place_cannot_be_changed_later(file):
     changed = pickled[:end] + b"}X\x06\x00\x00\x00offset" + number(1) + b"sb" + pickled[end:]
     put(file, held | {"archive/data.pkl": changed})
     assert np.array_equal(torch_file.tensors(file)["w"].read(), VALUES)
+
+
+def test_the_dictionary_of_a_module_has_metadata(file):
+    """`torch.save(model.state_dict())` writes an OrderedDict with an attribute `_metadata`."""
+    module = OrderedDict(w=1)
+    module._metadata = OrderedDict({"": {"version": 1}})
+    held = members(file)
+    tensor = held["archive/data.pkl"].partition(b"ctorch._utils")[2].partition(b"RtR")[0]
+    pickled = pickle.dumps(module, 2)
+    changed = pickled.replace(b"K\x01s", b"ctorch._utils" + tensor + b"RtRs", 1)
+    put(file, held | {"archive/data.pkl": changed})
+    assert b"_metadata" in changed and changed.endswith(b"b.")
+    assert np.array_equal(torch_file.tensors(file)["w"].read(), VALUES)
+
+
+def test_a_file_does_not_change_how_later_files_are_read(file):
+    """A pickle can name the decoder's own functions, and set attributes of what it names."""
+    held = members(file)
+    for state in (b"})\x86", b"}}X\x0c\x00\x00\x00__defaults__)s\x86", b"}X\x04\x00\x00\x00evilNs"):
+        put(file, held | {"archive/data.pkl": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + state + b"b."})
+        before = vars(torch_pickle._tensor).copy(), torch_pickle._tensor.__defaults__
+        assert torch_file.tensors(file) == {}
+        assert (vars(torch_pickle._tensor), torch_pickle._tensor.__defaults__) == before
 
 
 @pytest.mark.parametrize("seed", range(8))
