@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
 CONNECTIONS = 1000  # more, and the connections that have been idle for longest are closed
+GRACE = 0.5  # seconds in which a connection is not idle: its request may not have been read yet
 LARGEST_READ = 64 << 20  # bytes; a smaller body is read before it is refused, so that the sender gets the reason
 
 
@@ -44,8 +46,13 @@ class HttpServer(TcpWSGIServer):
     def readable(self) -> bool:
         """Return whether a connection can be accepted. If there are nearly too many, make room for the next ones."""
         if len(self._map) > 0.9 * self.adj.connection_limit:
-            idle = [channel for channel in self.active_channels.values() if not channel.requests]
+            since = time.time() - GRACE
+            idle = [
+                channel
+                for channel in self.active_channels.values()
+                if not channel.requests and channel.last_activity < since
+            ]
             idle.sort(key=lambda channel: channel.last_activity)
-            for channel in idle[: 1 + len(idle) // 10]:
+            for channel in idle[: len(idle) // 10 + 1]:
                 channel.will_close = True
         return super().readable()

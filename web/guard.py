@@ -5,11 +5,13 @@ Gradio has routes that serve and take files, and events whose values name files 
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Collection
 from http import HTTPStatus
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl
 
+import gradio as gr
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
@@ -24,10 +26,24 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:"
 )
 READ = re.compile(
-    r"/|/config/?|/theme\.css|/manifest\.json|/favicon\.ico|/robots\.txt|/(static|assets)/[^?]*|"
-    r"/gradio_api/(queue/data|startup-events|heartbeat/\w+)"
+    r"/|/config/?|/theme\.css|/manifest\.json|/favicon\.ico|/robots\.txt|/(static|assets)/[\w./-]{1,200}|"
+    r"/gradio_api/(startup-events|heartbeat/\w{1,64})",
+    re.ASCII,
 )
+STREAM = "/gradio_api/queue/data"
 MAX_BODY_BYTES = 4 << 20  # a long chat
+BODY_SECONDS = 30.0  # that a body may take to arrive
+# The types of a component's value. A value may also be null, as that of an empty box is.
+TYPES: dict[str, tuple[type, ...]] = {
+    "browserstate": (str,),
+    "chatbot": (list,),
+    "dataset": (int,),
+    "dropdown": (str,),
+    "radio": (str,),
+    "slider": (int, float),
+    "state": (),
+    "textbox": (str,),
+}
 Name = Annotated[str, Field(pattern=r"^\w{1,64}$")]
 
 
@@ -69,7 +85,16 @@ class _Event(_Strict):
     event_id: Name = ""
 
 
-EVENTS = tuple(f"/gradio_api/{route}" for route in ("queue/join", "run/predict", "cancel", "reset"))
+JOIN = "/gradio_api/queue/join"
+EVENTS = (JOIN, "/gradio_api/cancel", "/gradio_api/reset")
+
+
+def event_inputs(blocks: gr.Blocks) -> dict[int, list[str] | None]:
+    """Return the kinds of each event's inputs, by its number; None if the browser handles the event alone."""
+    return {
+        number: [block.get_block_name() for block in event.inputs] if event.fn else None
+        for number, event in blocks.fns.items()
+    }
 
 
 class Guard:
@@ -77,13 +102,14 @@ class Guard:
 
     Args:
         app: Application behind it.
-        events: Numbers of the page's events.
+        blocks: The page.
         visitors: Who may ask.
         root_path: Path of the page at a proxy. It is removed from a request that has it.
     """
 
-    def __init__(self, app: ASGIApp, events: Collection[int], visitors: Visitors, root_path: str = "") -> None:
-        self.app, self.events, self.visitors, self.root_path = app, events, visitors, root_path
+    def __init__(self, app: ASGIApp, blocks: gr.Blocks, visitors: Visitors, root_path: str = "") -> None:
+        self.app, self.blocks, self.visitors, self.root_path = app, blocks, visitors, root_path
+        self.inputs = event_inputs(blocks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -99,27 +125,46 @@ class Guard:
             await send({"type": "websocket.close"})
         elif reason := self.visitors.refusal(scope["method"], scope["path"], Headers(scope=scope).get):
             await _refuse(HTTPStatus.FORBIDDEN, reason)(scope, receive, send_guarded)
-        elif scope["method"] in ("GET", "HEAD") and READ.fullmatch(scope["path"]):
+        elif scope["method"] in ("GET", "HEAD") and self._may_read(scope["path"], scope["query_string"]):
             await self.app(scope, receive, send_guarded)
         elif scope["method"] == "POST" and scope["path"] in EVENTS:
             await self._event(scope, receive, send_guarded)
         else:
             await _refuse(HTTPStatus.NOT_FOUND, "the page has no such address")(scope, receive, send_guarded)
 
+    def _may_read(self, path: str, query: bytes) -> bool:
+        """Return whether the page needs a path. For an unknown session, Gradio would begin an answer and then fail."""
+        if path != STREAM:
+            return READ.fullmatch(path) is not None
+        match parse_qsl(query.decode(errors="replace")):
+            case [("session_hash", session)]:
+                return session in self.blocks._queue.pending_messages_per_session
+        return False
+
+    def _fits(self, event: _Event, path: str) -> bool:
+        """Return whether an event exists, and its values have the types of its components."""
+        kinds = self.inputs.get(event.fn_index)
+        if path != JOIN:
+            return event.fn_index in self.inputs
+        return (
+            kinds is not None
+            and len(kinds) == len(event.data)
+            and all(value is None or type(value) in TYPES[kind] for kind, value in zip(kinds, event.data, strict=True))
+        )
+
     async def _event(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the body of an event, and pass on what the check has read: no second parser reads it otherwise."""
-        body = b""
-        while len(body) <= MAX_BODY_BYTES:
-            message = await receive()
-            body += message.get("body", b"")
-            if message["type"] == "http.disconnect" or not message.get("more_body"):
-                break
+        try:
+            body = await asyncio.wait_for(_body(receive), BODY_SECONDS)
+        except asyncio.TimeoutError:
+            await _refuse(HTTPStatus.REQUEST_TIMEOUT, "the text did not arrive in time")(scope, receive, send)
+            return
         if len(body) > MAX_BODY_BYTES:
             await _refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the text is too long")(scope, receive, send)
             return
         try:
             event = _Event.model_validate_json(body)
-            require(event.fn_index in self.events, "no such event")
+            require(self._fits(event, scope["path"]), "no such event")
             body = event.model_dump_json(exclude_unset=True).encode()
         except ValueError:  # also pydantic's ValidationError
             told = "the page sends texts, numbers and messages of text; this is something else"
@@ -135,6 +180,17 @@ class Guard:
             return unread.pop() if unread else await receive()
 
         await self.app(scope | {"headers": headers}, receive_checked, send)
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the body of a request, or the beginning of one that is too long."""
+    body = bytearray()
+    while len(body) <= MAX_BODY_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            break
+    return bytes(body)
 
 
 def _refuse(status: HTTPStatus, reason: str) -> PlainTextResponse:

@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from src.serving.visitors import Visitors
+from web.connections import Connection
 from web.guard import Guard
 from web.page import STYLE, THEME
 
@@ -27,6 +28,8 @@ class PageServer(uvicorn.Server):
 
     def __init__(self, blocks: gr.Blocks, visitors: Visitors, root_path: str = "") -> None:
         blocks.state_session_capacity = SESSIONS
+        for event in blocks.fns.values():
+            event.queue = event.fn is not None or event.queue  # so that the guard needs to let no direct calls through
         blocks.queue(default_concurrency_limit=None, api_open=False)  # the backend has its own queue
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         gr.mount_gradio_app(
@@ -44,8 +47,8 @@ class PageServer(uvicorn.Server):
             css=STYLE,
         )
         blocks.has_launched = True  # a mounted page never sets it, and Gradio then takes any file for an uploaded one
-        app.add_middleware(Guard, events=frozenset(blocks.fns), visitors=visitors, root_path=root_path)
-        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        app.add_middleware(Guard, blocks=blocks, visitors=visitors, root_path=root_path)
+        super().__init__(uvicorn.Config(app, http=Connection, log_level="warning", timeout_graceful_shutdown=1))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop the server. Connections of open pages break then; that is not logged as an error."""

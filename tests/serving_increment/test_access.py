@@ -2,13 +2,14 @@
 
 import json
 import socket
+import threading
 import time
 from contextlib import ExitStack
 
 import pytest
 
 from tests.support.programs import ROOT, run
-from tests.support.serving import ask, serving, toy_service
+from tests.support.serving import ask, serving, serving_app, toy_service
 from tests.support.toy_runtime import ToyRuntime
 
 SITE = "https://a.example"
@@ -81,6 +82,29 @@ def test_others_are_answered_beside_many_idle_connections(port, sent):
         assert ask(port, "GET", "/health")[0] == 200
         assert ask(port, "POST", "/v1/completions", COMPLETION)[0] == 200
         assert time.monotonic() - begin < 60  # not when the idle ones time out, after two minutes
+
+
+def test_a_new_connection_is_not_idle_before_its_request_is_read():
+    """While all others wait for answers, it is the only one without a request."""
+    ended = threading.Event()
+
+    def work(environ, start_response):
+        environ["PATH_INFO"] == "/slow" and ended.wait(30)
+        start_response("200 OK", [("Content-Length", "0")])
+        return [b""]
+
+    with serving_app(work, connections=20) as port, ExitStack() as stack:
+        for _ in range(17):
+            busy = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            busy.sendall(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.5)
+        caller = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        time.sleep(0.1)
+        try:
+            caller.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert caller.recv(100).startswith(b"HTTP/1.1 200")
+        finally:
+            ended.set()
 
 
 @pytest.mark.parametrize(

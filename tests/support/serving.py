@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from serving_increment.flask.app import AppSettings, create_app
-from serving_increment.http_server import HttpServer
+from serving_increment.http_server import CONNECTIONS, HttpServer
 from src.serving.listening import bound
 from src.serving.service import TextService
 from src.tokenization import load_tokenizer
@@ -40,9 +40,9 @@ def serving(backend, root_path="", **settings):
 
 
 @contextlib.contextmanager
-def serving_app(app, root_path=""):
+def serving_app(app, root_path="", connections=CONNECTIONS):
     """Run a WSGI application in a thread, and yield its port."""
-    server = HttpServer(app, bound("127.0.0.1", 0, ""), threads=32, root_path=root_path)
+    server = HttpServer(app, bound("127.0.0.1", 0, ""), threads=32, connections=connections, root_path=root_path)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.browser import needs_chromium, until
 from tests.support.serving import ask
 from tests.support.web_pages import ANSWER, PROMPT, click, paged, value, write
-from web import chat_page, guard, server, text_page
+from web import chat_page, connections, guard, server, text_page
 from web.engine import local_engine
 
 PAGES = pytest.mark.parametrize("page", [text_page, chat_page], ids=["text", "chat"])
@@ -85,9 +85,9 @@ def test_no_event_takes_a_file(page, known, secret):
                 for form in forms(secret):
                     data = [*values[:place], form, *values[place + 1 :]]
                     body = {"data": data, "fn_index": number, "session_hash": SESSION}
-                    for route in ("queue/join", "run/predict"):
+                    for route, wanted in (("queue/join", 422), ("run/predict", 404)):
                         status, _, told = ask(port, "POST", f"/gradio_api/{route}", body)
-                        assert status == 422 and SECRET not in told, (number, form)
+                        assert status == wanted and SECRET not in told, (number, form)
                         tried += 1
             for extra in ({"event_data": file_of(secret)}, {"event_data": {"index": 0, "value": file_of(secret)}}):
                 body = {"data": values, "fn_index": number, "session_hash": SESSION} | extra
@@ -111,6 +111,7 @@ def test_gradio_itself_refuses_a_file_that_was_not_uploaded(page, known, secret,
             return self.body.decode()
 
     monkeypatch.setattr(guard, "_Event", Anything)
+    monkeypatch.setattr(guard.Guard, "_fits", lambda *_: True)
     monkeypatch.setattr(guard, "READ", guard.re.compile(".*"))
     with paged(page.build(local_engine(known))) as port:
         refused = 0
@@ -146,6 +147,12 @@ def test_no_route_gives_or_takes_a_file(page, known, secret):
             "/gradio_api/info",
             "/gradio_api/vibe-code",
             "/gradio_api/upload_progress",
+            "/gradio_api/queue/data",
+            f"/gradio_api/queue/data?session_hash={SESSION}",
+            "/gradio_api/run/predict",
+            "/static/" + "a" * 5000,
+            "/assets/" + "%e4%b8%ad" * 150,
+            "/static/%00",
             "/monitoring",
         ):
             for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
@@ -219,9 +226,69 @@ def test_others_are_answered_beside_many_idle_connections(known):
 )
 def test_events_that_can_not_be(known, body, wanted):
     with paged(text_page.build(local_engine(known))) as port:
-        for route in ("queue/join", "run/predict"):
+        for route in ("queue/join", "cancel", "reset"):
             assert ask(port, "POST", f"/gradio_api/{route}", body)[0] == wanted
         assert ask(port, "GET", "/")[0] == 200
+
+
+@PAGES
+def test_a_value_of_another_type_does_not_reach_gradio(page, known, capfd):
+    """Gradio would begin the event, and write a stack trace to the log."""
+    wrong = {"textbox": 1, "slider": "1", "radio": True, "dropdown": [], "chatbot": "a", "state": "a"}
+    blocks = page.build(local_engine(known))
+    with paged(blocks) as port:
+        for number, values in events(port):
+            kinds = [component.get_block_name() for component in blocks.fns[number].inputs]
+            changed = [
+                [*values[:place], wrong.get(kind, [[]]), *values[place + 1 :]] for place, kind in enumerate(kinds)
+            ]
+            for data in [*changed, values + [None], values[1:] if values else [1]]:
+                body = {"data": data, "fn_index": number, "session_hash": SESSION}
+                assert ask(port, "POST", "/gradio_api/queue/join", body)[0] == 422, (number, data)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n",
+        b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["nothing", "half a head", "half a body", "nothing after a request"],
+)
+def test_an_idle_connection_is_closed(known, monkeypatch, sent):
+    """Uvicorn waits for ever for a request, also if a byte of its head comes from time to time."""
+    monkeypatch.setattr(connections, "PATIENCE", 1.0)
+    monkeypatch.setattr(guard, "BODY_SECONDS", 1.0)
+    with paged(text_page.build(local_engine(known))) as port, socket.create_connection(("127.0.0.1", port)) as idle:
+        idle.sendall(sent)
+        idle.settimeout(0.3)
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            try:
+                if not idle.recv(1 << 20):
+                    return
+            except TimeoutError:
+                if sent.endswith(b"localhost\r\n"):
+                    idle.sendall(b"X")
+            except ConnectionResetError:
+                return
+        raise AssertionError("the connection is still open")
+
+
+def test_too_many_connections_cost_the_oldest_idle_one(known, monkeypatch):
+    monkeypatch.setattr(connections, "MOST", 20)
+    with paged(text_page.build(local_engine(known))) as port, ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(50)]
+        assert ask(port, "GET", "/")[0] == 200
+        for connection in idle[:30]:
+            connection.settimeout(5)
+            assert connection.recv(1) == b""
+        idle[-1].settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            idle[-1].recv(1)
 
 
 def test_a_key_that_is_given_twice_reads_as_it_was_checked(known, secret):
