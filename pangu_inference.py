@@ -2,7 +2,7 @@
 
 import predict
 from src.common.cli import parse
-from src.common.errors import run_program
+from src.common.errors import own_flags, run_program
 from src.common.model_sizes import check_mode
 from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
@@ -11,6 +11,9 @@ from src.inference.manifest import MANIFEST_FILE
 from src.serving.terminal import answer_all
 
 GENERATION = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+# Settings of predict.py, and the flags that set them here.
+FLAGS = {"checkpoint": "checkpoint", "prompt": "prompt", "mode": "model", "data.tokenizer_path": "tokenizer"}
+FLAGS |= {f"generation.{name}": name for name in GENERATION}
 
 
 def run_quantized(arguments: InferenceArguments) -> None:
@@ -32,25 +35,19 @@ def run_quantized(arguments: InferenceArguments) -> None:
 
 def flags_of_predict(arguments: InferenceArguments) -> list[str]:
     """Return the same request as flags of predict.py."""
-    flags = {
-        "checkpoint": arguments.checkpoint,
-        "prompt": arguments.prompt,
-        "mode": arguments.model,
-        "data.tokenizer_path": arguments.tokenizer,
-    }
-    flags = {name: value for name, value in flags.items() if value}
+    flags = {name: value for name, flag in FLAGS.items() if (value := getattr(arguments, flag)) != ""}
     flags |= {"stream": str(arguments.stream).lower(), "generation.method": "sample"}
-    flags |= {f"generation.{name}": getattr(arguments, name) for name in GENERATION}
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
 def main() -> None:
     """Generate text as the command line says."""
     arguments = parse(InferenceArguments, "pangu_inference.py")
-    if arguments.backend == "mindspore":
-        predict.main(flags_of_predict(arguments))
-    else:
-        run_quantized(arguments)
+    with own_flags(FLAGS):
+        if arguments.backend == "mindspore":
+            predict.main(flags_of_predict(arguments))
+        else:
+            run_quantized(arguments)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
-from src.common.errors import run_program
-from src.evaluation.config import CLIENT_FLAG, EvalConfig, flags_of_client
+from src.common.errors import own_flags, run_program
+from src.evaluation.config import CLIENT_FLAG, CLIENT_FLAGS, EvalConfig, flags_of_client
 from src.generate import TextGenerator
 from src.inference.config import PredictConfig
 from src.serving.terminal import answer_all, answer_file, read_prompts
@@ -17,10 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(argument.partition("=")[0] == CLIENT_FLAG for argument in arguments):
-        eval_config, weights = parse_with_checkpoint(EvalConfig, "eval.py", flags_of_client(arguments))
-        from src.evaluation.run import evaluate
+        with own_flags({setting[2:]: flag[2:] for flag, setting in CLIENT_FLAGS.items()}):
+            eval_config, weights = parse_with_checkpoint(EvalConfig, "eval.py", flags_of_client(arguments))
+            from src.evaluation.run import evaluate
 
-        evaluate(eval_config, weights)
+            evaluate(eval_config, weights)
         return
     config, weights = parse_with_checkpoint(PredictConfig, "predict.py", arguments)
     if config.dry_run:

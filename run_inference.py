@@ -12,12 +12,20 @@ import yaml
 import predict
 from src.common.checks import whole_numbers
 from src.common.cli import parse
-from src.common.errors import run_program
+from src.common.errors import own_flags, run_program
 from src.common.model_sizes import mode_file
 from src.cpu.machine import require_memory
 from src.pangu_alpha_config import PanguAlphaConfig
 
 HALF = "_fp16"
+# Settings of predict.py, and the flags that set them here.
+FLAGS = {
+    "checkpoint": "load_ckpt_path",
+    "mode": "model",
+    "data.tokenizer_path": "tokenizer_path",
+    "generation.max_new_tokens": "max_new_tokens",
+    "prompt": "prompt",
+}
 
 
 @dataclass
@@ -45,14 +53,8 @@ class RunInferenceArguments:
 
 def flags_of_predict(arguments: RunInferenceArguments, device: str) -> list[str]:
     """Return the same request as flags of predict.py, for a device (CPU or GPU)."""
-    flags = {
-        "checkpoint": arguments.load_ckpt_path,
-        "mode": arguments.model.removesuffix(HALF),
-        "data.tokenizer_path": arguments.tokenizer_path,
-        "prompt": arguments.prompt,
-    }
-    flags = {name: value for name, value in flags.items() if value}
-    flags |= {"generation.max_new_tokens": str(arguments.max_new_tokens), "parallel.device_target": device}
+    flags = {name: value for name, flag in FLAGS.items() if (value := getattr(arguments, flag))}
+    flags |= {"mode": arguments.model.removesuffix(HALF), "parallel.device_target": device}
     if device == "GPU" and arguments.model.endswith(HALF):
         flags |= {"model.compute_dtype": "float16", "model.param_init_dtype": "float16"}
     return [f"--{name}={value}" for name, value in flags.items()]
@@ -69,17 +71,18 @@ def find_device() -> str:
 def main() -> None:
     """Generate text as the command line says."""
     arguments = parse(RunInferenceArguments, "run_inference.py")
-    size = mode_file(arguments.model.removesuffix(HALF))
-    device = find_device()
-    if device == "CPU":
-        model = PanguAlphaConfig(**yaml.safe_load(size.read_text(encoding="utf-8"))["model"])
-        print(f"MindSpore finds no GPU: {size.stem} runs on the CPU, in float32", file=sys.stderr)
-        require_memory(
-            f"{size.stem} in float32",
-            4 * model.num_parameters,
-            "quantise it (python -m src.cpu.quantize) and run pangu_inference.py",
-        )
-    predict.main(flags_of_predict(arguments, device))
+    with own_flags(FLAGS):
+        size = mode_file(arguments.model.removesuffix(HALF))
+        device = find_device()
+        if device == "CPU":
+            model = PanguAlphaConfig(**yaml.safe_load(size.read_text(encoding="utf-8"))["model"])
+            print(f"MindSpore finds no GPU: {size.stem} runs on the CPU, in float32", file=sys.stderr)
+            require_memory(
+                f"{size.stem} in float32",
+                4 * model.num_parameters,
+                "quantise it (python -m src.cpu.quantize) and run pangu_inference.py",
+            )
+        predict.main(flags_of_predict(arguments, device))
 
 
 if __name__ == "__main__":

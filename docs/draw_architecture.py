@@ -49,6 +49,11 @@ def floors() -> list[list[str]]:
     return [USERS] + [[room.strip(" ()") for room in re.split("[|:]", layer)] for layer in contract["layers"]]
 
 
+def programs() -> list[Path]:
+    """Return the programs in the top folder. Links there are other names of programs."""
+    return [path for path in ROOT.glob("*.py") if not path.is_symlink()]
+
+
 def room_of(module: str) -> str:
     """Return the room of a module: src.nn.moe lies in nn, web.page in web."""
     top, *rest = module.split(".")
@@ -63,7 +68,7 @@ def imports() -> set[tuple[str, str]]:
         for module in graph.modules
         for imported in graph.find_modules_directly_imported_by(module)
     }
-    for program in ROOT.glob("*.py"):
+    for program in programs():
         for node in ast.walk(ast.parse(program.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("src."):
                 found.add((PROGRAMS, room_of(node.module)))
@@ -89,7 +94,7 @@ def without_implied(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
 def purpose(room: str) -> str:
     """Return the first sentence of a room's docstring."""
     if room == PROGRAMS:
-        return ", ".join(sorted(path.name for path in ROOT.glob("*.py")))
+        return ", ".join(sorted(path.name for path in programs()))
     base = ROOT / room if room in USERS else ROOT / "src" / room
     file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""

@@ -27,6 +27,16 @@ logged() {
     exec "$@" > >(trap '' INT TERM HUP; exec tee "device$rank/log$rank.log") 2>&1
 }
 
+# link_old_names FIRST NUMBER: make device_0 lead to device0, and so on, for NUMBER ranks from FIRST. The ModelZoo's documents
+# move device_0.
+link_old_names() {
+    local rank
+    for ((rank = $1; rank < $1 + $2; rank++)); do
+        [ -L "device_$rank" ] || [ ! -e "device_$rank" ] || fail "$PWD/device_$rank is in the way; move it"
+        ln -sfn "$PWD/device$rank" "device_$rank"
+    done
+}
+
 # dtype_of TYPE: print the configuration's name of fp32 or fp16.
 dtype_of() {
     case $1 in
@@ -129,6 +139,7 @@ launch_export() {
     shift 6
     check_counts RANK_SIZE "$rank_size" LOCAL_DEVICE_NUM "$number"
     checkpoint=$(weights "$strategy" "$directory" "")
+    [[ ! $start =~ ^[0-9]+$ ]] || link_old_names "$start" "$number"
     launch "$rank_size" "$table" "$start" "$number" "$ROOT/export.py" ${mode:+--mode "$mode"} \
         --checkpoint "$checkpoint" --output 'device{rank}' --parallel.device_target "$DEVICE_TARGET" \
         --parallel.world_size "$rank_size" --parallel.tensor "$rank_size" "$@"

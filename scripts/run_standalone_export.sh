@@ -1,5 +1,5 @@
 #!/bin/bash
-# Export a checkpoint to MindIR on one device, to the folder device0. The log is device0/log0.log.
+# Export a checkpoint to MindIR on one device, to the folder device0; device_0 leads there. The log is device0/log0.log.
 #
 # usage: bash scripts/run_standalone_export.sh STRATEGY CKPT_DIR MODE DEVICE_TARGET [TASK] [flags of export.py]
 #   STRATEGY       a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
@@ -18,5 +18,6 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     task=$1
     shift
 fi
+link_old_names 0 1
 logged 0 "$VENV_PYTHON" "$ROOT/export.py" ${mode:+--mode "$mode"} --checkpoint "$checkpoint" --output device0 \
     --parallel.device_target "$device_target" ${task:+--task "$task"} "$@"

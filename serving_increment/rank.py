@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving_increment.ranks import ANEW, distributed_address, distributed_key, identity, receive, send
+from serving_increment.ranks import ANEW, distributed_address, distributed_key, identity, receive, send, slice_folder
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
 from src.inference.mindir.runtime import MindirRuntime
@@ -83,7 +83,7 @@ def main() -> None:
     models, device_target, world_size = sys.argv[1:]
     prepare_device(ParallelConfig(device_target=device_target))
     mesh = connect(Plan(tensor=int(world_size)))
-    runtime = open_slice(Path(models) / f"device{mesh.rank}", mesh)
+    runtime = open_slice(slice_folder(Path(models), mesh.rank), mesh)
     calls = 0
     while True:
         connection = meet(runtime, calls)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, wait
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,12 @@ def distributed_key() -> bytes:
             "script makes one where DISTRIBUTED_ADDRESS is of this machine alone)"
         )
     return key.encode()
+
+
+def slice_folder(models: Path, rank: int) -> Path:
+    """Return the folder of a rank's slice: device0, or device_0 as the ModelZoo's documents name it."""
+    named = models / f"device_{rank}"
+    return named if named.is_dir() else models / f"device{rank}"
 
 
 def identity(manifest: Manifest) -> dict[str, Any]:

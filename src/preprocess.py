@@ -42,9 +42,9 @@ class PreprocessArguments:
         model_file: Vocabulary of the tokenizer: the file vocab.model for jieba, the folder of vocab.json and merges.txt
             for gpt.
         dataset_type: Form of the text. text (or openwebtext): blank lines separate documents. wikitext (or wiki): an
-            article begins with a line ` = Title = `. lambada: each line is a document, as plain text or as {"text"}.
-            jsonl: each line is a document, as {"text"}. finetune: each line is an example, as {"prompt", "completion"};
-            it gets a record of its own and a column loss_mask.
+            article begins with a line ` = Title = `. lines: each line is a document, as the ModelZoo's texts have it.
+            lambada: as lines, but a line may also be {"text"}. jsonl: each line is a document, as {"text"}. finetune:
+            each line is an example, as {"prompt", "completion"}; it gets a record of its own and a column loss_mask.
         output_file: MindRecord file to write. Its index gets the same name with .db added.
         tokenizer: Kind of tokenizer: jieba (SentencePiece over jieba words, as the released models have it) or gpt
             (GPT-2's byte-level BPE).
@@ -58,7 +58,7 @@ class PreprocessArguments:
 
     input_glob: str
     model_file: str
-    dataset_type: Literal["text", "openwebtext", "wikitext", "wiki", "lambada", "jsonl", "finetune"] = "text"
+    dataset_type: Literal["text", "openwebtext", "lines", "wikitext", "wiki", "lambada", "jsonl", "finetune"] = "text"
     output_file: str = "./output/pangu.mindrecord"
     tokenizer: Literal["jieba", "gpt"] = "jieba"
     eot: int | None = None

@@ -102,6 +102,14 @@ def test_a_line_without_end_is_read_in_parts(run, small_pieces):
     assert summary.documents == 1
 
 
+def test_a_long_line_is_one_document(run, small_pieces, tiny_vocab):
+    documents = ["春风" * 300, "月", "一" * 200, "明月光"]
+    summary, output = run("\n".join(documents), dataset_type="lines", seq_length=5)
+    rows, tokens = packed(documents, load_tokenizer("jieba", tiny_vocab), 5)
+    assert (summary.documents, summary.tokens) == (4, tokens)
+    np.testing.assert_array_equal(rows_of(output), rows)
+
+
 def test_several_files_each_end_a_document(run, tmp_path, tiny_vocab):
     for name, text in (("b.txt", "床前明月光\n"), ("a.txt", "春风又绿江南岸")):
         (tmp_path / name).write_text(text)
@@ -126,6 +134,7 @@ TEXTS = ["春风", "明月光", "今天是"] * 9
     "form, text, documents",
     [
         ("openwebtext", LINES.replace("\n", "\n\n"), TEXTS),
+        ("lines", '{"text": "春风"}\n' + LINES.replace("\n", "\n\n \n"), ['{"text": "春风"}', *TEXTS]),
         ("lambada", LINES, TEXTS),
         ("lambada", "\n".join(json.dumps({"text": text}) for text in TEXTS), TEXTS),
         ("jsonl", "\n".join(json.dumps({"id": 1, "text": text}) for text in TEXTS + [""]) + "\n\n", TEXTS),

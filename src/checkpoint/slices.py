@@ -8,7 +8,7 @@ import numpy as np
 
 from src.checkpoint import ckpt_file
 from src.common.errors import InputError
-from src.nn.parameters import official_name
+from src.nn.parameters import by_official_name
 from src.parallel.plan.sharding import Box
 
 
@@ -125,7 +125,8 @@ class SavedSlices:
 
     def _index(self, file: Path) -> dict[str, ckpt_file.Stored]:
         if file not in self._indices:
-            self._indices[file] = {official_name(name): stored for name, stored in ckpt_file.index(file).items()}
+            stored = ckpt_file.index(file)
+            self._indices[file] = {official: stored[name] for official, name in by_official_name(stored, file).items()}
         return self._indices[file]
 
 

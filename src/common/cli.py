@@ -14,6 +14,9 @@ import yaml
 from src.common.errors import InputError, fail, nearest
 from src.common.model_sizes import mode_file, modes
 
+# What does the work of flags that older systems have.
+INSTEAD = {"hccl_connect_time": "set HCCL_CONNECT_TIMEOUT in the environment, in seconds"}
+
 
 class Dataclass(Protocol):
     """Any dataclass."""
@@ -36,7 +39,14 @@ class _Parser(jsonargparse.ArgumentParser):
             r"|Option '([^']+)' is not accepted)",
             message,
         )
-        if unknown_flag and unknown_flag[1]:
+        missing = re.fullmatch(r"the following arguments are required: ([\w.]+)(?:, .*)?", message)
+        if missing:
+            purpose = next(action.help for action in self._actions if action.dest == missing[1])
+            purpose = purpose.split(" (required")[0].rstrip(".")
+            message = f"--{missing[1].removesuffix('_')} is not given: {purpose[:1].lower()}{purpose[1:]}"
+        elif unknown_flag and unknown_flag[2] in INSTEAD:
+            message = f"no option --{unknown_flag[2]}; {INSTEAD[unknown_flag[2]]}"
+        elif unknown_flag and unknown_flag[1]:
             message = f"no option --{unknown_flag[2]}" + self._nearest_key(unknown_flag[2]).replace("'", "'--", 1)
         elif unknown_flag:
             message = f"unexpected argument '{unknown_flag[2]}'; every option has a name (--help), patterns need quotes"

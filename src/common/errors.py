@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -61,8 +62,32 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
+_SETTING = re.compile(r"(?<![\w.-])(?:--(?=\w)|(?=\w+\.))(\w+(?:\.\w+)*)")  # --mode, model.num_heads
+_own_flags: dict[str, str] = {}
+
+
+@contextmanager
+def own_flags(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors name the flags of the program that the user called, while it runs another program.
+
+    Args:
+        names: For each setting of the other program the flag of this one, both without dashes.
+
+    Exits:
+        With status 2 and one line if an InputError is raised inside.
+    """
+    _own_flags.update(names)
+    try:
+        yield
+    except InputError as error:
+        fail(str(error))
+    finally:
+        _own_flags.clear()
+
+
 def fail(message: str) -> NoReturn:
     """Print one line to stderr and exit with status 2."""
+    message = _SETTING.sub(lambda found: f"--{_own_flags[found[1]]}" if found[1] in _own_flags else found[0], message)
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(USAGE_STATUS)
 

@@ -132,6 +132,19 @@ def _read_jsonl(lines: Iterator[Line]) -> Iterator[Piece]:
     return (Piece(text, True) for text in texts if text.strip())
 
 
+def _read_lines(lines: Iterator[Line]) -> Iterator[Piece]:
+    """Read one document per line. A line longer than PIECE_CHARS comes in parts."""
+
+    def marked() -> Iterator[tuple[str, bool]]:
+        begins = True
+        for line in lines:
+            if not (begins and line.text.isspace()):
+                yield line.text, begins
+            begins = line.text.endswith("\n")
+
+    return _pieces(marked())
+
+
 def _read_lambada(lines: Iterator[Line]) -> Iterator[Piece]:
     """Read one document per line, as plain text or as `{"text": ...}`."""
     for line in lines:
@@ -166,6 +179,7 @@ _WIKITEXT = Form(_read_wikitext, clean=clean_wikitext)
 FORMS = {
     "text": _TEXT,
     "openwebtext": _TEXT,
+    "lines": Form(_read_lines),
     "wikitext": _WIKITEXT,
     "wiki": _WIKITEXT,
     "lambada": Form(_read_lambada, whole_lines=True),

@@ -156,7 +156,7 @@ def check_files(files: Sequence[Path], column: str) -> tuple[list[int], list[str
         except (RuntimeError, ValueError):
             raise _not_whole(file) from None
         if column not in names:
-            raise InputError(f"{file} has no column '{column}'; it has {', '.join(names)}")
+            raise InputError(f"{file} has no column '{column}' (data.column); it has {', '.join(names)}")
         have_mask.append(LOSS_MASK_COLUMN in names)
     if len(set(have_mask)) > 1:
         raise InputError(

@@ -87,6 +87,11 @@ class Manifest:
             InputError: There is no manifest, or it has another version.
         """
         path = Path(folder) / MANIFEST_FILE
+        if not path.is_file() and any(Path(folder).glob("**/*.onnx")):
+            raise InputError(
+                f"{folder} holds ONNX files of another tool, which are not read here: quantise the checkpoint itself, "
+                "which takes minutes (python -m src.cpu.quantize --checkpoint FILE --output FOLDER; docs/cpu.md)"
+            )
         if not path.is_file():
             raise InputError(f"{folder} holds no exported or quantised model ({MANIFEST_FILE}); {_AGAIN}")
         try:

@@ -4,6 +4,9 @@ MindSpore is not imported here.
 """
 
 import re
+from collections.abc import Iterable
+
+from src.common.errors import InputError
 
 WORD_TABLE = "backbone.embedding.word_embedding.embedding_table"
 POSITION_TABLE = "backbone.embedding.position_embedding.embedding_table"
@@ -16,13 +19,33 @@ _OLDER_NAMES = {
     ".mapping_weight": ".weight",
     ".mapping_bias": ".bias",
 }
+# Names of the cells that held the model when it was saved.
+_WRAPPERS = re.compile(r"(?<![^.])(?:(?:network|pangu_alpha)\.)+(?=backbone\.)")
 
 
 def official_name(name: str) -> str:
     """Return the official name of a parameter or moment. An official name is returned as it is."""
     for older, newer in _OLDER_NAMES.items():
         name = name.replace(older, newer)
-    return name
+    return _WRAPPERS.sub("", name)
+
+
+def by_official_name(names: Iterable[str], source: object) -> dict[str, str]:
+    """Return the names in a file by their official names.
+
+    Args:
+        names: Names as the file has them.
+        source: The file, for messages.
+
+    Raises:
+        InputError: Two names mean the same parameter.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(official_name(name), name)
+        if other != name:
+            raise InputError(f"{source}: '{other}' and '{name}' are the same parameter; keep only one of them")
+    return found
 
 
 def is_parameter(name: str) -> bool:

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from src.common.cli import flag_value, parse
-from src.common.errors import InputError, nearest, run_program
+from src.common.errors import InputError, fail, nearest, own_flags, run_program
 from src.common.model_sizes import mode_file
 from src.pangu_alpha_config import RunConfig
 
@@ -112,6 +112,45 @@ def test_unknown_names_are_told_with_the_nearest(capsys, tmp_path):
 def test_bad_values_are_named(capsys, arguments, parts):
     message = told(capsys, arguments)
     assert all(part in message for part in parts)
+
+
+@dataclass
+class Needy:
+    """Need something.
+
+    Args:
+        file: The file to read.
+        from_: Where it comes from.
+    """
+
+    file: str
+    from_: str
+
+
+def test_what_is_missing_is_told_with_its_purpose(capsys):
+    assert told(capsys, [], Needy) == "--file is not given: the file to read"
+    assert told(capsys, ["--file", "a"], Needy) == "--from is not given: where it comes from"
+
+
+def test_a_flag_of_older_systems_is_told_with_its_equal(capsys):
+    assert told(capsys, ["--hccl_connect_time", "1200"]).startswith(
+        "no option --hccl_connect_time; set HCCL_CONNECT_TIMEOUT"
+    )
+    assert told(capsys, ["--data_column_name", "ids"], RunConfig).endswith("did you mean '--data.column'?")
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_errors_name_the_flags_of_the_program_that_was_called(capsys, raised):
+    text = "data.tokenizer_path is not given; --mode, --data.tokenizer_path fit, not --model.x, --mode_x, data.token"
+    with pytest.raises(SystemExit) as stopped, own_flags({"data.tokenizer_path": "tokenizer", "mode": "model"}):
+        if raised:
+            raise InputError(text)
+        fail(text)
+    own = "--tokenizer is not given; --model, --tokenizer fit, not --model.x, --mode_x, data.token"
+    assert (stopped.value.code, capsys.readouterr().err) == (2, f"error: {own}\n")
+    with pytest.raises(SystemExit):
+        fail(text)
+    assert capsys.readouterr().err == f"error: {text}\n"
 
 
 def test_unknown_mode(capsys):

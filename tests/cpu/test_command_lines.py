@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import pangu_inference
+import predict
 import run_inference
 from serving_increment.flask.server import ServerConfig, open_backend
 from src.checkpoint import ckpt_file
@@ -118,7 +119,27 @@ def test_the_gpu_port_s_command(checkpoint, monkeypatch, capsys):
     status, _, errors = say(monkeypatch, capsys, run_inference, "--model=13B_fp16", f"--load_ckpt_path={checkpoint}")
     assert status == 2 and "13B in float32: this needs 47.7 GiB" in errors and "src.cpu.quantize" in errors
     status, _, errors = say(monkeypatch, capsys, run_inference, "--model=2B6", f"--load_ckpt_path={checkpoint}")
-    assert status == 2 and "--mode 2B6 has hidden_size 2560" in errors  # enough memory
+    assert status == 2 and "--model 2B6 has hidden_size 2560" in errors  # enough memory
+
+
+def test_errors_name_the_flags_of_the_command(checkpoint, tmp_path, monkeypatch, capsys):
+    """A checkpoint without settings beside it has no vocabulary: each command names its own flag for one."""
+    monkeypatch.setattr(run_inference, "find_device", lambda: "CPU")
+    alone = shutil.copy(checkpoint, tmp_path)
+    _, _, errors = say(monkeypatch, capsys, run_inference, "--model=1.3B", f"--load_ckpt_path={alone}")
+    assert "error: --tokenizer_path is not given" in errors
+    told = refused(monkeypatch, capsys, pangu_inference, "-m", "1.3B", "-c", alone, "-b", "mindspore", "-p", "x")
+    assert told.startswith("error: --tokenizer is not given")
+    told = refused(monkeypatch, capsys, predict, "--enable_client", "--eval_task=c3", "--eval_data_url=c3")
+    assert told.startswith("error: --tokenizer_path is not given")
+
+
+def test_an_onnx_folder_of_the_original_tool(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pangu.onnx").touch()
+    told = refused(
+        monkeypatch, capsys, pangu_inference, "-p", "x", "-m", "2B6", "-c", tmp_path, "-b", "onnx-cpu", "-k", 1
+    )
+    assert f"{tmp_path} holds ONNX files" in told and "python -m src.cpu.quantize" in told
 
 
 def test_the_server_takes_a_quantised_folder(folders):
@@ -228,7 +249,7 @@ def test_foreign_folders_and_sizes(folders, checkpoint, monkeypatch, capsys):
     errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", checkpoint.parent)
     assert "holds no exported or quantised model" in errors
     errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folders / "8", "-m", "2B6")
-    assert "--mode 2B6 has hidden_size 2560" in errors
+    assert "--model 2B6 has hidden_size 2560" in errors
     with pytest.raises(InputError, match="not MindIR graphs"):
         MindirRuntime(folders / "8")
     other = folders / "other"

@@ -2,7 +2,16 @@
 
 import pytest
 
-from src.nn.parameters import POSITION_TABLE, WORD_TABLE, block_number, is_parameter, layer_prefixes, official_name
+from src.common.errors import InputError
+from src.nn.parameters import (
+    POSITION_TABLE,
+    WORD_TABLE,
+    block_number,
+    by_official_name,
+    is_parameter,
+    layer_prefixes,
+    official_name,
+)
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 from tests.support.programs import TINY
@@ -16,10 +25,22 @@ from tests.support.programs import TINY
         ("adam_m.backbone.word_embedding.embedding_table", f"adam_m.{WORD_TABLE}"),
         ("backbone.blocks.0.attention.projection.mapping_weight", "backbone.blocks.0.attention.projection.weight"),
         ("backbone.blocks.0.output.mapping.mapping_bias", "backbone.blocks.0.output.mapping.bias"),
+        ("network.backbone.layernorm.gamma", "backbone.layernorm.gamma"),
+        ("pangu_alpha.backbone.word_embedding.embedding_table", WORD_TABLE),
+        ("network.pangu_alpha.network.backbone.layernorm.beta", "backbone.layernorm.beta"),
+        ("adam_v.network.backbone.layernorm.beta", "adam_v.backbone.layernorm.beta"),
+        ("other_network.backbone.layernorm.beta", "other_network.backbone.layernorm.beta"),
     ],
 )
 def test_older_names_become_official_names(older, official):
     assert official_name(older) == official
+
+
+def test_two_names_of_one_parameter_are_refused():
+    older, newer = "network.backbone.layernorm.beta", "backbone.layernorm.beta"
+    assert by_official_name([older, "epoch_num"], "a.ckpt") == {newer: older, "epoch_num": "epoch_num"}
+    with pytest.raises(InputError, match=f"a.ckpt: '{older}' and '{newer}' are the same parameter"):
+        by_official_name([older, newer], "a.ckpt")
 
 
 @pytest.mark.parametrize("experts", [0, 2])

@@ -8,7 +8,7 @@ import numpy as np
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target
 from src.common.errors import InputError
-from src.nn.parameters import is_parameter, official_name
+from src.nn.parameters import is_parameter
 from src.pangu_alpha_config import PanguAlphaConfig, load_config
 
 
@@ -20,24 +20,23 @@ def open_source(path: Path, options: Options) -> Source:
     """
     weights = store.find(path, options.checkpoint_name)
     saved = store.open_slices(weights)
-    found = {official_name(name): name for name in saved.names}
-    names = {official: name for official, name in found.items() if is_parameter(official)}
+    names = [name for name in saved.names if is_parameter(name)]
     kinds = {}
-    for official, name in names.items():
+    for name in names:
         whole = saved.whole(name)
         if whole.dtype not in ckpt_file.DTYPES:
             raise InputError(f"{weights}: '{name}' is of type {whole.dtype}, which weights do not have")
         saved.check(name, whole.box)
-        kinds[official] = Kind(whole.shape, ckpt_file.DTYPES[whole.dtype])
+        kinds[name] = Kind(whole.shape, ckpt_file.DTYPES[whole.dtype])
     beside = store.config_beside(weights)
     run = load_config(beside) if beside else None
     settings, md5 = (vars(run.model), run.data.vocabulary_md5) if run else ({}, "")
     files = [weights] if weights.is_file() else sorted(weights.iterdir())
 
-    def read(official: str) -> np.ndarray:
-        return saved.read(names[official], saved.whole(names[official]).box)
+    def read(name: str) -> np.ndarray:
+        return saved.read(name, saved.whole(name).box)
 
-    return Source(weights, kinds, read, files, sorted(set(found) - set(names)), dict(settings), md5)
+    return Source(weights, kinds, read, files, sorted(set(saved.names) - set(names)), dict(settings), md5)
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:

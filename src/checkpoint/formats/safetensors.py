@@ -8,7 +8,7 @@ import numpy as np
 
 from src.checkpoint.formats import shards
 from src.checkpoint.formats.parameters import Kind, Options, Piece, Source, Target, read_object
-from src.nn.parameters import is_parameter, official_name
+from src.nn.parameters import by_official_name, is_parameter
 from src.pangu_alpha_config import PanguAlphaConfig
 
 MODEL_TYPE = "pangu_alpha"
@@ -23,7 +23,7 @@ def open_source(path: Path, options: Options) -> Source:
     files = shards.find(path, [shards.SAFETENSORS])
     kinds = {file: shards.safetensors_kinds(file) for file in files}
     where = shards.checked_names(files, kinds)
-    names = {official: name for name in where if is_parameter(official := official_name(name))}
+    names = {official: name for official, name in by_official_name(where, path).items() if is_parameter(official)}
     beside = (path if path.is_dir() else path.parent) / "config.json"
     settings = read_object(beside) if beside.is_file() else {}
     if settings.get("model_type") != MODEL_TYPE:

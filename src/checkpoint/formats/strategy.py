@@ -18,7 +18,7 @@ from tqdm import tqdm
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind, Source
 from src.common.errors import InputError
-from src.nn.parameters import is_parameter, official_name
+from src.nn.parameters import by_official_name, is_parameter, official_name
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.device_layout import DeviceLayout
 from src.parallel.plan.sharding import Box, parameter_shapes, tensor_axis
@@ -150,8 +150,9 @@ def open_slices(path: Path, files: dict[int, Path], strategy: Path) -> Source:
             "files of several checkpoints are mixed"
         )
     held = {
-        rank: {official_name(name): stored for name, stored in ckpt_file.index(file).items()}
+        rank: {official: index[name] for official, name in by_official_name(index, file).items()}
         for rank, file in tqdm(files.items(), desc="opening", unit="file", disable=None)
+        for index in [ckpt_file.index(file)]
     }
     names = {name for stored in held.values() for name in stored if is_parameter(name)}
     unknown = sorted(names - set(layouts))

@@ -1,0 +1,1 @@
+pangu_inference.py

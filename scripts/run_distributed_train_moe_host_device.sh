@@ -1,0 +1,1 @@
+run_distribute_train_moe_host_device.sh

@@ -1,0 +1,1 @@
+start_pangu_standalone.sh
