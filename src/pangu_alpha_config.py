@@ -246,8 +246,8 @@ def require_tensor_parallel_alone(config: RunConfig) -> None:
     parallel = config.parallel
     require(
         parallel.world_size == parallel.tensor,
-        f"this program spreads a model by parallel.tensor alone; parallel.world_size {parallel.world_size} must be "
-        f"parallel.tensor {parallel.tensor}",
+        "this program spreads a model by parallel.tensor alone, not by stages or replicas; parallel.world_size "
+        f"{parallel.world_size} must be parallel.tensor {parallel.tensor}",
     )
 
 

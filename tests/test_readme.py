@@ -6,7 +6,6 @@ another test, or nowhere, with the reason.
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import pytest
 from tests.support import documentation as docs
 from tests.support.documentation import ROOT
 from tests.support.documented_commands import ALL_BUT_NUMBERS, ELSEWHERE, NOT_RUN, NOTHING, RUN
+from tests.support.scripts import copy_of_the_scripts
 from tests.support.serving import serving, toy_service
 from tests.support.toy_runtime import ToyRuntime
 
@@ -34,6 +34,7 @@ FOREIGN_FLAGS = {
     "--check",
     "--finetune",
     "--follow",
+    "--logdir",
     "--model-parallel-size",
     "--openai-gelu",
     "--use_cache",
@@ -44,7 +45,6 @@ FOREIGN_PATHS = {
     "serving_increment/pangu_standalone/pangu/tokenizer",
     "serving_increment/pangu_distributed/models",
     "serving_increment/pangu_distributed/pangu/tokenizer",
-    "pangu_infernce_online.py",
 }
 NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*")}
 SECONDS_AND_PEAKS = r"\d[\d.,]*(?= s\b| MiB at most)"
@@ -79,14 +79,9 @@ def test_tests_that_are_named_exist():
 def sandbox(tmp_path_factory, chinese_text, tiny_vocab, c3_folder):
     """A folder like the repository's root after the quickstart, whose model was trained for one step."""
     root = tmp_path_factory.mktemp("repository")
-    shutil.copytree(ROOT / "scripts", root / "scripts")
-    (root / "scripts/setup_env.sh").write_text("exit 0\n")
+    copy_of_the_scripts(root, f'#!/bin/bash\nexec {sys.executable} "$@"\n')
     for name in ("src", "configs", "serving_increment", *ENTRY_POINTS):
         (root / name).symlink_to(ROOT / name)
-    for name in ("bin/python", ".venv/bin/python"):
-        (root / name).parent.mkdir(parents=True)
-        (root / name).write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
-        (root / name).chmod(0o755)
     for folder in ("data", "tokenizer", "C3"):
         (root / folder).mkdir()
     (root / "data/a.txt").write_text(chinese_text(1, 2000), encoding="utf-8")
@@ -225,7 +220,7 @@ def test_flags_exist():
 
 @pytest.mark.parametrize("page", docs.pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_paths_modules_and_links_exist(page):
-    text = page.read_text(encoding="utf-8")
+    text = docs.text(page)
     paths = {path.rstrip("/") for path in docs.PATH.findall(text)} - FOREIGN_PATHS
     missing = [path for path in paths if "NAME" not in path and not list(ROOT.glob(path)) and path not in NAMES]
     missing += [

@@ -41,7 +41,7 @@ class _Parser(jsonargparse.ArgumentParser):
         )
         missing = re.fullmatch(r"the following arguments are required: ([\w.]+)(?:, .*)?", message)
         if missing:
-            purpose = next(action.help for action in self._actions if action.dest == missing[1])
+            purpose = next(action.help or "" for action in self._actions if action.dest == missing[1])
             purpose = purpose.split(" (required")[0].rstrip(".")
             message = f"--{missing[1].removesuffix('_')} is not given: {purpose[:1].lower()}{purpose[1:]}"
         elif unknown_flag and unknown_flag[2] in INSTEAD:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import NoReturn
@@ -67,7 +67,7 @@ _own_flags: dict[str, str] = {}
 
 
 @contextmanager
-def own_flags(names: Mapping[str, str]) -> Iterator[None]:
+def own_flags(names: Mapping[str, str]) -> Generator[None, None, None]:
     """Let errors name the flags of the program that the user called, while it runs another program.
 
     Args:

@@ -5,16 +5,28 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def drawing():
-    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs/draw_architecture.py")
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    return loaded("draw_architecture")
+
+
+def test_the_picture_of_the_model_is_that_of_its_program():
+    program = loaded("draw_model")
+    with Image.open(program.PICTURE) as picture:
+        assert picture.info["Comment"] == program.DIGEST, "run `python docs/draw_model.py`"
+        assert picture.size > (500, 500)
 
 
 def test_the_picture_is_up_to_date(drawing):

@@ -1,12 +1,11 @@
 """A copy of the scripts that starts no program."""
 
 import os
-import shutil
 import subprocess
 
 import pytest
 
-from tests.support.programs import ROOT
+from tests.support.scripts import copy_of_the_scripts
 
 FAKE_PYTHON = """#!/bin/bash
 if [ -n "${FAILING-}" ] && [[ "$*" = *$FAILING* ]]; then echo "error: broken" >&2 && exit 2; fi
@@ -24,8 +23,7 @@ def scripts(tmp_path_factory):
     The copy's Python and mpirun only print their arguments.
     """
     root = tmp_path_factory.mktemp("repository")
-    shutil.copytree(ROOT / "scripts", root / "scripts")
-    (root / "scripts/setup_env.sh").write_text("exit 0\n")
+    copy_of_the_scripts(root, FAKE_PYTHON)
     (root / "hosts").write_text("# the cluster\n\n10.0.0.1 slots=8\n10.0.0.2 slots=8\n")
     (root / "checkpoints").mkdir()
     for name in ("filtered_0.ckpt", "other_0.ckpt", "other_1.ckpt"):
@@ -33,10 +31,8 @@ def scripts(tmp_path_factory):
     (root / "run").mkdir()
     for name in ("strategy.ckpt", "run/state.json"):
         (root / name).touch()
-    for path, text in ((".venv/bin/python", FAKE_PYTHON), ("bin/mpirun", FAKE_MPIRUN)):
-        (root / path).parent.mkdir(parents=True)
-        (root / path).write_text(text)
-        (root / path).chmod(0o755)
+    (root / "bin/mpirun").write_text(FAKE_MPIRUN)
+    (root / "bin/mpirun").chmod(0o755)
 
     def run(name, *arguments, **variables):
         names = ("DEVICE_TARGET", "MS_SCHED_HOST", "MS_SCHED_PORT", "NCCL_DEBUG")

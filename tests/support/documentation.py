@@ -7,8 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"
+MIGRATION = ROOT / "docs/migration.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w.-]*\w")
+FIRST_CELL = re.compile(r"^\| (.*?) \|", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 MODULE = re.compile(r"(?<![\w/.])(?:src|benchmarks|serving_increment)(?:\.[a-z]\w*)+")
 PATH = re.compile(
@@ -51,9 +53,21 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return FENCE.findall(page.read_text(encoding="utf-8"))
 
 
+def text(page: Path) -> str:
+    """A page without the commands of older systems."""
+    whole = page.read_text(encoding="utf-8")
+    return FIRST_CELL.sub("|", whole) if page.name == MIGRATION.name else whole
+
+
 def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
-    return FENCE.sub("", page.read_text(encoding="utf-8"))
+    """A page without its fenced blocks, and without the commands of older systems."""
+    return FENCE.sub("", text(page))
+
+
+def older_commands(page: Path) -> list[str]:
+    """The commands in the first column of the tables of docs/migration.md."""
+    cells = FIRST_CELL.findall(page.read_text(encoding="utf-8"))
+    return [command for cell in cells for command in re.findall(r"`([^`]+)`", cell)]
 
 
 def commands(page: Path) -> list[Command]:

@@ -48,6 +48,10 @@ ELSEWHERE = {
     "DEVICE_TARGET=CPU bash scripts/run_distribute_train.sh": "tests/distributed/test_scripts.py::test_train",
     "python train.py --dry_run --mode tiny --parallel.tensor 2": DRY_RUN + "test_every_kind_of_rank_is_as_planned",
     "python train.py $HALF --mode tiny": DRY_RUN + "test_every_rank_of_eight_is_as_planned",
+    "python -m src.preprocess --input_glob 'questions/": "tests/test_preprocess.py::"
+    "test_finetune_mask_covers_completion_and_eot",
+    "python train.py --mode tiny --data.train output/questions": "tests/training/test_run_folder.py::"
+    "test_a_run_that_began_with_other_weights_goes_on_with_the_same_command",
     "python -m src.checkpoint.convert --from official": "tests/checkpoint/formats/test_official.py::"
     "test_512_files_of_a_known_model",
     "python -m src.checkpoint.convert --from mindspore --to megatron --checkpoint pangu_2.6B.ckpt": "tests/checkpoint/"

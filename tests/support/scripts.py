@@ -1,7 +1,22 @@
-"""Parse the commands that the scripts start."""
+"""Copies of the scripts that start another Python, and the commands that they start."""
+
+import shutil
+from pathlib import Path
+
+from tests.support.documentation import ROOT
 
 # Arguments of run_distribute_train.sh.
 TRAIN = ["data", "table.json", "8", "fp32", "2.6B", "1", "1", "16", "0", "8"]
+
+
+def copy_of_the_scripts(root: Path, python: str) -> None:
+    """Copy the scripts to a folder, with a Python of its own, which is the script `python`."""
+    shutil.copytree(ROOT / "scripts", root / "scripts", symlinks=True)
+    (root / "scripts/setup_env.sh").write_text("exit 0\n")
+    for path in ("bin/python", ".venv/bin/python"):
+        (root / path).parent.mkdir(parents=True)
+        (root / path).write_text(python)
+        (root / path).chmod(0o755)
 
 
 def split(arguments):
