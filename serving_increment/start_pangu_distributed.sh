@@ -24,9 +24,9 @@ table=${RANK_TABLE:-$(find "$folder" -maxdepth 1 -name 'hccl_*p.json' | head -n 
 if [ $# -eq 0 ] && [[ ${DISTRIBUTED_ADDRESS:-127.} == 127.* ]]; then
     export DISTRIBUTED_KEY=${DISTRIBUTED_KEY:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}
 fi
-first=$models/device_0  # as the ModelZoo's documents name it
-[ -d "$first" ] || first=$models/device0
-[ $# -gt 0 ] || check_places "$first" "${PANGU_TOKENIZER:-$folder/pangu/tokenizer}"
+of_rank_0=$models/device_0  # as the ModelZoo's documents name it
+[ -d "$of_rank_0" ] || of_rank_0=$models/device0
+[ $# -gt 0 ] || check_places "$of_rank_0" "${PANGU_TOKENIZER:-$folder/pangu/tokenizer}"
 begin
 in_background "$ROOT" serving_agent.log "$VENV_PYTHON" "$folder/serving_agent.py" --models "$(realpath "$models")" \
     ${table:+--rank_table "$(realpath "$table")"} ${RANK_START:+--rank_start "$RANK_START"} \
