@@ -13,8 +13,8 @@ import predict
 from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import own_flags, run_program
+from src.common.memory import require_memory
 from src.common.model_sizes import mode_file
-from src.cpu.machine import require_memory
 from src.pangu_alpha_config import PanguAlphaConfig
 
 HALF = "_fp16"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from src.common.checks import at_least
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import GenerationConfig
@@ -52,7 +52,7 @@ class BenchmarkArguments:
             bits, _, block = text.rstrip("at").partition(":")
             if bits not in ("4", "8") or not block.isdecimal():
                 raise InputError(f"--formats has '{text}'; one looks like 8:128, 4:32 or 4:32a")
-        at_least(1, self, "documents", "continued")
+        whole_numbers(1, 1 << 20, self, "documents", "continued")
 
 
 class Readings:

@@ -23,7 +23,7 @@ from tqdm import trange
 
 from benchmarks.cpu_models import write_ours, write_peer
 from benchmarks.harness import Contestant, ratio_of_pairs, seconds
-from src.common.checks import at_least
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.model_sizes import mode_file
@@ -67,7 +67,8 @@ class BenchmarkArguments:
     keep: bool = False
 
     def __post_init__(self) -> None:
-        at_least(1, self, "turns", "tokens", "threads")
+        whole_numbers(1, 1 << 20, self, "turns", "tokens")
+        whole_numbers(1, 4096, self, "threads")
         if not self.contexts or min(self.contexts) < 1:
             raise InputError(f"--contexts is {self.contexts}; it needs one number or more, each at least 1")
         if max(self.contexts) + self.tokens > self.model.seq_length:

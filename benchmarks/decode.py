@@ -10,8 +10,8 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.harness import Contestant, ratio_of_pairs, require_torch, seconds
-from src.common.checks import at_least
+from benchmarks.harness import Contestant, ratio_of_pairs, require_room, require_torch, seconds
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
@@ -48,7 +48,8 @@ class BenchmarkArguments:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        at_least(1, self, "turns", "tokens", "threads")
+        whole_numbers(1, 1 << 20, self, "turns", "tokens")
+        whole_numbers(1, 4096, self, "threads")
         if not self.prompts or not self.contexts or min(self.prompts + self.contexts) < 1:
             raise InputError("--prompts and --contexts need at least one length each, and lengths of at least 1")
 
@@ -163,6 +164,7 @@ def main() -> None:
     """Parse the command line, measure, and print the tables."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.decode")
     require_torch()
+    require_room(arguments.model, 2)  # ours and the peer
     print(
         f"{arguments.model.num_parameters / 1e6:.1f}M parameters, batch 1, float32, {arguments.threads} threads",
         flush=True,

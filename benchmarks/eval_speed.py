@@ -15,8 +15,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from benchmarks.harness import ratio_of_pairs
-from src.common.checks import at_least
+from benchmarks.harness import ratio_of_pairs, require_room
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.settings import ParallelConfig
@@ -72,7 +72,7 @@ class BenchmarkArguments:
     turns: int = 3
 
     def __post_init__(self) -> None:
-        at_least(1, self, "questions", "shared_questions", "shared_tokens", "turns")
+        whole_numbers(1, 1 << 20, self, "questions", "shared_questions", "shared_tokens", "turns")
         if bool(self.c3) != bool(self.tokenizer_path):
             raise InputError("--c3 and --tokenizer_path go together")
 
@@ -204,6 +204,7 @@ def report(title: str, groups: Sequence, seconds: dict[str, list[float]]) -> Non
 def main() -> None:
     """Parse the command line, measure, and print the tables."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.eval_speed")
+    require_room(arguments.model, 1)
     prepare_device(ParallelConfig())
     model = PanguAlphaModel(arguments.model)
     build_runtime(model, cpu_kernels=True)

@@ -11,12 +11,23 @@ from statistics import median
 from typing import Any
 
 from src.common.errors import InputError
+from src.common.memory import require_memory
+from src.pangu_alpha_config import PanguAlphaConfig
 
 
 def require_torch() -> None:
     """Raise InputError if PyTorch, the peer, is not installed."""
     if find_spec("torch") is None:
         raise InputError("PyTorch, the peer, is not installed; python -m pip install -r requirements-benchmark.txt")
+
+
+def require_room(model: PanguAlphaConfig, copies: int) -> None:
+    """Raise InputError if the memory is not enough for `copies` of a network's weights in float32."""
+    require_memory(
+        f"a model of {model.num_parameters / 1e6:,.1f}M parameters, {copies} times",
+        4 * copies * model.num_parameters,
+        "take a smaller --hidden_size, --num_layers or --vocab_size",
+    )
 
 
 class ContestantError(RuntimeError):

@@ -16,7 +16,7 @@ from pathlib import Path
 import jieba
 
 from benchmarks.harness import rate_cells, ratio_of_pairs
-from src.common.checks import at_least
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.tables import table
@@ -48,8 +48,8 @@ class BenchmarkArguments:
     runs: int = 3
 
     def __post_init__(self) -> None:
-        at_least(2, self, "num_process")
-        at_least(1, self, "runs")
+        whole_numbers(2, 4096, self, "num_process")
+        whole_numbers(1, 1 << 20, self, "runs")
         if self.megabytes <= 0:
             raise InputError(f"--megabytes is {self.megabytes}; it must be more than 0")
         if self.input_glob and not self.model_file:

@@ -15,8 +15,8 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.harness import Contestant, ask_together, cores, rate_cells, ratio_of_pairs
-from src.common.checks import at_least
+from benchmarks.harness import Contestant, ask_together, cores, rate_cells, ratio_of_pairs, require_room
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.process import peak_memory
@@ -59,8 +59,8 @@ class BenchmarkArguments:
     cpu_kernels: bool = True
 
     def __post_init__(self) -> None:
-        at_least(1, self, "steps", "batch_size")
-        at_least(SPECIAL_IDS + 1, self, "vocab_size")
+        whole_numbers(1, 1 << 20, self, "steps", "batch_size")
+        whole_numbers(SPECIAL_IDS + 1, 10_000_000, self, "vocab_size")
         for plan in PLANS.values():
             self.config(plan)  # raises InputError for shapes that cannot be halved
 
@@ -368,6 +368,7 @@ def main() -> None:
     if len(cores()) < 2:
         raise InputError("two processes need two processor cores, but this process may use only one")
     model = arguments.config({}).model
+    require_room(model, 4)  # weights, gradients and two moments
     print(
         f"{model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} tokens a step"
         " and data-parallel rank, float32, one core a process",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import psutil
 
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.tables import table
@@ -55,6 +56,13 @@ class LoadArguments:
     compared_clients: int = 8
     seconds: float = 60.0
     memory_requests: int = 2000
+
+    def __post_init__(self) -> None:
+        whole_numbers(1, 1 << 20, self, "prompt_tokens", "new_tokens")
+        whole_numbers(0, 10_000, self, "compared_clients")
+        whole_numbers(0, 10**9, self, "memory_requests")
+        if not self.clients or not all(1 <= clients <= 10_000 for clients in self.clients):
+            raise InputError(f"--clients is {self.clients}; it needs one number or more, each from 1 to 10000")
 
 
 @dataclass

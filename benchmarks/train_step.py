@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.harness import Contestant, ContestantError, rate_cells, ratio_of_pairs, require_torch
-from src.common.checks import at_least
+from benchmarks.harness import Contestant, ContestantError, rate_cells, ratio_of_pairs, require_room, require_torch
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import run_program
 from src.common.process import peak_memory
@@ -52,8 +52,9 @@ class BenchmarkArguments:
     cpu_kernels: bool = True
 
     def __post_init__(self) -> None:
-        at_least(1, self, "steps", "threads", "batch_size")
-        at_least(SPECIAL_IDS + 1, self, "vocab_size")
+        whole_numbers(1, 1 << 20, self, "steps", "batch_size")
+        whole_numbers(1, 4096, self, "threads")
+        whole_numbers(SPECIAL_IDS + 1, 10_000_000, self, "vocab_size")
 
     @property
     def model(self) -> PanguAlphaConfig:
@@ -188,6 +189,7 @@ def main() -> None:
     """Parse the command line, measure, and print the table."""
     arguments = parse(BenchmarkArguments, "python -m benchmarks.train_step")
     require_torch()
+    require_room(arguments.model, 8)  # weights, gradients and two moments, ours and the peer
     print(
         f"{arguments.model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} "
         f"tokens a step, float32, {arguments.threads} threads",

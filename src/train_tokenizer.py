@@ -22,7 +22,7 @@ from typing import Literal
 from sentencepiece import SentencePieceTrainer
 from tqdm import tqdm
 
-from src.common.checks import at_least
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.files import written_whole
@@ -74,7 +74,8 @@ class TrainTokenizerArguments:
             )
         if not 0.98 <= self.character_coverage <= 1:
             raise InputError(f"--character_coverage is {self.character_coverage}; it must lie in [0.98, 1]")
-        at_least(0, self, "input_sentence_size")
+        whole_numbers(0, 10_000_000, self, "vocab_size")
+        whole_numbers(0, 10**12, self, "input_sentence_size")
 
 
 class Corpus:

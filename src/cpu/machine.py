@@ -1,13 +1,10 @@
-"""Processor and memory of this machine, checked before a model is loaded."""
+"""Processor of this machine, checked before a model is loaded."""
 
 from __future__ import annotations
 
 import platform
 from pathlib import Path
 
-import psutil
-
-from src.common.container import memory_room
 from src.common.errors import InputError
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -36,25 +33,3 @@ def require_avx2(bits: int) -> None:
 def has_vnni() -> bool:
     """Return whether the processor has VNNI: dot products of four 8-bit numbers in one instruction."""
     return bool((_flags() or set()) & {"avx512_vnni", "avx_vnni"})
-
-
-def available_memory() -> int:
-    """Return how many bytes can be allocated without swapping, on this machine and within the container's limit."""
-    available, room = psutil.virtual_memory().available, memory_room()
-    return available if room is None else min(available, room)
-
-
-def require_memory(what: str, needed: int, remedy: str) -> None:
-    """Raise InputError if there is too little memory.
-
-    Args:
-        what: What needs the memory, for the message.
-        needed: Bytes.
-        remedy: What the user can do, for the message.
-    """
-    available = available_memory()
-    if needed > available:
-        raise InputError(
-            f"{what}: this needs {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB "
-            f"are available; {remedy}"
-        )

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
 from src.common.files import flush, written_whole
@@ -75,6 +76,8 @@ class QuantizeArguments:
             raise InputError(f"--checkpoint {self.checkpoint} is not there")
         if Path(self.output).exists():
             raise InputError(f"--output {self.output} is there already; name a new one")
+        whole_numbers(1, 1 << 24, self, "num_heads")
+        whole_numbers(0, 1 << 24, self, "end_token")
         if self.block_size is None:
             self.block_size = 32 if self.bits == 4 else 128
         self.format  # noqa: B018  raises if the numbers are wrong

@@ -11,9 +11,10 @@ import numpy as np
 from src.common.container import count_cores, cpu_quota
 from src.common.errors import BackendError, InputError
 from src.common.files import file_state
+from src.common.memory import require_memory
 from src.cpu.cache import Cache, cache_bytes
 from src.cpu.kernel_network import KernelNetwork
-from src.cpu.machine import has_vnni, require_avx2, require_memory
+from src.cpu.machine import has_vnni, require_avx2
 from src.cpu.onnx_network import OnnxNetwork
 from src.cpu.packing import dequantize
 from src.cpu.weight_file import (

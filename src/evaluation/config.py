@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.common.checks import at_least, whole_numbers
+from src.common.checks import whole_numbers
 from src.common.cli import flag_value
 from src.common.errors import InputError
 from src.inference.config import CheckpointConfig
@@ -55,7 +55,8 @@ class EvalConfig(CheckpointConfig):
         for name in ("task", "task_path"):
             if not getattr(self, name):
                 raise InputError(f"give --{name}" + ("" if name == "task" else ": the folder of the benchmark's files"))
-        at_least(0, self, "shots", "seed", "limit")
+        whole_numbers(0, 1000, self, "shots")
+        whole_numbers(0, 2**32 - 1, self, "seed", "limit")
         whole_numbers(1, 1 << 16, self, "batch_size")
         if self.score == "modelzoo" and self.task.lower() != "c3":
             raise InputError(f"--score modelzoo is how the ModelZoo scores c3, not {self.task}; take --score mean")

@@ -9,7 +9,9 @@ from mindspore import Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
 
 from src.common.errors import InputError
+from src.common.memory import require_memory
 from src.common.settings import ParallelConfig
+from src.parallel.launch.launcher import LOCAL_SIZE
 from src.parallel.plan.plan import AXES, Coordinates, Plan
 
 # Set in each process by msrun (and src.parallel.launch), for a rank table, and by mpirun.
@@ -100,6 +102,29 @@ class Mesh:
         """All-reduce a flag: return True if every rank passed True."""
         return not self.total(np.array([not value]), *AXES).any()
 
+    def require_memory(self, what: str, needed: int, remedy: str) -> None:
+        """Check that this machine's memory is enough for its ranks. All ranks must call it, before they take any.
+
+        The memory of an Ascend or GPU device is not checked.
+
+        Args:
+            what: What needs the memory, for the message.
+            needed: Bytes that this rank needs.
+            remedy: What the user can do, for the message.
+
+        Raises:
+            InputError: It is not enough for this rank or for another one.
+        """
+        if ms.get_context("device_target") != "CPU":
+            return
+        ranks, problem = local_ranks(), None
+        try:
+            require_memory(f"{what}, on {ranks} ranks here" if ranks > 1 else what, ranks * needed, remedy)
+        except InputError as error:
+            problem = error
+        if not self.all_true(problem is None):
+            raise problem or InputError(f"{what}: another rank has not enough memory; {remedy}")
+
     def from_rank_0(self, content: bytes) -> bytes:
         """Broadcast bytes: return on all ranks what rank 0 passed."""
         mine = content if self.rank == 0 else b""
@@ -107,6 +132,11 @@ class Mesh:
         padded = np.zeros(max(64, 1 << size.bit_length()))  # so that few different shapes are communicated
         padded[: len(mine)] = np.frombuffer(mine, np.uint8)
         return self.total(padded, *AXES)[:size].astype(np.uint8).tobytes()
+
+
+def local_ranks() -> int:
+    """Return how many ranks of the run are on this machine, as the launcher or mpirun says."""
+    return int(os.environ.get(LOCAL_SIZE) or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
 
 
 def is_launched() -> bool:

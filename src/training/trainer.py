@@ -22,6 +22,7 @@ from src.pangu_alpha_config import RunConfig
 from src.pangu_alpha_wrapcell import Inputs, counted_tokens
 from src.parallel.build import build_training
 from src.parallel.mesh import connect
+from src.parallel.plan.costs import rank_memory
 from src.parallel.plan.plan import AXES, Plan
 from src.training.callbacks import Callback, LossCurve, MetricsFile, ProgressBar, TensorBoard
 from src.training.document_ends import warn_of_other_ends
@@ -59,11 +60,20 @@ class Trainer:
         num_records = self.train_batches.num_records
         self._lock = RunLock(self.output) if self.mesh.rank == 0 else None
         check_folder(config, fixed_settings(config, num_records))  # before the engine writes its strategy files
+        self._require_memory()
         self.parts = build_training(config, self.mesh)
         self.checkpoints = RunCheckpoints(config, self.parts, num_records)
         self.progress = self.checkpoints.start()
         data.any_vocabulary = False  # from here on, the run's own vocabulary is the right one
         self.stopped_by = 0
+
+    def _require_memory(self) -> None:
+        memory = rank_memory(self.config, self.mesh.rank)
+        self.mesh.require_memory(
+            f"training a model of {self.config.model.num_parameters / 1e6:,.1f}M parameters",
+            memory.total + (memory.moments if memory.moments_on_host else 0),
+            "--plan says what each rank needs; take a smaller training.batch_size or model, or more machines",
+        )
 
     def _batches(self, path: str, **order: Any) -> TokenBatches:
         model, training, data = self.config.model, self.config.training, self.config.data

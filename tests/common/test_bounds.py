@@ -3,12 +3,16 @@
 import pytest
 import yaml
 
+from benchmarks import cpu_accuracy, cpu_decode, decode, eval_speed, preprocess, scaling, serving_load, train_step
 from src.common.cli import parse
 from src.common.errors import InputError
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.cpu.quantize import QuantizeArguments
 from src.inference.config import InferenceArguments
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig, load_config
+from src.parallel.launch.launcher import LaunchArguments, local_ranks
 from src.preprocess import PreprocessArguments
+from src.train_tokenizer import TrainTokenizerArguments
 
 HUGE = {
     "model.num_layers is 100000; it must be at most 10000": (PanguAlphaConfig, {"num_layers": 100_000}),
@@ -27,6 +31,30 @@ HUGE = {
         PreprocessArguments,
         {"input_glob": "x", "model_file": "x", "num_process": 10**5},
     ),
+    "--vocab_size is 1000000000; it must": (
+        TrainTokenizerArguments,
+        {"input_glob": "x", "output": "x", "vocab_size": 10**9},
+    ),
+    "--rank_size is 100000000; it must": (LaunchArguments, {"rank_size": 10**8}),
+    "--local_device_num is 100000; it must be at most 1024": (
+        LaunchArguments,
+        {"rank_size": 10**5, "local_device_num": 10**5},
+    ),
+    "--num_heads is 1000000000; it must": (
+        QuantizeArguments,
+        {"checkpoint": "README.md", "output": "nowhere", "num_heads": 10**9},
+    ),
+    "--threads is 100003; it must be at most 4096": (train_step.BenchmarkArguments, {"threads": 10**5 + 3}),
+    "--threads is 100001; it must be at most 4096": (decode.BenchmarkArguments, {"threads": 10**5 + 1}),
+    "--threads is 100002; it must be at most 4096": (cpu_decode.BenchmarkArguments, {"threads": 10**5 + 2}),
+    "--num_process is 100001; it must be at most 4096": (preprocess.BenchmarkArguments, {"num_process": 10**5 + 1}),
+    "--steps is 100000000; it must be at most": (scaling.BenchmarkArguments, {"steps": 10**8}),
+    "--turns is 100000000; it must be at most": (eval_speed.BenchmarkArguments, {"turns": 10**8}),
+    "--documents is 100000000; it must be at most": (
+        cpu_accuracy.BenchmarkArguments,
+        {"checkpoint": "x", "text": "x", "documents": 10**8},
+    ),
+    "--clients is \\[1, 100000\\]; it needs": (serving_load.LoadArguments, {"model": "x", "clients": [1, 10**5]}),
 }
 
 
@@ -35,6 +63,11 @@ def test_huge_numbers(told):
     kind, values = HUGE[told]
     with pytest.raises(InputError, match=told):
         kind(**values)
+
+
+def test_a_machine_does_not_start_processes_without_end():
+    with pytest.raises(InputError, match="100000 ranks on this machine are more than 1024"):
+        local_ranks(LaunchArguments(rank_size=100_000), None)
 
 
 def test_the_sizes_that_exist_are_far_below():

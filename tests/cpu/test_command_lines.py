@@ -17,6 +17,7 @@ from serving_increment.flask.server import ServerConfig, open_backend
 from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
 from src.checkpoint.convert_arguments import ConvertArguments
+from src.common import memory
 from src.common.errors import BackendError, InputError, run_program
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.cpu import machine, quantize
@@ -114,7 +115,7 @@ def test_the_gpu_port_s_command(checkpoint, monkeypatch, capsys):
     assert not any("float16" in flag for flag in run_inference.flags_of_predict(arguments, "CPU"))
     errors = refused(monkeypatch, capsys, run_inference, "--model=2B7", f"--load_ckpt_path={checkpoint}")
     assert "'2B7' is none of" in errors
-    monkeypatch.setattr(machine, "available_memory", lambda: 12 << 30)
+    monkeypatch.setattr(memory, "available_memory", lambda: 12 << 30)
     monkeypatch.setattr(run_inference, "find_device", lambda: "CPU")
     status, _, errors = say(monkeypatch, capsys, run_inference, "--model=13B_fp16", f"--load_ckpt_path={checkpoint}")
     assert status == 2 and "13B in float32: this needs 47.7 GiB" in errors and "src.cpu.quantize" in errors
@@ -277,10 +278,10 @@ def test_a_processor_without_avx2(folders, tmp_path, monkeypatch, capsys):
 
 def test_too_little_memory(folders, monkeypatch, capsys):
     """Memory is checked before a model is loaded, and before a large cache is allocated."""
-    monkeypatch.setattr(machine, "available_memory", lambda: 100 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 100 << 20)
     errors = refused(monkeypatch, capsys, pangu_inference, "-p", "春", "-c", folders / "8")
     assert "needs 0.3 GiB of memory, and 0.1 GiB are available" in errors
-    monkeypatch.setattr(machine, "available_memory", lambda: 300 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 300 << 20)
     runtime = CpuRuntime(folders / "8")
     with pytest.raises(InputError, match="20000 texts of 48 tokens at once: this needs"):
         runtime.open(20000, 48)

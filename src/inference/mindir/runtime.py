@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.common.errors import InputError
+from src.common.memory import require_memory
 from src.inference.manifest import Manifest
 from src.inference.score_request import check_scored
 
@@ -29,13 +30,18 @@ class MindirRuntime:
         call: Runs the graph of a kind with int32 inputs. Replace it to run graphs in another way than in this process.
 
     Raises:
-        InputError: As `Manifest.read`, or the folder holds no MindIR graphs. Later, MindSpore cannot read a graph.
+        InputError: As `Manifest.read`; or the folder holds no MindIR graphs, or more than fits in memory. Later,
+            MindSpore cannot read a graph.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.manifest = Manifest.read(self.folder)
+        self.manifest = Manifest.read_settings(self.folder)
         self.manifest.require_graphs(self.folder)
+        if ms.get_context("device_target") == "CPU":
+            needed = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+            require_memory(str(folder), needed, "export it with fewer --rows, or quantise it (src.cpu.quantize)")
+        self.manifest.check_files(self.folder)
         self.seq_length = self.manifest.model.seq_length
         self.vocab_size = self.manifest.model.vocab_size
         self.call: Callable[..., np.ndarray | tuple] = self._call

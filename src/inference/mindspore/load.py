@@ -20,6 +20,7 @@ from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig, load_config
 from src.parallel.build import build_inference, connect_inference
 from src.parallel.mesh import Mesh, connect, prepare_device
+from src.parallel.plan.costs import weight_bytes
 from src.parallel.plan.plan import Plan
 from src.tokenization import Tokenizer, load_tokenizer
 
@@ -132,8 +133,14 @@ def load_model(config: PanguAlphaConfig, weights: Path | None, mesh: Mesh | None
         mesh: The ranks that the model is spread over; None for one process.
 
     Raises:
-        InputError: The weights do not fit the model.
+        InputError: The weights do not fit the model, or the model the memory.
     """
+    mesh = mesh or Mesh(Plan(num_layers=config.num_layers))
+    mesh.require_memory(
+        f"a model of {config.num_parameters / 1e6:,.1f}M parameters",
+        weight_bytes(config, mesh.plan, mesh.rank),
+        "quantise it (python -m src.cpu.quantize), or spread it over machines (parallel.tensor)",
+    )
     model, holder = build_inference(config, mesh, seed=0 if weights is None else None)
     if weights is not None:
         store.load(weights, model.get_parameters(), holder)

@@ -7,11 +7,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from src.common.memory import require_memory
 from src.cpu_kernels.attach import token_decoder
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.inference.padding import bucket
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.plan.costs import ITEM_SIZE
 
 Relay = Callable[..., Tensor]  # see src.parallel.build.connect_inference
 
@@ -86,11 +88,21 @@ class NextLogits(nn.Cell):
 
     Returns:
         Logits (B, V) float32 after the last tokens; hidden states (B * T, H) on a stage before the last.
+
+    Raises:
+        InputError: The memory is not enough for the cache.
     """
 
     def __init__(self, model: PanguAlphaModel, batch: int = 0, capacity: int = 0):
         super().__init__(auto_prefix=False)
         config, layers = model.config, model.layers
+        if ms.get_context("device_target") == "CPU":
+            numbers = 2 * len(layers) * batch * layers[0].attention.num_heads * capacity * config.head_size
+            require_memory(
+                f"a KV cache for {batch} texts of {capacity} tokens",
+                numbers * ITEM_SIZE[config.compute_dtype],
+                "take fewer at once (--rows, --batch_size, generation.num_beams or num_samples)",
+            )
         self.model = model
         self.capacity = capacity
         self.hidden_size = config.hidden_size

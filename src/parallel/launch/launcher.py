@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.common.checks import at_least, require
+from src.common.checks import require, whole_numbers
 from src.common.errors import InputError
 from src.parallel.launch.rank_table import RankTable, is_local, read
 from src.parallel.launch.supervisor import Member, Supervisor
 
 PROG = "python -m src.parallel.launch"
 LOCALHOST = "127.0.0.1"
+MOST_RANKS_HERE = 1024  # far above any machine, so that a typing error does not start processes without end
 DEFAULT_PORT = 8118  # MindSpore's default; used when other machines must know the port
+LOCAL_SIZE = "LOCAL_WORLD_SIZE"  # number of ranks on this machine, under the name that other launchers give it
 # Other launchers set these. They are removed, because a value left over would contradict the ones that are set here.
 LAUNCH_VARIABLES = (
     "MS_ROLE",
@@ -39,6 +41,7 @@ LAUNCH_VARIABLES = (
     "RANK_SIZE",
     "RANK_ID",
     "DEVICE_ID",
+    LOCAL_SIZE,
 )
 MPI_RANK, MPI_LOCAL_RANK, MPI_SIZE = "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"
 
@@ -76,8 +79,9 @@ class LaunchArguments:
     mpirun: bool = False
 
     def __post_init__(self) -> None:
-        at_least(1, self, "rank_size", "local_device_num")
-        at_least(0, self, "rank_start")
+        whole_numbers(1, 1 << 20, self, "rank_size")
+        whole_numbers(1, MOST_RANKS_HERE, self, "local_device_num")
+        whole_numbers(0, 1 << 20, self, "rank_start")
         require(
             self.scheduler_port is None or 0 < self.scheduler_port < 1 << 16,
             f"--scheduler_port is {self.scheduler_port}; it must lie in 1 to 65535",
@@ -121,6 +125,11 @@ def local_ranks(arguments: LaunchArguments, table: RankTable | None) -> LocalRan
         ranks and ranks.stop <= arguments.rank_size,
         f"--rank_start {ranks.start} and --local_device_num {arguments.local_device_num or 0} go "
         f"beyond the run's ranks, 0 to {arguments.rank_size - 1}",
+    )
+    require(
+        len(ranks) <= MOST_RANKS_HERE,
+        f"{len(ranks)} ranks on this machine are more than {MOST_RANKS_HERE}: check --rank_size, or give "
+        "--local_device_num",
     )
     if table:
         return LocalRanks(ranks, tuple(device.device_id for device in table.devices_of(ranks)))
@@ -221,6 +230,7 @@ def supervisor(arguments: LaunchArguments, program: Sequence[str]) -> Supervisor
     try:
         for rank, device in zip(here.ranks, here.devices, strict=True):
             own = {"RANK_ID": str(rank), "DEVICE_ID": str(device)}
+            own |= {} if arguments.mpirun else {LOCAL_SIZE: str(len(here.ranks))}
             if in_cluster:
                 own |= {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank)}
             log = log_dir / f"device{rank}" / f"log{rank}.log"

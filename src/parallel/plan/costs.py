@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from src.pangu_alpha_config import RunConfig
+from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import box, is_of_own_tokens, optimizer_box, parameter_shapes, replicas, stages
 
@@ -94,10 +94,10 @@ def rank_memory(config: RunConfig, rank: int) -> RankMemory:
     for name, shape in _shapes_of_stage(config, plan, at.pipeline).items():
         held, updated = box(name, shape, plan, at), optimizer_box(name, shape, plan, at)
         parameters += held.size
-        weights += held.size * _item_size(config, name)
-        gradients += held.size * (FLOAT32 if summed else _item_size(config, name))
+        weights += held.size * _item_size(config.model, name)
+        gradients += held.size * (FLOAT32 if summed else _item_size(config.model, name))
         moments += 2 * FLOAT32 * updated.size
-        slices += updated.size * _item_size(config, name) if updated != held else 0
+        slices += updated.size * _item_size(config.model, name) if updated != held else 0
     return RankMemory(
         parameters,
         weights,
@@ -109,12 +109,22 @@ def rank_memory(config: RunConfig, rank: int) -> RankMemory:
     )
 
 
+def weight_bytes(model: PanguAlphaConfig, plan: Plan, rank: int) -> int:
+    """Return the bytes of the weights that a rank holds."""
+    at = plan.coordinates(rank)
+    return sum(
+        box(name, shape, plan, at).size * _item_size(model, name)
+        for name, shape in parameter_shapes(model).items()
+        if at.pipeline in stages(name, plan)
+    )
+
+
 def _shapes_of_stage(config: RunConfig, plan: Plan, stage: int) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in parameter_shapes(config.model).items() if stage in stages(name, plan)}
 
 
-def _item_size(config: RunConfig, name: str) -> int:
-    return FLOAT32 if is_float32(name) else ITEM_SIZE[config.model.param_init_dtype]
+def _item_size(model: PanguAlphaConfig, name: str) -> int:
+    return FLOAT32 if is_float32(name) else ITEM_SIZE[model.param_init_dtype]
 
 
 def _tokens(config: RunConfig) -> int:
