@@ -33,7 +33,8 @@ link_old_names() {
     local rank
     for ((rank = $1; rank < $1 + $2; rank++)); do
         [ -L "device_$rank" ] || [ ! -e "device_$rank" ] || fail "$PWD/device_$rank is in the way; move it"
-        ln -sfn "$PWD/device$rank" "device_$rank"
+        ln -sfn "$PWD/device$rank" "device_$rank" 2> /dev/null ||
+            fail "cannot write device_$rank in $PWD: go to another folder"
     done
 }
 

@@ -175,13 +175,16 @@ def test_a_reader_of_the_output_that_has_gone(tmp_path):
     assert (process.returncode, process.stderr) == (141, "")
 
 
-def test_the_scripts_say_that_their_folder_can_t_be_written():
+@pytest.mark.parametrize(
+    "script, arguments, written",
+    [
+        ("run_standalone_export", ["none", "x", "", "CPU"], "device_0"),
+        ("run_standalone_eval", ["none", "t", "x", "", "", "CPU", "c3", "d"], "device0/log0.log"),
+    ],
+)
+def test_the_scripts_say_that_their_folder_can_t_be_written(script, arguments, written):
     process = subprocess.run(
-        ["bash", ROOT / "scripts/run_standalone_export.sh", "none", "x", "", "CPU"],
-        cwd="/sys",
-        capture_output=True,
-        text=True,
-        timeout=60,
+        ["bash", ROOT / f"scripts/{script}.sh", *arguments], cwd="/sys", capture_output=True, text=True, timeout=60
     )
     assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr == "error: cannot write device0/log0.log in /sys: go to another folder\n"
+    assert process.stderr == f"error: cannot write {written} in /sys: go to another folder\n"

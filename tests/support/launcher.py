@@ -75,3 +75,34 @@ def launch(folder, *flags, behaviours=(), **settings):
 
 def log(folder, rank):
     return (folder / f"device{rank}" / f"log{rank}.log").read_text()
+
+
+# The two machines of the example in MindFormers' documentation of its hccl tools, with half of the devices.
+IPS = {"10.0.0.1": ["192.168.0.0", "192.168.1.0"], "10.0.0.2": ["192.168.0.1", "192.168.1.1"]}
+TABLE = {
+    "version": "1.0",
+    "server_count": "2",
+    "server_list": [
+        {
+            "server_id": "10.0.0.1",
+            "device": [
+                {"device_id": "0", "device_ip": "192.168.0.0", "rank_id": "0"},
+                {"device_id": "1", "device_ip": "192.168.1.0", "rank_id": "1"},
+            ],
+            "host_nic_ip": "reserve",
+        },
+        {
+            "server_id": "10.0.0.2",
+            "device": [
+                {"device_id": "4", "device_ip": "192.168.0.1", "rank_id": "2"},
+                {"device_id": "5", "device_ip": "192.168.1.1", "rank_id": "3", "device_port": "16666"},
+            ],
+            "host_nic_ip": "reserve",
+        },
+    ],
+    "status": "completed",
+}
+
+
+def device(table, rank):
+    return table["server_list"][rank // 2]["device"][rank % 2]

@@ -1,11 +1,12 @@
 """Fixtures of the launcher's tests."""
 
+import copy
 import json
 import uuid
 
 import pytest
 
-from tests.support.launcher import RANK, alive
+from tests.support.launcher import RANK, TABLE, alive
 
 
 @pytest.fixture
@@ -39,3 +40,16 @@ def mark(monkeypatch):
     for process in left:
         process.kill()
     assert not left
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return a function that writes a changed copy of TABLE to a file."""
+
+    def write(change=lambda table: None, name="table.json"):
+        table = copy.deepcopy(TABLE)
+        change(table)
+        (tmp_path / name).write_text(json.dumps(table))
+        return tmp_path / name
+
+    return write
