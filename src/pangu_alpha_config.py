@@ -12,6 +12,7 @@ import yaml
 from src.common.checks import at_least, require, whole_numbers
 from src.common.errors import InputError
 from src.common.files import write_text
+from src.common.reading import read_yaml
 from src.common.settings import DataConfig, DerivedInt, GenerationConfig, ParallelConfig, TrainingConfig
 
 DType = Literal["float32", "float16", "bfloat16"]
@@ -258,10 +259,10 @@ def load_config(path: Union[str, Path]) -> RunConfig:
         InputError: The file cannot be read, or holds something else.
     """
     try:
-        groups = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        groups = read_yaml(path)
         kinds: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
         return RunConfig(**{name: kind(**groups[name]) for name, kind in kinds.items()})
     except InputError:
         raise
-    except (OSError, ValueError, yaml.YAMLError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the configuration of a run ({error})") from error

@@ -331,9 +331,9 @@ def _whole_file(path: Path) -> Path:
 
 
 def config_beside(weights: Path) -> Path | None:
-    """Return the configuration file beside weights (a file or a checkpoint folder), or None."""
-    path = (weights if weights.is_dir() else weights.parent) / CONFIG_FILE
-    return path if path.is_file() else None
+    """Return the configuration file beside weights (a file, a link or a checkpoint folder), or None."""
+    folders = (weights,) if weights.is_dir() else (weights.resolve().parent, weights.parent)
+    return next((folder / CONFIG_FILE for folder in folders if (folder / CONFIG_FILE).is_file()), None)
 
 
 def open_slices(source: Path) -> SavedSlices:

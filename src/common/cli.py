@@ -13,6 +13,7 @@ import yaml
 
 from src.common.errors import InputError, fail, nearest
 from src.common.model_sizes import mode_file, modes
+from src.common.reading import check_brackets, read_yaml
 
 # What does the work of flags that older systems have.
 INSTEAD = {"hccl_connect_time": "set HCCL_CONNECT_TIMEOUT in the environment, in seconds"}
@@ -98,23 +99,27 @@ def _switched_on(arguments: Sequence[str], switches: Iterable[str]) -> list[str]
 
 def _without_machines(path: Path) -> str:
     """Read a run's settings and return them as YAML, without the group `parallel`, which belongs to its machines."""
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = _settings_of(path, str(path))
     settings.pop("parallel", None)
     return yaml.safe_dump(settings, allow_unicode=True)
 
 
-def _check_settings_file(path: str | Path) -> None:
-    """Check that a file holds YAML settings. The parser's own error would not name the file.
+def _settings_of(path: str | Path, name: str) -> dict:
+    """Read a file of settings. The parser's own error would not name the file.
 
     Raises:
-        InputError: It does not.
+        InputError: It holds none.
     """
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"--config {path} can't be read as YAML: {error}") from error
+    settings = read_yaml(path, name)
     if not isinstance(settings, dict):
-        raise InputError(f"--config {path} holds no settings; they look like `model: {{num_layers: 3}}`")
+        raise InputError(f"{name} holds no settings; they look like `model: {{num_layers: 3}}`")
+    return settings
+
+
+def _check_nesting(arguments: Iterable[str]) -> None:
+    """Raise InputError for a value with many open brackets, which crashes the parser of YAML that reads all values."""
+    for argument in arguments:
+        check_brackets(argument, f"'{argument[:30]}...'")
 
 
 def build_parser(arguments_class: type[Dataclass], prog: str) -> _Parser:
@@ -166,12 +171,13 @@ def parse(
     parser = build_parser(arguments_class, prog)
     switches = [name for name, kind in parser.known_keys.items() if kind is bool]
     try:
+        _check_nesting(arguments)
         mode = flag_value("--mode", arguments) if "mode" in parser.known_keys else None
         settings = [str(mode_file(mode))] if mode else []
         if base_config:
             settings.append(_without_machines(base_config))
         if config := flag_value("--config", arguments):
-            _check_settings_file(config)
+            _settings_of(config, f"--config {config}")
         namespace = parser.parse_args(
             [part for given in settings for part in ("--config", given)] + _switched_on(arguments, switches)
         )

@@ -1,4 +1,4 @@
-"""Read text and JSON that others wrote. A line ends with `\\n` or `\\r\\n`, and with nothing else.
+"""Read text, JSON and YAML that others wrote. A line ends with `\\n` or `\\r\\n`, and with nothing else.
 
 `str.splitlines` also cuts at U+2028, U+0085, form feeds and others, which are characters of a text or of a JSON string.
 Python's text files also cut at a lone `\\r`.
@@ -7,10 +7,15 @@ Python's text files also cut at a lone `\\r`.
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
+
 from src.common.errors import InputError
+
+DEEPEST = 100  # brackets that may be open in YAML
 
 
 def lines_of(text: str) -> list[str]:
@@ -74,3 +79,31 @@ def parse_json(text: str | bytes, where: object) -> Any:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. It raises InputError as `read_text` and `parse_json`."""
     return parse_json(read_text(path), path)
+
+
+def check_brackets(text: str, where: object) -> None:
+    """Raise InputError for YAML with many open brackets. YAML's parsers take minutes for it, or crash."""
+    if max(accumulate((character in "[{") - (character in "]}") for character in text), default=0) > DEEPEST:
+        raise InputError(
+            f"{where} can't be read as YAML: it has more than {DEEPEST} open brackets, so it is nested too deep"
+        )
+
+
+def read_yaml(path: str | Path, name: str = "") -> Any:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+        name: Name of the file for the message. Empty means its path.
+
+    Raises:
+        InputError: As `read_text`; or it is not YAML, is nested too deep, or has a number of thousands of digits.
+    """
+    text = read_text(path, name)
+    check_brackets(text, name or path)
+    try:
+        return yaml.safe_load(text)
+    except RecursionError as error:
+        raise InputError(f"{name or path} can't be read as YAML: it is nested too deep") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{name or path} can't be read as YAML: {error}") from error

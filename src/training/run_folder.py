@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-import yaml
-
 from src.checkpoint import store
 from src.common.checks import require
 from src.common.errors import InputError
+from src.common.reading import read_yaml
 from src.nn.optimizer import learning_rate
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.plan import Plan
@@ -207,6 +206,6 @@ def _saved_settings(checkpoint: Path) -> dict:
     """Return the groups of settings beside a checkpoint, as they were saved, whichever version has saved them."""
     path = store.config_beside(checkpoint)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, yaml.YAMLError):
+        return read_yaml(path) if path else {}
+    except InputError:
         return {}

@@ -10,7 +10,7 @@ import yaml
 
 import export
 import predict
-from src.checkpoint import ckpt_file
+from src.checkpoint import ckpt_file, store
 from src.checkpoint.vocabulary import located, noted
 from src.common.errors import InputError, run_program
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
@@ -157,3 +157,20 @@ def test_a_relative_vocabulary_is_found_from_any_working_directory(tmp_path, mon
     Path("words").mkdir()
     assert located(data, beside) == data
     assert asdict(located(replace(data, tokenizer_path="nowhere"), beside))["tokenizer_path"] == "nowhere"
+
+
+def test_a_link_finds_the_settings_beside_its_target(checkpoint, other_vocab, tmp_path, monkeypatch, capsys):
+    """The link's own folder is asked second: it may be another model's."""
+    (tmp_path / "link.ckpt").symlink_to(checkpoint)
+    (tmp_path / "link_to_link.ckpt").symlink_to(tmp_path / "link.ckpt")
+    (tmp_path / "config.yaml").write_text("model: {}")
+    for link in ("link.ckpt", "link_to_link.ckpt"):
+        assert store.config_beside(tmp_path / link) == checkpoint.with_name("config.yaml")
+    flags = ("--checkpoint", tmp_path / "link.ckpt", "--prompt", "春眠", "--generation.max_new_tokens", 2)
+    assert say(monkeypatch, capsys, predict, *flags)[0] == 0
+    assert re.search(REFUSED, say(monkeypatch, capsys, predict, *flags, "--data.tokenizer_path", other_vocab)[2])
+    (tmp_path / "blob").write_bytes(checkpoint.read_bytes())  # a cache's file, with the settings beside the link
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model.ckpt").symlink_to(tmp_path / "blob")
+    (tmp_path / "config.yaml").rename(tmp_path / "folder" / "config.yaml")
+    assert store.config_beside(tmp_path / "folder" / "model.ckpt") == tmp_path / "folder" / "config.yaml"

@@ -77,17 +77,31 @@ def test_the_sizes_that_exist_are_far_below():
 
 
 @pytest.mark.parametrize(
-    "content", ["model: " + "[" * 2000, "model: {num_layers: 1" + "0" * 5000 + "}", "model: {num_layers: 1e20}"]
+    "content",
+    [
+        "model: " + "[" * 100_000,
+        "- " * 100_000,
+        "model: {num_layers: 1" + "0" * 5000 + "}",
+        "model: {num_layers: 1e20}",
+    ],
 )
 def test_a_file_of_settings(tmp_path, capsys, content):
     file = tmp_path / "a.yaml"
     file.write_text(content)
-    with pytest.raises(InputError, match="a.yaml is not the configuration of a run"):
+    with pytest.raises(InputError, match="a.yaml (is not the configuration of a run|can't be read as YAML)"):
         load_config(file)
     with pytest.raises(SystemExit, match="2"):
         parse(RunConfig, "train.py", ["--config", str(file)])
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "{a: " * 20_000])
+def test_a_value_of_a_flag(capsys, value):
+    with pytest.raises(SystemExit, match="2"):
+        parse(RunConfig, "train.py", ["--model.num_layers", value])
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.endswith("it is nested too deep\n") and errors.count("\n") == 1
 
 
 def test_a_number_of_a_saved_configuration_is_told(tmp_path):
