@@ -115,4 +115,7 @@ serve() {
     wait_for "the page: " flask.log "http://$here:$PAGE_PORT/health"
     echo "MindSpore Serving: gRPC $PANGU_HOST:$GRPC_PORT, REST http://$PANGU_HOST:$REST_PORT/model/pangu:predict"
     echo "the page: http://$PANGU_HOST:$PAGE_PORT"
+    case $PANGU_HOST in
+        127.* | ::1 | localhost) echo "only this machine reaches them; PANGU_HOST=0.0.0.0 opens them to the network" ;;
+    esac
 }

@@ -137,6 +137,15 @@ def test_exported_folders_can_be_moved(command, started):
     assert all((served / place).is_file() for place in places)
 
 
+def test_slices_are_served_where_they_were_moved(repository, tmp_path):
+    """The start script finds models/device_0, and then looks for the vocabulary."""
+    (tmp_path / "device_0").mkdir()
+    (tmp_path / "device_0/model.json").touch()
+    start = "serving_increment$ bash start_pangu_distributed.sh"
+    status, _, errors = typed(repository, start, PANGU_MODELS=str(tmp_path))
+    assert status == 2 and errors.startswith("error: no vocabulary at ")
+
+
 def test_a_pipeline_of_a_served_model_is_refused():
     """The ModelZoo's servable_config.py has a stage_size."""
     with pytest.raises(InputError, match="by parallel.tensor alone, not by stages or replicas"):

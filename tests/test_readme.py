@@ -250,6 +250,16 @@ def test_both_languages_have_the_same_commands_outputs_and_figures(english, chin
         assert part(chinese) == part(english)
 
 
+def test_both_readmes_show_the_folders_that_exist():
+    trees = []
+    for page in (docs.README, docs.README_CN):
+        [tree] = [text for _, text in docs.blocks(page) if "configs/  " in text]
+        trees.append([re.split(r"\s{2,}", line.strip())[0].split() for line in tree.splitlines()])
+    assert trees[0] == trees[1]
+    names = [name for line in trees[0] for name in line]
+    assert [name for name in names if not (ROOT / name).exists() and not (ROOT / "src" / name).exists()] == []
+
+
 def test_targets_of_make_exist():
     targets = " ".join(re.findall(r"^([a-z ]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)).split()
     for page in docs.pages():

@@ -164,10 +164,15 @@ def test_load_casts_and_counts_what_is_left_over(tmp_path, capsys):
     assert told == f"warning: {file} holds 1 parameters that the model does not have, such as 'extra.weight'\n"
 
 
-def test_older_names_of_the_embeddings(tmp_path):
+@pytest.mark.parametrize("wrapper", ["", "network.", "pangu_alpha."])
+def test_older_names_of_the_embeddings(tmp_path, wrapper):
     file, table = tmp_path / "some.ckpt", np.arange(12, dtype=np.float32).reshape(3, 4)
     write_with_mindspore(
-        file, {"backbone.word_embedding.embedding_table": table, "backbone.position_embedding.embedding_table": -table}
+        file,
+        {
+            f"{wrapper}backbone.word_embedding.embedding_table": table,
+            f"{wrapper}backbone.position_embedding.embedding_table": -table,
+        },
     )
     wanted = parameters(names=[f"backbone.embedding.{kind}_embedding.embedding_table" for kind in ("word", "position")])
     store.load(file, wanted)

@@ -158,6 +158,11 @@ def test_wrong_settings(address, monkeypatch, name, value, told):
         ranks.Ranks(manifest())
 
 
+def test_slices_may_have_the_modelzoo_s_names(tmp_path):
+    (tmp_path / "device_1").mkdir()
+    assert [ranks.slice_folder(tmp_path, rank).name for rank in range(2)] == ["device0", "device_1"]
+
+
 def test_a_taken_port(address):
     asked = ranks.Ranks(manifest())
     with pytest.raises(InputError, match="another server may be there"):

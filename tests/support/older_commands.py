@@ -89,7 +89,7 @@ STARTS = {
         "--model.num_experts 36 --model.expert_interval 1 --parallel.expert 1 --parallel.optimizer_offload true"
     ),
     f"bash scripts/run_distribute_incremental_train.sh DATASET RANK_TABLE 8 fp32 2.6B 8 {CKPTS} {FILES} filitered": (
-        "--strategy ckpts/strategy_load_ckpt/strategy.ckpt --checkpoint ckpts/checkpoint_file --checkpoint_name filitered"
+        "--checkpoint ckpts/checkpoint_file --checkpoint_name filitered"
     ),
     f"bash scripts/run_distribute_predict.sh 8 /home/config/rank_table_8p.json {CKPTS} {TOKENIZER} {FILES} "
     "filitered 2.6B "
