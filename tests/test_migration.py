@@ -32,6 +32,7 @@ VARIABLES = {
     "rank_size": "16",
     "rank_start": "8",
 }
+ONLY_LINKS = ("mindformers", "models", "examples", "tool", "tools")
 PROGRAMS = [path.name for path in ROOT.glob("*.py")]
 OLD_NAMES = [path for path in ROOT.rglob("*") if path.is_symlink() and ".venv" not in path.as_posix()]
 
@@ -58,7 +59,7 @@ def repository(tmp_path_factory, chinese_text, tiny_vocab):
     root = tmp_path_factory.mktemp("repository")
     copy_of_the_scripts(root, f'#!/bin/bash\nexec {sys.executable} "$@"\n')
     (root / "bin/python3").symlink_to("python")
-    for name in ("src", "configs", "web", "mindformers", "models", "tool", "tools", "examples", *PROGRAMS):
+    for name in ("src", "configs", "web", *ONLY_LINKS, *PROGRAMS):
         (root / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "serving_increment", root / "serving_increment", symlinks=True)
     (root / "data").mkdir()
@@ -161,6 +162,8 @@ def test_tests_that_are_named_exist():
 def test_every_old_name_leads_to_a_program_and_is_documented():
     page = docs.MIGRATION.read_text(encoding="utf-8")
     assert len(OLD_NAMES) > 15
+    for folder in ONLY_LINKS:
+        assert [path for path in (ROOT / folder).rglob("*") if not path.is_symlink() and not path.is_dir()] == []
     for path in OLD_NAMES:
         assert path.is_file(), f"{path} leads nowhere"
         assert path.name in page, f"{path.name} is not in {docs.MIGRATION}"
