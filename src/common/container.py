@@ -16,8 +16,8 @@ def _groups() -> Iterator[Path]:
         own = next(line[3:] for line in OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
         own = "/"
-    group = CGROUPS / own.strip("/")
-    yield from (group, *group.parents[: len(group.parts) - len(CGROUPS.parts)])
+    group = CGROUPS / own.strip("/")  # Python 3.9 has no slices of parents
+    yield from (group, *tuple(group.parents)[: len(group.parts) - len(CGROUPS.parts)])
 
 
 def count_cores() -> int:
