@@ -11,13 +11,13 @@ import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
-import httpx
 import numpy as np
 from flask import Flask, Response, jsonify, request
 from mindspore_serving import server
@@ -41,7 +41,9 @@ HEALTH_QUESTION = {"input_ids": [0], "max_generate_length": 1}
 _FROM_STAGE = re.compile(r"error msg: (?:\w+: )?(\d{3}) (.*)", re.DOTALL)
 _REMEDY = "{name} chooses another port, and stop_pangu.sh ends servers of ours"
 _SCORES = ("output_ids", "log_probs")
+METHODS = ("predict", "score", "identity")
 Json = dict[str, Any]
+Stub = ms_service_pb2_grpc.MSServiceStub
 
 
 class FrontError(Exception):
@@ -60,13 +62,17 @@ class FrontError(Exception):
 def packed(method: str, instance: Any) -> Json:
     """Return an instance as a method of the servable takes it.
 
+    Serving's worker, and for deep lists its master too, would crash or hang at other values than these.
+
     Args:
         method: predict, score or identity.
         instance: Instance of a request. For `predict`, all fields but input_sentence become the JSON text `options`.
 
     Raises:
-        FrontError: The instance has a wrong form.
+        FrontError: There is no such method, or the instance has a wrong form.
     """
+    if method not in METHODS:
+        raise FrontError(404, f"no method '{method}'; there are {', '.join(METHODS[:-1])} and {METHODS[-1]}")
     if not isinstance(instance, dict):
         raise FrontError(422, "each of the instances must be an object of named fields")
     if method == "identity":
@@ -74,17 +80,49 @@ def packed(method: str, instance: Any) -> Json:
             raise FrontError(422, "identity takes an instance without fields: {}")
         return {"input_sentence": ""}
     if method == "score":
-        missing = {"input_ids", "start"} - instance.keys()
-        if missing or len(instance) > 2:
+        if set(instance) != {"input_ids", "start"}:
             raise FrontError(422, "score takes input_ids and start, and nothing else")
-        return instance
+        ids, start = instance["input_ids"], instance["start"]
+        if not isinstance(ids, list) or not ids or not all(map(_is_id, [*ids, start])):
+            raise FrontError(422, "score takes a list of ids as input_ids, and a whole number as start")
+        return {"input_ids": np.array(ids, np.int64), "start": np.array([start], np.int64)}
     fields = dict(instance)
     sentence = fields.pop("input_sentence", "")
+    if set(fields) == {"options"}:
+        fields = _options(fields["options"])
     if not isinstance(sentence, str):
         raise FrontError(422, "input_sentence must be a text")
-    if set(fields) == {"options"}:
-        return instance
     return {"input_sentence": sentence, "options": json.dumps(fields)}
+
+
+def packed_all(method: str, instances: list[Any]) -> list[Json]:
+    """Return the instances of a request as `packed` does. Equal ones are counted, to draw independently."""
+    seen: Counter[str] = Counter()
+    found = []
+    for instance in instances:
+        values = packed(method, instance)
+        if method == "predict":
+            fields = json.loads(values["options"])
+            prompt = json.dumps([values["input_sentence"], fields.get("input_ids")])
+            values["options"] = json.dumps(fields | {"copy": seen[prompt]} if "copy" not in fields else fields)
+            seen[prompt] += 1
+        found.append(values)
+    return found
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and abs(value) < 1 << 31
+
+
+def _options(text: Any) -> Json:
+    """Return the fields of an instance that come as one JSON text."""
+    try:
+        fields = parsed(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else None
+    except FrontError as error:
+        raise FrontError(422, f"options: {error}") from None
+    if not isinstance(fields, dict):
+        raise FrontError(422, "options is not the text of a JSON object")
+    return fields
 
 
 def failure(told: str) -> FrontError:
@@ -119,17 +157,13 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _answers(client: httpx.Client, method: str, body: Any) -> list[dict[str, Any]]:
+def _answers(stub: Stub, method: str, body: Any) -> list[Json]:
     """Return Serving's answers to the instances of a request body."""
     instances = body.get("instances") if isinstance(body, dict) else None
     if not isinstance(instances, list) or not instances:
         raise FrontError(422, 'the body must look like {"instances": [{...}]}')
-    if method not in ("predict", "score", "identity"):
-        raise FrontError(404, f"no method '{method}'; there are predict, score and identity")
-    found = _ask(client, method, [packed(method, instance) for instance in instances])
+    found = _ask(stub, method, packed_all(method, instances))
     for asked, told in zip(instances, found):
-        if "error_msg" in told:
-            raise failure(told["error_msg"])
         if method == "predict" and not asked.get("return_scores"):
             for name in _SCORES:
                 del told[name]
@@ -140,13 +174,13 @@ def rest_app(serving: str, visitors: Visitors) -> Flask:
     """Make the REST interface in front of Serving's own.
 
     Args:
-        serving: Address of Serving's own REST interface.
+        serving: Address of Serving's own gRPC interface.
         visitors: Who may ask.
     """
     app = Flask("front")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.ensure_ascii = False
-    client = httpx.Client(base_url=serving, timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None))
+    stub = _stub(serving)
 
     @app.before_request
     def begin() -> Response | None:
@@ -165,7 +199,7 @@ def rest_app(serving: str, visitors: Visitors) -> Flask:
 
     @app.get("/health")
     def health() -> Response:
-        _ask(client, "predict", [packed("predict", HEALTH_QUESTION)])
+        _ask(stub, "predict", [packed("predict", HEALTH_QUESTION)])
         return jsonify(status="ok")
 
     @app.post("/model/pangu:<method>")
@@ -173,7 +207,7 @@ def rest_app(serving: str, visitors: Visitors) -> Flask:
     def answer(method: str, version: str = LATEST) -> Response:
         if version not in (LATEST, VERSION):
             raise FrontError(404, f"no version '{version}'; there is version {VERSION}")
-        return jsonify(instances=_answers(client, method, parsed(request.get_data())))
+        return jsonify(instances=_answers(stub, method, parsed(request.get_data())))
 
     @app.errorhandler(Exception)
     def explain(error: Exception) -> tuple[Response, int]:
@@ -186,21 +220,44 @@ def rest_app(serving: str, visitors: Visitors) -> Flask:
     return app
 
 
-def _ask(client: httpx.Client, method: str, instances: list[Json]) -> list[Json]:
-    """Send instances to Serving's own REST interface, and return its answers, which may be errors."""
+def _stub(serving: str) -> Stub:
+    return ms_service_pb2_grpc.MSServiceStub(
+        grpc.insecure_channel(serving, options=[("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)])
+    )
+
+
+def _asked(spec: ms_service_pb2.ServableSpec, instances: list[Json]) -> ms_service_pb2.PredictRequest:
+    """Return a request of Serving for packed instances."""
+    request = ms_service_pb2.PredictRequest(servable_spec=spec)
+    for instance in instances:
+        request.instances.append(serving_client.Client._create_instance(**instance))
+    return request
+
+
+def _ask(stub: Stub, method: str, instances: list[Json]) -> list[Json]:
+    """Send packed instances to Serving, and return its answers.
+
+    Raises:
+        FrontError: Serving does not answer, or one of the answers is an error.
+    """
+    spec = ms_service_pb2.ServableSpec(name="pangu", method_name=method)
     try:
-        response = client.post(
-            f"/model/pangu:{method}",
-            content=json.dumps({"instances": instances}),
-            headers={"Content-Type": "application/json"},
-        )
-        answer = response.raise_for_status().json()
-    except httpx.HTTPError as error:
-        status = 504 if isinstance(error, httpx.ReadTimeout) else 503
+        answer = stub.Predict(_asked(spec, instances), timeout=TIMEOUT)
+    except grpc.RpcError as error:
+        status = 504 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else 503
         raise FrontError(status, "MindSpore Serving does not answer; try again in some seconds") from error
-    if "instances" not in answer:
-        raise failure(answer.get("error_msg", "MindSpore Serving gave no answer"))
-    return answer["instances"]
+    for told in answer.error_msg:
+        if told.error_code:
+            raise failure(told.error_msg.decode(errors="replace"))
+    if len(answer.instances) != len(instances):
+        raise failure("MindSpore Serving gave no answer")
+    return [{name: _plain(tensor) for name, tensor in found.items.items()} for found in answer.instances]
+
+
+def _plain(tensor: ms_service_pb2.Tensor) -> Any:
+    """Return a tensor as a value for JSON."""
+    value = serving_client._create_numpy_from_tensor(tensor)
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 class GrpcFront(ms_service_pb2_grpc.MSServiceServicer):
@@ -211,26 +268,33 @@ class GrpcFront(ms_service_pb2_grpc.MSServiceServicer):
     """
 
     def __init__(self, serving: str) -> None:
-        self._stub = ms_service_pb2_grpc.MSServiceStub(grpc.insecure_channel(serving))
+        self._stub = _stub(serving)
 
     def Predict(self, request: ms_service_pb2.PredictRequest, context: grpc.ServicerContext) -> Any:
         """Add the fields that a request left out, and pass it on."""
-        method = request.servable_spec.method_name
-        if method == "predict":
-            try:
-                for instance in request.instances:
-                    fields = packed(method, {name: _value(name, tensor) for name, tensor in instance.items.items()})
-                    instance.items.clear()
-                    for name, text in fields.items():
-                        serving_client._create_str_tensor(text, instance.items[name])
-            except FrontError as error:
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        return self._stub.Predict(request, timeout=TIMEOUT)
+        try:
+            given = [
+                {name: _value(name, tensor) for name, tensor in instance.items.items()}
+                for instance in request.instances
+            ]
+            asked = _asked(request.servable_spec, packed_all(request.servable_spec.method_name, given))
+        except FrontError as error:
+            code = grpc.StatusCode.NOT_FOUND if error.status == 404 else grpc.StatusCode.INVALID_ARGUMENT
+            context.abort(code, str(error))
+        try:
+            return self._stub.Predict(asked, timeout=TIMEOUT)
+        except grpc.RpcError as error:
+            context.abort(error.code(), error.details())
 
 
 def _value(name: str, tensor: ms_service_pb2.Tensor) -> Any:
     """Return a field of a gRPC request as a value for JSON."""
-    value = serving_client._create_numpy_from_tensor(tensor)
+    try:
+        value = serving_client._create_numpy_from_tensor(tensor)
+    except (ValueError, KeyError) as error:  # bytes that are no text, or not as many as the shape says
+        raise FrontError(422, f"{name} is damaged: its content does not fit its type or shape") from error
+    if isinstance(value, (bytes, list)):
+        raise FrontError(422, f"{name} must be one text or numbers")
     if not isinstance(value, np.ndarray):
         return value
     if name == "input_ids":
@@ -260,9 +324,9 @@ def run_master(servables: Path, model: str) -> NoReturn:
 def serve(start_servables: Callable[[], None]) -> None:
     """Start Serving's workers, then listen until SIGTERM or SIGINT.
 
-    The environment has the addresses: PANGU_HOST (127.0.0.1), GRPC_PORT (5500), REST_PORT (1500). Serving's own REST
-    interface listens on OWN_REST_PORT (REST_PORT plus 1) of 127.0.0.1. PANGU_ALLOWED_HOSTS, PANGU_ALLOWED_ORIGINS and
-    PANGU_API_KEY say who may ask. Serving's gRPC clients can send no key: with one, gRPC listens on 127.0.0.1 only.
+    The environment has the addresses: PANGU_HOST (127.0.0.1), GRPC_PORT (5500), REST_PORT (1500). PANGU_ALLOWED_HOSTS,
+    PANGU_ALLOWED_ORIGINS and PANGU_API_KEY say who may ask. Serving's gRPC clients can send no key: with one, gRPC
+    listens on 127.0.0.1 only. Serving's own REST interface does not run: nothing checks what it gets.
 
     Args:
         start_servables: Starts the workers.
@@ -276,19 +340,17 @@ def serve(start_servables: Callable[[], None]) -> None:
         environment.get("PANGU_ALLOWED_HOSTS", ""), environment.get("PANGU_ALLOWED_ORIGINS", ""), key, host
     )
     rest_port = _port("REST_PORT", 1500)
-    own_rest = f"127.0.0.1:{_port('OWN_REST_PORT', rest_port + 1)}"
     grpc_address = f"{'127.0.0.1' if key else host}:{_port('GRPC_PORT', 5500)}"
     grpc_server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
     ms_service_pb2_grpc.add_MSServiceServicer_to_server(GrpcFront(OWN_GRPC), grpc_server)
     # before the model is loaded, to report a taken port early
     rest_server = HttpServer(
-        rest_app(f"http://{own_rest}", visitors), bound(host, rest_port, _REMEDY.format(name="REST_PORT")), THREADS
+        rest_app(OWN_GRPC, visitors), bound(host, rest_port, _REMEDY.format(name="REST_PORT")), THREADS
     )
     _listen(grpc_server, grpc_address)
     warn_if_open(host, key, "PANGU_API_KEY sets one")
     start_servables()
     server.start_grpc_server(OWN_GRPC)
-    server.start_restful_server(own_rest)
     grpc_server.start()
     threading.Thread(target=rest_server.run, daemon=True).start()
     print(f"gRPC: {grpc_address}    REST: http://{host}:{rest_port}/model/pangu:predict", flush=True)

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from serving_increment.ranks import Ranks, RanksError
+from src.common.checks import check_text
 from src.common.errors import BusyError, InputError, TimeLimitError, nearest
 from src.common.settings import GenerationConfig
 from src.inference.manifest import Manifest
 from src.inference.mindir.runtime import MindirRuntime, graph_name
+from src.inference.sampling import answer_number
 from src.serving.open_model import open_exported
 from src.serving.service import TextService
 
@@ -43,6 +45,7 @@ OPTIONS = {
     "max_generate_length": int,
     "input_ids": list,
     "number": int,
+    "copy": int,  # equal instances before this one in its request, as `front` counts them
     "stop": list,
     "return_scores": bool,
 }
@@ -168,7 +171,10 @@ class Stages:
     def score(self, input_ids: np.ndarray, start: int) -> np.ndarray:
         """Return the log-probabilities of input_ids[start:], float32."""
         try:
-            tokens, begin = np.asarray(input_ids), int(np.asarray(start).reshape(()))
+            tokens, begins = np.asarray(input_ids), np.asarray(start)
+            if begins.size != 1 or not np.issubdtype(begins.dtype, np.integer):
+                raise InputError("start must be a whole number")
+            begin = int(begins.reshape(()))
             if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
                 raise InputError("input_ids must be a list of whole numbers")
             return np.asarray(self.service.score(tokens.tolist(), begin), np.float32)
@@ -181,7 +187,10 @@ class Stages:
             given = parsed(options)
             wants_scores = given.pop("return_scores", False)
             prompt, number, config = request(input_sentence, given, self.service.end_token)
-            return wants_scores, self.service.complete([prompt], [number], config)
+            ids = self.service.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            if number is None:
+                number = answer_number(ids, given.get("copy", 0))
+            return wants_scores, self.service.complete([ids], [number], config)
         except Exception as error:  # raised in the place of its instance
             return error
 
@@ -225,7 +234,10 @@ def parsed(options: str) -> dict[str, Any]:
     """
     try:
         given = json.loads(options or "{}")
-    except (ValueError, RecursionError):
+        check_text(json.dumps(given, ensure_ascii=False))
+    except InputError:
+        raise
+    except (ValueError, TypeError, RecursionError):
         given = None
     if not isinstance(given, dict):
         raise InputError("options is not a JSON object")
@@ -249,8 +261,8 @@ def parsed(options: str) -> dict[str, Any]:
 
 def request(
     input_sentence: str, given: dict[str, Any], end_token: int
-) -> tuple[str | list[int], int, GenerationConfig]:
-    """Return the prompt, its number and the settings of an instance.
+) -> tuple[str | list[int], int | None, GenerationConfig]:
+    """Return the prompt, its number if one is given, and the settings of an instance.
 
     Args:
         input_sentence: Text to continue; empty if `given` has input_ids.
@@ -272,4 +284,4 @@ def request(
         settings["max_new_tokens"] = given["max_generate_length"]
     if given.get("number", 0) < 0:
         raise InputError(f"number is {given['number']}; it must not be negative")
-    return ids or input_sentence, given.get("number", 0), GenerationConfig(stop=given.get("stop", []), **settings)
+    return ids or input_sentence, given.get("number"), GenerationConfig(stop=given.get("stop", []), **settings)

@@ -118,10 +118,15 @@ def answer_numbers(prompts: Sequence[Sequence[int]]) -> list[int]:
     numbers = []
     for prompt in prompts:
         ids = ",".join(map(str, prompt))
+        numbers.append(answer_number(prompt, seen[ids]))
         seen[ids] += 1
-        digest = hashlib.blake2b(f"{ids} {seen[ids]}".encode(), digest_size=7).digest()
-        numbers.append(int.from_bytes(digest, "big"))
     return numbers
+
+
+def answer_number(prompt: Sequence[int], before: int) -> int:
+    """Return the number of an answer, given the ids of its prompt and how many equal prompts come before."""
+    ids = ",".join(map(str, prompt))
+    return int.from_bytes(hashlib.blake2b(f"{ids} {before + 1}".encode(), digest_size=7).digest(), "big")
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:

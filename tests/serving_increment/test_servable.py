@@ -55,7 +55,8 @@ def test_every_field_but_the_first_may_be_left_out(stages):
 
 
 def test_an_instance_says_how(stages):
-    how = dict(max_generate_length=7, temperature=0.8, top_p=0.9, seed=4, return_scores=True, repetition_penalty=2)
+    how = dict(max_generate_length=7, temperature=0.8, top_p=0.9, seed=4, number=0, return_scores=True)
+    how |= dict(repetition_penalty=2)
     [(text, _, ids, log_probs)] = predict(stages, (PROMPT, how))
     expected = alone(
         stages, max_new_tokens=7, method="sample", temperature=0.8, top_p=0.9, seed=4, repetition_penalty=2.0
@@ -75,6 +76,18 @@ def test_ids_instead_of_a_text_and_the_number(stages):
     assert one[0] == same[0] != other[0]
 
 
+def test_equal_seeds_do_not_share_their_noise(stages):
+    """Without a number, an instance draws by its prompt and by how many equal ones come before it in its request."""
+    how = dict(seed=1, temperature=3, max_generate_length=12)
+    first, second, other = predict(
+        stages, (PROMPT, how), (PROMPT, how | {"copy": 1}), ("举头望明月", how | {"temperature": 100})
+    )
+    assert first[0] != second[0]
+    assert predict(stages, ("举头望明月", how), (PROMPT, how))[1][0] == first[0]
+    again = predict(stages, (PROMPT, how | {"temperature": 100}))
+    assert again[0][0] != other[0]
+
+
 def test_without_a_seed_each_sample_differs(stages):
     sampled = (PROMPT, dict(temperature=3, max_generate_length=12))
     answers = {predict(stages, sampled)[0][0] for _ in range(4)}
@@ -85,7 +98,7 @@ def test_without_a_seed_each_sample_differs(stages):
 
 def test_errors_can_be_encoded(stages):
     """Serving crashes if it gets a text with half a surrogate pair."""
-    for options in ({"\ud800": 1}, {"method": "\udfff"}):
+    for options in ({"\ud800": 1}, {"method": "\udfff"}, {"stop": ["\ud800"]}):
         [told] = predict(stages, (PROMPT, options))
         assert told.startswith("422") and told.encode()
 
@@ -108,6 +121,25 @@ WRONG = {
     "a prompt longer than the table": ("", dict(input_ids=[5] * 64), "422 prompt 1 of 1 has 64 tokens"),
     "a negative number": (PROMPT, dict(number=-1), "422 number is -1"),
 }
+
+
+@pytest.mark.parametrize("options", [np.array(5), np.array([True]), 5, "[" * 100_000])
+def test_options_that_are_no_text(stages, options):
+    """Serving hands on an array for a number in the JSON of a request."""
+    [answer] = [str(error) for error in _raised(stages.predict([(PROMPT, options)]))]
+    assert answer.startswith("422 options is not a JSON object")
+
+
+def test_a_start_of_several_numbers(stages):
+    with pytest.raises(RuntimeError, match="422 start must be a whole number"):
+        stages.score(np.array([1, 2]), np.array([1, 2]))
+
+
+def _raised(answers):
+    try:
+        next(answers)
+    except RuntimeError as error:
+        yield error
 
 
 @pytest.mark.parametrize("name", WRONG)
