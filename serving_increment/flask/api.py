@@ -16,6 +16,7 @@ from serving_increment.flask.log_probs import Entry, Json, prompt_entries
 from serving_increment.flask.openapi import document
 from serving_increment.flask.schemas import MOST_ANSWERS, ChatRequest, CompletionRequest
 from serving_increment.flask.wire import Writer
+from src.common.checks import check_ids
 from src.common.errors import InputError
 from src.generate import TextCompletion
 from src.inference.sampling import answer_numbers
@@ -105,14 +106,11 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
         )
     encoded = [backend.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts]
     prompts = [ids for ids in encoded for _ in range(asked.copies)]
-    found = backend.complete(
-        prompts,
-        answer_numbers(prompts),
-        asked.generation(backend.end_token),
-        asked.likeliest,
-        asked.bias,
-        caller.watch(),
-    )
+    if asked.most_tokens:
+        config = asked.generation(backend.end_token)
+        found = backend.complete(prompts, answer_numbers(prompts), config, asked.likeliest, asked.bias, caller.watch())
+    else:
+        found = _no_answers(backend, prompts)
     steps = metrics.observed(found)
     first = next(steps)  # errors become a status here, before a stream begins
     metrics.prompt_tokens.inc(sum(map(len, prompts)))
@@ -125,6 +123,15 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return Response(_events(writer, first, steps, asked), mimetype="text/event-stream", headers=headers)
     return jsonify(writer.whole(_last(first, steps)))
+
+
+def _no_answers(backend: TokenBackend, prompts: Sequence[Sequence[int]]) -> Iterator[list[TextCompletion]]:
+    """Check prompts that are only told, and yield an empty answer to each. A last token that is scored needs no row."""
+    for ids in prompts:
+        if not 1 <= len(ids) <= backend.seq_length + 1:
+            raise InputError(f"a prompt has {len(ids)} tokens; it may have 1 to {backend.seq_length + 1}")
+        check_ids(ids, backend.tokenizer.vocab_size)
+    yield [TextCompletion(finish_reason="length") for _ in prompts]
 
 
 def _scored(backend: TokenBackend, prompts: Sequence[Sequence[int]], likeliest: int) -> list[list[Entry]]:

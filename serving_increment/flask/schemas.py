@@ -124,11 +124,17 @@ class CompletionRequest(_Generation):
         | Tokens
         | Annotated[list[Tokens], Field(min_length=1, fail_fast=True)]
     )
-    max_tokens: int = Field(64, ge=1)
+    max_tokens: int = Field(64, ge=0, description="0, with echo, scores the prompt alone.")
     logprobs: int | None = Field(None, ge=0, le=20, description="How many of the likeliest tokens to return.")
     echo: bool = Field(False, description="Begin the answer with the prompt.")
     best_of: int | None = Field(None, ge=1, le=64, description="Answers to generate; the n likeliest are returned.")
     suffix: Literal[""] = Field("", description="Text after the answer: the model cannot insert.")
+
+    @model_validator(mode="after")
+    def _answers_something(self) -> CompletionRequest:
+        if not (self.max_tokens or self.echo):
+            raise PydanticCustomError("max_tokens", "max_tokens is 0, which only tells the prompt: it needs echo")
+        return self
 
     @model_validator(mode="after")
     def _best_of_fits(self) -> CompletionRequest:

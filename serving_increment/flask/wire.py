@@ -130,4 +130,4 @@ class Writer:
 
 def _mean_log_prob(answer: TextCompletion) -> float:
     """Return the log-probability of an answer by token, the end token included."""
-    return answer.log_prob / (len(answer.tokens) + (answer.finish_reason == "end"))
+    return answer.log_prob / max(1, len(answer.tokens) + (answer.finish_reason == "end"))

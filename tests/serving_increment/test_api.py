@@ -177,6 +177,23 @@ def test_echo_tells_the_prompt_and_its_scores(client, runtime, service):
     assert choice.logprobs.text_offset[len(ids)] == len(PROMPT)
 
 
+def test_a_prompt_is_scored_without_an_answer(client, service):
+    """Harnesses ask for the scores of a text by max_tokens 0."""
+    settings = dict(model=MODEL, prompt=[PROMPT, "低头"], temperature=0, echo=True, logprobs=2)
+    longer = client.completions.create(max_tokens=1, **settings)
+    for stream in (False, True):
+        answer = client.completions.create(max_tokens=0, stream=stream, **settings)
+        choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+        for prompt, choice, other in zip(settings["prompt"], choices, longer.choices, strict=True):
+            count = len(service.tokenizer.encode(prompt))
+            assert (choice.text, choice.finish_reason) == (prompt, "length")
+            assert choice.logprobs.tokens == other.logprobs.tokens[:count]
+            assert choice.logprobs.token_logprobs == other.logprobs.token_logprobs[:count]
+            assert choice.logprobs.top_logprobs == other.logprobs.top_logprobs[:count]
+    answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=0, echo=True, extra_body={"best_of": 3})
+    assert answer.choices[0].text == PROMPT and answer.usage.completion_tokens == 0
+
+
 def test_chat(client, runtime, service):
     """The turns become one text by the template in docs/serving.md."""
     messages = [
@@ -240,7 +257,9 @@ WRONG = {
     "half a surrogate pair": ('{"model": "pangu-alpha", "prompt": "\\ud800"}', 422, "half a surrogate pair"),
     "a prompt longer than the table": (body(prompt=[5] * 64), 422, "it may have at most 63"),
     "a number as text": (body(temperature="1"), 422, "temperature: Input should be a valid number"),
-    "a length of none": (body(max_tokens=0), 422, "max_tokens: Input should be greater than or equal to 1"),
+    "a length of none": (body(max_tokens=0), 422, "max_tokens is 0, which only tells the prompt: it needs echo"),
+    "a length of none of what is no token": (body(prompt=[500], max_tokens=0, echo=True), 422, "id 500 at position 0"),
+    "a length of none of a long text": (body(prompt=[20] * 99, max_tokens=0, echo=True), 422, "has 99 tokens"),
     "an unknown field": (body(temprature=1), 422, "temprature: Extra inputs are not permitted"),
     "an empty stop": (body(stop=""), 422, "stop: "),
     "an unknown model": (body(model="gpt-4"), 404, "'gpt-4' is not served here"),
