@@ -38,6 +38,20 @@ link_old_names() {
     done
 }
 
+# step COMMAND...: run a command of several. If the script is told to stop, it stops the command, waits for it, and ends.
+# The command is a background job, because bash handles a signal only after a command in the foreground.
+step() {
+    local child status=0 told=0
+    "$@" &
+    child=$!
+    trap 'told=143; kill -TERM "$child" 2> /dev/null' TERM HUP
+    trap 'told=130; kill -TERM "$child" 2> /dev/null' INT
+    while wait "$child" || status=$?; kill -0 "$child" 2> /dev/null; do :; done
+    trap - TERM HUP INT
+    [ "$told" -eq 0 ] || exit "$told"
+    return "$status"
+}
+
 # dtype_of TYPE: print the configuration's name of fp32 or fp16.
 dtype_of() {
     case $1 in
