@@ -123,7 +123,7 @@ class Guard:
             await self.app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close"})
-        elif reason := self.visitors.refusal(scope["method"], scope["path"], Headers(scope=scope).get):
+        elif reason := self._refusal(scope["method"], scope["path"], Headers(scope=scope)):
             await _refuse(HTTPStatus.FORBIDDEN, reason)(scope, receive, send_guarded)
         elif scope["method"] in ("GET", "HEAD") and self._may_read(scope["path"], scope["query_string"]):
             await self.app(scope, receive, send_guarded)
@@ -131,6 +131,14 @@ class Guard:
             await self._event(scope, receive, send_guarded)
         else:
             await _refuse(HTTPStatus.NOT_FOUND, "the page has no such address")(scope, receive, send_guarded)
+
+    def _refusal(self, method: str, path: str, headers: Headers) -> str:
+        """Return why a request is refused. Gradio makes the page's own address from what a proxy says that it is."""
+        for name in ("x-forwarded-host", "x-gradio-server"):
+            for host in headers.get(name, "").split(","):
+                if host.strip() and (unknown := self.visitors.unknown_host(host.strip())):
+                    return unknown
+        return self.visitors.refusal(method, path, headers.get)
 
     def _may_read(self, path: str, query: bytes) -> bool:
         """Return whether the page needs a path. For an unknown session, Gradio would begin an answer and then fail."""

@@ -55,8 +55,8 @@ class Visitors:
     def refusal(self, method: str, path: str, header: Header) -> str:
         """Return why a request is refused, or an empty text if it is not. The key is another matter: `key_fits`."""
         host, origin = header("Host"), header("Origin")
-        if host is not None and not self._is_name(_hostname(host)):
-            return f"this server does not know itself as '{host[:100]}'; --allowed_hosts adds a name" + _SCRIPTS
+        if host is not None and (unknown := self.unknown_host(host)):
+            return unknown
         if origin:
             if not (self._is_own(origin, host) or self._allows(origin)):
                 return f"pages of {origin[:100]} may not ask this server; --allowed_origins adds a site" + _SCRIPTS
@@ -68,6 +68,12 @@ class Visitors:
                     + _SCRIPTS
                 )
         return ""
+
+    def unknown_host(self, host: str) -> str:
+        """Return why `name:port` is not this server, or an empty text if it is."""
+        if self._is_name(_hostname(host)):
+            return ""
+        return f"this server does not know itself as '{host[:100]}'; --allowed_hosts adds a name" + _SCRIPTS
 
     def cors(self, header: Header) -> dict[str, str]:
         """Return the headers of an answer that let an allowed site's page read it."""

@@ -169,6 +169,9 @@ def test_other_sites_do_not_reach_the_page(known):
     with paged(text_page.build(local_engine(known))) as port:
         for headers in (
             {"Host": "evil.example"},
+            {"X-Forwarded-Host": "evil.example"},
+            {"X-Forwarded-Host": "localhost, \x7f"},
+            {"X-Gradio-Server": "http://evil.example"},
             {"Origin": "http://evil.example"},
             {"Origin": "http://127.0.0.1:1"},
             {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
