@@ -90,19 +90,18 @@ def server(arguments: LoadArguments, rows: int) -> Iterator[tuple[int, psutil.Pr
     port, model = free_port(), arguments.model
     if rows == 1 and arguments.one_at_a_time:
         model = arguments.one_at_a_time
-    command = [
-        sys.executable,
-        "-m",
-        "serving_increment.flask.server",
-        "--model",
-        model,
-        "--port",
-        str(port),
-        "--rows",
-        str(rows),
-        "--tokenizer",
-        arguments.tokenizer,
-    ]
+    flags = ["--model", model, "--port", str(port), "--rows", str(rows), "--tokenizer", arguments.tokenizer]
+    with started([sys.executable, "-m", "serving_increment.flask.server", *flags], port, model) as process:
+        yield port, process
+
+
+@contextmanager
+def started(command: Sequence[str], port: int, model: str) -> Iterator[psutil.Process]:
+    """Start the program of a server, wait until it listens, and stop it at the end.
+
+    Raises:
+        InputError: It ended before it listened.
+    """
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -114,7 +113,7 @@ def server(arguments: LoadArguments, rows: int) -> Iterator[tuple[int, psutil.Pr
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
                 time.sleep(0.1)
-            yield port, psutil.Process(process.pid)
+            yield psutil.Process(process.pid)
         finally:
             process.terminate()
             process.wait()

@@ -89,6 +89,7 @@ ELSEWHERE = {
     "test_quantising_says_what_it_wrote",
     'python pangu_inference.py -p "请简单介绍一下盘古"': "tests/cpu/test_command_lines.py::"
     "test_the_original_s_command_gives_both_backends_the_same_text",
+    "python -m benchmarks.serving_soak": "tests/benchmarks/test_serving_soak.py::test_a_healthy_server_passes",
     "python web/run_gradio_web.py": PAGES,
     "python web/run_gradio_web.py --model output/2.6B": PAGES,
     "python web/run_pangu_bot.py": PAGES,
