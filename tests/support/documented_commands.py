@@ -37,6 +37,7 @@ SERVING, SERVERS = "tests/serving_increment/test_mindspore_serving.py::", "tests
 DRY_RUN = "tests/parallel/semi_auto/test_dry_run.py::"
 ONLINE = "tests/serving/test_openai_client.py::"
 PAGES = "tests/web/test_launch.py::test_a_model_of_this_machine_answers_and_ctrl_c_ends_it"
+SOAK = "tests/benchmarks/test_serving_soak.py::test_a_healthy_server_passes"
 # Run in another test, on its own data or with other numbers.
 ELSEWHERE = {
     "bash scripts/run_quickstart.sh": SERVERS + "quickstart",
@@ -89,7 +90,9 @@ ELSEWHERE = {
     "test_quantising_says_what_it_wrote",
     'python pangu_inference.py -p "请简单介绍一下盘古"': "tests/cpu/test_command_lines.py::"
     "test_the_original_s_command_gives_both_backends_the_same_text",
-    "python -m benchmarks.serving_soak": "tests/benchmarks/test_serving_soak.py::test_a_healthy_server_passes",
+    "python -m benchmarks.serving_soak --model": SOAK,
+    "python -m benchmarks.serving_soak --server chat": SOAK,
+    "python -m benchmarks.serving_soak --server serving": SOAK,
     "python web/run_gradio_web.py": PAGES,
     "python web/run_gradio_web.py --model output/2.6B": PAGES,
     "python web/run_pangu_bot.py": PAGES,
