@@ -20,6 +20,7 @@ def main() -> None:
         return
     from src.checkpoint.finite import require_finite
     from src.checkpoint.vocabulary import check_trained_with
+    from src.common.files import require_writable
     from src.common.vocabulary import vocabulary_md5
     from src.inference.manifest import Manifest
     from src.inference.mindir.export import default_lengths, export_model
@@ -31,6 +32,8 @@ def main() -> None:
     md5 = vocabulary_md5(data.tokenizer_path) if data.tokenizer_path else data.vocabulary_md5 or None
     opened = open_checkpoint(config, weights, cpu_kernels=False)
     lengths = sorted({*(config.prefill_lengths or default_lengths(config.model.seq_length)), config.model.seq_length})
+    folder = Path(config.output.format(rank=opened.mesh.rank))
+    require_writable(folder)  # before the model is loaded
     manifest = Manifest(
         config.model,
         config.data.tokenizer,
@@ -45,7 +48,7 @@ def main() -> None:
     if weights and not config.allow_nan:
         for parameter in opened.model.get_parameters():
             require_finite(parameter.asnumpy(), parameter.name, weights)
-    export_model(opened.model, manifest, Path(config.output.format(rank=opened.mesh.rank)))
+    export_model(opened.model, manifest, folder)
     print("Export finished and now exit.")
 
 

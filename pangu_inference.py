@@ -24,7 +24,9 @@ def run_quantized(arguments: InferenceArguments) -> None:
     """
     from src.cpu.runtime import CpuRuntime
 
-    runtime = CpuRuntime(arguments.checkpoint, arguments.threads, arguments.cpu_kernels)
+    runtime = CpuRuntime(
+        arguments.checkpoint, arguments.threads, arguments.cpu_kernels, tokenizer_path=arguments.tokenizer
+    )
     if arguments.model:
         check_mode(arguments.model, runtime.config, runtime.folder / MANIFEST_FILE)
     sampled = {name: getattr(arguments, name) for name in GENERATION}

@@ -21,6 +21,7 @@ from src.common.checks import whole_numbers
 from src.common.cli import parse
 from src.common.container import count_cores
 from src.common.errors import InputError, run_program
+from src.common.vocabulary import vocabulary_md5
 from src.data.corpus import FORMS, Corpus
 from src.data.encoding import CHUNK_CHARS, DocumentEncoder, ExampleEncoder, Packer, chunks
 from src.data.mindrecord import FORBIDDEN_IN_NAMES, LOSS_MASK_COLUMN, RecordWriter
@@ -132,7 +133,7 @@ def preprocess(arguments: PreprocessArguments) -> Summary:
     documents, tokens, lost = 0, 0, Counter[str]()
     with (
         Workers(encoder, arguments.num_process, CHARS_A_WORKER) as workers,
-        RecordWriter(Path(arguments.output_file), widths) as writer,
+        RecordWriter(Path(arguments.output_file), widths, vocabulary_md5(arguments.model_file)) as writer,
         tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, disable=None) as bar,
     ):
         for chunk, encoded in workers.map(chunks(corpus)):

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from src.checkpoint import ckpt_file
 from src.common.errors import run_program
 from src.evaluation.predictions import Predictions
+from src.inference.mindspore import load
 from src.training.run_folder import RunLock
 from tests.support.conversion import converted
 from tests.support.programs import ROOT, TINY, random_ids, random_model, write_mindrecord
@@ -83,30 +85,32 @@ def files(tmp_path_factory, tiny_vocab, c3_folder, chinese_text):
     }
 
 
-@pytest.fixture
-def full_disk():
-    """Let no file of this process get larger than ROOM."""
+@contextmanager
+def full_disk(room=ROOM):
+    """Let no file of this process get larger than `room` bytes. Pytest's own output may go to a larger one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def say(monkeypatch, capsys, name, files, output):
+def say(monkeypatch, capsys, name, files, output, disk=nullcontext):
     """Run a program in this process, and return its status and the lines on stderr."""
     module, *flags = PROGRAMS[name]
     monkeypatch.setattr(sys, "argv", [module, *(flag.format(output=output, **files) for flag in flags)])
     program = importlib.import_module(module)
     capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
+    with disk(), pytest.raises(SystemExit) as stopped:
         run_program(program.main)
     lines = capsys.readouterr().err.splitlines()
     return stopped.value.code, [line for line in lines if line.startswith(("error", "Traceback", "    "))]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_without_room(name, files, tmp_path, monkeypatch, capsys, full_disk):
-    status, lines = say(monkeypatch, capsys, name, files, tmp_path / "output")
+def test_without_room(name, files, tmp_path, monkeypatch, capsys):
+    status, lines = say(monkeypatch, capsys, name, files, tmp_path / "output", full_disk)
     assert status == 2 and len(lines) == 1 and lines[0].startswith("error: ")
     assert str(tmp_path / "output") in lines[0]
     left = [path.name for path in tmp_path.rglob("*") if not path.is_dir()]
@@ -116,16 +120,18 @@ def test_without_room(name, files, tmp_path, monkeypatch, capsys, full_disk):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_on_a_read_only_disk(name, files, monkeypatch, capsys):
+    """It is told before a model is loaded."""
+    monkeypatch.setattr(load, "load_model", None)
     status, lines = say(monkeypatch, capsys, name, files, NOWHERE)
     assert status == 2 and len(lines) == 1 and lines[0].startswith("error: ")
     assert str(NOWHERE) in lines[0]
 
 
-def test_an_evaluation_goes_on_after_its_disk_was_full(tmp_path, full_disk):
+def test_an_evaluation_goes_on_after_its_disk_was_full(tmp_path):
     digests = {number: str(number) for number in range(9)}
     predictions = Predictions(tmp_path, {}, digests)
     predictions.begin()
-    with pytest.raises(OSError) as problem:
+    with full_disk(), pytest.raises(OSError) as problem:
         for number in digests:
             predictions.add(number, "file", {"prediction": "x" * 60})
     assert problem.value.filename == str(tmp_path / "predictions.jsonl")
@@ -134,9 +140,8 @@ def test_an_evaluation_goes_on_after_its_disk_was_full(tmp_path, full_disk):
     assert 0 < len(found) < 9 and found[0]["prediction"] == "x" * 60
 
 
-def test_a_run_s_lock_is_removed_if_it_can_t_be_written(tmp_path, full_disk):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    with pytest.raises(OSError) as problem:
+def test_a_run_s_lock_is_removed_if_it_can_t_be_written(tmp_path):
+    with full_disk(0), pytest.raises(OSError) as problem:
         RunLock(tmp_path)
     assert problem.value.filename == str(tmp_path) and list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from src.common.errors import InputError
 from src.common.settings import DataConfig
 from src.common.vocabulary import check_vocabulary, vocabulary_md5
+from src.data.mindrecord import record_files, vocabulary_of
 
 _PARENTS = 6  # how far above a checkpoint's folder a relative path is looked for
 _INSIST = "take that one, or give --data.any_vocabulary true to use this one all the same"
@@ -44,6 +45,31 @@ def check_trained_with(data: DataConfig) -> None:
         )
     if not data.any_vocabulary:
         check_vocabulary(data.tokenizer_path, data.vocabulary_md5, _INSIST)
+
+
+def with_records(data: DataConfig) -> DataConfig:
+    """Compare the vocabulary of the records with the model's. An unknown one of the model becomes that of the records.
+
+    Args:
+        data: Settings as `noted` returns them.
+
+    Returns:
+        The settings, with the md5 of the records' vocabulary if they had none and the records have one.
+
+    Raises:
+        InputError: Records were made with another vocabulary, and data.any_vocabulary is not set.
+    """
+    for path in filter(None, (data.train, data.validation)):
+        for file in record_files(path):
+            md5 = vocabulary_of(file)
+            if md5 and data.vocabulary_md5 and md5 != data.vocabulary_md5 and not data.any_vocabulary:
+                raise InputError(
+                    f"{file} was made with another vocabulary than the model's: its md5 is {md5}, the model's is "
+                    f"{data.vocabulary_md5}; give the data or the data.tokenizer_path that belong together, or "
+                    "--data.any_vocabulary true"
+                )
+            data = replace(data, vocabulary_md5=data.vocabulary_md5 or md5)
+    return data
 
 
 def noted(data: DataConfig) -> DataConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -38,6 +39,19 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_writable(folder: Path) -> None:
+    """Check that a folder can be written, or be made. A trial folder is made and removed: permissions alone don't tell.
+
+    Raises:
+        OSError: It can't; `filename` is `folder`.
+    """
+    place = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=place))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def temporary_path(path: Path) -> Path:

@@ -111,7 +111,7 @@ def _tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     for name, matrix in matrices(model, format).items():
         values = [read(parameter) for parameter in matrix.parameters]
-        values = np.concatenate(values) if len(values) > 1 else values[0].T if matrix.transposed else values[0]
+        values = _joined(values) if len(values) > 1 else values[0].T if matrix.transposed else values[0]
         if matrix.bits == 32:
             yield name, values if name == TABLE else values.T
         else:
@@ -121,7 +121,13 @@ def _tensors(
                 raise InputError(f"'{matrix.parameters[0]}' can't be quantised: {error}") from error
             yield from ((f"{name}.{part}", codes) for part, codes in parts.items())
     for name, (_, parameters) in vectors(model).items():
-        yield name, np.concatenate([read(parameter) for parameter in parameters])
+        yield name, _joined([read(parameter) for parameter in parameters])
+
+
+def _joined(values: list[np.ndarray]) -> np.ndarray:
+    """Join parameters along the first axis. numpy does not join float16 with bfloat16, so both become float32."""
+    same = len({array.dtype for array in values}) == 1
+    return np.concatenate(values if same else [array.astype(np.float32) for array in values])
 
 
 def quantize(arguments: QuantizeArguments) -> Manifest:
@@ -146,12 +152,12 @@ def quantize(arguments: QuantizeArguments) -> Manifest:
     data, generation = (located(run.data, beside), run.generation) if run else (DataConfig(), GenerationConfig())
     tokenizer = arguments.tokenizer or (data.tokenizer_path if Path(data.tokenizer_path).exists() else "")
     if tokenizer and not arguments.any_vocabulary:
-        check_vocabulary(tokenizer, data.vocabulary_md5, "give that one as --tokenizer, or --any_vocabulary true")
+        check_vocabulary(tokenizer, source.vocabulary_md5, "give that one as --tokenizer, or --any_vocabulary true")
     end_token = generation.end_token if arguments.end_token is None else arguments.end_token
     manifest = Manifest(
         model,
         arguments.tokenizer_type or data.tokenizer,
-        vocabulary_md5(tokenizer) if tokenizer else data.vocabulary_md5 or None,
+        vocabulary_md5(tokenizer) if tokenizer else source.vocabulary_md5 or None,
         end_token,
         0,
         [],

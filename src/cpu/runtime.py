@@ -75,13 +75,17 @@ class CpuRuntime:
         threads: Processor cores to compute on; 0 for all.
         cpu_kernels: Whether to use this project's own kernel if it fits the format and the processor has VNNI, where it
             is faster than ONNX Runtime.
+        tokenizer_path: A vocabulary as `load_tokenizer` takes it, to report errors in it before the weights are read;
+            None for no check.
 
     Raises:
         InputError: As `Manifest.read`; or the folder holds another kind of model, or this machine lacks memory or AVX2.
         BackendError: Later, from all methods that compute: the weight file was changed.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0, cpu_kernels: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, threads: int = 0, cpu_kernels: bool = True, tokenizer_path: str | Path | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.manifest = Manifest.read_settings(self.folder)
         if self.manifest.quantization is None:
@@ -97,6 +101,8 @@ class CpuRuntime:
                 f"{folder}: model.json tells of another network than its {WEIGHTS_FILE} holds; copy the "
                 "whole folder again"
             )
+        if tokenizer_path is not None:
+            self.load_tokenizer(tokenizer_path)
         if self.format.bits != 32:
             require_avx2(self.format.bits)
         needed = total_bytes(stored) + cache_bytes(self.config, 1, self.seq_length) + _SCRATCH_BYTES

@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from src.common.errors import InputError
 LOSS_MASK_COLUMN = "loss_mask"
 FORBIDDEN_IN_NAMES = "\\:*?\"<>|`&';"  # MindRecord refuses them in a file name
 RECORDS_A_WRITE = 256
+VOCABULARY_TABLE = "pangu_alpha_vocabulary"  # beside MindRecord's own tables in the index, which is a SQLite database
 READER_THREADS = 2
 
 
@@ -28,13 +30,14 @@ class RecordWriter:
     Args:
         output: Path of the file. Its index gets the same path with .db added.
         widths: Number of int32 values of a record, for each column.
+        vocabulary_md5: MD5 of the vocabulary of the ids. The index keeps it, for `vocabulary_of`.
 
     Raises:
         InputError: The folder of `output` cannot be written, or the disk is full.
     """
 
-    def __init__(self, output: Path, widths: dict[str, int]) -> None:
-        self._output = output
+    def __init__(self, output: Path, widths: dict[str, int], vocabulary_md5: str = "") -> None:
+        self._output, self._vocabulary_md5 = output, vocabulary_md5
         self._prefix = f".{output.name}.partial-"
         self._partial = output.parent / f"{self._prefix}{os.getpid()}" / output.name
         self._schema = {column: {"type": "int32", "shape": [width]} for column, width in widths.items()}
@@ -81,7 +84,7 @@ class RecordWriter:
     def _told_if_full(self) -> Generator[None]:
         try:
             yield
-        except RuntimeError:
+        except (RuntimeError, sqlite3.Error):
             raise InputError(
                 f"{self._output}: MindSpore cannot write it; has the disk of {self._output.parent} no space left?"
             ) from None
@@ -96,6 +99,10 @@ class RecordWriter:
             self._flush()
         with self._told_if_full():
             self._writer.commit()
+            if self._vocabulary_md5:
+                with closing(sqlite3.connect(f"{self._partial}.db")) as index, index:
+                    index.execute(f"CREATE TABLE {VOCABULARY_TABLE} (md5 TEXT)")
+                    index.execute(f"INSERT INTO {VOCABULARY_TABLE} VALUES (?)", [self._vocabulary_md5])
         self._output.unlink(missing_ok=True)
         os.replace(f"{self._partial}.db", f"{self._output}.db")
         os.replace(self._partial, self._output)
@@ -118,6 +125,15 @@ def record_files(path: str | Path) -> list[Path]:
     if not files:
         raise InputError(f"folder '{path}' holds no MindRecord file; `python -m src.preprocess` makes one")
     return files
+
+
+def vocabulary_of(file: Path) -> str:
+    """Return the MD5 of the vocabulary of a file's ids; empty if its index does not know it."""
+    try:
+        with closing(sqlite3.connect(f"{_index_of(file).absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as index:
+            return str(index.execute(f"SELECT md5 FROM {VOCABULARY_TABLE}").fetchone()[0])
+    except (sqlite3.Error, TypeError):
+        return ""
 
 
 def _index_of(file: Path) -> Path:

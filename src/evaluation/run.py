@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.common.errors import InputError
+from src.common.files import require_writable
 from src.evaluation.backends import Server, ServerAnswerer, ServerScorer, model_here
 from src.evaluation.config import EvalConfig
 from src.evaluation.dependencies import settings_of, weights_of
@@ -34,6 +35,7 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
             tokenizer or the server does not fit, or the server gets another model during the evaluation.
     """
     begin = time.perf_counter()
+    require_writable(config.output_folder)
     task, path = find_task(config.task, config.variant), Path(config.task_path)
     reading = Reading(config.seed, config.shots)
     items = read_items(task, path, config.split, reading, config.limit)

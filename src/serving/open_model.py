@@ -89,6 +89,9 @@ def open_exported(
     """
     if runtime_of is None:
         from src.inference.mindir.runtime import MindirRuntime as runtime_of
+    manifest = Manifest.read_settings(folder) if (Path(folder) / MANIFEST_FILE).is_file() else None
+    if manifest and manifest.quantization is None:
+        manifest.load_tokenizer(tokenizer_path)  # to report errors in it before the weights are read
     runtime = runtime_of(Path(folder))
     tokenizer = runtime.manifest.load_tokenizer(tokenizer_path)
     return TextService(
@@ -119,7 +122,7 @@ def open_quantized(
     """
     from src.cpu.runtime import CpuRuntime
 
-    runtime = CpuRuntime(folder, threads)
+    runtime = CpuRuntime(folder, threads, tokenizer_path=tokenizer_path)
     tokenizer = runtime.load_tokenizer(tokenizer_path)
     limits = waiting_limit, time_limit
     return TextService(

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Parameter
 
 from src.checkpoint import store
-from src.checkpoint.vocabulary import check_trained_with
+from src.checkpoint.vocabulary import check_trained_with, with_records
 from src.common.checks import require
 from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig, load_config
@@ -105,7 +105,7 @@ class RunCheckpoints:
         self._parts.optimizer.refresh()
 
     def _check_vocabulary(self, source: Path) -> None:
-        """Compare the vocabulary with the checkpoint's. If none is given, the checkpoint's md5 is kept.
+        """Compare the vocabulary with the checkpoint's. If none is known, the checkpoint's md5 is kept.
 
         Raises:
             InputError: The checkpoint was trained with another vocabulary, and data.any_vocabulary is not set.
@@ -113,6 +113,7 @@ class RunCheckpoints:
         beside, data = store.config_beside(source), self._config.data
         trained = load_config(beside).data.vocabulary_md5 if beside else ""
         if not data.tokenizer_path:
-            data.vocabulary_md5 = trained
+            data.vocabulary_md5 = trained or data.vocabulary_md5
+            with_records(data)
         elif not data.any_vocabulary:
             check_trained_with(replace(data, vocabulary_md5=trained))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from src.checkpoint.vocabulary import noted
+from src.checkpoint.vocabulary import noted, with_records
 from src.common.checks import require
 from src.common.errors import InputError
 from src.dataset import Batch, TokenBatches
@@ -47,6 +47,7 @@ class Trainer:
         config.data = data = noted(data)
         if not data.train:
             raise InputError("data.train is not given: a folder of MindRecord files from `python -m src.preprocess`")
+        config.data = data = with_records(data)
         self.mesh = connect(Plan.of(config.parallel, config.model))
         self.train_batches = self._batches(data.train, shuffle=data.shuffle)
         pad = config.model.pad_token

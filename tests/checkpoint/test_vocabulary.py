@@ -11,14 +11,15 @@ import yaml
 import export
 import predict
 from src.checkpoint import ckpt_file, store
-from src.checkpoint.vocabulary import located, noted
+from src.checkpoint.vocabulary import located, noted, with_records
 from src.common.errors import InputError, run_program
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
-from src.common.vocabulary import vocabulary_md5
+from src.common.vocabulary import check_vocabulary, vocabulary_md5
 from src.cpu.quantize import QuantizeArguments, quantize
 from src.inference.manifest import Manifest
 from src.inference.mindspore.load import open_run
 from src.pangu_alpha_config import RunConfig, load_config
+from src.preprocess import PreprocessArguments, preprocess
 from src.tokenization import load_tokenizer
 from src.training.trainer import Trainer
 from tests.support.conversion import converted
@@ -174,3 +175,48 @@ def test_a_link_finds_the_settings_beside_its_target(checkpoint, other_vocab, tm
     (tmp_path / "folder" / "model.ckpt").symlink_to(tmp_path / "blob")
     (tmp_path / "config.yaml").rename(tmp_path / "folder" / "config.yaml")
     assert store.config_beside(tmp_path / "folder" / "model.ckpt") == tmp_path / "folder" / "config.yaml"
+
+
+@pytest.mark.parametrize("format", ["safetensors", "hf"])
+def test_converted_files_know_the_vocabulary(checkpoint, other_vocab, tmp_path, format):
+    md5 = load_config(checkpoint.with_name("config.yaml")).data.vocabulary_md5
+    assert md5 not in str(converted("mindspore", format, checkpoint, tmp_path / "there"))
+    converted(format, "mindspore", tmp_path / "there", tmp_path / "back")
+    assert load_config(tmp_path / "back/config.yaml").data.vocabulary_md5 == md5
+    with pytest.raises(InputError, match=REFUSED):
+        quantize(
+            QuantizeArguments(str(tmp_path / "there"), str(tmp_path / "q"), from_=format, tokenizer=str(other_vocab))
+        )
+
+
+@pytest.mark.parametrize("format, output", [("mindspore", "one.ckpt"), ("megatron", "m"), ("mindformers", "f")])
+def test_formats_that_have_no_place_for_it_say_so(checkpoint, tmp_path, format, output):
+    md5 = load_config(checkpoint.with_name("config.yaml")).data.vocabulary_md5
+    assert f"the vocabulary's md5 is {md5}" in str(converted("mindspore", format, checkpoint, tmp_path / output))
+
+
+def test_the_md5_of_a_gpt_vocabulary_covers_both_files(tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    alone = vocabulary_md5(tmp_path)
+    (tmp_path / "merges.txt").write_text("a b\n")
+    both = vocabulary_md5(tmp_path)
+    check_vocabulary(tmp_path, alone, "")  # as older checkpoints have it
+    (tmp_path / "merges.txt").write_text("b a\n")
+    assert len({alone, both, vocabulary_md5(tmp_path)}) == 3
+    with pytest.raises(InputError, match=REFUSED):
+        check_vocabulary(tmp_path, both, "")
+
+
+def test_training_knows_the_vocabulary_of_its_records(tiny_vocab, other_vocab, chinese_text, tmp_path):
+    (tmp_path / "text.txt").write_text(chinese_text(0, 60), encoding="utf-8")
+    output = str(tmp_path / "a.mindrecord")
+    preprocess(PreprocessArguments(str(tmp_path / "text.txt"), str(tiny_vocab), output_file=output, seq_length=49))
+    md5 = vocabulary_md5(tiny_vocab)
+    assert with_records(DataConfig(train=output)).vocabulary_md5 == md5
+    assert with_records(noted(DataConfig(train=output, tokenizer_path=str(tiny_vocab)))).vocabulary_md5 == md5
+    other = noted(DataConfig(train=output, tokenizer_path=str(other_vocab)))
+    with pytest.raises(InputError, match=r"a.mindrecord was made with another vocabulary .* --data.any_vocabulary"):
+        Trainer(run_config(other, output=str(tmp_path / "run")))
+    with_records(replace(other, any_vocabulary=True))
+    write_mindrecord(tmp_path / "old.mindrecord", random_ids(3))  # as older versions wrote them
+    assert with_records(DataConfig(train=str(tmp_path / "old.mindrecord"))).vocabulary_md5 == ""

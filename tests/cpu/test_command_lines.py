@@ -27,6 +27,7 @@ from src.cpu.runtime import CpuRuntime
 from src.cpu.weight_file import WEIGHTS_FILE
 from src.inference.mindir.runtime import MindirRuntime
 from src.pangu_alpha_config import RunConfig
+from tests.support.conversion import mixed_values, write_checkpoint
 from tests.support.programs import TINY, random_model
 
 CONFIG = replace(TINY, vocab_size=160, seq_length=48)
@@ -338,3 +339,28 @@ def test_a_backend_that_fails_gives_a_program_one_line(capsys):
     with pytest.raises(SystemExit, match="2"):
         run_program(main)
     assert capsys.readouterr().err == "error: the weights are gone\n"
+
+
+def test_a_wrong_vocabulary_is_told_before_the_weights_are_read(folders, other_vocab, tmp_path, monkeypatch, capsys):
+    shutil.copytree(folders / "8", tmp_path / "damaged")
+    with (tmp_path / "damaged" / WEIGHTS_FILE).open("r+b") as file:
+        file.write(b"damaged")
+    for vocabulary, told in (("nowhere", "no vocabulary nowhere"), (other_vocab, "is not the one that the model")):
+        with pytest.raises(InputError, match=told):
+            open_backend(ServerConfig(str(tmp_path / "damaged"), tokenizer=str(vocabulary)))
+        flags = ("-p", "春", "-c", tmp_path / "damaged", "--tokenizer", vocabulary)
+        assert told in refused(monkeypatch, capsys, pangu_inference, *flags)
+    with pytest.raises(InputError, match="was changed after it was written"):
+        open_backend(ServerConfig(str(tmp_path / "damaged")))
+
+
+def test_parameters_of_several_half_types_are_quantised(tmp_path):
+    """Queries, keys and values are stored as one matrix."""
+    values = mixed_values()
+    assert {values[f"backbone.blocks.0.attention.dense{part}.weight"].dtype.name for part in (1, 2, 3)} > {"float32"}
+    write_checkpoint(tmp_path / "mixed.ckpt", values)
+    write_checkpoint(tmp_path / "float.ckpt", {name: array.astype(np.float32) for name, array in values.items()})
+    for name in ("mixed", "float"):
+        quantize.quantize(QuantizeArguments(str(tmp_path / f"{name}.ckpt"), str(tmp_path / name), num_heads=4))
+    mixed, whole = ((tmp_path / name / WEIGHTS_FILE).read_bytes() for name in ("mixed", "float"))
+    assert mixed == whole

@@ -6,6 +6,7 @@ Parameters are transformer.wte, wpe, wqe, h.N and ln_f. Matrices are (out, in). 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,9 @@ def open_source(path: Path, options: Options) -> Source:
         and (kind_of(_HEAD) != kind_of(table) or read_foreign(_HEAD).tobytes() != read_foreign(table).tobytes())
     ):
         raise InputError(f"{path}: '{_HEAD}' differs from '{table}', but PanGu-α's head is its word embedding")
-    return Source(path, found, read, list(files), others, _settings(path))
+    config = _config(path)
+    md5 = str(config.get(shards.VOCABULARY) or "")
+    return Source(path, found, read, list(files), others, _settings(config), md5)
 
 
 def _port_name(name: str) -> str:
@@ -84,9 +87,12 @@ def turned(kind: Kind, transposed: bool) -> Kind:
     return replace(kind, shape=kind.shape[::-1]) if transposed else kind
 
 
-def _settings(path: Path) -> dict[str, object]:
+def _config(path: Path) -> dict[str, Any]:
     file = (path if path.is_dir() else path.parent) / "config.json"
-    config = read_object(file) if file.is_file() else {}
+    return read_object(file) if file.is_file() else {}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, object]:
     settings = {"num_heads": config["num_heads"]} if "num_heads" in config else {}
     ours = {theirs: name for name, theirs in _ACTIVATIONS.items()}
     if config.get("activation_function") in ours:
@@ -133,6 +139,7 @@ def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options)
         "eos_token_id": 9,
         "pad_token_id": model.pad_token,
     }
+    config |= {shards.VOCABULARY: options.vocabulary_md5} if options.vocabulary_md5 else {}
     ending, write = (shards.BIN, write_bin) if options.bin_files else (shards.SAFETENSORS, shards.write_safetensors)
     return shards.target(pieces, options.shard_bytes, ending, write, config)
 

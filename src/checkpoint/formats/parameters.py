@@ -51,6 +51,7 @@ class Options:
         parts: Number of tensor-parallel parts to write.
         shard_bytes: Largest size of a file, for formats that split a checkpoint into shards.
         bin_files: Write PyTorch's pytorch_model.bin files instead of .safetensors files.
+        vocabulary_md5: MD5 of the model's vocabulary, for formats that store it; empty if it is unknown.
     """
 
     checkpoint_name: str = ""
@@ -59,6 +60,7 @@ class Options:
     parts: int = 1
     shard_bytes: int = 1 << 29
     bin_files: bool = False
+    vocabulary_md5: str = ""
 
 
 @dataclass

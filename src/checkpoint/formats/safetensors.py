@@ -40,6 +40,7 @@ def open_source(path: Path, options: Options) -> Source:
         list(files),
         sorted(set(where) - set(names.values())),
         settings,
+        str(settings.get(shards.VOCABULARY) or ""),
     )
 
 
@@ -47,4 +48,5 @@ def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options)
     """List files of at most options.shard_bytes."""
     pieces = [Piece(name, name, kind) for name, kind in kinds.items()]
     config = {"model_type": MODEL_TYPE, "architectures": ["PanguAlphaModel"]} | asdict(model)
+    config |= {shards.VOCABULARY: options.vocabulary_md5} if options.vocabulary_md5 else {}
     return shards.target(pieces, options.shard_bytes, shards.SAFETENSORS, shards.write_safetensors, config)

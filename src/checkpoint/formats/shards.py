@@ -14,6 +14,7 @@ from src.checkpoint.formats.parameters import File, Kind, Piece, Target, read_ob
 from src.common.errors import InputError
 
 SAFETENSORS, BIN = "safetensors", "bin"
+VOCABULARY = "vocabulary_md5"  # key in config.json
 STEMS = {SAFETENSORS: "model", BIN: "pytorch_model"}
 _DTYPES = {
     "F32": "Float32",
