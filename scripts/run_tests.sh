@@ -2,10 +2,11 @@
 # Make the environment if it is missing, and run the tests.
 #
 # usage: bash scripts/run_tests.sh [pytest arguments]
-# Without arguments it runs the tests that are not slow: -m "not slow".
+# Without arguments it runs the tests that are not slow, with a worker for each core but at most four.
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 if [ $# -eq 0 ]; then
-    set -- -m "not slow"
+    workers=$(nproc)
+    set -- -m "not slow" -n $((workers < 4 ? workers : 4)) --dist loadgroup
 fi
 exec "$VENV_PYTHON" -m pytest "$@"

@@ -36,6 +36,17 @@ LABELS = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Say which tests one worker of pytest-xdist runs: those of a file, which share compiled models.
+
+    All tests of tests/distributed are for one worker: they share runs, and each starts several processes.
+    """
+    for item in items:
+        folder = ROOT / "tests/distributed"
+        group = folder if folder in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
 @pytest.fixture(scope="session")
 def serving_python():
     """Return the Python of MindSpore Serving's environment, which is made if it is missing."""
