@@ -1,8 +1,11 @@
 """The limits of a container, from files as Linux's control groups have them."""
 
+import subprocess
+
 import pytest
 
 from src.common import container
+from tests.support.programs import ROOT
 
 GIB = 1 << 30
 
@@ -54,3 +57,9 @@ def test_the_groups_around_it_limit_too(group):
 def test_more_than_the_limit_is_used(group):
     group("outer/inner", memory_max=GIB, memory_current=2 * GIB, memory_stat="inactive_file 0")
     assert container.memory_room() == 0
+
+
+def test_serving_s_older_python_finds_the_limits_too(serving_python):
+    code = "from src.common.container import count_cores, memory_room; memory_room(); print(count_cores())"
+    done = subprocess.run([serving_python, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{container.count_cores()}\n", "")
