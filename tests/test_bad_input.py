@@ -19,7 +19,7 @@ TRAIN = {
     "heads that do not divide": (["--model.num_heads=3"], ["num_heads 3", "hidden_size 32", "2 would"]),
     "no configuration file": (["--config=nowhere.yaml"], ["nowhere.yaml"]),
     "configuration that is no YAML": (["--config={broken_yaml}"], ["broken.yaml", "line 1, column"]),
-    "configuration of random bytes": (["--config={random_bytes}"], ["{random_bytes}", "can't be read as YAML"]),
+    "configuration of random bytes": (["--config={random_bytes}"], ["{random_bytes}", "can't be read as UTF-8 text"]),
     "misspelt setting in a file": (
         ["--config={misspelt_yaml}"],
         ["model.num_layer", "did you mean 'model.num_layers'"],
