@@ -151,7 +151,7 @@ def told(path, **settings):
 def test_what_does_not_fit_is_told(folder, tmp_path):
     assert "no MindRecord file or folder '/nowhere'" in told("/nowhere")
     assert f"folder '{tmp_path}' holds no MindRecord" in told(tmp_path)
-    assert "a.mindrecord has no column 'ids'; it has input_ids" in told(folder, column="ids")
+    assert "a.mindrecord has no column 'ids' (data.column); it has input_ids" in told(folder, column="ids")
     assert "has 8 ids; seq_length 8 needs 9" in told(folder, seq_length=8)
     assert "holds 23 records, fewer than one batch of 24" in told(folder, batch_size=12, rank_size=2)
     write_records(tmp_path / "a.mindrecord", records(4), records(4, width=LENGTH))
