@@ -34,6 +34,16 @@ def model_and_peer(torch):
     return model, peer
 
 
+def test_our_side_runs_where_the_peer_is_not():
+    arguments = train_step.BenchmarkArguments(2, 32, 4, 16, 2, 50)
+    step = train_step.make_ours(arguments)
+    losses = [step()[1] for _ in range(2)]
+    np.testing.assert_allclose(losses, np.log(50), atol=0.1)
+    assert losses[1] != losses[0]
+    work = decode.make_ours(arguments.model)
+    assert len(work(8, 0)) == 1 and len(work(8, 2)) == 2
+
+
 def test_the_peer_has_our_logits_and_loss(torch, model_and_peer):
     from benchmarks.torch_peer import causal_bias
 
