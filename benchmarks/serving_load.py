@@ -231,7 +231,7 @@ def run(arguments: LoadArguments) -> None:
     table_rows, rates = [], {}
     for rows in [8, 1] if arguments.compared_clients else [8]:
         with server(arguments, rows) as (port, process):
-            prompts = [[draw.randrange(20, 2000) for _ in range(arguments.prompt_tokens)] for _ in range(16)]
+            prompts = [[draw.randrange(20, 100) for _ in range(arguments.prompt_tokens)] for _ in range(16)]
             alone = [ask(port, number, prompt, arguments.new_tokens).text for number, prompt in enumerate(prompts)]
             Load(port, prompts, arguments.new_tokens).run(8, requests=WARM_UP_REQUESTS)
             compared = [arguments.compared_clients] * bool(arguments.compared_clients)
