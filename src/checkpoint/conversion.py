@@ -45,7 +45,7 @@ class Summary:
         cast: Number of parameters that were cast, by their original dtype.
         rounded: Number of elements that changed their value in the cast, by parameter.
         went_on: Bytes that an interrupted conversion had already written.
-        lost_vocabulary: MD5 of the model's vocabulary, if the written format has no place for it.
+        lost_md5: The written format has no place for the MD5 of the model's vocabulary.
     """
 
     parameters: int
@@ -57,7 +57,7 @@ class Summary:
     cast: Counter = field(default_factory=Counter)
     rounded: dict[str, int] = field(default_factory=dict)
     went_on: int = 0
-    lost_vocabulary: str = ""
+    lost_md5: bool = False
 
     def __str__(self) -> str:
         told = [
@@ -74,8 +74,8 @@ class Summary:
             told.append(
                 f"left out {len(self.left_out)}: {', '.join(self.left_out[:2])}" + ", ..." * (len(self.left_out) > 2)
             )
-        if self.lost_vocabulary:
-            told.append(f"the format can't note that the vocabulary's md5 is {self.lost_vocabulary}")
+        if self.lost_md5:
+            told.append("the format has no place for the vocabulary's md5")
         return "; ".join(told)
 
 
@@ -106,7 +106,7 @@ def convert(arguments: ConvertArguments) -> Summary:
     target = FORMATS[arguments.to].target(model, written, replace(options, vocabulary_md5=source.vocabulary_md5))
     summary = Summary(len(kinds), sum(kind.size for kind in kinds.values()), left_out=source.left_out)
     if arguments.is_one_file or arguments.to not in ("mindspore", "safetensors", "hf"):
-        summary.lost_vocabulary = source.vocabulary_md5
+        summary.lost_md5 = bool(source.vocabulary_md5)
     if cast:
         summary.cast_to = cast.name
         summary.cast = Counter(kind.dtype.name for kind in kinds.values() if kind.dtype != cast)

@@ -237,7 +237,7 @@ def garbage(file):
         ("model.json", cut, "can't be read"),
         ("model.json", garbage, "can't be read"),
         ("model.json", removed, "holds no exported or quantised model"),
-        ("tokenizer/vocab.model", one_bit, "was changed after"),
+        ("tokenizer/vocab.model", one_bit, "is not the one that the model was trained with"),
     ],
 )
 def test_damaged_folders(folders, monkeypatch, capsys, name, change, told):
