@@ -83,6 +83,9 @@ def _opened(path: Path) -> tuple[Any, dict[str, range]]:
     """Return the tree of the pickle, and the byte ranges of the archive's storages by their keys."""
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            names = archive.namelist()
+            if len(names) != len(set(names)) or sum(name.endswith("/data.pkl") for name in names) > 1:
+                raise ValueError("it holds a member or a model twice, so that readers differ in what they take")
             pickled = next(entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
             if pickled.file_size > MOST_PICKLE_BYTES:
                 raise ValueError(f"data.pkl has more than {MOST_PICKLE_BYTES >> 20} MiB")

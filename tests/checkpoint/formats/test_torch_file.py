@@ -208,3 +208,12 @@ def test_random_damage(file, seed):
             assert values.nbytes <= len(storage) and values.shape == tensor.kind.shape
             words = {storage[at : at + values.itemsize] for at in range(0, len(storage), values.itemsize)}
             assert {word.tobytes() for word in np.ravel(values)} <= words
+
+
+@pytest.mark.parametrize("name", ["archive/data/0", "other/data.pkl"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_what_is_there_twice_is_refused(file, name):
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(name, bytes(VALUES.nbytes))
+    with pytest.raises(InputError, match="a member or a model twice"):
+        torch_file.tensors(file)
