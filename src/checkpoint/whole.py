@@ -59,10 +59,10 @@ def whole_file(arguments: WholeArguments) -> Path:
         whole.unlink(missing_ok=True)
         before = _states(release.all)
         _convert(arguments, whole)
-        _write_note(note, {file.name: fingerprint(file) for file in [*release.all, whole]}, [*release.all, whole])
+        fingerprints = {file.name: fingerprint(file) for file in [*release.all, whole]}
         if _states(release.all) != before:
-            note.unlink()
             raise InputError(f"{folder} changed while it was read: start again when all its files are there")
+        _write_note(note, fingerprints, [*release.all, whole])
     return whole
 
 
