@@ -146,38 +146,44 @@ def test_a_run_s_lock_is_removed_if_it_can_t_be_written(tmp_path):
     assert problem.value.filename == str(tmp_path) and list(tmp_path.iterdir()) == []
 
 
+def written_to(output, *command):
+    """Run Python with this standard output, and return its status and what it writes to stderr."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *command]
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment, timeout=60)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def pipe_without_reader():
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
 TABLE = ["-m", "src.parallel.hccl_tools", "--dry_run=true", "--server_ip=10.0.0.1"]
 
 
-def test_output_on_a_full_disk(tmp_path):
+def test_output_on_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with open("/dev/full", "w") as full:
-        process = subprocess.run(
-            [sys.executable, *TABLE],
-            cwd=tmp_path,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            timeout=60,
-        )
-    assert process.returncode == 2
-    assert process.stderr.startswith("error: the output: No space left on device; ") and process.stderr.count("\n") == 1
+        status, errors = written_to(full, *TABLE)
+    assert status == 2
+    assert errors.startswith("error: the output: No space left on device; ") and errors.count("\n") == 1
 
 
-def test_a_reader_of_the_output_that_has_gone(tmp_path):
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = subprocess.run(
-        [sys.executable, *TABLE],
-        cwd=tmp_path,
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=60,
-    )
-    os.close(writer)
-    assert (process.returncode, process.stderr) == (141, "")
+def test_a_reader_of_the_output_that_has_gone(tmp_path, monkeypatch, pipe_without_reader):
+    monkeypatch.chdir(tmp_path)
+    assert written_to(pipe_without_reader, *TABLE) == (141, "")
+
+
+def test_a_broken_pipe_to_another_process_is_told():
+    """Only the reader of the output may end a program without a word."""
+    code = "import os\nfrom src.common.errors import run_program\n"
+    code += "def main():\n    r, w = os.pipe()\n    os.close(r)\n    os.write(w, b'x')\nrun_program(main)"
+    status, errors = written_to(subprocess.DEVNULL, "-c", code)
+    assert status == 1 and errors.rstrip().endswith("BrokenPipeError: [Errno 32] Broken pipe")
 
 
 @pytest.mark.parametrize(

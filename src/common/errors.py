@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
@@ -117,6 +118,8 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED_STATUS)
     except BrokenPipeError:
+        if not _reader_has_gone():
+            raise  # the pipe is one to another process, which ended too early
         _drop_output()
         sys.exit(BROKEN_PIPE_STATUS)
     except OSError as error:
@@ -126,6 +129,13 @@ def run_program(main: Callable[[], None]) -> NoReturn:
         _drop_output()
         fail(problem)
     sys.exit(0)
+
+
+def _reader_has_gone() -> bool:
+    """Return whether standard output is a pipe, or a socket, that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _drop_output() -> None:
