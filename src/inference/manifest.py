@@ -143,13 +143,10 @@ class Manifest:
         Raises:
             InputError: There is no vocabulary, or it is not the model's.
         """
+        if str(path):  # before it is read: a damaged file may not even be readable
+            check_vocabulary(
+                path, self.vocabulary_md5, "take that one, or export or quantise the model again with this one"
+            )
         tokenizer = load_tokenizer(self.tokenizer, path)
-        self.check_vocabulary(path, tokenizer.vocab_size)
+        check_vocabulary_size(tokenizer.vocab_size, self.model.vocab_size, path)
         return tokenizer
-
-    def check_vocabulary(self, path: str | Path, vocab_size: int) -> None:
-        """Raise InputError if this is not the vocabulary that the model was trained with."""
-        check_vocabulary(
-            path, self.vocabulary_md5, "take that one, or export or quantise the model again with this one"
-        )
-        check_vocabulary_size(vocab_size, self.model.vocab_size, path)

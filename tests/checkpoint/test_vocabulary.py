@@ -180,7 +180,7 @@ def test_a_link_finds_the_settings_beside_its_target(checkpoint, other_vocab, tm
 @pytest.mark.parametrize("format", ["safetensors", "hf"])
 def test_converted_files_know_the_vocabulary(checkpoint, other_vocab, tmp_path, format):
     md5 = load_config(checkpoint.with_name("config.yaml")).data.vocabulary_md5
-    assert md5 not in str(converted("mindspore", format, checkpoint, tmp_path / "there"))
+    assert "md5" not in str(converted("mindspore", format, checkpoint, tmp_path / "there"))
     converted(format, "mindspore", tmp_path / "there", tmp_path / "back")
     assert load_config(tmp_path / "back/config.yaml").data.vocabulary_md5 == md5
     with pytest.raises(InputError, match=REFUSED):
@@ -191,8 +191,7 @@ def test_converted_files_know_the_vocabulary(checkpoint, other_vocab, tmp_path, 
 
 @pytest.mark.parametrize("format, output", [("mindspore", "one.ckpt"), ("megatron", "m"), ("mindformers", "f")])
 def test_formats_that_have_no_place_for_it_say_so(checkpoint, tmp_path, format, output):
-    md5 = load_config(checkpoint.with_name("config.yaml")).data.vocabulary_md5
-    assert f"the vocabulary's md5 is {md5}" in str(converted("mindspore", format, checkpoint, tmp_path / output))
+    assert "has no place for the vocabulary's md5" in str(converted("mindspore", format, checkpoint, tmp_path / output))
 
 
 def test_the_md5_of_a_gpt_vocabulary_covers_both_files(tmp_path):
