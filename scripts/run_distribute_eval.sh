@@ -8,7 +8,7 @@
 #   STRATEGY    a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
 #   TOKENIZER   folder with vocab.model
 #   CKPT_PATH   folder of a release or a .ckpt file (--checkpoint_name chooses one), or a training run's output folder
-#   MODE        model size of configs/ (tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
+#   MODE        model size of configs/ (tiny, 350M, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
 #   TYPE        data type of the parameters: fp32 or fp16
 #   TASK        c3, cmrc2018, tnews, ... (eval.py --help)
 #   TASK_PATH   folder with the benchmark's published files

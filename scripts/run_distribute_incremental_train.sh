@@ -7,7 +7,7 @@
 #   RANK_TABLE  rank table of all devices, made by python -m src.parallel.hccl_tools; or none
 #   RANK_SIZE   number of ranks; a rank is one process with one device
 #   TYPE        data type of the parameters: fp32 or fp16
-#   MODE        model size of configs/: tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe
+#   MODE        model size of configs/: tiny, 350M, 1.3B, 2.6B, 13B, 200B, 60B-moe
 #   PER_BATCH   sequences per step on each data-parallel rank
 #   STRATEGY    a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
 #   CKPT_PATH   folder of a release or a .ckpt file, or a training run's output folder

@@ -6,7 +6,7 @@
 #   HOSTFILE   Open MPI's list of machines, with lines such as `10.0.0.1 slots=8`; none for this machine only
 #   DATASET    folder with MindRecord files
 #   PER_BATCH  sequences per step on each data-parallel rank
-#   MODE       model size of configs/: tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe
+#   MODE       model size of configs/: tiny, 350M, 1.3B, 2.6B, 13B, 200B, 60B-moe
 # The tensor-parallel size is min(8, RANK_SIZE) for the released model sizes and 1 for others; --parallel.tensor
 # overrides it.
 # The log of rank r is device{r}/log{r}.log on its machine; the terminal also shows the log of rank 0.

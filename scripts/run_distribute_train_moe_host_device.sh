@@ -7,7 +7,7 @@
 #   RANK_TABLE         rank table of all devices, made by python -m src.parallel.hccl_tools; or none
 #   RANK_SIZE          number of ranks on all machines; a rank is one process with one device
 #   TYPE               data type of the parameters: fp32 or fp16
-#   MODE               model size of configs/: tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe
+#   MODE               model size of configs/: tiny, 350M, 1.3B, 2.6B, 13B, 200B, 60B-moe
 #   STAGE_NUM          number of pipeline stages
 #   MICRO_SIZE         micro-batches per step, at least STAGE_NUM
 #   PER_BATCH          sequences per micro-batch on each data-parallel rank

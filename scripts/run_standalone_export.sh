@@ -4,7 +4,7 @@
 # usage: bash scripts/run_standalone_export.sh STRATEGY CKPT_DIR MODE DEVICE_TARGET [TASK] [flags of export.py]
 #   STRATEGY       a release's strategy file, the folder strategy of a run, or none if the checkpoint needs neither
 #   CKPT_DIR       folder of a release or a .ckpt file, or a training run's output folder
-#   MODE           model size of configs/ (tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
+#   MODE           model size of configs/ (tiny, 350M, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
 #   DEVICE_TARGET  CPU, GPU or Ascend
 #   TASK           name of a benchmark such as c3: also export the graphs that score texts, to evaluate by a server
 . "$(dirname "$0")/common.sh"

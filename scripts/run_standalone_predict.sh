@@ -6,7 +6,7 @@
 #   TOKENIZER      folder with vocab.model
 #   CKPT_PATH      folder of a release or a .ckpt file, or a training run's output folder
 #   CKPT_NAME      first part of the .ckpt files' names; '' if the folder has no others
-#   MODE           model size of configs/ (tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
+#   MODE           model size of configs/ (tiny, 350M, 1.3B, 2.6B, 13B, 200B, 60B-moe); '' if the checkpoint was trained here
 #   DEVICE_TARGET  CPU (default), GPU or Ascend
 . "$(dirname "$0")/common.sh"
 [ $# -ge 5 ] || usage "bash scripts/run_standalone_predict.sh STRATEGY TOKENIZER CKPT_PATH CKPT_NAME MODE \

@@ -4,7 +4,7 @@
 # usage: bash scripts/run_standalone_train.sh DATASET TYPE MODE PER_BATCH [DEVICE_TARGET] [flags of train.py]
 #   DATASET        folder with MindRecord files
 #   TYPE           data type of the parameters: fp32 or fp16
-#   MODE           model size of configs/: tiny, 1.3B, 2.6B, 13B, 200B, 60B-moe
+#   MODE           model size of configs/: tiny, 350M, 1.3B, 2.6B, 13B, 200B, 60B-moe
 #   PER_BATCH      sequences per step
 #   DEVICE_TARGET  CPU (default), GPU or Ascend
 . "$(dirname "$0")/common.sh"

@@ -1,15 +1,17 @@
 #!/bin/bash
 # Make a virtual environment with the exact versions of a lock file. If it is up to date, do nothing.
 #
-# usage: bash scripts/setup_env.sh [serving | docs]
-#            .venv          everything but the two others; requirements-lock-3.*.txt
-#   serving  .venv-serving  MindSpore Serving; requirements-lock-serving.txt
-#   docs     .venv-docs     the documentation's site; requirements-lock-docs.txt
+# usage: bash scripts/setup_env.sh [serving | docs | huggingface]
+#                .venv              everything but the others; requirements-lock-3.*.txt
+#   serving      .venv-serving      MindSpore Serving; requirements-lock-serving.txt
+#   docs         .venv-docs         the documentation's site; requirements-lock-docs.txt
+#   huggingface  .venv-huggingface  PyTorch for CPUs and Transformers; requirements-lock-huggingface.txt
 # PYTHON=/path/to/python3.11 chooses an interpreter.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 VENV=$ROOT/.venv${1:+-$1}
+ELSEWHERE=()  # options with which pip finds what its own settings do not find
 case ${1-} in
     "")
         VERSIONS=(3.11 3.12 3.10)
@@ -26,8 +28,15 @@ case ${1-} in
         REASON="mkdocs-material needs one of these versions"
         SIZE="about 100 MB"
         ;;
+    huggingface)
+        VERSIONS=(3.11 3.12)
+        REASON="the packages of the lock have wheels for these versions"
+        SIZE="about 1.5 GB, some minutes"
+        # PyPI has PyTorch for CUDA. PyTorch's own index has it for CPUs.
+        ELSEWHERE=(--extra-index-url https://download.pytorch.org/whl/cpu)
+        ;;
     *)
-        echo "usage: bash scripts/setup_env.sh [serving | docs]" >&2
+        echo "usage: bash scripts/setup_env.sh [serving | docs | huggingface]" >&2
         exit 2
         ;;
 esac
@@ -78,6 +87,11 @@ is_right() {
     [ -f "$lock" ] && [ "$(cat "$STAMP")" = "$(sha256sum < "$lock")" ]
 }
 
+# install LOCK [OPTIONS]: install what a lock lists, and nothing else.
+install() {
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$@"
+}
+
 if is_right; then
     exit 0
 fi
@@ -93,8 +107,9 @@ PYTHON=/path/to/python${VERSIONS[0]} bash scripts/setup_env.sh${1:+ $1}"
 echo "making $VENV with $("$python" --version) ($SIZE)"
 rm -rf "$VENV"
 "$python" -m venv "$VENV" || fail "$python cannot make a virtual environment; on Debian: apt-get install python3-venv"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$(lock_of "$python")" ||
-    fail "pip could not install $(basename "$(lock_of "$python")") (see above); check the network and pip's index"
+lock=$(lock_of "$python")
+{ [ ${#ELSEWHERE[@]} -gt 0 ] && install "$lock" 2> /dev/null; } || install "$lock" "${ELSEWHERE[@]}" ||
+    fail "pip could not install $(basename "$lock") (see above); check the network and pip's index"
 "$VENV/bin/python" -m pip check --disable-pip-version-check > /dev/null ||
     fail "the packages in $(basename "$(lock_of "$python")") conflict: $VENV/bin/python -m pip check"
 sha256sum < "$(lock_of "$python")" > "$STAMP"

@@ -57,6 +57,15 @@ def serving_python():
     return ROOT / ".venv-serving/bin/python"
 
 
+@pytest.fixture(scope="session")
+def huggingface_python():
+    """Return the Python of the environment with PyTorch and Transformers, which is made if it is missing."""
+    done = subprocess.run(["bash", ROOT / "scripts/setup_env.sh", "huggingface"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no environment with PyTorch: {done.stderr.strip().splitlines()[-1]}")
+    return ROOT / ".venv-huggingface/bin/python"
+
+
 def phrase(draw, number=1):
     return "，".join(draw.choice(PHRASES[:9], number))
 

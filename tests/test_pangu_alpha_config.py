@@ -11,6 +11,7 @@ from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, Tr
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 
 SIZES = {  # from the paper and the ModelZoo: layers, hidden size, heads, learning rates, weights in billions
+    "350M": (24, 1024, 16, 1e-4, 1e-6, 0.345),
     "1.3B": (16, 1024, 32, 1e-4, 1e-6, 0.24),
     "2.6B": (32, 2560, 32, 1e-4, 1e-6, 2.6),
     "13B": (40, 5120, 40, 5e-5, 1e-6, 13),

@@ -22,10 +22,12 @@ from src.common.errors import InputError
 from src.common.files import flush, naming, temporary_path
 from src.common.reading import lines_of, read_text
 from src.common.settings import DataConfig, GenerationConfig, TrainingConfig
+from src.common.vocabulary import check_vocabulary, check_vocabulary_size, vocabulary_md5
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.plan.holder import Holder
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import parameter_shapes
+from src.tokenization_jieba import MODEL_NAME, JiebaTokenizer
 
 RESUMED = "source.json"  # in an unfinished folder: the arguments and source files of the conversion
 _CHUNK = 1 << 22  # elements that are cast, and bytes that are hashed, at once
@@ -46,6 +48,7 @@ class Summary:
         rounded: Number of elements that changed their value in the cast, by parameter.
         went_on: Bytes that an interrupted conversion had already written.
         lost_md5: The written format has no place for the MD5 of the model's vocabulary.
+        lacking: What else should lie beside the weights, and how to get it.
     """
 
     parameters: int
@@ -58,6 +61,7 @@ class Summary:
     rounded: dict[str, int] = field(default_factory=dict)
     went_on: int = 0
     lost_md5: bool = False
+    lacking: str = ""
 
     def __str__(self) -> str:
         told = [
@@ -76,6 +80,8 @@ class Summary:
             )
         if self.lost_md5:
             told.append("the format has no place for the vocabulary's md5")
+        if self.lacking:
+            told.append(self.lacking)
         return "; ".join(told)
 
 
@@ -103,8 +109,11 @@ def convert(arguments: ConvertArguments) -> Summary:
     kinds = {name: source.kinds[name] for name in parameter_shapes(model)}
     cast = next((dtype for dtype in FLOATS if dtype.name == arguments.dtype), None)
     written = {name: replace(kind, dtype=cast or kind.dtype) for name, kind in kinds.items()}
-    target = FORMATS[arguments.to].target(model, written, replace(options, vocabulary_md5=source.vocabulary_md5))
+    options = replace(options, vocabulary_md5=source.vocabulary_md5, end_token=source.end_token)
     summary = Summary(len(kinds), sum(kind.size for kind in kinds.values()), left_out=source.left_out)
+    if arguments.to == "hf":
+        options, summary.lacking = _with_vocabulary(options, source, model, arguments.tokenizer)
+    target = FORMATS[arguments.to].target(model, written, options)
     if arguments.is_one_file or arguments.to not in ("mindspore", "safetensors", "hf"):
         summary.lost_md5 = bool(source.vocabulary_md5)
     if cast:
@@ -117,7 +126,9 @@ def convert(arguments: ConvertArguments) -> Summary:
         try:
             if arguments.to == "mindspore" and not arguments.is_one_file:
                 data = DataConfig(vocabulary_md5=source.vocabulary_md5)
-                _write_checkpoint(folder, model, data, arguments, read, summary)
+                generation = GenerationConfig(end_token=source.end_token)
+                config = RunConfig(model, data, TrainingConfig(), arguments.parallel, generation)
+                _write_checkpoint(folder, config, read, summary)
             else:
                 _write_files(folder, target, read, summary)
             (folder / RESUMED).unlink()
@@ -128,6 +139,26 @@ def convert(arguments: ConvertArguments) -> Summary:
             shutil.rmtree(folder)
             raise
     return summary
+
+
+def _with_vocabulary(options: Options, source: Source, model: PanguAlphaConfig, tokenizer: str) -> tuple[Options, str]:
+    """Add the vocabulary to the options of a format that stores it, and say why there is none.
+
+    Raises:
+        InputError: `tokenizer` is not the model's vocabulary.
+    """
+    path = Path(tokenizer) if tokenizer else source.vocabulary
+    if path is None:
+        return options, "no vocabulary is beside the weights; --tokenizer vocab.model puts one there"
+    try:
+        check_vocabulary(path, source.vocabulary_md5, "give that one as --tokenizer")
+        check_vocabulary_size(JiebaTokenizer(path).vocab_size, model.vocab_size, path)
+    except InputError as error:
+        if tokenizer:
+            raise
+        return options, f"the vocabulary is not beside the weights: {error}"
+    file = path / MODEL_NAME if path.is_dir() else path
+    return replace(options, vocabulary=file, vocabulary_md5=vocabulary_md5(file)), ""
 
 
 def check_md5(listed: Path, folder: Path) -> None:
@@ -222,6 +253,8 @@ def _write_files(folder: Path, target: Target, read: Callable[[str], np.ndarray]
                 part.rename(folder / file.name)
     for name, text in target.texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+    for name, file in target.copies.items():
+        shutil.copyfile(file, folder / name)
     summary.files = len(target.files)
     summary.bytes = sum((folder / file.name).stat().st_size for file in target.files)
 
@@ -249,17 +282,9 @@ def _values(pieces: list[Piece], read: Callable[[str], np.ndarray], bar: tqdm) -
         bar.update(piece.kind.nbytes)
 
 
-def _write_checkpoint(
-    folder: Path,
-    model: PanguAlphaConfig,
-    data: DataConfig,
-    arguments: ConvertArguments,
-    read: Callable[[str], np.ndarray],
-    summary: Summary,
-) -> None:
-    """Write a checkpoint folder of this project with the network's settings and the slices of a plan's ranks."""
-    config = RunConfig(model, data, TrainingConfig(), arguments.parallel, GenerationConfig())
-    plan, shapes = Plan.of(config.parallel, model), parameter_shapes(model)
+def _write_checkpoint(folder: Path, config: RunConfig, read: Callable[[str], np.ndarray], summary: Summary) -> None:
+    """Write a checkpoint folder of this project with settings and the slices of their plan's ranks."""
+    plan, shapes = Plan.of(config.parallel, config.model), parameter_shapes(config.model)
     reports = []
     for rank in tqdm(range(plan.world_size), unit="rank", disable=None):
         holder = Holder(plan, rank, shapes)

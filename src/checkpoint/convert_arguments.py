@@ -33,6 +33,8 @@ class ConvertArguments:
         allow_nan: Accept parameters with NaN or infinite values.
         shard_mb: Largest size of a .safetensors or .bin file in MiB.
         bin_files: For hf, write pytorch_model.bin files instead of .safetensors files.
+        tokenizer: For hf, vocab.model or its folder, to put beside the weights. Default: the vocabulary of the training
+            run, or the one beside an hf source.
         parallel: For mindspore, write a checkpoint folder with the slices of this plan's ranks.
     """
 
@@ -52,6 +54,7 @@ class ConvertArguments:
     allow_nan: bool = False
     shard_mb: int = 512
     bin_files: bool = False
+    tokenizer: str = ""
 
     def __post_init__(self) -> None:
         whole_numbers(1, 1 << 24, self, "parts", "shard_mb", "vocab_size", "num_heads")
@@ -61,6 +64,8 @@ class ConvertArguments:
             raise InputError(f"--strategy is for official and mindformers; {self.from_} needs none")
         if self.bin_files and self.to != "hf":
             raise InputError(f"--bin_files is for hf, not {self.to}")
+        if self.tokenizer and self.to != "hf":
+            raise InputError(f"--tokenizer is for hf; {self.to} has no place for a vocabulary")
         if self.parallel.world_size > 1 and (self.to != "mindspore" or self.is_one_file):
             raise InputError("--parallel.* is for a mindspore folder: --to mindspore, and an --output without .ckpt")
         if self.size and self.size.lower() not in [mode.lower() for mode in modes()]:

@@ -1,8 +1,10 @@
-"""GPT-PanGu of the Hugging Face ports (GPTPanguForCausalLM), in .safetensors files or PyTorch's .bin files.
+"""GPT-PanGu of the Hugging Face ports, in .safetensors files or PyTorch's .bin files.
 
 Parameters are transformer.wte, wpe, wqe, h.N and ln_f. Matrices are (out, in). The query layer is the last h.N.
+Beside the weights lie the code of ports/huggingface and vocab.model, so that Transformers needs nothing else.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,14 @@ from src.pangu_alpha_config import PanguAlphaConfig
 _HEAD = "lm_head.weight"  # a copy of the word embedding, which some files hold
 _BUFFERS = (".attn.bias", ".attn.masked_bias")
 _ACTIVATIONS = {"fast_gelu": "quick_gelu", "gelu": "gelu_new"}  # Transformers' names of the activations
+_VOCABULARY = "vocab.model"
+_CODE = Path(__file__).resolve().parents[3] / "ports" / "huggingface"
+COPIED = (
+    "configuration_pangu_alpha.py",
+    "modeling_pangu_alpha.py",
+    "tokenization_pangu_alpha.py",
+    "chat_template.jinja",
+)
 
 
 def open_source(path: Path, options: Options) -> Source:
@@ -72,9 +82,9 @@ def open_source(path: Path, options: Options) -> Source:
         and (kind_of(_HEAD) != kind_of(table) or read_foreign(_HEAD).tobytes() != read_foreign(table).tobytes())
     ):
         raise InputError(f"{path}: '{_HEAD}' differs from '{table}', but PanGu-α's head is its word embedding")
-    config = _config(path)
-    md5 = str(config.get(shards.VOCABULARY) or "")
-    return Source(path, found, read, list(files), others, _settings(config), md5)
+    source = Source(path, found, read, list(files), others)
+    _add_settings(source, path if path.is_dir() else path.parent)
+    return source
 
 
 def _port_name(name: str) -> str:
@@ -87,21 +97,29 @@ def turned(kind: Kind, transposed: bool) -> Kind:
     return replace(kind, shape=kind.shape[::-1]) if transposed else kind
 
 
-def _config(path: Path) -> dict[str, Any]:
-    file = (path if path.is_dir() else path.parent) / "config.json"
-    return read_object(file) if file.is_file() else {}
-
-
-def _settings(config: dict[str, Any]) -> dict[str, object]:
-    settings = {"num_heads": config["num_heads"]} if "num_heads" in config else {}
+def _add_settings(source: Source, folder: Path) -> None:
+    """Add what config.json says, and the vocabulary beside it."""
+    file = folder / "config.json"
+    config = read_object(file) if file.is_file() else {}
     ours = {theirs: name for name, theirs in _ACTIVATIONS.items()}
+    ids = {"eod_token": config.get("eod_token_id"), "pad_token": config.get("pad_token_id")}
+    if "num_heads" in config:
+        source.settings["num_heads"] = config["num_heads"]
     if config.get("activation_function") in ours:
-        settings["hidden_act"] = ours[config["activation_function"]]
-    return settings
+        source.settings["hidden_act"] = ours[config["activation_function"]]
+    if isinstance(config.get("layer_norm_epsilon"), float):
+        source.settings["layernorm_epsilon"] = config["layer_norm_epsilon"]
+    if "eod_token_id" in config:  # published files do not have it
+        source.settings |= {name: number for name, number in ids.items() if isinstance(number, int)}
+    if isinstance(config.get("eos_token_id"), int):
+        source.end_token = config["eos_token_id"]
+    source.vocabulary_md5 = str(config.get(shards.VOCABULARY) or "")
+    vocabulary = folder / _VOCABULARY
+    source.vocabulary = vocabulary if vocabulary.is_file() else None
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:
-    """List files of at most options.shard_bytes.
+    """List files of at most options.shard_bytes, and what lies beside them for Transformers.
 
     Raises:
         InputError: The network has experts.
@@ -118,9 +136,38 @@ def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options)
         )
         for official, kind in kinds.items()
     ]
+    ending, write = (shards.BIN, write_bin) if options.bin_files else (shards.SAFETENSORS, shards.write_safetensors)
+    weights = shards.target(pieces, options.shard_bytes, ending, write, _config(model, kinds, options))
+    tokenizer = {
+        "tokenizer_class": "PanguAlphaTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_pangu_alpha.PanguAlphaTokenizer", None]},
+        "model_max_length": model.seq_length,
+    }
+    texts = {"generation_config.json": _special_ids(model, options), "tokenizer_config.json": tokenizer}
+    copies = {name: _CODE / name for name in COPIED}
+    copies |= {_VOCABULARY: options.vocabulary} if options.vocabulary else {}
+    return replace(
+        weights,
+        texts=weights.texts | {name: json.dumps(content, indent=2) + "\n" for name, content in texts.items()},
+        copies=copies,
+    )
+
+
+def _special_ids(model: PanguAlphaConfig, options: Options) -> dict[str, int]:
+    return {"bos_token_id": options.end_token, "eos_token_id": options.end_token, "pad_token_id": model.pad_token}
+
+
+def _config(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> dict[str, Any]:
+    dtypes = {kind.dtype.name for kind in kinds.values()}
     config = {
         "model_type": "gpt_pangu",
-        "architectures": ["GPTPanguForCausalLM"],
+        "architectures": ["PanguAlphaForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "configuration_pangu_alpha.PanguAlphaConfig",
+            "AutoModel": "modeling_pangu_alpha.PanguAlphaModel",
+            "AutoModelForCausalLM": "modeling_pangu_alpha.PanguAlphaForCausalLM",
+        },
+        "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",  # which holds the values of all dtypes
         "vocab_size": model.vocab_size,
         "max_position_embeddings": model.seq_length,
         "hidden_size": model.hidden_size,
@@ -135,13 +182,9 @@ def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options)
         "resid_pdrop": 0.0,
         "use_cache": True,
         "tie_word_embeddings": True,
-        "bos_token_id": 9,
-        "eos_token_id": 9,
-        "pad_token_id": model.pad_token,
-    }
-    config |= {shards.VOCABULARY: options.vocabulary_md5} if options.vocabulary_md5 else {}
-    ending, write = (shards.BIN, write_bin) if options.bin_files else (shards.SAFETENSORS, shards.write_safetensors)
-    return shards.target(pieces, options.shard_bytes, ending, write, config)
+        "eod_token_id": model.eod_token,
+    } | _special_ids(model, options)
+    return config | ({shards.VOCABULARY: options.vocabulary_md5} if options.vocabulary_md5 else {})
 
 
 def write_bin(path: Path, pieces: list[Piece], values: Iterator[np.ndarray]) -> None:

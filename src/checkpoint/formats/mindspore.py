@@ -7,6 +7,7 @@ import numpy as np
 
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target
+from src.checkpoint.vocabulary import located
 from src.common.errors import InputError
 from src.nn.parameters import is_parameter
 from src.pangu_alpha_config import PanguAlphaConfig, load_config
@@ -30,13 +31,20 @@ def open_source(path: Path, options: Options) -> Source:
         kinds[name] = Kind(whole.shape, ckpt_file.DTYPES[whole.dtype])
     beside = store.config_beside(weights)
     run = load_config(beside) if beside else None
-    settings, md5 = (vars(run.model), run.data.vocabulary_md5) if run else ({}, "")
     files = [weights] if weights.is_file() else sorted(weights.iterdir())
 
     def read(name: str) -> np.ndarray:
         return saved.read(name, saved.whole(name).box)
 
-    return Source(weights, kinds, read, files, sorted(set(saved.names) - set(names)), dict(settings), md5)
+    source = Source(weights, kinds, read, files, sorted(set(saved.names) - set(names)))
+    if run:
+        data = located(run.data, beside)
+        source.settings = dict(vars(run.model))
+        source.vocabulary_md5 = data.vocabulary_md5
+        source.end_token = run.generation.end_token
+        if data.tokenizer == "jieba" and data.tokenizer_path and Path(data.tokenizer_path).exists():
+            source.vocabulary = Path(data.tokenizer_path)
+    return source
 
 
 def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options) -> Target:

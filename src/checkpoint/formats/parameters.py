@@ -12,6 +12,7 @@ import numpy as np
 from src.checkpoint import ckpt_file
 from src.common.errors import InputError
 from src.common.reading import read_json
+from src.common.settings import GenerationConfig
 from src.nn.parameters import POSITION_TABLE, WORD_TABLE, block_number, layer_prefixes
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import parameter_shapes
@@ -52,6 +53,8 @@ class Options:
         shard_bytes: Largest size of a file, for formats that split a checkpoint into shards.
         bin_files: Write PyTorch's pytorch_model.bin files instead of .safetensors files.
         vocabulary_md5: MD5 of the model's vocabulary, for formats that store it; empty if it is unknown.
+        vocabulary: File vocab.model, for formats that store it; None if it is unknown.
+        end_token: Id after which generation stops, for formats that store it.
     """
 
     checkpoint_name: str = ""
@@ -61,6 +64,8 @@ class Options:
     shard_bytes: int = 1 << 29
     bin_files: bool = False
     vocabulary_md5: str = ""
+    vocabulary: Path | None = None
+    end_token: int = GenerationConfig.end_token
 
 
 @dataclass
@@ -75,6 +80,8 @@ class Source:
         left_out: Names of what else the files hold: moments, counters, buffers, padding.
         settings: Settings of the network that the format stores, such as num_heads.
         vocabulary_md5: md5 of the vocabulary that the model was trained with; empty if the format does not store it.
+        vocabulary: File or folder of the vocabulary that the format names or has; None if there is none.
+        end_token: Id after which generation stops.
     """
 
     path: Path
@@ -84,6 +91,8 @@ class Source:
     left_out: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     vocabulary_md5: str = ""
+    vocabulary: Path | None = None
+    end_token: int = GenerationConfig.end_token
 
 
 @dataclass(frozen=True)
@@ -122,10 +131,11 @@ class File:
 
 @dataclass(frozen=True)
 class Target:
-    """A checkpoint to write: its files, and its small text files by name."""
+    """A checkpoint to write: its files, and by name its small text files and the files that it copies."""
 
     files: list[File]
     texts: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, Path] = field(default_factory=dict)
 
 
 def model_of(source: Source, num_heads: int | None = None) -> PanguAlphaConfig:

@@ -1,0 +1,85 @@
+"""What lies beside the weights for Transformers: code, settings and the vocabulary. tests/ports runs them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from src.checkpoint import store
+from src.checkpoint.formats.hf import COPIED
+from src.common.errors import InputError
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.common.vocabulary import vocabulary_md5
+from src.pangu_alpha_config import RunConfig, load_config
+from tests.support.conversion import SMALL, converted, mixed_values, small, write_checkpoint
+from tests.support.programs import ROOT
+
+NONE = "no vocabulary is beside the weights; --tokenizer vocab.model puts one there"
+
+
+def trained(folder, model, data, end_token=9):
+    """Write a checkpoint with settings beside it, as a training run leaves them, and return its path."""
+    config = RunConfig(model, data, TrainingConfig(), ParallelConfig(), GenerationConfig(end_token=end_token))
+    config.save(folder / store.CONFIG_FILE)
+    return write_checkpoint(folder / "model.ckpt", mixed_values(model))
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_vocabulary_of_the_training_lies_beside_the_weights(tiny_vocab, tmp_path):
+    model = small(vocab_size=200, eod_token=8, pad_token=7, layernorm_epsilon=1e-6)
+    data = DataConfig(tokenizer_path=str(tiny_vocab.parent), vocabulary_md5=vocabulary_md5(tiny_vocab))
+    done = converted("mindspore", "hf", trained(tmp_path, model, data, 11), tmp_path / "hf", num_heads=None)
+    assert "vocabulary" not in str(done)
+    for name in COPIED:
+        assert (tmp_path / "hf" / name).read_bytes() == (ROOT / "ports/huggingface" / name).read_bytes()
+    assert (tmp_path / "hf/vocab.model").read_bytes() == tiny_vocab.read_bytes()
+    ids = {"bos_token_id": 11, "eos_token_id": 11, "pad_token_id": 7}
+    assert read(tmp_path / "hf/generation_config.json") == ids
+    config = read(tmp_path / "hf/config.json")
+    assert config.items() >= (ids | {"eod_token_id": 8, "dtype": "float32"}).items()
+    assert read(tmp_path / "hf/tokenizer_config.json")["model_max_length"] == model.seq_length
+
+    # From hf to hf nothing is lost, and back here neither.
+    assert "vocabulary" not in str(converted("hf", "hf", tmp_path / "hf", tmp_path / "again", num_heads=None))
+    names = sorted(path.name for path in (tmp_path / "hf").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    assert all((tmp_path / "hf" / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+    converted("hf", "mindspore", tmp_path / "again", tmp_path / "back", num_heads=None)
+    back = load_config(tmp_path / "back/config.yaml")
+    assert (back.model, back.generation.end_token) == (model, 11)
+    assert back.data.vocabulary_md5 == vocabulary_md5(tiny_vocab)
+
+
+def test_an_unknown_vocabulary_is_told(tiny_vocab, other_vocab, tmp_path):
+    source = write_checkpoint(tmp_path / "a.ckpt", mixed_values())
+    done = converted("mindspore", "hf", source, tmp_path / "hf")
+    assert NONE in str(done) and not (tmp_path / "hf/vocab.model").exists()
+    assert read(tmp_path / "hf/config.json")["eos_token_id"] == 9
+    # A run of GPT-2's vocabulary has no vocab.model.
+    (tmp_path / "gpt").mkdir()
+    gpt = trained(tmp_path / "gpt", SMALL, DataConfig(tokenizer="gpt", tokenizer_path=str(tmp_path)))
+    assert NONE in str(converted("mindspore", "hf", gpt, tmp_path / "of_gpt"))
+
+
+def test_another_vocabulary_is_never_beside_the_weights(tiny_vocab, other_vocab, tmp_path):
+    data = DataConfig(tokenizer_path=str(other_vocab), vocabulary_md5=vocabulary_md5(tiny_vocab))
+    source = trained(tmp_path, small(vocab_size=200), data)
+    done = str(converted("mindspore", "hf", source, tmp_path / "hf"))
+    assert "the vocabulary is not beside the weights" in done and "give that one as --tokenizer" in done
+    assert not (tmp_path / "hf/vocab.model").exists()
+    with pytest.raises(InputError, match="is not the one that the model was trained with.* give that one as --token"):
+        converted("mindspore", "hf", source, tmp_path / "new", tokenizer=str(other_vocab))
+    done = str(converted("mindspore", "hf", source, tmp_path / "right", tokenizer=str(tiny_vocab)))
+    assert "vocabulary" not in done and (tmp_path / "right/vocab.model").exists()
+    # The vocabulary has more pieces than the model has ids.
+    small_source = trained(tmp_path, SMALL, replace(data, vocabulary_md5=""))
+    with pytest.raises(InputError, match=r"pieces but the model only 52 ids"):
+        converted("mindspore", "hf", small_source, tmp_path / "new", tokenizer=str(tiny_vocab))
+    with pytest.raises(InputError, match="no vocabulary .*nowhere"):
+        converted("mindspore", "hf", small_source, tmp_path / "new", tokenizer=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="--tokenizer is for hf; megatron has no place for a vocabulary"):
+        converted("mindspore", "megatron", small_source, tmp_path / "new", tokenizer=str(tiny_vocab))
+    assert not (tmp_path / "new").exists()
