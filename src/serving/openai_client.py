@@ -63,10 +63,13 @@ class OnlineModels:
     def model_list(self) -> list[str]:
         """Return the names of all models. It raises as `explained` says."""
         try:
-            with self.explained():
-                return sorted(model.id for model in self._client.models.list())
+            return sorted(self._listed())
         except UnknownModelError as error:  # no model was named, so the server has no such route
             raise self._foreign() from error
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        with self.explained():
+            return {model.id: model.to_dict() for model in self._client.models.list()}
 
     def model_info(self, model: str) -> dict[str, Any]:
         """Return what the server tells about a model.
@@ -79,6 +82,8 @@ class OnlineModels:
                 return self._client.models.retrieve(model).to_dict()
         except UnknownModelError as error:
             names = self.model_list()
+            if model in names:  # some servers, such as vLLM, tell about a model only in their list
+                return self._listed()[model]
             raise UnknownModelError(
                 f"{self.api_base} has no model '{model}'{nearest(model, names)}; it has {', '.join(names)}"
             ) from error

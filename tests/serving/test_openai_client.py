@@ -43,30 +43,42 @@ def online(base):
     return OnlineModels(base, "key")
 
 
-def alone(service, prompt, **settings):
-    """Return the answer of the generation loop itself."""
-    config = GenerationConfig(max_new_tokens=12, **settings)
-    generator = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0)
-    *_, [[answer]] = generator.completions([prompt], answer_numbers([service.tokenizer.encode(prompt)]))
-    return answer.text
+@pytest.fixture(scope="module")
+def alone(service):
+    """Return a function that gives the answer of the generation loop itself."""
+
+    def answer(prompt, **settings):
+        config = GenerationConfig(max_new_tokens=12, **settings)
+        generator = TextGenerator(ToyRuntime(160, spread=4.0), service.tokenizer, config, 0)
+        *_, [[answer]] = generator.completions([prompt], answer_numbers([service.tokenizer.encode(prompt)]))
+        return answer.text
+
+    return answer
 
 
-@pytest.mark.parametrize("settings", [{}, SAMPLED, {"stop": ["月"]}])
-def test_a_text_is_what_the_generation_loop_writes(online, service, settings):
+@pytest.fixture
+def sampled():
+    """Settings whose answers depend on the server's random numbers."""
+    return SAMPLED
+
+
+@pytest.mark.parametrize("settings", [{}, "sampled", {"stop": ["月"]}])
+def test_a_text_is_what_the_generation_loop_writes(online, alone, sampled, settings):
+    settings = sampled if settings == "sampled" else settings
     steps = list(online.write(MODEL, PROMPT, GenerationConfig(max_new_tokens=12, **settings)))
-    assert steps[-1].text == alone(service, PROMPT, **settings)
+    assert steps[-1].text == alone(PROMPT, **settings)
     assert steps[-1].finish_reason in ("stop", "length")
     assert len(steps) > 2 or settings.get("stop")
     assert all(later.text.startswith(before.text) for before, later in zip(steps, steps[1:], strict=False))
 
 
-def test_a_chat_is_what_the_generation_loop_writes(online, service):
+def test_a_chat_is_what_the_generation_loop_writes(online, alone, sampled):
     turns = [Turn("system", "春天"), Turn("user", "明月"), Turn("assistant", "清风"), Turn("user", "何时")]
-    *_, answer = online.reply(MODEL, turns, GenerationConfig(max_new_tokens=12, **SAMPLED))
-    assert answer.text == alone(service, dialogue(turns), stop=[NEXT_QUESTION], **SAMPLED)
+    *_, answer = online.reply(MODEL, turns, GenerationConfig(max_new_tokens=12, **sampled))
+    assert answer.text == alone(dialogue(turns), stop=[NEXT_QUESTION], **sampled)
 
 
-def test_models(online, base):
+def test_models(online):
     assert online.model_list() == [MODEL]
     assert online.model_info(MODEL)["id"] == MODEL
     with pytest.raises(UnknownModelError, match=f"no model 'pangu-alfa'; did you mean '{MODEL}'"):
@@ -289,6 +301,23 @@ def test_other_servers_are_asked_only_what_is_set(foreign):
     }
 
 
+def test_a_server_that_tells_of_a_model_only_in_its_list(foreign):
+    def do_get(self):
+        is_list = self.path.endswith("/models")
+        listed = {"object": "list", "data": [{"id": "m", "object": "model", "max_model_len": 64}]}
+        body = json.dumps(listed if is_list else {"detail": "Not Found"}).encode()
+        self.send_response(200 if is_list else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    _, online = foreign(do_GET=do_get)
+    assert online.model_info("m")["max_model_len"] == 64
+    with pytest.raises(UnknownModelError, match="no model 'n'; it has m"):
+        online.model_info("n")
+
+
 def test_model_lists_of_other_kinds(foreign):
     for answer in (
         dict(kind="text/html", body=b"<html>a page</html>"),
@@ -300,7 +329,7 @@ def test_model_lists_of_other_kinds(foreign):
             foreign(**answer)[1].model_list()
 
 
-def test_the_command_line(base, service, monkeypatch, capsys):
+def test_the_command_line(base, alone, monkeypatch, capsys):
     def told(*flags):
         monkeypatch.setattr("sys.argv", ["pangu_inference_online.py", "--api_base", base, "--api_key", "key", *flags])
         pangu_inference_online.main()
@@ -309,9 +338,9 @@ def test_the_command_line(base, service, monkeypatch, capsys):
     assert told() == f"{MODEL}\n"
     assert json.loads(told("--model", MODEL))["id"] == MODEL
     asked = ("--prompt", PROMPT, "--max_tokens", "12", "--temperature", "0")
-    assert told(*asked) == alone(service, PROMPT) + "\n"
+    assert told(*asked) == alone(PROMPT) + "\n"
     turns = [Turn("user", PROMPT)]
-    assert told(*asked, "--chat") == alone(service, dialogue(turns), stop=[NEXT_QUESTION]) + "\n"
+    assert told(*asked, "--chat") == alone(dialogue(turns), stop=[NEXT_QUESTION]) + "\n"
 
 
 def test_the_program(base):
