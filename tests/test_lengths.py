@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("src", "serving_increment", "web", "benchmarks", "tests", "docs")
+FOLDERS = ("src", "serving_increment", "web", "benchmarks", "ports", "tests", "docs")
 FILE_LINES, FUNCTION_LINES = 400, 60
 
 

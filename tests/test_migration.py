@@ -34,7 +34,12 @@ VARIABLES = {
 }
 ONLY_LINKS = ("mindformers", "models", "examples", "tool", "tools")
 PROGRAMS = [path.name for path in ROOT.glob("*.py")]
-OLD_NAMES = [path for path in ROOT.rglob("*") if path.is_symlink() and ".venv" not in path.as_posix()]
+PORTS = ROOT / "ports"  # where a link lets two ports share a file
+OLD_NAMES = [
+    path
+    for path in ROOT.rglob("*")
+    if path.is_symlink() and ".venv" not in path.as_posix() and PORTS not in path.parents
+]
 
 
 def typed(root, command, **variables):

@@ -1,0 +1,1 @@
+../../huggingface/configuration_pangu_alpha.py

@@ -1,0 +1,1 @@
+../../huggingface/tokenization_pangu_alpha.py
