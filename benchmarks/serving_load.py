@@ -141,7 +141,7 @@ def ask(port: int, number: int, prompt: Sequence[int], new_tokens: int) -> Resul
             chunk = json.loads(line[6:])
             moments.append(time.perf_counter())
             text += "".join(choice["text"] for choice in chunk["choices"])
-            tokens = chunk.get("usage", {}).get("completion_tokens", 0)
+            tokens = (chunk.get("usage") or {}).get("completion_tokens", 0)
         complete |= line.startswith(b"data: [DONE]")
     connection.close()
     if not complete:

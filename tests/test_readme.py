@@ -32,11 +32,16 @@ COMMANDS = list(
 FOREIGN_FLAGS = {
     "--bias-gelu-fusion",
     "--check",
+    "--enforce-eager",
     "--finetune",
     "--follow",
+    "--kv-cache-memory-bytes",
     "--logdir",
     "--model-parallel-size",
     "--openai-gelu",
+    "--pipeline-parallel-size",
+    "--tensor-parallel-size",
+    "--trust-remote-code",
     "--use_cache",
 }
 # Files that users make, or that belong to other projects.

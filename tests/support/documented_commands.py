@@ -24,6 +24,7 @@ RUN = {
     "python -m src.parallel.merge_hccl": NOTHING,
     "python -m src.checkpoint.convert --from mindspore --to safetensors --checkpoint output/quickstart/run": ALL,
     "python -m src.checkpoint.convert --from mindspore --to megatron --checkpoint output/quickstart/run": ALL,
+    "python -m src.checkpoint.convert --from mindspore --to hf --checkpoint output/quickstart/run": NOTHING,
     "python predict.py --checkpoint output/quickstart/run": NOTHING,
     "python predict.py --checkpoint output/quickstart/run --prompt": NOTHING,
     "python eval.py --checkpoint output/quickstart/run": NOTHING,
@@ -90,6 +91,10 @@ ELSEWHERE = {
     "test_quantising_says_what_it_wrote",
     'python pangu_inference.py -p "请简单介绍一下盘古"': "tests/cpu/test_command_lines.py::"
     "test_the_original_s_command_gives_both_backends_the_same_text",
+    "bash scripts/setup_env.sh vllm": "tests/ports/vllm/conftest.py::vllm_environment",
+    ".venv-vllm/bin/vllm serve output/quickstart/hf --served": "tests/ports/vllm/test_vllm_tokens.py::planned",
+    ".venv-vllm/bin/vllm serve output/quickstart/hf --structured": "tests/ports/vllm/conftest.py::server",
+    "python -m benchmarks.vllm_load": "tests/ports/vllm/test_vllm_load.py::test_both_servers_are_measured",
     "python -m benchmarks.serving_soak --model": SOAK,
     "python -m benchmarks.serving_soak --server chat": SOAK,
     "python -m benchmarks.serving_soak --server serving": SOAK,
@@ -110,6 +115,8 @@ COPIES, MINUTES = "copies the user's files into the repository", "compiles a rel
 NOT_RUN = {
     "bash scripts/run_tests.sh": "runs the tests themselves",
     "bash scripts/get_tokenizer.sh": "downloads a package",
+    "pip install ./ports/vllm": "needs a GPU",
+    "vllm serve pangu_2.6B_hf": "needs a GPU",
     ".venv/bin/python -m pip install": "downloads packages",
     'python -m src.parallel.hccl_tools --device_num "[0,8)"': "needs an Atlas machine",
     "export PANGU_MODEL": "sets variables for the next commands",
