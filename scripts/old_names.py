@@ -25,7 +25,8 @@ EQUALS = {
     "--checkpoint FILE --mode 2.6B --task cmrc2018 --task_path DIR`",
     "generate_samples_Pangu.py": "`python -m src.checkpoint.convert --from megatron --to mindspore --checkpoint DIR "
     "--output FILE`, then `python predict.py --checkpoint FILE --mode 2.6B --generation.method sample "
-    "--generation.top_k 10 --generation.max_new_tokens 50`",
+    "--generation.top_k 10 --generation.max_new_tokens 50`; in PyTorch the same flags after "
+    "`.venv-huggingface/bin/python -m ports.huggingface.generate`",
     "split_full_model_into_mp_model.py": "`python -m src.checkpoint.convert --from megatron --to megatron --checkpoint "
     "DIR --output FOLDER --parts 2` for the port; training here splits a checkpoint by itself",
     "merge_mp_partitions.py": "`python -m src.checkpoint.convert --from megatron --to megatron --checkpoint DIR "

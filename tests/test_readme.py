@@ -22,7 +22,7 @@ from tests.support.serving import serving, toy_service
 from tests.support.toy_runtime import ToyRuntime
 
 TIMEOUT = 240
-FOLDERS = ("src", "tests", "docs", "scripts", "benchmarks", "web", "serving_increment")
+FOLDERS = ("src", "tests", "docs", "scripts", "benchmarks", "web", "serving_increment", "ports")
 ENTRY_POINTS = [path.name for path in ROOT.glob("*.py")]
 TABLES = RUN | ELSEWHERE | NOT_RUN
 COMMANDS = list(

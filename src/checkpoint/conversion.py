@@ -152,13 +152,14 @@ def _with_vocabulary(options: Options, source: Source, model: PanguAlphaConfig, 
         return options, "no vocabulary is beside the weights; --tokenizer vocab.model puts one there"
     try:
         check_vocabulary(path, source.vocabulary_md5, "give that one as --tokenizer")
-        check_vocabulary_size(JiebaTokenizer(path).vocab_size, model.vocab_size, path)
+        size = JiebaTokenizer(path).vocab_size
+        check_vocabulary_size(size, model.vocab_size, path)
     except InputError as error:
         if tokenizer:
             raise
         return options, f"the vocabulary is not beside the weights: {error}"
     file = path / MODEL_NAME if path.is_dir() else path
-    return replace(options, vocabulary=file, vocabulary_md5=vocabulary_md5(file)), ""
+    return replace(options, vocabulary=file, vocabulary_md5=vocabulary_md5(file), vocabulary_size=size), ""
 
 
 def check_md5(listed: Path, folder: Path) -> None:

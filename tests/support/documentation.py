@@ -12,9 +12,9 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w.-]*\w")
 FIRST_CELL = re.compile(r"^\| (.*?) \|", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
-MODULE = re.compile(r"(?<![\w/.])(?:src|benchmarks|serving_increment)(?:\.[a-z]\w*)+")
+MODULE = re.compile(r"(?<![\w/.])(?:src|benchmarks|serving_increment|ports)(?:\.[a-z]\w*)+")
 PATH = re.compile(
-    r"(?<![\w/.{}-])(?:src|tests|docs|scripts|configs|benchmarks|web|serving_increment)/[\w.*/-]*[\w*]"
+    r"(?<![\w/.{}-])(?:src|tests|docs|scripts|configs|benchmarks|web|serving_increment|ports)/[\w.*/-]*[\w*]"
     r"|(?<![\w/.-])[A-Za-z]\w*\.(?:py|md|sh|toml)(?![\w/])"
 )
 # A script hands its last arguments on as flags of the program in its name.

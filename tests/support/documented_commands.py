@@ -38,6 +38,7 @@ SERVING, SERVERS = "tests/serving_increment/test_mindspore_serving.py::", "tests
 DRY_RUN = "tests/parallel/semi_auto/test_dry_run.py::"
 ONLINE = "tests/serving/test_openai_client.py::"
 PAGES = "tests/web/test_launch.py::test_a_model_of_this_machine_answers_and_ctrl_c_ends_it"
+GENERATE = "tests/ports/huggingface/test_generate.py::test_the_original_s_flags_give_the_answers_of_mindspore"
 SOAK = "tests/benchmarks/test_serving_soak.py::test_a_healthy_server_passes"
 # Run in another test, on its own data or with other numbers.
 ELSEWHERE = {
@@ -98,6 +99,9 @@ ELSEWHERE = {
     "python -m benchmarks.serving_soak --model": SOAK,
     "python -m benchmarks.serving_soak --server chat": SOAK,
     "python -m benchmarks.serving_soak --server serving": SOAK,
+    "bash scripts/setup_env.sh huggingface": "tests/conftest.py::huggingface_python",
+    ".venv-huggingface/bin/python -m ports.huggingface.generate --load": GENERATE,
+    ".venv-huggingface/bin/python -m ports.huggingface.generate --model-parallel-size": GENERATE,
     "python web/run_gradio_web.py": PAGES,
     "python web/run_gradio_web.py --model output/2.6B": PAGES,
     "python web/run_pangu_bot.py": PAGES,

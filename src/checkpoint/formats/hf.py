@@ -143,7 +143,10 @@ def target(model: PanguAlphaConfig, kinds: Mapping[str, Kind], options: Options)
         "auto_map": {"AutoTokenizer": ["tokenization_pangu_alpha.PanguAlphaTokenizer", None]},
         "model_max_length": model.seq_length,
     }
-    texts = {"generation_config.json": _special_ids(model, options), "tokenizer_config.json": tokenizer}
+    generation: dict[str, Any] = dict(_special_ids(model, options))
+    if options.vocabulary and options.vocabulary_size < model.vocab_size:  # ids that only the model has
+        generation["suppress_tokens"] = list(range(options.vocabulary_size, model.vocab_size))
+    texts = {"generation_config.json": generation, "tokenizer_config.json": tokenizer}
     copies = {name: _CODE / name for name in COPIED}
     copies |= {_VOCABULARY: options.vocabulary} if options.vocabulary else {}
     return replace(

@@ -54,6 +54,7 @@ class Options:
         bin_files: Write PyTorch's pytorch_model.bin files instead of .safetensors files.
         vocabulary_md5: MD5 of the model's vocabulary, for formats that store it; empty if it is unknown.
         vocabulary: File vocab.model, for formats that store it; None if it is unknown.
+        vocabulary_size: Number of its pieces.
         end_token: Id after which generation stops, for formats that store it.
     """
 
@@ -65,6 +66,7 @@ class Options:
     bin_files: bool = False
     vocabulary_md5: str = ""
     vocabulary: Path | None = None
+    vocabulary_size: int = 0
     end_token: int = GenerationConfig.end_token
 
 

@@ -11,6 +11,7 @@ from src.common.errors import InputError
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.common.vocabulary import vocabulary_md5
 from src.pangu_alpha_config import RunConfig, load_config
+from src.tokenization_jieba import JiebaTokenizer
 from tests.support.conversion import SMALL, converted, mixed_values, small, write_checkpoint
 from tests.support.programs import ROOT
 
@@ -37,7 +38,10 @@ def test_the_vocabulary_of_the_training_lies_beside_the_weights(tiny_vocab, tmp_
         assert (tmp_path / "hf" / name).read_bytes() == (ROOT / "ports/huggingface" / name).read_bytes()
     assert (tmp_path / "hf/vocab.model").read_bytes() == tiny_vocab.read_bytes()
     ids = {"bos_token_id": 11, "eos_token_id": 11, "pad_token_id": 7}
-    assert read(tmp_path / "hf/generation_config.json") == ids
+    pieces = JiebaTokenizer(tiny_vocab).vocab_size
+    assert 100 < pieces < 200  # the ids that only the model has are never generated
+    generation = ids | {"suppress_tokens": list(range(pieces, 200))}
+    assert read(tmp_path / "hf/generation_config.json") == generation
     config = read(tmp_path / "hf/config.json")
     assert config.items() >= (ids | {"eod_token_id": 8, "dtype": "float32"}).items()
     assert read(tmp_path / "hf/tokenizer_config.json")["model_max_length"] == model.seq_length

@@ -15,6 +15,7 @@ from src.common.model_sizes import mode_file
 from src.pangu_alpha_config import PanguAlphaConfig, load_config
 from src.serving.chat import Turn, dialogue
 from src.tokenization_jieba import JiebaTokenizer
+from tests.support import documentation as docs
 from tests.support.checkpoints import bits
 from tests.support.conversion import converted, read_checkpoint
 from tests.support.programs import ROOT
@@ -84,6 +85,17 @@ def test_what_transformers_saves_is_converted_back_bit_for_bit(in_torch, work, t
     converted("hf", "mindspore", work / "port", tmp_path / "straight", num_heads=None)
     assert load_config(tmp_path / "back/config.yaml") == load_config(tmp_path / "straight/config.yaml")
     assert load_config(tmp_path / "back/config.yaml").model.num_heads == 4
+
+
+def test_the_example_of_the_readme_runs(in_torch, work):
+    examples = [
+        [text for language, text in docs.blocks(page) if language == "python" and "AutoModelForCausalLM" in text]
+        for page in (docs.README, ROOT / "docs/huggingface.md")
+    ]
+    assert examples[0] == examples[1] and len(examples[0]) == 1
+    done = in_torch("-c", examples[0][0].replace("output/quickstart/hf", str(work / "port")))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("]\n问:四川的省会是哪里?\n答:\n")
 
 
 def test_the_model_s_files_stand_alone():

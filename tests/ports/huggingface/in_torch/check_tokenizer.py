@@ -21,13 +21,15 @@ def test_a_chat_is_the_project_s_dialogue(tokenizer, expected):
         tokenizer.apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)
 
 
-def test_special_pieces_are_known_and_text_cannot_spell_them(tokenizer):
+def test_special_pieces_are_known_and_text_cannot_spell_them(tokenizer, port):
     known = [tokenizer.convert_tokens_to_ids(piece) for piece in ("<sep>", "<pad>", "<mask>", "<eod>", "<eot>")]
     assert known == [5, 6, 7, 8, 9] == sorted(tokenizer.all_special_ids)
     named = (tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.eod_token_id, tokenizer.eos_token_id)
     assert named == (5, 6, 8, 9)
     assert not {5, 9} & set(tokenizer("<sep>明月<eot>")["input_ids"])
     assert tokenizer("明月<eot>", split_special_tokens=False)["input_ids"][-1] == 9
+    for_trl = AutoTokenizer.from_pretrained(port, trust_remote_code=True, split_special_tokens=False)
+    assert for_trl("明月<eot>")["input_ids"] == [*tokenizer("明月")["input_ids"], 9]
     assert tokenizer.decode([9, 5], skip_special_tokens=True) == ""
     assert len(tokenizer) == tokenizer.vocab_size
 
