@@ -36,14 +36,15 @@ LABELS = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the marks
 def pytest_collection_modifyitems(items):
     """Say which tests one worker of pytest-xdist runs: those of a file, which share compiled models.
 
     All tests of tests/distributed are for one worker: they share runs, and each starts several processes.
     """
     for item in items:
-        folder = ROOT / "tests/distributed"
-        group = folder if folder in item.path.parents else item.path
+        path = item.path.relative_to(ROOT / "tests")
+        group = path.parts[0] if path.parts[0] == "distributed" else path
         item.add_marker(pytest.mark.xdist_group(str(group)))
 
 

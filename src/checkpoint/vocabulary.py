@@ -40,7 +40,7 @@ def check_trained_with(data: DataConfig) -> None:
     """
     if not Path(data.tokenizer_path).exists():
         raise InputError(
-            f"no vocabulary {data.tokenizer_path}, which the settings name as data.tokenizer_path: give "
+            f"no vocabulary at {data.tokenizer_path}, which the settings name as data.tokenizer_path: give "
             "--data.tokenizer_path, the folder of vocab.model (bash scripts/get_tokenizer.sh DIR)"
         )
     if not data.any_vocabulary:

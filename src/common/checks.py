@@ -72,7 +72,7 @@ def vocabulary_file(path: str | Path, name: str, remedy: str) -> Path:
     """
     file = Path(path) / name if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise InputError(f"no vocabulary {file}; {remedy}")
+        raise InputError(f"no vocabulary at {file}; {remedy}")
     return file
 
 

@@ -16,6 +16,7 @@ from src.parallel.plan.plan import AXES, Coordinates, Plan
 
 # Set in each process by msrun (and src.parallel.launch), for a rank table, and by mpirun.
 LAUNCHED = ("MS_WORKER_NUM", "RANK_TABLE_FILE", "OMPI_COMM_WORLD_SIZE")
+COMPILE_CACHE = "MS_COMPILER_CACHE_ENABLE"
 CALL_DEPTH = 100000  # MindSpore's default, 1000, is too small for the unrolled updates of a deep network
 
 
@@ -23,8 +24,14 @@ def prepare_device(config: ParallelConfig) -> None:
     """Select graph mode and the device of the configuration.
 
     Raises:
-        InputError: The installed MindSpore has no such device.
+        InputError: The installed MindSpore has no such device, or is told to keep compiled graphs.
     """
+    # Seen with MindSpore 2.10 on a CPU: from the first step, the losses of a graph from the cache are others.
+    if os.environ.get(COMPILE_CACHE) == "1":
+        raise InputError(
+            f"{COMPILE_CACHE} is 1: with graphs from MindSpore's cache, training gives other losses without a word; "
+            f"unset {COMPILE_CACHE}"
+        )
     try:
         ms.set_context(mode=ms.GRAPH_MODE, device_target=config.device_target, max_call_depth=CALL_DEPTH)
         if config.device_target != "CPU":

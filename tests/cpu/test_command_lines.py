@@ -345,7 +345,7 @@ def test_a_wrong_vocabulary_is_told_before_the_weights_are_read(folders, other_v
     shutil.copytree(folders / "8", tmp_path / "damaged")
     with (tmp_path / "damaged" / WEIGHTS_FILE).open("r+b") as file:
         file.write(b"damaged")
-    for vocabulary, told in (("nowhere", "no vocabulary nowhere"), (other_vocab, "is not the one that the model")):
+    for vocabulary, told in (("nowhere", "no vocabulary at nowhere"), (other_vocab, "is not the one that the model")):
         with pytest.raises(InputError, match=told):
             open_backend(ServerConfig(str(tmp_path / "damaged"), tokenizer=str(vocabulary)))
         flags = ("-p", "春", "-c", tmp_path / "damaged", "--tokenizer", vocabulary)

@@ -22,12 +22,13 @@ from tests.support.distributed_runs import (
 from tests.support.programs import TINY, random_ids, write_mindrecord
 
 ENDLESS = {"steps": 100000, "save_interval": 1}
+QUICK = {"model": {"num_layers": 2}, "micro_batches": 1}  # for the run that is compiled three times
 SECONDS = 60  # all ranks must end within this time after one has ended
 
 
 def test_a_run_that_was_stopped_and_killed_comes_to_the_same(data, finished, tmp_path):
     plan = {"data": 2, "optimizer_shard": True}
-    launcher = Run(plan, training=ENDLESS).start(data, tmp_path)
+    launcher = Run(plan, training=ENDLESS, **QUICK).start(data, tmp_path)
     wait_for_step(tmp_path, 3, launcher)
     launcher.terminate()
     status, told, errors = finish_all(launcher, tmp_path, SECONDS)
@@ -36,7 +37,7 @@ def test_a_run_that_was_stopped_and_killed_comes_to_the_same(data, finished, tmp
     assert f"stopped by SIGTERM after step {stopped_at}; the same command goes on from there" in told
     assert checkpoints(tmp_path)[-1] == f"step_{stopped_at:08d}"
 
-    launcher = Run(plan, training=ENDLESS).start(data, tmp_path)
+    launcher = Run(plan, training=ENDLESS, **QUICK).start(data, tmp_path)
     wait_for_step(tmp_path, stopped_at + 4, launcher)
     os.kill(process_of(tmp_path, 1), signal.SIGKILL)
     status, told, errors = finish_all(launcher, tmp_path, SECONDS)
@@ -44,10 +45,10 @@ def test_a_run_that_was_stopped_and_killed_comes_to_the_same(data, finished, tmp
     assert f"going on from {tmp_path}/checkpoint/step_{stopped_at:08d}" in told
     assert stopped_at + 4 <= last_step(tmp_path) < STEPS
 
-    status, told, errors = Run(plan).finish(data, tmp_path)
+    status, told, errors = Run(plan, **QUICK).finish(data, tmp_path)
     assert status == 0, errors
     assert "going on from" in told
-    found = differences(tmp_path, finished(Run()))
+    found = differences(tmp_path, finished(Run(**QUICK)))
     assert all(found[kind] <= limit for kind, limit in TOLERANCE.items()), found
 
 
