@@ -1,6 +1,8 @@
 """What is wrong with a model's folder or a flag is told in one line, when vLLM runs as a program."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 from pydantic import ValidationError
@@ -11,12 +13,15 @@ def tell_in_one_line() -> None:
 
     Only errors of vLLM's settings that nobody catches are told so. vLLM wraps what is wrong in such an error.
     """
-    sys.excepthook = _tell
+    if getattr(sys.excepthook, "func", None) is not _tell:
+        sys.excepthook = partial(_tell, sys.excepthook)
 
 
-def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _tell(
+    otherwise: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     if not isinstance(error, ValidationError):
-        sys.__excepthook__(kind, error, trace)
+        otherwise(kind, error, trace)
         return
     reasons = [str(one.get("ctx", {}).get("error") or one["msg"]) for one in error.errors()]
     sys.stderr.write(f"error: {'; '.join(' '.join(reason.split()) for reason in reasons)}\n")

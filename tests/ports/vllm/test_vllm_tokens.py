@@ -1,7 +1,11 @@
 """The plugin in vLLM's own server on a CPU, against the answers of the project's generation loop."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.conftest import PHRASES
 from tests.support.vllm_server import vllm_serving
@@ -18,11 +22,29 @@ PLANS = {
 }
 
 
+@pytest.fixture(scope="module")
+def published(folder, tmp_path_factory):
+    """The folder as the published ports are: older names, masks, and nothing that names the tokenizer."""
+    place = tmp_path_factory.mktemp("published")
+    shutil.copy(folder / "vocab.model", place)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["GPTPanguForCausalLM"]}
+    (place / "config.json").write_text(json.dumps({name: config[name] for name in config if name != "auto_map"}))
+    weights = load_file(folder / "model.safetensors")
+    weights = {name.replace(".attn.c_proj.", ".attn.out_proj."): values for name, values in weights.items()}
+    weights["lm_head.weight"] = weights.pop("transformer.wte.weight")
+    weights["transformer.h.0.attn.bias"] = np.tril(np.ones((1, 1, 128, 128), bool))
+    weights["transformer.h.0.attn.masked_bias"] = np.float32(-1e4)[None]
+    save_file(weights, place / "model.safetensors")
+    return place
+
+
 @pytest.fixture(scope="module", params=PLANS)
-def planned(request, vllm_environment, folder, tmp_path_factory):
+def planned(request, vllm_environment, tmp_path_factory):
     if PLANS[request.param] is None:
         yield request.getfixturevalue("server")
         return
+    # One plan reads the published kind of files.
+    folder = request.getfixturevalue("published" if request.param == "tensor" else "folder")
     log = tmp_path_factory.mktemp(request.param) / "log.txt"
     with vllm_serving(folder, log, *PLANS[request.param]) as server:
         yield server
