@@ -1,7 +1,6 @@
 """A checkpoint knows the vocabulary that it was trained with: another one is refused, in every program."""
 
 import re
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import export
 import predict
 from src.checkpoint import ckpt_file, store
 from src.checkpoint.vocabulary import located, noted, with_records
-from src.common.errors import InputError, run_program
+from src.common.errors import InputError
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.common.vocabulary import check_vocabulary, vocabulary_md5
 from src.cpu.quantize import QuantizeArguments, quantize
@@ -23,7 +22,7 @@ from src.preprocess import PreprocessArguments, preprocess
 from src.tokenization import load_tokenizer
 from src.training.trainer import Trainer
 from tests.support.conversion import converted
-from tests.support.programs import TINY, random_ids, random_model, write_mindrecord
+from tests.support.programs import TINY, random_ids, random_model, say, write_mindrecord
 
 CONFIG = replace(TINY, vocab_size=160, seq_length=48)
 REFUSED = "is not the one that the model was trained with: its md5 is [0-9a-f]{32}, the model's is [0-9a-f]{32}; "
@@ -40,15 +39,6 @@ def checkpoint(tmp_path_factory, tiny_vocab):
 
 def run_config(data, **training):
     return RunConfig(CONFIG, data, TrainingConfig(**training), ParallelConfig(), GenerationConfig(end_token=9))
-
-
-def say(monkeypatch, capsys, program, *flags):
-    """Run a program in this process, and return its status, stdout and stderr."""
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
-    with pytest.raises(SystemExit) as stopped:
-        run_program(program.main)
-    output = capsys.readouterr()
-    return stopped.value.code, output.out, output.err
 
 
 def test_the_other_vocabulary_would_give_other_text(tiny_vocab, other_vocab):
@@ -136,7 +126,7 @@ def test_training_notes_its_vocabulary(tmp_path, tiny_vocab, other_vocab, monkey
     assert without.vocabulary_md5 == vocabulary_md5(tiny_vocab)
     with pytest.raises(InputError, match=REFUSED):
         Trainer(run_config(other, output=str(tmp_path / "first"), **settings | {"steps": 2}))
-    with pytest.raises(InputError, match="no vocabulary none, which the settings name"):
+    with pytest.raises(InputError, match="no vocabulary at none, which the settings name"):
         Trainer(run_config(replace(data, tokenizer_path="none"), **started))
 
 

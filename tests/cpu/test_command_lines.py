@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +27,7 @@ from src.cpu.weight_file import WEIGHTS_FILE
 from src.inference.mindir.runtime import MindirRuntime
 from src.pangu_alpha_config import RunConfig
 from tests.support.conversion import mixed_values, write_checkpoint
-from tests.support.programs import TINY, random_model
+from tests.support.programs import TINY, random_model, say
 
 CONFIG = replace(TINY, vocab_size=160, seq_length=48)
 
@@ -56,15 +55,6 @@ def folders(checkpoint, tmp_path_factory):
     for bits in (32, 8, 4):
         quantize.quantize(QuantizeArguments(str(checkpoint), str(place / str(bits)), bits=bits))
     return place
-
-
-def say(monkeypatch, capsys, program, *flags):
-    """Run a program in this process, and return its status, stdout and stderr."""
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
-    with pytest.raises(SystemExit) as stopped:
-        run_program(program.main)
-    output = capsys.readouterr()
-    return stopped.value.code, output.out, output.err
 
 
 def refused(*arguments):

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from mindspore import Tensor
 
+from src.common.errors import run_program
 from src.common.settings import ParallelConfig
 from src.data.mindrecord import RecordWriter
 from src.pangu_alpha import PanguAlphaModel
@@ -100,6 +102,15 @@ def finish(process, timeout=TIMEOUT):
 def run(*command, **settings):
     """Run a Python program to its end; see `finish`."""
     return finish(start(*command, **settings))
+
+
+def say(monkeypatch, capsys, program, *flags):
+    """Run the module of a program in this process, and return its status, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
+    with pytest.raises(SystemExit) as stopped:
+        run_program(program.main)
+    output = capsys.readouterr()
+    return stopped.value.code, output.out, output.err
 
 
 def metrics(folder):
