@@ -100,8 +100,8 @@ TOKENIZER = {
     "an output that is a file": (["--output={text}"], ["{text}"]),
 }
 CASES = {**TRAIN, **PREDICT, **PREPROCESS, **TOKENIZER}
-# Processes of their own: one of each program, the one that changes what MindSpore computes on, and those that have locked
-# the run's folder, which is free when they end.
+# Processes of their own: one of each program, the one that changes what MindSpore computes on, and those that have
+# locked the run's folder, which is free when they end.
 IN_PROCESSES = (
     "misspelt flag",
     "no checkpoint",

@@ -99,7 +99,9 @@ def uneven(rows):
     return ids, (draw.random((rows, TINY.seq_length)) < 0.7).astype(np.float32)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["pads", "pads and a loss mask"])
+@pytest.mark.parametrize(
+    "masked", [pytest.param(False, id="pads", marks=pytest.mark.slow), pytest.param(True, id="pads and a loss mask")]
+)
 def test_micro_batches_equal_one_batch(masked):
     """Each counted token weighs the same, though some micro-batches have more of them, and one may have none."""
     ids, loss_mask = uneven(8)

@@ -1,6 +1,8 @@
 """Evaluation twice in one folder: what was predicted with anything else is predicted again, and nothing is lost."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,8 +55,21 @@ def other_vocabulary(path):
     return path
 
 
+@pytest.fixture(scope="module")
+def evaluated(eval_vocab, tnews_folder, tmp_path_factory):
+    """Return the folder of a finished evaluation, to be copied."""
+    evaluate(eval_vocab, tnews_folder, folder := tmp_path_factory.mktemp("evaluated"))
+    return folder
+
+
+@pytest.fixture
+def output(evaluated, tmp_path):
+    """Return a copy of `evaluated`."""
+    return Path(shutil.copytree(evaluated, tmp_path / "run"))
+
+
 def changed(name, vocab, folder, tmp_path, monkeypatch):
-    """Make a change, and return the arguments of both evaluations and the word for the change."""
+    """Return arguments of the first evaluation, what is done after it, new arguments, and the word for the change."""
     first = dict(vocab=vocab, folder=folder)
     if name == "weights":  # the run's folder has the same name after more training
         path = checkpoint(tmp_path / "model.ckpt", vocab)
@@ -72,10 +87,14 @@ def changed(name, vocab, folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["weights", "shapes", "precision", "vocabulary", "seed", "prompt"])
-def test_what_a_change_concerns_is_predicted_again(name, eval_vocab, tnews_folder, tmp_path, monkeypatch, capsys):
+def test_what_a_change_concerns_is_predicted_again(
+    name, eval_vocab, tnews_folder, output, tmp_path, monkeypatch, capsys
+):
     first, change, second, told = changed(name, eval_vocab, tnews_folder, tmp_path, monkeypatch)
-    output = tmp_path / "run"
-    before = evaluate(output=output, **first)
+    if "weights" in first:
+        shutil.rmtree(output)
+        evaluate(output=output, **first)
+    before = predictions(output)
     if change:
         change()
     capsys.readouterr()
@@ -104,27 +123,23 @@ def test_only_changed_examples_are_predicted_again(eval_vocab, tnews_folder, tmp
     assert after[:2] + after[3:] == before[:2] + before[3:]
 
 
-def test_settings_of_answers_count_for_answers_only(eval_vocab, cmrc_folder, tnews_folder, tmp_path, capsys):
+def test_settings_of_answers_count_for_answers_only(eval_vocab, cmrc_folder, tnews_folder, output, tmp_path, capsys):
     flag = "--generation.repetition_penalty=1.5"
     evaluate(eval_vocab, cmrc_folder, tmp_path / "cmrc", CMRC)
-    evaluate(eval_vocab, tnews_folder, tmp_path / "tnews")
     capsys.readouterr()
     evaluate(eval_vocab, cmrc_folder, tmp_path / "cmrc", [*CMRC, flag])
     assert "3 earlier predictions are not used, since they were made with other generation" in capsys.readouterr().out
-    evaluate(eval_vocab, tnews_folder, tmp_path / "tnews", [*TNEWS, flag])
+    evaluate(eval_vocab, tnews_folder, output, [*TNEWS, flag])
     assert "6 of them from an earlier run" in capsys.readouterr().out
 
 
-def test_predictions_of_an_older_version_are_not_mixed(eval_vocab, tnews_folder, tmp_path, capsys):
-    evaluate(eval_vocab, tnews_folder, tmp_path)
-    (tmp_path / "settings.json").write_text(json.dumps({"checkpoint": "random weights", "task": "tnews"}))
-    capsys.readouterr()
-    evaluate(eval_vocab, tnews_folder, tmp_path)
+def test_predictions_of_an_older_version_are_not_mixed(eval_vocab, tnews_folder, output, capsys):
+    (output / "settings.json").write_text(json.dumps({"checkpoint": "random weights", "task": "tnews"}))
+    evaluate(eval_vocab, tnews_folder, output)
     assert "6 earlier predictions are not used" in capsys.readouterr().out
 
 
-def test_settings_that_can_t_be_read(eval_vocab, tnews_folder, tmp_path):
-    evaluate(eval_vocab, tnews_folder, tmp_path)
-    (tmp_path / "settings.json").write_text("{")
+def test_settings_that_can_t_be_read(eval_vocab, tnews_folder, output):
+    (output / "settings.json").write_text("{")
     with pytest.raises(InputError, match="settings.json can't be read .* give another --output"):
-        evaluate(eval_vocab, tnews_folder, tmp_path)
+        evaluate(eval_vocab, tnews_folder, output)

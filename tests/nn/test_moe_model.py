@@ -94,7 +94,7 @@ def test_generation_drops_no_token(settings):
         assert answer.tokens == expected.argmax(-1).tolist() != dropping.argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("top_k", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_model_learns(top_k):
     """The loss falls, all experts and routers change, and kernels and recomputation give the same losses."""
     config = replace(TINY, num_layers=2, num_experts=4, expert_interval=1, expert_top_k=top_k, initializer_range=0.1)
