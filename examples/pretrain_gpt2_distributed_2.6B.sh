@@ -1,1 +1,1 @@
-../scripts/old_names.sh
+../scripts/run_pytorch_train.sh

@@ -32,7 +32,7 @@ EQUALS = {
     "merge_mp_partitions.py": "`python -m src.checkpoint.convert --from megatron --to megatron --checkpoint DIR "
     "--output FOLDER --parts 1` for the port, or `--to mindspore` to go on here",
     "preprocess_data.py": "`python -m src.preprocess --input_glob 'data/*.json' --dataset_type jsonl --model_file "
-    "vocab.model`",
+    "vocab.model`; in PyTorch, `ports.huggingface.train` reads its MindRecord",
 }
 
 

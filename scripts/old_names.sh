@@ -9,12 +9,6 @@ FILE], run_standalone_eval.sh or run_standalone_predict.sh" ;;
     run_distribute.sh)
         equal="bash scripts/run_distribute_train.sh DATASET RANK_TABLE RANK_SIZE TYPE MODE STAGE_NUM MICRO_SIZE PER_BATCH \
 RANK_START LOCAL_DEVICE_NUM [--training.init_checkpoint FILE]" ;;
-    finetune_pangu_distributed.sh)
-        equal="bash scripts/run_distribute_incremental_train.sh DATASET RANK_TABLE RANK_SIZE TYPE MODE PER_BATCH STRATEGY \
-CKPT_PATH CKPT_NAME" ;;
-    pretrain_gpt2_distributed_2.6B.sh)
-        equal="DEVICE_TARGET=GPU bash scripts/run_distribute_train.sh DATASET none RANK_SIZE fp32 2.6B 1 1 PER_BATCH 0 \
-LOCAL_DEVICE_NUM" ;;
 esac
 echo "error: $name is a script of an older system; here it is \`$equal\` (docs/migration.md)" >&2
 exit 2

@@ -4,31 +4,23 @@ The flags are those of the original PyTorch port (tool/generate_samples_Pangu.py
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from src.common.errors import InputError, fail, run_program
-from src.common.vocabulary import check_vocabulary
+from ports.huggingface.command_line import Parser, find_vocabulary, flag, read_config
+from src.common.errors import InputError, run_program
 
 if TYPE_CHECKING:
     from ports.huggingface.modeling_pangu_alpha import PanguAlphaForCausalLM
     from ports.huggingface.tokenization_pangu_alpha import PanguAlphaTokenizer
 
-_CONVERT = "`python -m src.checkpoint.convert --to hf --from {} --checkpoint {} --output FOLDER` writes such a folder"
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        fail(message)
-
-
-def _parser() -> _Parser:
+def _parser() -> Parser:
     """Return the command line. Flags of the model's shape are optional, because config.json has it."""
-    parser = _Parser(prog="python -m ports.huggingface.generate", description=__doc__.split(":")[0], allow_abbrev=False)
+    parser = Parser(prog="python -m ports.huggingface.generate", description=__doc__.split(":")[0], allow_abbrev=False)
     add = parser.add_argument
     add("--load", required=True, metavar="FOLDER", help="folder of the model: config.json, weights, vocab.model")
     add("--vocab-file", metavar="FILE", help="vocab.model, its folder, or its path without .model; default: in --load")
@@ -60,7 +52,7 @@ def _check(arguments: argparse.Namespace) -> None:
     least = {"num_samples": 0, "out_seq_length": 1, "batch_size": 1, "top_k": 0, "top_p": 0, "seed": 0}
     for name, bound in least.items():
         if getattr(arguments, name) < bound:
-            raise InputError(f"{_flag(name)} is {getattr(arguments, name)}, but must be at least {bound}")
+            raise InputError(f"{flag(name)} is {getattr(arguments, name)}, but must be at least {bound}")
     if not arguments.temperature > 0:
         raise InputError(f"--temperature is {arguments.temperature:g}, but must be positive; --greedy draws nothing")
     if arguments.top_p > 1:
@@ -68,56 +60,6 @@ def _check(arguments: argparse.Namespace) -> None:
     given = [arguments.prompt is not None, arguments.sample_input_file is not None, arguments.num_samples > 0]
     if sum(given) > 1:
         raise InputError("give one of --prompt, --sample-input-file and --num-samples")
-
-
-def _flag(name: str) -> str:
-    return "--" + (name if name.startswith("top_") else name.replace("_", "-"))
-
-
-def _config(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Read config.json, and compare the model's shape with the command line.
-
-    Raises:
-        InputError: The folder holds no such model, or one of another shape.
-    """
-    folder = Path(arguments.load)
-    if (folder / "latest_checkpointed_iteration.txt").is_file():
-        raise InputError(f"--load {folder} is a checkpoint of Megatron; {_CONVERT.format('megatron', folder)}")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = "cannot be read" if (folder / "config.json").is_file() else "is not there"
-        told = _CONVERT.format("mindspore", "RUN")
-        raise InputError(f"--load {folder} is no folder of Hugging Face's: its config.json {reason}; {told}") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "gpt_pangu":
-        raise InputError(f"--load {folder} holds a model of type {kind}, not gpt_pangu")
-    ours = {"num_attention_heads": "num_heads"}
-    for name in ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings"):
-        there, asked = config.get(ours.get(name, name)), getattr(arguments, name)
-        if not isinstance(there, int):
-            raise InputError(f"--load {folder}: its config.json has no {ours.get(name, name)}")
-        there -= name == "num_layers"  # the original does not count the query layer
-        if asked not in (None, there):
-            raise InputError(f"{_flag(name)} is {asked}, but the model in {folder} has {there}")
-    positions = config["max_position_embeddings"]
-    if arguments.seq_length is not None and not 2 <= arguments.seq_length <= positions:
-        raise InputError(f"--seq-length is {arguments.seq_length}, but must lie between 2 and {positions}")
-    return config
-
-
-def _vocabulary(arguments: argparse.Namespace, config: dict[str, Any]) -> Path:
-    """Find vocab.model, and check that it is the model's.
-
-    Raises:
-        InputError: There is none, or it is another one.
-    """
-    named = Path(arguments.vocab_file or arguments.load)
-    found = next((file for file in (named, named / "vocab.model", Path(f"{named}.model")) if file.is_file()), None)
-    if found is None:
-        raise InputError(f"no vocab.model at {named}; --vocab-file names the model's vocabulary")
-    check_vocabulary(found, config.get("vocabulary_md5"), "give that one as --vocab-file")
-    return found
 
 
 def load(folder: str, vocabulary: Path, is_fp16: bool) -> tuple["PanguAlphaForCausalLM", "PanguAlphaTokenizer"]:
@@ -207,7 +149,7 @@ def main() -> None:
     """Parse the command line, and print each text with its answer."""
     arguments = _parser().parse_args()
     _check(arguments)
-    vocabulary = _vocabulary(arguments, _config(arguments))
+    vocabulary = find_vocabulary(arguments, read_config(arguments))
     prompts = _prompts(arguments)
     model, tokenizer = load(arguments.load, vocabulary, arguments.fp16)
     from transformers import set_seed

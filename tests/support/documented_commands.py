@@ -39,6 +39,7 @@ DRY_RUN = "tests/parallel/semi_auto/test_dry_run.py::"
 ONLINE = "tests/serving/test_openai_client.py::"
 PAGES = "tests/web/test_launch.py::test_a_model_of_this_machine_answers_and_ctrl_c_ends_it"
 GENERATE = "tests/ports/huggingface/test_generate.py::test_the_original_s_flags_give_the_answers_of_mindspore"
+TRAIN = "tests/ports/huggingface/test_train.py::"
 SOAK = "tests/benchmarks/test_serving_soak.py::test_a_healthy_server_passes"
 # Run in another test, on its own data or with other numbers.
 ELSEWHERE = {
@@ -102,6 +103,11 @@ ELSEWHERE = {
     "bash scripts/setup_env.sh huggingface": "tests/conftest.py::huggingface_python",
     ".venv-huggingface/bin/python -m ports.huggingface.generate --load": GENERATE,
     ".venv-huggingface/bin/python -m ports.huggingface.generate --model-parallel-size": GENERATE,
+    ".venv-huggingface/bin/python -m ports.huggingface.train --load": TRAIN + "test_lora",
+    ".venv-huggingface/bin/torchrun --nproc_per_node 4 -m ports.huggingface.train": TRAIN
+    + "test_losses_are_those_of_one_process",
+    "bash examples/finetune_pangu_distributed.sh LOAD": TRAIN + "test_the_examples_start_it",
+    "bash examples/pretrain_pangu_distributed_2.6B.sh VOCAB_FILE": TRAIN + "test_the_examples_start_it",
     "python web/run_gradio_web.py": PAGES,
     "python web/run_gradio_web.py --model output/2.6B": PAGES,
     "python web/run_pangu_bot.py": PAGES,

@@ -69,11 +69,11 @@ ANSWERED = {
     "GPT2BPETokenizer --fp16 "
     "--batch-size 1 --seq-length 1024 --model-type Pangu --vocab-file megatron/tokenizer/bpe_4w_pcl/vocab "
     "--finetune": "--parts 2",
-    "bash examples/finetune_pangu_distributed.sh": "run_distribute_incremental_train.sh",
+    "bash examples/finetune_pangu_distributed.sh": "LOAD SAVE DATA_PATH [flags of ports.huggingface.train]",
     f"python tool/merge_mp_partitions.py --model-parallel-size 1 --mp-model-parallel-size 2 {NETWORK} --load DIR "
     "--num-attention-heads 32 --max-position-embeddings 1024 --tokenizer-type GPT2BPETokenizer --fp16 --batch-size 1 "
     "--seq-length 1024 --model-type Pangu --vocab-file megatron/tokenizer/bpe_4w_pcl/vocab --finetune": "--parts 1",
-    "bash examples/pretrain_gpt2_distributed_2.6B.sh": "DEVICE_TARGET=GPU bash scripts/run_distribute_train.sh",
+    "bash examples/pretrain_gpt2_distributed_2.6B.sh": "VOCAB_FILE SAVE DATA_PATH [flags of ports.huggingface.train]",
     "python preprocess_data.py": "python -m src.preprocess",
 }
 
