@@ -11,6 +11,7 @@ from tests.support.distributed_runs import DENSE, MOE, Run, differences
 ALONE = Run()
 PP2, EP2 = {"pipeline": 2}, {"expert": 2}
 CASES = {
+    "dp2 with ZeRO, 1": (QUICK["dp2 with ZeRO"], DENSE, [({}, 20)]),
     "dp2 with ZeRO, 1, pp2": (QUICK["dp2 with ZeRO"], DENSE, [({}, 15), (PP2, 20)]),
     "dp2 x tp2, pp2": (SLOW["dp2 x tp2"], DENSE, [(PP2, 20)]),
     "dp2 x tp2, 1": (SLOW["dp2 x tp2"], DENSE, [({}, 20)]),

@@ -8,13 +8,13 @@ from tests.support.programs import metrics
 TOLERANCE = {"loss": 1e-5, "grad_norm": 1e-5, "validation_loss": 1e-5, "weights": 1e-4}
 QUICK = {
     "dp2 with ZeRO": Run({"data": 2, "optimizer_shard": True}),
-    "tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True}),
     "tp2 x pp2": Run({"tensor": 2, "pipeline": 2}),
     "experts over ep2": Run({"expert": 2}, MOE),
 }
 FOUR_LAYERS = DENSE | {"num_layers": 4}
 EVERY_SECOND = MOE | {"expert_interval": 2, "num_layers": 3}
 SLOW = {
+    "tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True}),
     "pp2": Run({"pipeline": 2}),
     "dp2": Run({"data": 2}),
     "tp2": Run({"tensor": 2}),
