@@ -150,7 +150,8 @@ def _vocabulary(arguments: argparse.Namespace, config: dict[str, Any]) -> Path |
     return find_vocabulary(arguments, config) if has_one else None
 
 
-def _train(arguments: argparse.Namespace, device: "torch.device") -> None:
+def _train(arguments: argparse.Namespace, device: "torch.device") -> int:
+    """Train, and write the results if the run is at its end. Return the status of the program."""
     from transformers import set_seed
 
     from ports.huggingface import weights
@@ -165,15 +166,17 @@ def _train(arguments: argparse.Namespace, device: "torch.device") -> None:
     fixed |= {"--vocab-file of md5": vocabulary_md5(vocabulary) if vocabulary else ""}
     set_seed(arguments.seed + int(os.environ.get("RANK", 0)) // arguments.tp)  # dropout, the same in a layer's parts
     folder, tell = Path(arguments.save), main_only(say)
-    if not Trainer(model, batches, arguments, device, fixed).run():
+    trainer = Trainer(model, batches, arguments, device, fixed)
+    if not trainer.run():
         tell(f"stopped; the same command goes on from the checkpoint in {folder / 'checkpoint'}")
-        return
+        return trainer.status
     if arguments.lora_rank:
         weights.write_adapter(model, folder / "adapter")
         tell(f"adapters in PEFT's format: {folder / 'adapter'}")
     if arguments.merge or not arguments.lora_rank:
         weights.write_model(model, arguments, vocabulary, folder / "model")
         tell(f"the model: {folder / 'model'}")
+    return 0
 
 
 def main() -> None:
@@ -194,9 +197,10 @@ def main() -> None:
     device = device_of_this_process()
     if arguments.tp * arguments.fsdp > 1:
         distributed.init_process_group()
-    _train(arguments, device)
+    status = _train(arguments, device)
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    sys.exit(status)
 
 
 if __name__ == "__main__":

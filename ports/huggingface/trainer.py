@@ -20,6 +20,7 @@ from ports.huggingface import parallel
 from ports.huggingface.records import IGNORED, Batches
 from src.common.errors import InputError
 from src.common.files import write_text
+from src.training.stop_signal import SIGNAL_STATUS, StopSignal
 
 KEPT = 2  # newest checkpoints
 _STEP = "step_"
@@ -74,7 +75,8 @@ class Trainer:
         self._optimizer = _optimizer(model, arguments)
         self._trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._folder = Path(arguments.save)
-        self._signal = 0
+        self._signal: StopSignal | None = None
+        self.status = 0  # of the program, if a signal ends the run
         self._writer: SummaryWriter | None = None
 
     def run(self) -> bool:
@@ -84,8 +86,7 @@ class Trainer:
             InputError: The run in --save has other settings, or the loss is no longer finite.
         """
         arguments, step = self._arguments, self._resume()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        self._signal = StopSignal()
         self._report_from(step)
         micro, data_ranks = arguments.accumulation, arguments.fsdp
         batches = self._batches.iterate(step * micro, parallel.rank() // arguments.tp, data_ranks)
@@ -98,19 +99,18 @@ class Trainer:
             if leave or step == arguments.train_iters or step % arguments.save_interval == 0:
                 self._save(step)
             if leave and step < arguments.train_iters:
+                self.status = SIGNAL_STATUS + (self._signal.number or signal.SIGTERM) if stop else 0
                 break
+        self._signal.restore()
         if self._writer:
             self._writer.close()
         return step >= arguments.train_iters
-
-    def _note(self, number: int, *_: object) -> None:
-        self._signal = number
 
     def _step(self, step: int, batches: list[tuple[np.ndarray, np.ndarray, np.ndarray]], started: float) -> bool:
         """Run an optimizer step over micro-batches. Each label that counts weighs the same. Return whether to stop."""
         arguments = self._arguments
         mine = sum(int((labels != IGNORED).sum()) for _, _, labels in batches)
-        counted, stop = parallel.total([mine / arguments.tp, bool(self._signal)], self._device)
+        counted, stop = parallel.total([mine / arguments.tp, bool(self._signal and self._signal.number)], self._device)
         loss = 0.0
         for batch in batches:
             inputs, positions, labels = (torch.from_numpy(values).to(self._device) for values in batch)

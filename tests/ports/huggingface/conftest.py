@@ -44,4 +44,5 @@ def in_torch(huggingface_python, work):
             **settings,
         )
 
+    run.command, run.environment = [huggingface_python], environment
     return run

@@ -4,8 +4,10 @@ import json
 import math
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -74,6 +76,20 @@ def assert_same_run(run, other):
 def test_a_run_that_stops_goes_on_bit_for_bit(one, trained, tmp_path):
     stopped_and_resumed(trained, tmp_path / "run", "--batch-size", 4)
     assert_same_run(tmp_path / "run", one)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_run_that_has_saved(in_torch, work, corpus, tmp_path):
+    flags = ("--load", work / "port", "--data-path", corpus, "--save", tmp_path, "--train-iters", 10**6)
+    command = [*in_torch.command, *PROGRAM, *map(str, flags)]
+    with subprocess.Popen(command, env=in_torch.environment, cwd=ROOT, stderr=subprocess.PIPE, text=True) as program:
+        while not (tmp_path / "metrics.jsonl").is_file() or not metrics(tmp_path):
+            assert program.poll() is None
+            time.sleep(0.1)
+        program.terminate()
+        said = program.stderr.read()
+    assert program.returncode == 128 + signal.SIGTERM and "the same command goes on" in said
+    assert (tmp_path / f"checkpoint/step_{len(metrics(tmp_path))}").is_dir()
 
 
 @pytest.mark.slow
