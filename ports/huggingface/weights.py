@@ -158,9 +158,11 @@ def write_model(model: nn.Module, arguments: argparse.Namespace, vocabulary: Pat
 
 
 def write_adapter(model: nn.Module, folder: Path) -> None:
-    """Write adapters in PEFT's format."""
+    """Write adapters, which each process holds whole, in PEFT's format."""
+    # PEFT would gather all weights, and wait for the processes that do not write.
+    adapters = {name: value.detach() for name, value in model.named_parameters() if ".lora_" in name}
 
     def write(temporary: Path) -> None:
-        model.save_pretrained(temporary, save_embedding_layers=False)
+        model.save_pretrained(temporary, state_dict=adapters, save_embedding_layers=False)
 
     parallel.write_folder(folder, write)
