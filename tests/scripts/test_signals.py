@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 
@@ -12,11 +13,19 @@ import pytest
 from tests.support.programs import ROOT
 
 # It saves when it is told to stop, as train.py does.
-PROGRAM = """#!/bin/bash
-trap 'sleep 0.5; echo saved; exit 143' TERM
-trap 'sleep 0.5; echo saved; exit 130' INT
-echo begun
-while :; do sleep 0.1; done
+PROGRAM = f"""#!{sys.executable}
+import signal, sys, time
+
+def stop(number, frame):
+    time.sleep(0.5)
+    print("saved", flush=True)
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+print("begun", flush=True)
+while True:
+    time.sleep(0.1)
 """
 
 

@@ -173,7 +173,7 @@ def test_damaged_folders(folder, tmp_path, name):
 
 def test_the_vocabulary_must_be_the_model_s(folder, tiny_vocab, tmp_path):
     manifest = Manifest.read(folder)
-    with pytest.raises(InputError, match="has 160 pieces but the model only 50 ids"):
+    with pytest.raises(InputError, match=r"has \d+ pieces but the model only 50 ids"):
         manifest.load_tokenizer(tiny_vocab)
     (tmp_path / "vocab.model").write_bytes(b"another")
     with pytest.raises(InputError, match="is not the one that the model was trained with"):
