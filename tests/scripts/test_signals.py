@@ -14,16 +14,16 @@ from tests.support.programs import ROOT
 
 # It saves when it is told to stop, as train.py does.
 PROGRAM = f"""#!{sys.executable}
-import signal, sys, time
+import os, signal, sys, time
 
 def stop(number, frame):
     time.sleep(0.5)
-    print("saved", flush=True)
+    os.write(1, b"saved\\n")  # print must not begin within another print
     sys.exit(128 + number)
 
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
-print("begun", flush=True)
+os.write(1, b"begun\\n")
 while True:
     time.sleep(0.1)
 """

@@ -90,8 +90,9 @@ def test_a_lost_rank_is_told_at_once_and_new_ones_are_taken_in(address):
     assert eventually_answers(asked)
     with pytest.raises(ranks.RanksError):
         asked("reorder", np.zeros(2, np.int32))
-    first.thread.join(10)  # its connection is closed too
-    assert not first.thread.is_alive() and not second.thread.is_alive()
+    for rank in (first, second):  # the connection of the first is closed too
+        rank.thread.join(10)
+        assert not rank.thread.is_alive()
     Rank(address, 0), Rank(address, 1)
     assert eventually_answers(asked)
     assert asked("reorder", np.zeros(2, np.int32)).tolist() == [0, 0]
