@@ -8,7 +8,13 @@ from typing import Any, NoReturn
 from src.common.errors import InputError, fail
 from src.common.vocabulary import check_vocabulary
 
-SHAPE = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")  # flags of the model's shape
+# Flags of the model's shape, and their help.
+SHAPE = {
+    "num_layers": "layers without the query layer (31 for 2.6B)",
+    "hidden_size": "hidden size",
+    "num_attention_heads": "attention heads",
+    "max_position_embeddings": "positions",
+}
 _CONVERT = "`python -m src.checkpoint.convert --to hf --from {} --checkpoint {} --output FOLDER` writes such a folder"
 
 
@@ -23,6 +29,14 @@ class Parser(argparse.ArgumentParser):
 def flag(name: str) -> str:
     """Return the flag of an argument."""
     return "--" + (name if name.startswith("top_") else name.replace("_", "-"))
+
+
+def add_model(parser: Parser) -> None:
+    """Add the flags of the vocabulary and of the model's shape."""
+    vocabulary = "vocab.model, its folder, or its path without .model; default: in --load"
+    parser.add_argument("--vocab-file", metavar="FILE", help=vocabulary)
+    for name, told in SHAPE.items():
+        parser.add_argument(flag(name), type=int, help=f"{told}; compared with the model of --load")
 
 
 def read_config(arguments: argparse.Namespace) -> dict[str, Any]:

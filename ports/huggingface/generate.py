@@ -10,7 +10,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports.huggingface.command_line import Parser, find_vocabulary, flag, read_config
+from ports.huggingface.command_line import Parser, add_model, find_vocabulary, flag, read_config
 from src.common.errors import InputError, run_program
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m ports.huggingface.generate", description=__doc__.split(":")[0], allow_abbrev=False)
     add = parser.add_argument
     add("--load", required=True, metavar="FOLDER", help="folder of the model: config.json, weights, vocab.model")
-    add("--vocab-file", metavar="FILE", help="vocab.model, its folder, or its path without .model; default: in --load")
+    add_model(parser)
     add("--prompt", help="text to continue; default: --sample-input-file, or lines of the standard input")
     add("--sample-input-file", metavar="FILE", help="file of texts to continue, one a line; empty lines are left out")
     add("--num-samples", type=int, default=0, help="write so many texts from nothing; 0: continue texts")
@@ -37,10 +37,6 @@ def _parser() -> Parser:
     add("--seed", type=int, default=1234, help="random seed")
     add("--fp16", action="store_true", help="compute in float16; default: the dtype of the weights")
     add("--seq-length", type=int, help="largest number of tokens with the prompt; default: the model's positions")
-    add("--num-layers", type=int, help="layers without the query layer (31 for 2.6B), compared with the model")
-    add("--hidden-size", type=int, help="hidden size, compared with the model")
-    add("--num-attention-heads", type=int, help="attention heads, compared with the model")
-    add("--max-position-embeddings", type=int, help="positions, compared with the model")
     add("--model-parallel-size", type=int, default=1, choices=[1], help="this program is one process")
     add("--tokenizer-type", default="GPT2BPETokenizer", choices=["GPT2BPETokenizer"], help="the port's only tokenizer")
     add("--finetune", action="store_true", help="load nothing but weights; this is always so")
@@ -74,28 +70,19 @@ def load(folder: str, vocabulary: Path, is_fp16: bool) -> tuple["PanguAlphaForCa
         InputError: Files are damaged, or some weights are missing.
     """
     import torch
-    from transformers.utils import logging
 
-    from ports.huggingface.modeling_pangu_alpha import PanguAlphaForCausalLM
     from ports.huggingface.tokenization_pangu_alpha import PanguAlphaTokenizer
+    from ports.huggingface.weights import device_of_this_process, open_model
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
         tokenizer = PanguAlphaTokenizer(str(vocabulary))
-        model, report = PanguAlphaForCausalLM.from_pretrained(
-            folder, dtype=torch.float16 if is_fp16 else "auto", output_loading_info=True
-        )
-    except Exception as error:  # Transformers, safetensors and pickle raise many kinds
-        raise InputError(f"{folder} cannot be loaded: {error}") from error
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]))
-    if wrong:
-        raise InputError(f"{folder} is not a whole PanGu-α: {len(wrong)} weights do not fit, such as {wrong[0]}")
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    model = open_model(folder, torch.float16 if is_fp16 else "auto")
     if tokenizer.vocab_size > model.config.vocab_size:
         pieces, ids = tokenizer.vocab_size, model.config.vocab_size
         raise InputError(f"the vocabulary {vocabulary} has {pieces} pieces, but the model only {ids} ids")
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
+    return model.to(device_of_this_process()).eval(), tokenizer
 
 
 def _prompts(arguments: argparse.Namespace) -> Iterator[str]:

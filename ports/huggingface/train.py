@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports.huggingface.command_line import SHAPE, Parser, find_vocabulary, flag, read_config
+from ports.huggingface.command_line import SHAPE, Parser, add_model, find_vocabulary, flag, read_config
 from src.common.errors import InputError, run_program
 from src.common.vocabulary import vocabulary_md5
 
@@ -35,11 +35,7 @@ def _parser() -> Parser:
     add("--save", required=True, metavar="FOLDER", help="folder of the run; the same command goes on with its run")
     add("--data-path", required=True, nargs="+", metavar="FILE", help="MindRecord files or folders, .txt, .jsonl")
     add("--data-column-name", default="input_ids", help="column of the ids in MindRecord files")
-    add("--vocab-file", metavar="FILE", help="vocab.model, its folder, or its path without .model; default: in --load")
-    add("--num-layers", type=int, help="layers without the query layer (31 for 2.6B)")
-    add("--hidden-size", type=int, help="hidden size")
-    add("--num-attention-heads", type=int, help="attention heads")
-    add("--max-position-embeddings", type=int, help="positions")
+    add_model(parser)
     add("--eod-id", type=int, help="id after each document, of a new model; default: <pad>, as in the released models")
     add("--seq-length", type=int, help="tokens of a record; default: the model's positions")
     add("--train-iters", type=int, required=True, help="optimizer steps of the whole run")

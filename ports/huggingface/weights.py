@@ -84,14 +84,35 @@ def write_new(arguments: argparse.Namespace, vocabulary: Path, folder: Path) -> 
     parallel.write_folder(folder, write)
 
 
+def open_model(folder: str, dtype: torch.dtype | str, **settings: Any) -> PanguAlphaForCausalLM:
+    """Load a model from a folder of Hugging Face's, which needs no code.
+
+    Args:
+        folder: Folder with config.json and weights.
+        dtype: As `from_pretrained` takes it.
+        settings: Others of `from_pretrained`.
+
+    Raises:
+        InputError: Files are damaged, or some weights are missing.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = PanguAlphaForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **settings)
+    except Exception as error:  # Transformers, safetensors and pickle raise many kinds
+        raise InputError(f"{folder} cannot be loaded: {error}") from error
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]))
+    if wrong:
+        raise InputError(f"{folder} is not a whole PanGu-α: {len(wrong)} weights do not fit, such as {wrong[0]}")
+    return model
+
+
 def load(arguments: argparse.Namespace, device: torch.device) -> nn.Module:
     """Load the model of `--load` in float32, in parts if there are several processes, with new adapters for LoRA.
 
     Raises:
         InputError: Files are damaged, or weights are missing.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     # New names of functions, and how several sums could be one: not for users.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -100,17 +121,7 @@ def load(arguments: argparse.Namespace, device: torch.device) -> nn.Module:
     settings: dict[str, Any] = {name: rate for name, rate in dropout.items() if rate is not None}
     if arguments.tp * arguments.fsdp > 1:
         settings["distributed_config"] = DistributedConfig(tp_size=arguments.tp, fsdp_size=arguments.fsdp)
-    try:
-        model, report = PanguAlphaForCausalLM.from_pretrained(
-            arguments.load, dtype=torch.float32, output_loading_info=True, **settings
-        )
-    except Exception as error:  # Transformers, safetensors and pickle raise many kinds
-        raise InputError(f"{arguments.load} cannot be loaded: {error}") from error
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]))
-    if wrong:
-        raise InputError(
-            f"{arguments.load} is not a whole PanGu-α: {len(wrong)} weights do not fit, such as {wrong[0]}"
-        )
+    model = open_model(arguments.load, torch.float32, **settings)
     if arguments.tp * arguments.fsdp == 1:
         model = model.to(device)
     if arguments.checkpoint_activations:
