@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -88,9 +89,9 @@ class _Generation(_Strict):
         return self.n
 
     @property
+    @abstractmethod
     def most_tokens(self) -> int:
         """Most tokens of an answer."""
-        raise NotImplementedError
 
     def generation(self, end_token: int) -> GenerationConfig:
         """Return the settings for the backend.
