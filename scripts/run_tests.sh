@@ -7,6 +7,6 @@
 cd "$ROOT"
 if [ $# -eq 0 ]; then
     workers=$(nproc)
-    set -- -m "not slow" -n $((workers < 4 ? workers : 4)) --dist loadgroup
+    set -- -m "not slow" -n $((workers < 4 ? workers : 4)) --dist loadfile
 fi
 exec "$VENV_PYTHON" -m pytest "$@"

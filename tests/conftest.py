@@ -6,13 +6,13 @@ import subprocess
 
 import numpy as np
 import pytest
-import sentencepiece
+from xdist.scheduler import LoadFileScheduling
 
 from src.evaluation.tasks.tnews import LABELS as TNEWS_LABELS
 from src.tokenization_jieba import words_for_sentencepiece
 from tests.support.programs import ROOT
+from tests.support.vocabularies import train_vocab
 
-SPECIAL_PIECES = ["\u2583", "\u2582", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]
 PHRASES = [
     "春风又绿江南岸",
     "明月何时照我还",
@@ -36,16 +36,19 @@ LABELS = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the marks
-def pytest_collection_modifyitems(items):
-    """Say which tests one worker of pytest-xdist runs: those of a file, which share compiled models.
+class _ByFile(LoadFileScheduling):
+    """Each worker runs all tests of a file, which share compiled models.
 
     All tests of tests/distributed are for one worker: they share runs, and each starts several processes.
     """
-    for item in items:
-        path = item.path.relative_to(ROOT / "tests")
-        group = path.parts[0] if path.parts[0] == "distributed" else path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "tests/distributed" if file.startswith("tests/distributed/") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -87,29 +90,14 @@ def chinese_text():
 
 @pytest.fixture(scope="session")
 def tiny_vocab(tmp_path_factory, chinese_text):
-    """Return the path of a vocab.model with 160 pieces. Its special pieces have the same ids as in the release."""
-    return _trained_vocab(tmp_path_factory.mktemp("vocab"), chinese_text(0, 500))
+    """Return the path of a vocab.model of at most 160 pieces. Its special pieces have the ids of the release."""
+    return train_vocab(tmp_path_factory.mktemp("vocab"), chinese_text(0, 500))
 
 
 @pytest.fixture(scope="session")
 def other_vocab(tmp_path_factory, chinese_text):
     """Return the path of another vocab.model with as many pieces as `tiny_vocab`."""
-    return _trained_vocab(tmp_path_factory.mktemp("other_vocab"), chinese_text(1, 400))
-
-
-def _trained_vocab(folder, text):
-    corpus = folder / "corpus.txt"
-    corpus.write_text(text, encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus),
-        model_prefix=str(folder / "vocab"),
-        vocab_size=160,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        user_defined_symbols=SPECIAL_PIECES,
-        minloglevel=2,
-    )
-    return folder / "vocab.model"
+    return train_vocab(tmp_path_factory.mktemp("other_vocab"), chinese_text(1, 400))
 
 
 @pytest.fixture(scope="session")
@@ -121,17 +109,7 @@ def eval_vocab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vocab")
     lines = [*PHRASES, "问：男女：答该答案来自对话", "阅读文章", "，。?"]
     lines += [f"这是关于{label}的文章：" for label in TNEWS_LABELS.values()]
-    (folder / "corpus.txt").write_text("\n".join(words_for_sentencepiece(line) for line in lines * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"),
-        model_prefix=str(folder / "vocab"),
-        vocab_size=160,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        user_defined_symbols=SPECIAL_PIECES,
-        minloglevel=2,
-    )
-    return folder / "vocab.model"
+    return train_vocab(folder, "\n".join(words_for_sentencepiece(line) for line in lines * 20))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sentencepiece
 
 from src.checkpoint import ckpt_file
 from src.common.errors import InputError
@@ -14,8 +13,9 @@ from src.evaluation import run
 from src.evaluation.tasks import tnews
 from src.inference.mindspore.load import load_model
 from src.tokenization_jieba import words_for_sentencepiece
-from tests.conftest import PHRASES, SPECIAL_PIECES
+from tests.conftest import PHRASES
 from tests.support.evaluation import configuration
+from tests.support.vocabularies import train_vocab
 
 TNEWS, CMRC = ["--task=tnews", "--limit=6"], ["--task=cmrc2018", "--limit=3", "--model.seq_length=128"]
 
@@ -37,22 +37,11 @@ def predictions(folder):
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def other_vocabulary(path):
+def other_vocabulary(folder):
     """Train a vocabulary of the same size that cuts the same texts into other pieces."""
     lines = [*reversed(PHRASES), "问：男女：答该答案来自对话", "阅读文章，。?", "这是关于文章故事化体育科技房产游戏："]
-    text = path.with_suffix(".txt")
-    text.write_text("\n".join(words_for_sentencepiece(line) for line in lines * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text),
-        model_prefix=str(path.with_suffix("")),
-        vocab_size=160,
-        model_type="bpe",
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        user_defined_symbols=SPECIAL_PIECES,
-        minloglevel=2,
-    )
-    return path
+    text = "\n".join(words_for_sentencepiece(line) for line in lines * 20)
+    return train_vocab(folder, text, model_type="bpe")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +68,7 @@ def changed(name, vocab, folder, tmp_path, monkeypatch):
     if name == "precision":
         return first, None, {"flags": [*TNEWS, "--model.softmax_compute_dtype=float16"]}, "model"
     if name == "vocabulary":
-        return first, None, {"vocab": other_vocabulary(tmp_path / "vocab.model")}, "tokenizer"
+        return first, None, {"vocab": other_vocabulary(tmp_path)}, "tokenizer"
     if name == "seed":
         return first, None, {"flags": [*TNEWS, "--seed=3"]}, "seed"
     assert name == "prompt"

@@ -4,7 +4,6 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-import sentencepiece
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.conversion import convert
@@ -15,9 +14,10 @@ from src.inference.mindspore.runtime import CachedRuntime
 from src.pangu_alpha_config import RunConfig
 from src.tokenization import load_tokenizer
 from src.tokenization_jieba import words_for_sentencepiece
-from tests.conftest import PHRASES, SPECIAL_PIECES
+from tests.conftest import PHRASES
 from tests.support.programs import ROOT, random_model
 from tests.support.vllm_server import vllm_serving
+from tests.support.vocabularies import train_vocab
 
 # Heads of 16: the kernels for a CPU start at 32, so the padding of heads is tested too.
 # The vocabulary has fewer pieces than the model has ids, so such ids must be left out.
@@ -38,17 +38,8 @@ def vocabulary(tmp_path_factory):
     """The path of a vocab.model that can write JSON."""
     folder = tmp_path_factory.mktemp("vocabulary")
     lines = [*PHRASES, '{ } [ ] " : , . - 0 1 2 3 4 5 6 7 8 9', "问:城市人口 答:成都 < / >"]
-    (folder / "corpus.txt").write_text("\n".join(words_for_sentencepiece(line) for line in lines * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"),
-        model_prefix=str(folder / "vocab"),
-        vocab_size=SIZES["vocab_size"],
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        user_defined_symbols=SPECIAL_PIECES,
-        minloglevel=2,
-    )
-    return folder / "vocab.model"
+    text = "\n".join(words_for_sentencepiece(line) for line in lines * 20)
+    return train_vocab(folder, text, SIZES["vocab_size"])
 
 
 @pytest.fixture(scope="session")
