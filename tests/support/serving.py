@@ -48,6 +48,7 @@ def serving_app(app, root_path="", connections=CONNECTIONS):
     try:
         yield server.effective_port
     finally:
+        server.task_dispatcher.shutdown()  # its threads write to a pipe, whose number is another file's after `close`
         server.close()
         thread.join(1)  # with a limit: a client may keep its connection
 
