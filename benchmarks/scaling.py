@@ -148,7 +148,7 @@ class Rank:
             from src.parallel.explicit.collectives import AllReduce
 
             self.silent, _ = self._build()
-            for part in (self.silent.network, self.silent.train_step):
+            for part in (self.silent.network, self.silent.update):
                 for _, cell in part.cells_and_names():
                     if isinstance(cell, AllReduce):
                         cell.reduce = nn.Identity()

@@ -95,8 +95,8 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
         attach_to_training(network, apply_gradients)
     ids = arguments.batch()
     scalars = StepScalars.at(arguments.training, step=0, applied_steps=0).tensors()
-    scale = Tensor(np.float32(arguments.training.loss_scale))  # the one micro-batch holds all tokens of the step
-    inputs = [scale, scale, *scalars, *map(Tensor, (ids, *causal(ids)))]
+    scale = Tensor(np.float32(arguments.training.loss_scale))
+    inputs = [scale, *scalars, *map(Tensor, (ids, *causal(ids)))]
 
     def step() -> tuple[float, float, int]:
         begin = time.perf_counter()

@@ -7,6 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from src.nn.operators import after, for_each
 from src.nn.optimizer import StepScalars, sum_of_squares
 from src.pangu_alpha import PanguAlphaWithLoss
 
@@ -43,19 +44,20 @@ def zero_sums(parameters: Sequence[Parameter]) -> ParameterTuple:
 
 def add_to(sums: ParameterTuple, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Add gradients to their sums. Returns a value for `ops.depend`."""
-    done = ()
-    for i in range(len(gradients)):
-        done += (ops.assign_add(sums[i], ops.cast(gradients[i], ms.float32)),)
-    return done
+    return for_each(_add_to, sums, gradients)
 
 
-def take(sums: ParameterTuple, gradients: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
-    """Return the sums, plus `gradients` if given, and reset the sums to 0."""
-    totals = ()
-    for i in range(len(sums)):
-        total = sums[i] + (0.0 if gradients is None else ops.cast(gradients[i], ms.float32))
-        totals += (ops.depend(total, ops.assign(sums[i], ops.zeros_like(ops.depend(sums[i], total)))),)
-    return totals
+def _add_to(total: Parameter, gradient: Tensor) -> Tensor:
+    return ops.assign_add(total, ops.cast(gradient, ms.float32))
+
+
+def clear(sums: ParameterTuple, done: Tensor) -> tuple[Tensor, ...]:
+    """Set the sums to 0 after `done` was computed. Returns a value for `ops.depend`."""
+    return for_each(ops.partial(_clear, done), sums)
+
+
+def _clear(done: Tensor, total: Parameter) -> Tensor:
+    return ops.assign(total, ops.zeros_like(after(done, total)))
 
 
 class Accumulator(nn.Cell):
@@ -84,10 +86,7 @@ class GlobalNorm(nn.Cell):
     """Square root of the sum of all squares of several tensors, a float32 scalar."""
 
     def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        squares = ()
-        for x in tensors:
-            squares += (sum_of_squares(x),)
-        return ops.sqrt(ops.addn(squares))
+        return ops.sqrt(ops.addn(for_each(sum_of_squares, tensors)))
 
 
 class ApplyGradients(nn.Cell):
@@ -131,38 +130,47 @@ class ApplyGradients(nn.Cell):
         return norm, finite
 
 
-class TrainStep(nn.Cell):
-    """Computes the last micro-batch of a step and updates the parameters, in one graph.
-
-    The gradients of the earlier micro-batches come from the accumulator.
+class ApplySums(nn.Cell):
+    """Applies the summed gradients, and sets the sums to 0.
 
     Inputs:
-        scale: float32 scalar, as for the accumulator.
+        loss_scale, lr, beta1_power, beta2_power: float32 scalars. The last three come from `StepScalars`.
+
+    Returns:
+        The results of ApplyGradients.
+    """
+
+    def __init__(self, apply_gradients: ApplyGradients, sums: ParameterTuple):
+        super().__init__(auto_prefix=False)
+        self.apply_gradients, self.sums = apply_gradients, sums
+
+    def construct(
+        self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        norm, finite = self.apply_gradients(self.sums, loss_scale, lr, beta1_power, beta2_power)
+        return ops.depend(norm, clear(self.sums, finite)), finite
+
+
+class TrainStep(nn.Cell):
+    """Computes a step of one micro-batch and updates the parameters, in one graph.
+
+    Inputs:
         loss_scale, lr, beta1_power, beta2_power: float32 scalars. The last three come from `StepScalars`.
         batch: The inputs of PanguAlphaWithLoss.
 
     Returns:
-        The unscaled loss of this micro-batch, and the results of ApplyGradients.
+        The unscaled loss, and the results of ApplyGradients.
     """
 
-    def __init__(
-        self,
-        network: PanguAlphaWithLoss,
-        parameters: list[Parameter],
-        apply_gradients: ApplyGradients,
-        accumulator: Accumulator | None = None,
-    ):
+    def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], apply_gradients: ApplyGradients):
         super().__init__(auto_prefix=False)
         self.value_and_gradients = ms.value_and_grad(Objective(network), None, ParameterTuple(parameters), has_aux=True)
         self.apply_gradients = apply_gradients
-        self.sums = accumulator.sums if accumulator else None
 
     def construct(
-        self, scale: Tensor, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor, *batch: Tensor
+        self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor, *batch: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        (_, loss), gradients = self.value_and_gradients(scale, *batch)
-        if self.sums is not None:
-            gradients = take(self.sums, gradients)
+        (_, loss), gradients = self.value_and_gradients(loss_scale, *batch)
         return (loss,) + self.apply_gradients(gradients, loss_scale, lr, beta1_power, beta2_power)
 
 
@@ -232,22 +240,27 @@ class Stepper:
         total: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ):
         self.network, self._total = network, total
-        several = apply_gradients.micro_batches > 1
-        self.accumulator = Accumulator(network, parameters) if several else None
-        self.train_step = TrainStep(network, parameters, apply_gradients, self.accumulator)
+        self.accumulator, self.update = None, TrainStep(network, parameters, apply_gradients)
+        if apply_gradients.micro_batches > 1:
+            self.accumulator = Accumulator(network, parameters)
+            self.update = ApplySums(apply_gradients, self.accumulator.sums)
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """Run one optimizer step over micro-batches. Each one has the inputs of PanguAlphaWithLoss."""
-        batches, losses = list(micro_batches), []
+        batches = list(micro_batches)
         weights = token_weights(batches, self.network.pad_token, self._total)
-        *scales, last_scale = (Tensor(np.float32(loss_scale * weight)) for weight in weights)
-        for scale, batch in zip(scales, batches, strict=False):
-            assert self.accumulator, "several micro-batches, but apply_gradients.micro_batches is 1"
-            losses.append(self.accumulator(scale, *batch))
-        loss, norm, finite = self.train_step(
-            last_scale, Tensor(np.float32(loss_scale)), *scalars.tensors(), *batches[-1]
-        )
-        return StepResult(weighted_mean([*losses, loss], weights), float(norm.asnumpy()), bool(finite.asnumpy()))
+        scale_and_scalars = Tensor(np.float32(loss_scale)), *scalars.tensors()
+        if self.accumulator:
+            losses = [
+                self.accumulator(Tensor(np.float32(loss_scale * weight)), *batch)
+                for weight, batch in zip(weights, batches, strict=True)
+            ]
+            norm, finite = self.update(*scale_and_scalars)
+        else:
+            [batch] = batches
+            loss, norm, finite = self.update(*scale_and_scalars, *batch)
+            losses = [loss]
+        return StepResult(weighted_mean(losses, weights), float(norm.asnumpy()), bool(finite.asnumpy()))
 
     def evaluate(self, batch: Inputs) -> float:
         """Return this rank's share of the loss of a batch."""

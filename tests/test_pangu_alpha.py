@@ -94,7 +94,7 @@ def test_three_optimizer_steps_are_the_peer_s(golden_model, golden_batch):
     step = TrainStep(PanguAlphaWithLoss(CONFIG, golden_model), parameters, apply_gradients)
     scale = Tensor(np.float32(1024))
     for number, expected in enumerate(PEER["losses"]):
-        loss, norm, finite = step(scale, scale, *StepScalars.at(training, number, number).tensors(), *golden_batch)
+        loss, norm, finite = step(scale, *StepScalars.at(training, number, number).tensors(), *golden_batch)
         assert finite and float(loss) == pytest.approx(float(expected), abs=1e-4)
         if number == 0:
             assert float(norm) == pytest.approx(float(PEER["gradient_norm"]), rel=1e-5)

@@ -155,15 +155,15 @@ class AdamUpdate(nn.Cell):
 
     def construct(
         self,
+        factor: Tensor,
+        lr: Tensor,
+        beta1_power: Tensor,
+        beta2_power: Tensor,
         decay: float,
         parameter: Parameter,
         m: Parameter,
         v: Parameter,
         gradient: Tensor,
-        factor: Tensor,
-        lr: Tensor,
-        beta1_power: Tensor,
-        beta2_power: Tensor,
     ) -> Tensor:
         return self.update(
             parameter, m, v, gradient, factor, lr, beta1_power, beta2_power, Tensor(decay, ms.float32), self.constants

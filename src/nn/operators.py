@@ -8,6 +8,27 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+for_each = ops.HyperMap()
+"""Return a tuple of a function's results for each element of tuples of equal length: `for_each(function, tuple, …)`.
+
+MindSpore compiles it ten times as fast as a loop over 130 tensors, whose time grows with the square of their number.
+The function may be a cell. Its other inputs come before those of the tuples, by `ops.partial`.
+"""
+
+
+def pick(values: tuple[Tensor, ...], places: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Return the values at some places of a tuple."""
+    return for_each(ops.partial(_item, values), places)
+
+
+def after(done: object, x: Tensor) -> Tensor:
+    """Return x, for computations that must come after `done`."""
+    return ops.depend(x, done)
+
+
+def _item(values: tuple[Tensor, ...], place: int) -> Tensor:
+    return values[place]
+
 
 class Product(nn.Cell):
     """x @ weight.

@@ -148,7 +148,7 @@ def test_adam_update(library, powers, decay):
 
         def construct(self, gradient, factor, lr, beta1_power, beta2_power):
             return ops.depend(
-                lr, self.update(decay, self.p, self.m, self.v, gradient, factor, lr, beta1_power, beta2_power)
+                lr, self.update(factor, lr, beta1_power, beta2_power, decay, self.p, self.m, self.v, gradient)
             )
 
     settings = TRAINING.beta1, TRAINING.beta2, TRAINING.epsilon

@@ -11,6 +11,7 @@ from src.common.memory import require_memory
 from src.cpu_kernels.attach import token_decoder
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.inference.padding import bucket
+from src.nn.operators import for_each
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.costs import ITEM_SIZE
@@ -65,10 +66,10 @@ class Reorder(nn.Cell):
         self.assign = ops.Assign()
 
     def construct(self, rows: Tensor) -> bool:
-        done = ()
-        for i in range(len(self.parameters)):
-            done += (self.assign(self.parameters[i], self.gather(self.parameters[i], rows, 0)),)
-        return ops.depend(True, done)
+        return ops.depend(True, for_each(ops.partial(self._reorder, rows), self.parameters))
+
+    def _reorder(self, rows: Tensor, cache: Parameter) -> Tensor:
+        return self.assign(cache, self.gather(cache, rows, 0))
 
 
 class NextLogits(nn.Cell):

@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.common.settings import TrainingConfig
+from src.nn.operators import after, for_each, pick
 from src.nn.optimizer import Optimizer
 from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha import PanguAlphaWithLoss
@@ -92,21 +93,22 @@ class Messages(nn.Cell):
             bundles[-1] += (i,)
             room -= width * rows
         self.bundles = tuple(bundles)
+        self.begins = tuple(sum(self.widths[k] for k in bundle if k < i) for bundle in bundles for i in bundle)
         self.slice = ops.Slice()  # MindSpore needs ten times as long to compile an index expression
 
     def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         results = ()
         for bundle in self.bundles:
-            columns = ()
-            for i in bundle:
-                columns += (ops.reshape(ops.cast(tensors[i], ms.float32), (self.rows, -1)),)
-            message = self.send(ops.concat(columns, 1))
-            begin = 0
-            for i in bundle:
-                columns = self.slice(message, (0, begin), (message.shape[0], self.widths[i]))
-                results += (ops.reshape(columns, self.out_shapes[i]),)
-                begin += self.widths[i]
+            message = self.send(ops.concat(for_each(self._columns, pick(tensors, bundle)), 1))
+            results += for_each(ops.partial(self._tensor, message), bundle)
         return results
+
+    def _columns(self, x: Tensor) -> Tensor:
+        return ops.reshape(ops.cast(x, ms.float32), (self.rows, -1))
+
+    def _tensor(self, message: Tensor, i: int) -> Tensor:
+        columns = self.slice(message, (0, self.begins[i]), (message.shape[0], self.widths[i]))
+        return ops.reshape(columns, self.out_shapes[i])
 
 
 class ReduceGradients(nn.Cell):
@@ -124,6 +126,7 @@ class ReduceGradients(nn.Cell):
         if self.partial:
             shapes = [layout.held[names[i]].shape for i in self.partial]
             self.sum_partial = Messages(AllReduce(mesh.group("tensor")), 1, shapes, shapes)
+            self.after_partial = _replaced(len(names), self.partial)
         kinds = defaultdict(list)
         for i, name in enumerate(names):
             if layout.replicas(name).size > 1:
@@ -141,27 +144,31 @@ class ReduceGradients(nn.Cell):
                 )
             )
         self.messages = nn.CellList(messages)
-        places = {i: (kind, place) for kind, members in enumerate(self.members) for place, i in enumerate(members)}
-        self.places = tuple(places.get(i, (-1, 0)) for i in range(len(names)))
+        self.places = _replaced(len(names), [i for members in self.members for i in members])
 
     def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.tied >= 0:
             total = self.sum_tied(gradients[self.tied])
             gradients = gradients[: self.tied] + (total,) + gradients[self.tied + 1 :]
         if self.partial:
-            totals = self.sum_partial(tuple([gradients[i] for i in self.partial]))
-            for k, i in enumerate(self.partial):
-                gradients = gradients[:i] + (totals[k],) + gradients[i + 1 :]
+            gradients = pick(gradients + self.sum_partial(pick(gradients, self.partial)), self.after_partial)
         sent = ()
         for kind, send in enumerate(self.messages):
-            chosen = ()
-            for i in self.members[kind]:
-                chosen += (gradients[i],)
-            sent += (send(chosen),)
-        results = ()
-        for i, (kind, place) in enumerate(self.places):
-            results += (gradients[i] if kind < 0 else sent[kind][place],)
-        return results
+            sent += send(pick(gradients, self.members[kind]))
+        return pick(gradients + sent, self.places)
+
+
+def _replaced(number: int, replaced: Sequence[int]) -> tuple[int, ...]:
+    """Return what to pick of values and of new ones after them, so that the new ones replace the values at places.
+
+    Args:
+        number: Number of the values.
+        replaced: The place of each new value.
+    """
+    places = list(range(number))
+    for new, place in enumerate(replaced):
+        places[place] = number + new
+    return tuple(places)
 
 
 class GlobalNormOfRanks(nn.Cell):
@@ -181,11 +188,8 @@ class GlobalNormOfRanks(nn.Cell):
         self.sum = AllReduce(group) if group.size > 1 else nn.Identity()
 
     def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        mine = ()
-        for i in self.counted:
-            mine += (gradients[i],)
         # Without experts in its stage, a rank may count nothing, because other ranks hold the same parts.
-        own = ops.square(self.norm(mine)) if self.counted else Tensor(0.0, ms.float32)
+        own = ops.square(self.norm(pick(gradients, self.counted))) if self.counted else Tensor(0.0, ms.float32)
         # ops.depend puts this sum after the gradients' own messages, so that all ranks have the same order.
         return ops.sqrt(self.sum(ops.depend(own, gradients)))
 
@@ -241,10 +245,10 @@ class ShardedOptimizer(nn.Cell):
         updated = self.inner(gradients, factor, lr, beta1_power, beta2_power)
         done = ()
         for kind, send in enumerate(self.messages):
-            parts = ()
-            for part in self.parts[kind]:
-                parts += (ops.depend(part, updated),)
-            gathered = send(parts)
-            for i in range(len(gathered)):
-                done += (ops.assign(self.held[kind][i], ops.cast(gathered[i], self.held[kind][i].dtype)),)
+            parts = for_each(ops.partial(after, updated), self.parts[kind])
+            done += for_each(_assign, self.held[kind], send(parts))
         return updated + done
+
+
+def _assign(parameter: Parameter, x: Tensor) -> Tensor:
+    return ops.assign(parameter, ops.cast(x, parameter.dtype))

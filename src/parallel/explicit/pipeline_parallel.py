@@ -16,10 +16,10 @@ from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import (
     ApplyGradients,
+    ApplySums,
     Inputs,
     StepResult,
     add_to,
-    take,
     token_weights,
     weighted_mean,
     zero_sums,
@@ -185,19 +185,6 @@ class Backward(nn.Cell):
         if self.is_first:
             return ops.depend(loss, add_to(self.sums, gradients)), loss
         return ops.depend(loss, add_to(self.sums, gradients[1])), gradients[0]
-
-
-class ApplySums(nn.Cell):
-    """Applies the summed gradients, and sets the sums to 0."""
-
-    def __init__(self, apply_gradients: ApplyGradients, sums: ParameterTuple):
-        super().__init__(auto_prefix=False)
-        self.apply_gradients, self.sums = apply_gradients, sums
-
-    def construct(
-        self, loss_scale: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self.apply_gradients(take(self.sums), loss_scale, lr, beta1_power, beta2_power)
 
 
 class PipelineStepper:

@@ -10,10 +10,11 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
+from src.nn.operators import after, for_each, pick
 from src.nn.optimizer import Optimizer, StepScalars, keep_on_host, sum_of_squares
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import RunConfig
-from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult, counted_tokens
+from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult, clear, counted_tokens
 from src.parallel.plan import sharding
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
@@ -96,10 +97,11 @@ class NormOfSlices(nn.Cell):
         self.sum = nn.Identity() if is_alone else ops.AllReduce()
 
     def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        squares = ()
-        for i in range(len(tensors)):
-            squares += (sum_of_squares(tensors[i]) * self.shares[i],)
-        return ops.sqrt(self.sum(ops.addn(squares)))
+        return ops.sqrt(self.sum(ops.addn(for_each(_share_of_squares, tensors, self.shares))))
+
+
+def _share_of_squares(x: Tensor, share: float) -> Tensor:
+    return sum_of_squares(x) * share
 
 
 class SemiAutoTrainStep(nn.Cell):
@@ -140,11 +142,11 @@ class SemiAutoTrainStep(nn.Cell):
         self.accumulates, self.optimizer_shard = accumulates, optimizer_shard
         if accumulates:
             self.accu_grads = ParameterTuple([clone(weight, SUMS + weight.name) for weight in parameters])
+            self.own_sums = ParameterTuple([self.accu_grads[i] for i in own])
         self.gradients = ops.GradOperation(get_by_list=True, sens_param=True)
         self.loss_scale, self.lr, self.beta1_power, self.beta2_power = (
             Parameter(Tensor(0.0, ms.float32), name=f"scalar.{name}", requires_grad=False) for name in SCALARS
         )
-        self.assign = ops.Assign()
 
     @property
     def held_parameters(self) -> list[Parameter]:
@@ -154,29 +156,23 @@ class SemiAutoTrainStep(nn.Cell):
     @property
     def held_sums(self) -> list[Parameter]:
         """Sums of the gradients of `held_parameters`; empty with a single micro-batch."""
-        return [self.accu_grads[i] for i in self.own] if self.accumulates else []
+        return list(self.own_sums) if self.accumulates else []
 
     def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loss = self.network(*batch)
         sens = ops.ones_like(loss) * self.loss_scale
         of_all = self.gradients(self.network, self.weights)(*batch, sens)
-        gradients = ()
-        for i in self.own:
-            gradients += (of_all[i],)
+        gradients = pick(of_all, self.own)
         if not self.accumulates:
             return (loss,) + self.apply_gradients(
                 gradients, self.loss_scale, self.lr, self.beta1_power, self.beta2_power
             )
-        sums, added = (), ops.depend(of_all, self.accu_grads)  # keeps the sums of other stages in the graph
-        for i in self.own:
-            sums += (ops.depend(self.accu_grads[i], added),)
-        result = self.apply_gradients(
+        added = ops.depend(of_all, self.accu_grads)  # keeps the sums of other stages in the graph
+        sums = for_each(ops.partial(after, added), self.own_sums)
+        norm, finite = self.apply_gradients(
             gradients if self.optimizer_shard else sums, self.loss_scale, self.lr, self.beta1_power, self.beta2_power
         )
-        cleared = ()
-        for place, i in enumerate(self.own):
-            cleared += (self.assign(self.accu_grads[i], ops.zeros_like(ops.depend(sums[place], result))),)
-        return (ops.depend(loss, cleared),) + result
+        return ops.depend(loss, clear(self.own_sums, ops.depend(finite, added))), norm, finite
 
 
 class FixedCount(nn.Cell):
