@@ -248,7 +248,10 @@ def parsed(options: str) -> dict[str, Any]:
         if name == "stop" and isinstance(value, str):
             value = given[name] = [value]
         if kind is float and type(value) is int:
-            value = given[name] = float(value)
+            try:
+                value = given[name] = float(value)
+            except OverflowError:
+                raise InputError(f"{name} is a number of {len(str(value))} digits; it is too large") from None
         if type(value) is not kind:
             raise InputError(
                 f"{name} is {json.dumps(value, ensure_ascii=False)[:50]}; it must be of type {kind.__name__}"

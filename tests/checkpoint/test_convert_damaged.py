@@ -90,6 +90,12 @@ DAMAGES = {
         {},
         rf"has no parameter '{MLP}' \(1 of 53 are missing\)",
     ),
+    "an iteration that is no number": (
+        "megatron",
+        lambda at: (at / "megatron/latest_checkpointed_iteration.txt").write_text("²"),
+        {},
+        "latest_checkpointed_iteration.txt is '²'; it must hold the number of an iteration, or 'release'",
+    ),
     "mixed sizes": (
         "mindspore",
         lambda at: change(at / "mindspore", {MLP: np.zeros((256, 512), np.float32)}),

@@ -115,6 +115,7 @@ WRONG = {
     "true for a number": (PROMPT, dict(top_k=True), "422 top_k is true; it must be of type int"),
     "a stop that is no text": (PROMPT, dict(stop=[3]), "422 stop must hold texts alone"),
     "out of range": (PROMPT, dict(top_p=2), "422 generation.top_p is 2.0; it must lie in (0, 1]"),
+    "too large": (PROMPT, dict(temperature=10**400), "422 temperature is a number of 401 digits; it is too large"),
     "nothing": ("", {}, "422 give input_sentence, or input_ids instead of it"),
     "both": (PROMPT, dict(input_ids=[5]), "422 give input_sentence, or input_ids instead of it"),
     "beams": (PROMPT, dict(method="beam"), "422 beam search needs the model for itself"),

@@ -17,6 +17,7 @@ from src.checkpoint.formats.mindformers import check_parts, piece_of
 from src.checkpoint.formats.names import MEGATRON, Name
 from src.checkpoint.formats.parameters import File, Kind, Options, Piece, Source, Target, numbered
 from src.common.errors import InputError
+from src.common.reading import read_text
 from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.sharding import tensor_axis
@@ -70,8 +71,10 @@ def _files(path: Path) -> list[Path]:
         return [path]
     folder, tracker = path, path / TRACKER
     if tracker.is_file():
-        iteration = tracker.read_text().strip()
-        folder = path / (f"iter_{int(iteration):07d}" if iteration.isdigit() else iteration)
+        iteration = read_text(tracker).strip()
+        if not re.fullmatch(r"[0-9]{1,18}|release", iteration):
+            raise InputError(f"{tracker} is {iteration[:50]!r}; it must hold the number of an iteration, or 'release'")
+        folder = path / (f"iter_{int(iteration):07d}" if iteration != "release" else iteration)
     parts = numbered(folder.glob("mp_rank_*"), r"mp_rank_(\d+)") if folder.is_dir() else {}
     if not parts:
         raise InputError(f"{path} has no mp_rank_00 folder: give the one that {TRACKER} is in, or a .pt file")

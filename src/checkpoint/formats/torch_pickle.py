@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_ENTRIES, MOST_DEPTH, MOST_AXES, LONGEST_NAME = 1_000_000, 32, 32, 1000
+MOST_IN_TUPLE = 10_000  # the longest that are known, the states of random generators, have hundreds of items
 _KEYS = (str, bytes, int, float, bool, type(None))
 _UNUSED = (  # opcodes that PyTorch does not write; some take memory or recurse as the file says
     pickle.BYTEARRAY8,
@@ -71,8 +72,8 @@ class _Ignored:
 
 def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *rest: object) -> Described:
     numbers = [offset, *shape, *strides]
-    if not isinstance(storage, Storage) or any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError("a tensor's offset, shape or strides are not whole numbers of at least 0")
+    if not isinstance(storage, Storage) or any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
+        raise ValueError("a tensor's offset, shape or strides are not whole numbers of at least 0, of 64 bits")
     if len(shape) != len(strides) or len(shape) > MOST_AXES:
         raise ValueError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
     return Described(storage, offset, tuple(shape), tuple(strides))
@@ -117,6 +118,13 @@ class _Unpickler(_StandardUnpickler):
         """
         self.stack.pop()
 
+    def load_tuple(self) -> None:
+        """Make a tuple. A long one is refused, because each call copies the tuple of its arguments."""
+        items = self.pop_mark()
+        if len(items) > MOST_IN_TUPLE:
+            raise ValueError(f"a tuple has {len(items)} items")
+        self.append(tuple(items))
+
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set(self.stack[-1], [key, value])
@@ -131,6 +139,7 @@ class _Unpickler(_StandardUnpickler):
                 holder[key] = value
 
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.TUPLE[0]] = load_tuple
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
 

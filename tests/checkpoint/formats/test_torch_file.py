@@ -101,6 +101,7 @@ PICKLES = {
     "a huge number as a key": b"\x80\x02}\x8b" + struct.pack("<i", 9000) + b"\x7f" * 9000 + b"Ns.",
     "a long name": b"\x80\x02}X" + struct.pack("<I", 5000) + b"a" * 5000 + b"Ns.",
     "copies of a list": b"\x80\x02]q\x00(" + b"N" * 9 + b"e0ccollections\nOrderedDict\n(h\x00tR.",
+    "many calls with a long tuple": b"\x80\x02(" + b"N" * NEST + b"tq\1cos\nx\nq\2" + b"0h\2h\1R" * NEST + b".",
     "nothing": b"",
     "no end": b"\x80\x02}",
 }  # fmt: skip
