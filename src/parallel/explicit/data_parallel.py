@@ -71,13 +71,22 @@ class Layout:
 
 
 class Messages(nn.Cell):
-    """Sends many tensors in few large messages.
+    """Sends many tensors in few large messages, one after the other.
+
+    Without an order of their own, the ranks of a group could send different messages at the same time.
 
     Args:
         send: Collective that turns a message (rows, elements) into one of (rows', elements).
         rows: Rows of an input message. Each tensor fills some columns, as `rows` equal parts.
         shapes: Shapes of the input tensors.
         out_shapes: Shapes of the output tensors.
+
+    Inputs:
+        tensors: What is sent.
+        sent: Results of what was sent before, which the first message waits for.
+
+    Returns:
+        The output tensors.
     """
 
     def __init__(self, send: nn.Cell, rows: int, shapes: Sequence[Sequence[int]], out_shapes: Sequence[Sequence[int]]):
@@ -96,10 +105,11 @@ class Messages(nn.Cell):
         self.begins = tuple(sum(self.widths[k] for k in bundle if k < i) for bundle in bundles for i in bundle)
         self.slice = ops.Slice()  # MindSpore needs ten times as long to compile an index expression
 
-    def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def construct(self, tensors: tuple[Tensor, ...], sent: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         results = ()
         for bundle in self.bundles:
-            message = self.send(ops.concat(for_each(self._columns, pick(tensors, bundle)), 1))
+            columns = ops.concat(for_each(self._columns, pick(tensors, bundle)), 1)
+            message = self.send(after(sent + results, columns))
             results += for_each(ops.partial(self._tensor, message), bundle)
         return results
 
@@ -147,15 +157,17 @@ class ReduceGradients(nn.Cell):
         self.places = _replaced(len(names), [i for members in self.members for i in members])
 
     def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        sent, received = (), ()
         if self.tied >= 0:
             total = self.sum_tied(gradients[self.tied])
+            sent = (total,)
             gradients = gradients[: self.tied] + (total,) + gradients[self.tied + 1 :]
         if self.partial:
-            gradients = pick(gradients + self.sum_partial(pick(gradients, self.partial)), self.after_partial)
-        sent = ()
+            totals = self.sum_partial(pick(gradients, self.partial), sent)
+            gradients, sent = pick(gradients + totals, self.after_partial), sent + totals
         for kind, send in enumerate(self.messages):
-            sent += send(pick(gradients, self.members[kind]))
-        return pick(gradients + sent, self.places)
+            received += send(pick(gradients, self.members[kind]), sent + received)
+        return pick(gradients + received, self.places)
 
 
 def _replaced(number: int, replaced: Sequence[int]) -> tuple[int, ...]:
@@ -246,7 +258,7 @@ class ShardedOptimizer(nn.Cell):
         done = ()
         for kind, send in enumerate(self.messages):
             parts = for_each(ops.partial(after, updated), self.parts[kind])
-            done += for_each(_assign, self.held[kind], send(parts))
+            done += for_each(_assign, self.held[kind], send(parts, done))
         return updated + done
 
 

@@ -79,6 +79,14 @@ def test_a_tensor_that_reaches_outside_its_storage(file, damage):
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
 
 
+def test_sizes_have_64_bits(file):
+    """Products of longer numbers, which a pickle can repeat for free, would take minutes."""
+    long = b"\x8a\x09" + (1 << 63).to_bytes(9, "little")
+    replace_place(file, number(0) + b"(" + long + number(0) + b"t" + numbers(1, 1))
+    with pytest.raises(InputError, match="of 64 bits"):
+        torch_file.tensors(file)
+
+
 def test_views_that_stay_inside(file):
     replace_place(file, number(7) + numbers(3, 1, 2) + numbers(6, 1 << 30, 2))  # the stride of one element is unused
     read = torch_file.tensors(file)["w"].read()
