@@ -7,7 +7,6 @@ their count in 4 bytes, big-endian; two bits for each number, which give the log
 numbers, little-endian and signed.
 """
 
-import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from src.common.errors import InputError
+from src.common.reading import parse_json
 
+_MOST_HEADER_BYTES = 1 << 24  # what MindSpore reserves for the header by default
 _INDEX = "SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
 
 
@@ -41,7 +42,7 @@ class RecordFile:
                 self._index = np.array(database.execute(_INDEX).fetchall(), np.int64).reshape(-1, 3)
             self._bytes = np.memmap(path, np.uint8, "r")
             length = int.from_bytes(self._bytes[:8].tobytes(), "little")
-            header = json.loads(self._bytes[8 : 8 + length].tobytes())
+            header = parse_json(self._bytes[8 : 8 + min(length, _MOST_HEADER_BYTES)].tobytes(), path)
             self._start, self._page = int(header["header_size"]), int(header["page_size"])
             self.columns = list(header["schema"][0]["blob_fields"])
         except (sqlite3.Error, ValueError, KeyError, IndexError, TypeError, OSError) as error:

@@ -6,6 +6,7 @@
 line, with `convert_arguments`, and `formats` has a file for each format. `whole` keeps a release as one file, for the
 scripts; `check` compares a strategy file with a model.
 `settings.parse_with_checkpoint` is for command lines with --checkpoint. `vocabulary` finds the vocabulary that a
-checkpoint names and compares it with that of the training; `finite` refuses NaN and infinite values. May import
-`common`, `pangu_alpha_config`, `nn`, `tokenization_jieba` and the arithmetic in `parallel.plan`.
+checkpoint names and compares it with that of the training; `finite` refuses NaN and infinite values. `limits` says how
+much a file may hold. May import `common`, `pangu_alpha_config`, `nn`, `tokenization_jieba` and the arithmetic in
+`parallel.plan`.
 """

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from mindspore.common import np_dtype
 
+from src.checkpoint.limits import LONGEST_NAME, MOST_AXES, MOST_TENSORS
 from src.common.errors import InputError
 from src.parallel.plan.sharding import Box
 
@@ -40,7 +41,8 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PIECE_BYTES = 1 << 29  # as in MindSpore's own files; a protobuf message must be smaller than 2 GiB
 _CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 10  # a checksum that can follow the message
 _VARINT, _SPAN = 0, 2  # protobuf's wire types
-_MOST_AXES, _MOST_ELEMENTS = 32, 1 << 56  # more than an array can have
+_MOST_ELEMENTS = 1 << 56  # more than an array can have
+MOST_FIELDS = 10 * MOST_TENSORS  # in all messages of a file; a matrix takes 8
 _LONGEST_NUMBER = 10  # bytes of a number of 64 bits
 
 
@@ -74,6 +76,8 @@ def index(path: Path) -> dict[str, Stored]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _index(data)
+    except _TooManyError as error:
+        raise InputError(f"{path} is damaged, or is no checkpoint of a model: {error}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # the errors of parsing other bytes
@@ -82,23 +86,32 @@ def index(path: Path) -> dict[str, Stored]:
         ) from error
 
 
+class _TooManyError(Exception):
+    """A file has more of something than a checkpoint has."""
+
+
 def _index(data: mmap.mmap) -> dict[str, Stored]:
     end = len(data)
     tail = len(_CHECKSUM_MARK) + _CHECKSUM_BYTES
     if data[-tail:-_CHECKSUM_BYTES] == _CHECKSUM_MARK:
         end -= tail
     found: dict[str, Stored] = {}
-    for _, value in _fields(data, range(end)):
-        parts = dict(_fields(data, value))
+    left = iter(range(MOST_FIELDS))
+    for _, value in _fields(data, range(end), left):
+        parts = dict(_fields(data, value, left))
         if 2 not in parts:  # a MapParameter of MindSpore: a hash table
             continue
-        tensor = list(_fields(data, parts[2]))
+        tensor = list(_fields(data, parts[2], left))
         dims, rest = tuple(number for key, number in tensor if key == 1), dict(tensor)
         name = _text(data, parts[1])
+        if len(name) > LONGEST_NAME:
+            raise _TooManyError(f"a name has more than {LONGEST_NAME} characters")
         dims = () if dims == (0,) else dims  # how older files store scalars
-        if len(dims) > _MOST_AXES or prod(max(size, 1) for size in dims) >= _MOST_ELEMENTS:
+        if len(dims) > MOST_AXES or prod(max(size, 1) for size in dims) >= _MOST_ELEMENTS:
             raise ValueError("no array has such a shape")
         stored = found.setdefault(name, Stored(_text(data, rest[2]), dims))
+        if len(found) > MOST_TENSORS:
+            raise _TooManyError(f"it has more than {MOST_TENSORS:,} parameters")
         stored.pieces.append(range(rest[3].start, rest[3].stop))
     if not all(stored.is_whole for stored in found.values()):
         raise ValueError("content and shape differ")
@@ -109,10 +122,15 @@ def _text(data: mmap.mmap, span: range) -> str:
     return data[span.start : span.stop].decode()
 
 
-def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, Any]]:
-    """Yield the fields of a message: the field's number, and a number or the byte range of the content."""
+def _fields(data: mmap.mmap, span: range, left: Iterator[int]) -> Iterator[tuple[int, Any]]:
+    """Yield the fields of a message: the field's number, and a number or the byte range of the content.
+
+    Each field takes an item of `left`, which has one for each field that the file may still have.
+    """
     at = span.start
     while at < span.stop:
+        if next(left, None) is None:
+            raise _TooManyError(f"it has more than {MOST_FIELDS:,} fields")
         key, at = _varint(data, at)
         kind = key & 7
         value, at = _varint(data, at)

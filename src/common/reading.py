@@ -16,6 +16,10 @@ import yaml
 from src.common.errors import InputError
 
 DEEPEST = 100  # brackets that may be open in YAML
+MOST_YAML_BYTES = 1 << 16  # YAML's parser takes a second for them; a run's settings have 3,000
+# Lists and objects in JSON: a million take half a second. The index of a checkpoint has two, a rank table of 10,000
+# devices as many, and the largest benchmark (WebQA's training set) 400,000.
+MOST_BRACKETS = 1_000_000
 
 
 def lines_of(text: str) -> list[str]:
@@ -66,8 +70,12 @@ def parse_json(text: str | bytes, where: object) -> Any:
         where: Origin of the text, for the message.
 
     Raises:
-        InputError: It is not JSON, is nested too deep, or has a number of thousands of digits.
+        InputError: It is not JSON, is nested too deep, has too many lists and objects, or has a number of thousands of
+            digits.
     """
+    brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if brackets > MOST_BRACKETS:
+        raise InputError(f"{where} can't be read as JSON: it has more than {MOST_BRACKETS:,} lists and objects")
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -97,9 +105,12 @@ def read_yaml(path: str | Path, name: str = "") -> Any:
         name: Name of the file for the message. Empty means its path.
 
     Raises:
-        InputError: As `read_text`; or it is not YAML, is nested too deep, or has a number of thousands of digits.
+        InputError: As `read_text`; or it is not YAML, is too long or nested too deep, or has a number of thousands of
+            digits.
     """
     text = read_text(path, name)
+    if len(text) > MOST_YAML_BYTES:
+        raise InputError(f"{name or path} can't be read as YAML: it has more than {MOST_YAML_BYTES >> 10} KiB")
     check_brackets(text, name or path)
     try:
         return yaml.safe_load(text)

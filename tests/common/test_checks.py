@@ -2,7 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.common.checks import at_least, require
+from src.common import checks
+from src.common.checks import at_least, require, vocabulary_file
 from src.common.errors import InputError
 
 
@@ -19,3 +20,12 @@ def test_a_condition_that_fails_raises_its_message():
     require([1], "not raised")
     with pytest.raises(InputError, match="^a is empty$"):
         require([], "a is empty")
+
+
+def test_a_huge_vocabulary(tmp_path, monkeypatch):
+    file = tmp_path / "vocab.model"
+    file.write_bytes(bytes((1 << 20) + 1))
+    assert vocabulary_file(tmp_path, "vocab.model", "give another") == file
+    monkeypatch.setattr(checks, "LARGEST_VOCABULARY", 1 << 20)
+    with pytest.raises(InputError, match="vocab.model has more than 1 MiB, so it is no vocabulary; give another$"):
+        vocabulary_file(tmp_path, "vocab.model", "give another")

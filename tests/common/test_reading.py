@@ -4,8 +4,9 @@ import io
 
 import pytest
 
+from src.common import reading
 from src.common.errors import InputError
-from src.common.reading import lines_of, parse_json, read_json, read_line, read_text
+from src.common.reading import lines_of, parse_json, read_json, read_line, read_text, read_yaml
 
 OTHERS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r"  # where str.splitlines cuts, too
 
@@ -58,3 +59,20 @@ def test_bad_json(tmp_path, name):
 
 def test_good_json():
     assert parse_json('{"a": "x\u2028y", "b": 1e20}', "it") == {"a": "x\u2028y", "b": 1e20}
+
+
+@pytest.mark.parametrize("text", ["[" + "[]," * 30 + "0]", '{"a": {}, "b": [' + "{}," * 30 + "0]}"])
+def test_json_of_many_lists(tmp_path, monkeypatch, text):
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    read_json(file)
+    monkeypatch.setattr(reading, "MOST_BRACKETS", 20)
+    for read in (lambda: read_json(file), lambda: parse_json(text.encode(), file)):
+        with pytest.raises(InputError, match="a.json can't be read as JSON: it has more than 20 lists and objects"):
+            read()
+
+
+def test_long_yaml(tmp_path):
+    (tmp_path / "a.yaml").write_text("- {}\n" * 20_000)
+    with pytest.raises(InputError, match="a.yaml can't be read as YAML: it has more than 64 KiB"):
+        read_yaml(tmp_path / "a.yaml")

@@ -112,9 +112,9 @@ def _slices(path: Path, strategy: Path, prefix: str) -> dict[int, Path]:
 
 def _table(file: Path) -> np.ndarray:
     try:
-        values = np.load(file, mmap_mode="r", allow_pickle=False)
+        values = np.lib.format.open_memmap(file, mode="r")  # np.load would take archives (.npz), too
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{file} is not a whole .npy file ({file.stat().st_size} bytes): fetch it again") from error
-    if not isinstance(values, np.ndarray) or values.ndim != 2:
+    if values.ndim != 2:
         raise InputError(f"{file} holds no table of rows")
     return values

@@ -11,11 +11,13 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import File, Kind, Piece, Target, read_object
+from src.checkpoint.limits import LONGEST_NAME, MOST_AXES, MOST_TENSORS
 from src.common.errors import InputError
 
 SAFETENSORS, BIN = "safetensors", "bin"
 VOCABULARY = "vocabulary_md5"  # key in config.json
 STEMS = {SAFETENSORS: "model", BIN: "pytorch_model"}
+MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file; a tensor takes about 100
 _DTYPES = {
     "F32": "Float32",
     "F16": "Float16",
@@ -99,11 +101,16 @@ def safetensors_kinds(file: Path) -> dict[str, Kind]:
     """Return shape and dtype of each tensor in a .safetensors file.
 
     Raises:
-        InputError: The file is damaged, or has a dtype that weights do not have.
+        InputError: The file is damaged, has too many tensors, or has a dtype that weights do not have.
     """
     try:
+        _check_header(file)
         with safe_open(file, "np") as opened:
+            if len(opened.keys()) > MOST_TENSORS:
+                raise _too_many(file, f"it has more than {MOST_TENSORS:,} tensors")
             slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+            if any(len(name) > LONGEST_NAME or len(part.get_shape()) > MOST_AXES for name, part in slices.items()):
+                raise _too_many(file, f"a name or a shape is longer than {LONGEST_NAME} characters or {MOST_AXES} axes")
             return {
                 name: Kind(tuple(part.get_shape()), ckpt_file.DTYPES[_DTYPES[part.get_dtype()]])
                 for name, part in slices.items()
@@ -114,6 +121,18 @@ def safetensors_kinds(file: Path) -> dict[str, Kind]:
         ) from error
     except KeyError as error:
         raise InputError(f"{file} has tensors of type {error}, which weights do not have") from error
+
+
+def _check_header(file: Path) -> None:
+    """Raise InputError for a long header, before the library makes objects of it."""
+    with file.open("rb") as opened:
+        header = int.from_bytes(opened.read(8), "little")
+    if MOST_HEADER_BYTES < header < file.stat().st_size:
+        raise _too_many(file, f"its header has more than {MOST_HEADER_BYTES >> 20} MiB")
+
+
+def _too_many(file: Path, reason: str) -> InputError:
+    return InputError(f"{file} is damaged, or is no checkpoint of a model: {reason}")
 
 
 def read_safetensors(file: Path, name: str, kind: Kind) -> np.ndarray:

@@ -23,6 +23,9 @@ from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.device_layout import DeviceLayout
 from src.parallel.plan.sharding import Box, parameter_shapes, tensor_axis
 
+# PanGu-α 200B with the optimizer's states needs less than 1 MB. MindSpore's decoder takes up to five seconds for a MiB.
+MOST_STRATEGY_BYTES = 1 << 22
+
 
 def read_strategy(path: Path) -> dict[str, DeviceLayout]:
     """Read the layouts of all parameters by official name.
@@ -35,6 +38,11 @@ def read_strategy(path: Path) -> dict[str, DeviceLayout]:
     """
     if not path.exists():
         raise InputError(f"--strategy {path} is not there; it came with the checkpoint, as *strategy*.ckpt")
+    for file in [path] if path.is_file() else [*path.glob("*.ckpt"), *path.glob("*.json")]:
+        if file.stat().st_size > MOST_STRATEGY_BYTES:
+            raise InputError(
+                f"--strategy {file} is not a strategy file of MindSpore (more than {MOST_STRATEGY_BYTES >> 20} MiB)"
+            )
     try:
         items = build_searched_strategy(str(path)) if path.is_file() else _merged(path)
     except Exception as error:  # MindSpore and protobuf raise many kinds of errors

@@ -18,6 +18,7 @@ import numpy as np
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind
 from src.checkpoint.formats.torch_pickle import Described, decode, leaves
+from src.checkpoint.limits import MOST_TENSORS
 from src.common.errors import InputError
 
 _STORAGES = {
@@ -36,7 +37,9 @@ _STORAGE_NAMES = {ckpt_file.DTYPES[name]: storage for storage, name in _STORAGES
 _ALIGNMENT = 64  # bytes, as in PyTorch's own files, so that they can be memory-mapped
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # header of a member: a mark, the lengths of its name and of its extra field
 _LOCAL_MARK = b"PK\3\4"
-MOST_PICKLE_BYTES = 1 << 28
+MOST_PICKLE_BYTES = 1 << 26  # of data.pkl; a tensor takes about 200
+MOST_DIRECTORY_BYTES = 128 * MOST_TENSORS  # of the list of members; one takes 46 bytes and its name
+_zipfile: Any = zipfile  # typeshed knows only a part of it
 _LONGEST_REASON = 200  # characters of an error that a file can choose
 
 
@@ -82,8 +85,11 @@ def load(path: Path) -> Any:
 def _opened(path: Path) -> tuple[Any, dict[str, range]]:
     """Return the tree of the pickle, and the byte ranges of the archive's storages by their keys."""
     try:
+        _check_directory(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             names = archive.namelist()
+            if len(names) > MOST_TENSORS:
+                raise ValueError(f"it has more than {MOST_TENSORS:,} members")
             if len(names) != len(set(names)) or sum(name.endswith("/data.pkl") for name in names) > 1:
                 raise ValueError("it holds a member or a model twice, so that readers differ in what they take")
             pickled = next(entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
@@ -103,6 +109,14 @@ def _opened(path: Path) -> tuple[Any, dict[str, range]]:
             return decode(file.read(len(places["data.pkl"]))), places
     except Exception as error:  # a pickle can raise any error
         raise _not_whole(path, error) from error
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a long list of members before zipfile makes an object of each."""
+    with path.open("rb") as file:
+        end = _zipfile._EndRecData(file)  # None in a file that is no archive, as ZipFile tells
+    if end and end[_zipfile._ECD_SIZE] > MOST_DIRECTORY_BYTES:
+        raise ValueError(f"it has more than {MOST_TENSORS:,} members, or members with long names")
 
 
 def _place(file: IO[bytes], entry: zipfile.ZipInfo, size: int) -> range:

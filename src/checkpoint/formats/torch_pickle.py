@@ -11,8 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-MOST_ENTRIES, MOST_DEPTH, MOST_AXES, LONGEST_NAME = 1_000_000, 32, 32, 1000
-MOST_IN_TUPLE = 10_000  # the longest that are known, the states of random generators, have hundreds of items
+from src.checkpoint.limits import LONGEST_NAME, MOST_AXES, MOST_TENSORS
+
+MOST_DEPTH = 32
+# PyTorch writes about 35 opcodes for a tensor, so 150,000 for PanGu-α 200B with its optimizer's states. Arguments and
+# states of random generators add thousands. Each opcode takes about a microsecond, and 100 bytes at most.
+MOST_OPCODES = 1_000_000
+MOST_ARGUMENTS = 100  # of a call, which copies them; PyTorch's calls have up to 10
+MOST_NUMBER_BITS = 64  # of a key: Python's hashes of longer numbers can be chosen to be equal
 _KEYS = (str, bytes, int, float, bool, type(None))
 _UNUSED = (  # opcodes that PyTorch does not write; some take memory or recurse as the file says
     pickle.BYTEARRAY8,
@@ -24,6 +30,8 @@ _UNUSED = (  # opcodes that PyTorch does not write; some take memory or recurse 
     pickle.EXT2,
     pickle.EXT4,
     pickle.DICT,
+    pickle.LONG4,
+    pickle.NEWOBJ_EX,
 )
 
 
@@ -97,8 +105,24 @@ _CALLED: dict[tuple[str, str], Callable] = {
 _StandardUnpickler: Any = pickle._Unpickler  # typeshed knows only a part of it
 
 
+class _Steps(dict):
+    """The decoder's functions by opcode. They are looked up once for each opcode of a pickle, and so counted."""
+
+    count = 0
+
+    def __getitem__(self, opcode: int) -> Callable:
+        self.count += 1
+        if self.count > MOST_OPCODES:
+            raise ValueError(f"its pickle has more than {MOST_OPCODES:,} opcodes")
+        return super().__getitem__(opcode)
+
+
 class _Unpickler(_StandardUnpickler):
     dispatch = {code: step for code, step in _StandardUnpickler.dispatch.items() if bytes([code]) not in _UNUSED}
+
+    def __init__(self, content: bytes):
+        super().__init__(io.BytesIO(content))
+        self.dispatch = _Steps(self.dispatch)
 
     def find_class(self, module: str, name: str) -> object:
         if module == "torch" and name.endswith("Storage"):
@@ -106,7 +130,7 @@ class _Unpickler(_StandardUnpickler):
         return _CALLED.get((module, name), _Ignored)
 
     def persistent_load(self, saved: tuple) -> Storage:
-        _, type_, key, *_ = saved
+        _, type_, key = saved[:3]
         if not isinstance(type_, str) or not isinstance(key, str):
             raise ValueError("a storage has no type or no name")
         return Storage(type_, key)
@@ -118,12 +142,18 @@ class _Unpickler(_StandardUnpickler):
         """
         self.stack.pop()
 
-    def load_tuple(self) -> None:
-        """Make a tuple. A long one is refused, because each call copies the tuple of its arguments."""
-        items = self.pop_mark()
-        if len(items) > MOST_IN_TUPLE:
-            raise ValueError(f"a tuple has {len(items)} items")
-        self.append(tuple(items))
+    def load_reduce(self) -> None:
+        self._check_arguments()
+        super().load_reduce()
+
+    def load_newobj(self) -> None:
+        self._check_arguments()
+        super().load_newobj()
+
+    def _check_arguments(self) -> None:
+        """Refuse many arguments, which a pickle can repeat for free. Each call copies them."""
+        if len(self.stack[-1]) > MOST_ARGUMENTS:
+            raise ValueError(f"a call has more than {MOST_ARGUMENTS} arguments")
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -135,11 +165,17 @@ class _Unpickler(_StandardUnpickler):
 
     def _set(self, holder: object, entries: list) -> None:
         for key, value in zip(entries[::2], entries[1::2], strict=True):
-            if isinstance(holder, dict) and isinstance(key, _KEYS):
-                holder[key] = value
+            if not isinstance(holder, dict) or not isinstance(key, _KEYS):
+                continue
+            if isinstance(key, str | bytes) and len(key) > LONGEST_NAME:
+                raise ValueError(f"a name has more than {LONGEST_NAME} characters")
+            if isinstance(key, int) and key.bit_length() > MOST_NUMBER_BITS:
+                raise ValueError(f"a key is a number of more than {MOST_NUMBER_BITS} bits")
+            holder[key] = value
 
     dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.TUPLE[0]] = load_tuple
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
@@ -150,7 +186,7 @@ def decode(content: bytes) -> Any:
     Raises:
         Exception: The content is not such a pickle. The error can be of any type.
     """
-    return _Unpickler(io.BytesIO(content)).load()
+    return _Unpickler(content).load()
 
 
 def leaves(tree: object) -> Iterator[tuple[str, Described]]:
@@ -167,8 +203,8 @@ def leaves(tree: object) -> Iterator[tuple[str, Described]]:
         if not isinstance(value, dict):
             continue
         seen += len(value)
-        if depth > MOST_DEPTH or seen > MOST_ENTRIES:
-            raise ValueError(f"it nests dictionaries more than {MOST_DEPTH} deep, or has over {MOST_ENTRIES:,} entries")
+        if depth > MOST_DEPTH or seen > MOST_TENSORS:
+            raise ValueError(f"it nests dictionaries more than {MOST_DEPTH} deep, or has over {MOST_TENSORS:,} entries")
         for key, inner in reversed(value.items()):
             name = f"{prefix}.{key}" if prefix else str(key)
             if len(name) > LONGEST_NAME:

@@ -91,18 +91,20 @@ def test_texts_give_the_records_that_preprocess_writes(files, tiny_vocab):
 
 def test_bad_data_is_told(files, tmp_path, tiny_vocab):
     whole = files / "a.mindrecord"
-    for name in ("cut", "alone", "text"):
+    for name in ("cut", "alone", "text", "deep"):
         (tmp_path / name).write_bytes(whole.read_bytes())
         (tmp_path / f"{name}.db").write_bytes((files / "a.mindrecord.db").read_bytes())
     (tmp_path / "cut").write_bytes(whole.read_bytes()[: 16777216 + 50])
     (tmp_path / "alone.db").unlink()
     (tmp_path / "text").write_text("明月")
+    (tmp_path / "deep").write_bytes((100_000).to_bytes(8, "little") + b"[" * 100_000)
     (tmp_path / "short.txt").write_text("明月", encoding="utf-8")
     (tmp_path / "bad.jsonl").write_text('{"text": "明月"}\n{"txt": 1}\n', encoding="utf-8")
     cases = [
         (tmp_path / "none", {}, "--data-path .*none matches no file"),
         (tmp_path / "cut", {}, "cut and its index are not a whole MindRecord"),
         (tmp_path / "text", {}, "text and its index are not a whole MindRecord"),
+        (tmp_path / "deep", {}, "deep and its index are not a whole MindRecord"),
         (tmp_path / "alone", {}, "alone has no index alone.db beside it"),
         (whole, {"column": "ids"}, "has no column 'ids'; it has input_ids"),
         (whole, {"width": 9}, "record 0 has 17 ids; --seq-length 8 needs 9"),
