@@ -111,7 +111,7 @@ def convert(arguments: ConvertArguments) -> Summary:
     written = {name: replace(kind, dtype=cast or kind.dtype) for name, kind in kinds.items()}
     options = replace(options, vocabulary_md5=source.vocabulary_md5, end_token=source.end_token)
     summary = Summary(len(kinds), sum(kind.size for kind in kinds.values()), left_out=source.left_out)
-    if arguments.to == "hf":
+    if arguments.has_vocabulary:
         options, summary.lacking = _with_vocabulary(options, source, model, arguments.tokenizer)
     target = FORMATS[arguments.to].target(model, written, options)
     if arguments.is_one_file or arguments.to not in ("mindspore", "safetensors", "hf"):
@@ -125,7 +125,10 @@ def convert(arguments: ConvertArguments) -> Summary:
         _begin(folder, arguments, source)
         try:
             if arguments.to == "mindspore" and not arguments.is_one_file:
-                data = DataConfig(vocabulary_md5=source.vocabulary_md5)
+                data = DataConfig(vocabulary_md5=options.vocabulary_md5)
+                if options.vocabulary:
+                    shutil.copyfile(options.vocabulary, folder / MODEL_NAME)
+                    data.tokenizer_path = str(output.absolute() / MODEL_NAME)
                 generation = GenerationConfig(end_token=source.end_token)
                 config = RunConfig(model, data, TrainingConfig(), arguments.parallel, generation)
                 _write_checkpoint(folder, config, read, summary)

@@ -33,8 +33,8 @@ class ConvertArguments:
         allow_nan: Accept parameters with NaN or infinite values.
         shard_mb: Largest size of a .safetensors or .bin file in MiB.
         bin_files: For hf, write pytorch_model.bin files instead of .safetensors files.
-        tokenizer: For hf, vocab.model or its folder, to put beside the weights. Default: the vocabulary of the training
-            run, or the one beside an hf source.
+        tokenizer: For hf and a mindspore folder, vocab.model or its folder, to put beside the weights. Default: the
+            vocabulary of the training run, or the one beside an hf source.
         parallel: For mindspore, write a checkpoint folder with the slices of this plan's ranks.
     """
 
@@ -64,8 +64,9 @@ class ConvertArguments:
             raise InputError(f"--strategy is for official and mindformers; {self.from_} needs none")
         if self.bin_files and self.to != "hf":
             raise InputError(f"--bin_files is for hf, not {self.to}")
-        if self.tokenizer and self.to != "hf":
-            raise InputError(f"--tokenizer is for hf; {self.to} has no place for a vocabulary")
+        if self.tokenizer and not self.has_vocabulary:
+            form = "a .ckpt file" if self.is_one_file else self.to
+            raise InputError(f"--tokenizer is for hf and a mindspore folder; {form} has no place for a vocabulary")
         if self.parallel.world_size > 1 and (self.to != "mindspore" or self.is_one_file):
             raise InputError("--parallel.* is for a mindspore folder: --to mindspore, and an --output without .ckpt")
         if self.size and self.size.lower() not in [mode.lower() for mode in modes()]:
@@ -79,3 +80,8 @@ class ConvertArguments:
     def is_one_file(self) -> bool:
         """Whether the output is a single .ckpt file of whole parameters."""
         return self.to == "mindspore" and self.output.endswith(".ckpt")
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether the output has a place for the vocabulary."""
+        return self.to == "hf" or (self.to == "mindspore" and not self.is_one_file)

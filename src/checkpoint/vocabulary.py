@@ -13,23 +13,24 @@ _INSIST = "take that one, or give --data.any_vocabulary true to use this one all
 
 
 def located(data: DataConfig, beside: Path | None) -> DataConfig:
-    """Find a relative path of a vocabulary from any working directory.
+    """Find the vocabulary of a checkpoint from any working directory, and after the checkpoint's folder was moved.
 
     Args:
         data: Settings with a tokenizer_path.
         beside: The configuration file beside the checkpoint, or None.
 
     Returns:
-        The settings. A path that does not exist here is replaced by the same path from the folder of the checkpoint, or
-        from the nearest of the folders above it, where it exists.
+        The settings. A path that does not exist here is replaced by the first of these that exists: a relative path
+        from the folder of the checkpoint, or from the nearest of the folders above it; the file of this name in the
+        folder of the checkpoint.
     """
     path = Path(data.tokenizer_path)
-    if beside is None or not data.tokenizer_path or path.is_absolute() or path.exists():
+    if beside is None or not data.tokenizer_path or path.exists():
         return data
-    for folder in list(beside.absolute().parents)[:_PARENTS]:
-        if (folder / path).exists():
-            return replace(data, tokenizer_path=str(folder / path))
-    return data
+    folders = list(beside.absolute().parents)
+    places = [folder / path for folder in folders[:_PARENTS]] + [folders[0] / path.name]
+    found = next((place for place in places if place.exists()), path)
+    return replace(data, tokenizer_path=str(found))
 
 
 def check_trained_with(data: DataConfig) -> None:

@@ -130,9 +130,22 @@ def test_training_notes_its_vocabulary(tmp_path, tiny_vocab, other_vocab, monkey
         Trainer(run_config(replace(data, tokenizer_path="none"), **started))
 
 
-def test_a_converted_checkpoint_keeps_the_md5(checkpoint, tiny_vocab, tmp_path):
-    converted("mindspore", "mindspore", checkpoint, tmp_path / "copy")
+def test_a_converted_folder_has_the_vocabulary(checkpoint, tiny_vocab, other_vocab, tmp_path):
+    converted("mindspore", "hf", checkpoint, tmp_path / "hf")
+    assert "vocabulary" not in str(converted("hf", "mindspore", tmp_path / "hf", tmp_path / "copy"))
     assert load_config(tmp_path / "copy/config.yaml").data.vocabulary_md5 == vocabulary_md5(tiny_vocab)
+    (tmp_path / "copy").rename(tmp_path / "moved")
+    assert open_run(tmp_path / "moved").tokenizer.decode([30, 31]) == load_tokenizer("jieba", tiny_vocab).decode(
+        [30, 31]
+    )
+    with pytest.raises(InputError, match="give that one as --tokenizer"):
+        converted("hf", "mindspore", tmp_path / "hf", tmp_path / "other", tokenizer=str(other_vocab))
+    with pytest.raises(InputError, match="--tokenizer is for hf and a mindspore folder; a .ckpt file has no place"):
+        converted("hf", "mindspore", tmp_path / "hf", tmp_path / "other.ckpt", tokenizer=str(tiny_vocab))
+    (tmp_path / "hf/vocab.model").unlink()
+    told = str(converted("hf", "mindspore", tmp_path / "hf", tmp_path / "without"))
+    assert "no vocabulary is beside the weights; --tokenizer vocab.model puts one there" in told
+    assert load_config(tmp_path / "without/config.yaml").data.vocabulary_md5 == vocabulary_md5(tiny_vocab)
 
 
 @pytest.mark.parametrize("place", ["run/checkpoint/step_1", "run", "."])

@@ -84,6 +84,8 @@ def test_another_vocabulary_is_never_beside_the_weights(tiny_vocab, other_vocab,
         converted("mindspore", "hf", small_source, tmp_path / "new", tokenizer=str(tiny_vocab))
     with pytest.raises(InputError, match="no vocabulary .*nowhere"):
         converted("mindspore", "hf", small_source, tmp_path / "new", tokenizer=str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="--tokenizer is for hf; megatron has no place for a vocabulary"):
+    with pytest.raises(
+        InputError, match="--tokenizer is for hf and a mindspore folder; megatron has no place for a vocabulary"
+    ):
         converted("mindspore", "megatron", small_source, tmp_path / "new", tokenizer=str(tiny_vocab))
     assert not (tmp_path / "new").exists()
