@@ -7,11 +7,41 @@ import time
 from typing import Any
 
 from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 
 CONNECTIONS = 1000  # more, and the connections that have been idle for longest are closed
 GRACE = 0.5  # seconds in which a connection is not idle: its request may not have been read yet
 LARGEST_READ = 64 << 20  # bytes; a smaller body is read before it is refused, so that the sender gets the reason
+
+
+class _Request(HTTPRequestParser):
+    """A request that is answered alone: what was sent together with it is dropped, and its answer is the last one.
+
+    Waitress itself answers all requests that arrive together, also when nobody reads the answers. HTTP lets a server
+    close a connection after any answer, and the caller asks the rest again. Hardly any client sends ahead.
+    """
+
+    def received(self, data: bytes) -> int:
+        """Take a part of a request, and return how many bytes are done with."""
+        taken: int = super().received(data)
+        if self.completed and not self.empty and data[taken:].strip(b"\r\n"):  # old clients end a body with CRLF
+            self.headers["CONNECTION"] = "close"
+            return len(data)
+        return taken
+
+
+class _Channel(HTTPChannel):
+    """A connection. While there are nearly too many, each has one answer and makes room."""
+
+    parser_class = _Request
+
+    def service(self) -> None:
+        """Answer the first request that waits here."""
+        if self.server.is_crowded:
+            self.requests[0].headers["CONNECTION"] = "close"
+        super().service()
 
 
 class HttpServer(TcpWSGIServer):
@@ -26,6 +56,8 @@ class HttpServer(TcpWSGIServer):
         connections: Connections that are kept at once.
         root_path: Path of the application at a proxy, such as /pangu. The proxy may keep or remove it in a request.
     """
+
+    channel_class = _Channel
 
     def __init__(
         self, app: Any, place: socket.socket, threads: int, connections: int = CONNECTIONS, root_path: str = ""
@@ -43,9 +75,14 @@ class HttpServer(TcpWSGIServer):
         address = place.family, place.type, place.proto, place.getsockname()
         super().__init__(app, _sock=place, adj=settings, sockinfo=address, bind_socket=False)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are nearly too many connections."""
+        return len(self._map) > 0.9 * self.adj.connection_limit
+
     def readable(self) -> bool:
         """Return whether a connection can be accepted. If there are nearly too many, make room for the next ones."""
-        if len(self._map) > 0.9 * self.adj.connection_limit:
+        if self.is_crowded:
             since = time.time() - GRACE
             idle = [
                 channel
@@ -56,3 +93,8 @@ class HttpServer(TcpWSGIServer):
             for channel in idle[: len(idle) // 10 + 1]:
                 channel.will_close = True
         return super().readable()
+
+    def handle_accept(self) -> None:
+        """Accept some connections. Waitress accepts one between two looks at all others."""
+        for _ in range(self.adj.connection_limit // 20):
+            super().handle_accept()

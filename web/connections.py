@@ -1,10 +1,12 @@
-"""The connections of a page's server. Idle, slow and too many ones are closed, so that they keep nobody out."""
+"""The connections of a page's server. Idle, slow, greedy and too many ones are closed, so that they keep nobody out."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import h11
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST = 1000  # connections; more, and the one that has been idle for longest is closed
@@ -43,11 +45,18 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Handle what has arrived. The deadline stays until the head of a request is whole."""
-        before = self.cycle
+        """Handle what has arrived. The deadline stays until the head of a request is whole.
+
+        A request that others were sent together with gets the last answer of its connection. Uvicorn itself answers all
+        of them, also when nobody reads the answers. HTTP lets the caller ask the rest again.
+        """
+        before, was_whole = self.cycle, self.conn.their_state is h11.DONE
         super().handle_events()
         if self.cycle is not before and not self.cycle.response_complete:
             self._stop_waiting()
+        more, _ = self.conn.trailing_data
+        if more and self.conn.their_state is h11.DONE and not was_whole:
+            self.cycle.scope["headers"].append(CLOSE_HEADER)
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""

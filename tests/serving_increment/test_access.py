@@ -107,6 +107,56 @@ def test_a_new_connection_is_not_idle_before_its_request_is_read():
             ended.set()
 
 
+REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_others_are_answered_beside_many_requests_whose_answers_nobody_reads(port):
+    with ExitStack() as stack:
+        for _ in range(1100):
+            greedy = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            greedy.sendall(200 * REQUEST)
+        begin = time.monotonic()
+        assert ask(port, "GET", "/health")[0] == 200
+        assert time.monotonic() - begin < 15  # not when the 220,000 requests are worked off
+
+
+def told(connection):
+    """Return what a connection tells until it is closed."""
+    found = b""
+    while part := connection.recv(1 << 16):
+        found += part
+    return found
+
+
+def test_of_requests_sent_together_the_first_is_answered(port):
+    for sent in (REQUEST * 3, b"POST /v1/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}" + REQUEST):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as greedy:
+            greedy.sendall(sent)
+            answer = told(greedy)
+        assert answer.count(b"HTTP/1.1 ") == 1 and b"Connection: close" in answer
+
+
+@pytest.mark.parametrize("after", [b"", b"\r\n"])
+def test_a_connection_is_kept_for_one_request_after_the_other(port, after):
+    """Some old clients end a body with CRLF."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as patient:
+        for _ in range(3):
+            patient.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}" + after)
+            assert b"Connection: close" not in patient.recv(1 << 16)
+
+
+def test_beside_too_many_connections_each_has_one_answer():
+    def work(environ, start_response):
+        start_response("200 OK", [("Content-Length", "0")])
+        return [b""]
+
+    with serving_app(work, connections=20) as port, ExitStack() as stack:
+        for count in range(1, 18):  # the server's own two places count too
+            caller = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            caller.sendall(REQUEST)
+            assert (b"Connection: close" in caller.recv(1 << 16)) == (count == 17)
+
+
 @pytest.mark.parametrize(
     ("flags", "key", "told"),
     [
