@@ -187,7 +187,7 @@ class Stages:
             given = parsed(options)
             wants_scores = given.pop("return_scores", False)
             prompt, number, config = request(input_sentence, given, self.service.end_token)
-            ids = self.service.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            ids = self.service.encode(prompt) if isinstance(prompt, str) else prompt
             if number is None:
                 number = answer_number(ids, given.get("copy", 0))
             return wants_scores, self.service.complete([ids], [number], config)

@@ -19,12 +19,14 @@ class Tokenizer(Protocol):
 
     Args:
         vocab_size: Number of ids. They are 0 .. vocab_size - 1.
+        longest_piece: Most characters of a text that one id stands for, if the vocabulary knows them.
         eot_id: Id of the end of a text, where generation stops. None if the vocabulary has no such piece.
         eod_id: Id of the end of a document in training data. None if the vocabulary has no such piece.
         pad_id: Id of padding. None if the vocabulary has no such piece.
     """
 
     vocab_size: int
+    longest_piece: int
     eot_id: int | None
     eod_id: int | None
     pad_id: int | None
@@ -106,7 +108,7 @@ class GPTTokenizer:
             raise InputError(f"{vocab_file} lacks some of the 256 byte pieces of a GPT-2 vocabulary; {_REMEDY}")
         if set(vocab.values()) != set(range(len(vocab))):
             raise InputError(f"{vocab_file} does not number its {len(vocab)} pieces 0 .. {len(vocab) - 1}; {_REMEDY}")
-        self.vocab_size = len(vocab)
+        self.vocab_size, self.longest_piece = len(vocab), max(map(len, vocab))
         self.eot_id = self.eod_id = self.pad_id = vocab.get(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:

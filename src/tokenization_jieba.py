@@ -66,6 +66,7 @@ class JiebaTokenizer:
             if self._piece_id(symbol) is None:
                 raise InputError(f"{file} has no piece U+{ord(symbol):04X}, which stands for the {meaning}; {_REMEDY}")
         self.vocab_size = self._sentencepiece.vocab_size()
+        self.longest_piece = max(map(len, self._sentencepiece.id_to_piece(list(range(self.vocab_size)))))
         self._is_lost: dict[str, bool] = {}  # characters that `lost` has met
         # The official model does not set SentencePiece's own pad and end ids, so the pieces are found by name.
         self.eot_id = self._piece_id("<eot>")

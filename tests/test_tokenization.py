@@ -12,6 +12,8 @@ def test_both_kinds_share_one_interface(tmp_path, kind, make):
     ids = tokenizer.encode(SENTENCES[3])
     assert all(type(token) is int and 0 <= token < tokenizer.vocab_size for token in ids)
     assert len(tokenizer.decode(ids)) == len(SENTENCES[3])
+    longest = max(len(tokenizer.decode([token])) for token in range(tokenizer.vocab_size))
+    assert longest <= tokenizer.longest_piece <= longest + 1  # a word's first piece has a sign before it
     for special in (tokenizer.eot_id, tokenizer.eod_id, tokenizer.pad_id):
         assert tokenizer.decode([special]).startswith("<")
 

@@ -104,7 +104,7 @@ def _answer(asked: CompletionRequest | ChatRequest, prefix: str) -> Response:
             f"{len(asked.prompts)} prompts with {asked.copies} answers each are too many; a request may have "
             f"{MOST_ANSWERS} answers"
         )
-    encoded = [backend.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts]
+    encoded = [backend.encode(prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts]
     prompts = [ids for ids in encoded for _ in range(asked.copies)]
     if asked.most_tokens:
         config = asked.generation(backend.end_token)

@@ -28,7 +28,7 @@ def query() -> Response:
     if not text:
         raise InputError("u is missing: the text to continue, as in /query?u=...")
     backend, metrics = current_app.config["BACKEND"], current_app.config["METRICS"]
-    prompt = backend.tokenizer.encode(text)
+    prompt = backend.encode(text)
     config = GenerationConfig(end_token=backend.end_token)
     steps = metrics.observed(backend.complete([prompt], [0], config, is_wanted=caller.watch()))
     metrics.prompt_tokens.inc(len(prompt))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 else:
     DerivedInt = Optional[int]
 
+MOST_STOPS, LONGEST_STOP = 32, 200  # stop texts of an answer, and characters of one
+
 
 def _next_multiple(value: int, base: int) -> int:
     return -(-value // base) * base
@@ -307,6 +309,12 @@ class GenerationConfig:
             f"generation.method '{self.method}' is none of sample, greedy, beam",
         )
         require(all(self.stop), "generation.stop holds an empty text, which would end every answer at once")
+        require(len(self.stop) <= MOST_STOPS, f"generation.stop has {len(self.stop)} texts; it may have {MOST_STOPS}")
+        longest = max(map(len, self.stop), default=0)
+        require(
+            longest <= LONGEST_STOP,
+            f"generation.stop holds a text of {longest} characters; one may have {LONGEST_STOP}",
+        )
         if self.method == "beam":
             require(
                 self.num_samples <= self.num_beams,

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from src.common.errors import InputError
+from src.common.errors import InputError, TooLongError
 from src.common.settings import GenerationConfig
 from src.generate import TextCompletion
 from src.serving.chat import NEXT_QUESTION, Turn, dialogue, latest
@@ -142,6 +142,25 @@ class TokenBackend(Backend, Protocol):
             )
         return list(map(float, self.score(tokens))), [[]] * (len(tokens) - 1)
 
+    @property
+    def longest_text(self) -> int:
+        """Most characters of a text that the model can read. White space and others that no ids stand for count too."""
+        return (self.seq_length + 1) * self.tokenizer.longest_piece  # a last token may be scored and not read
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text.
+
+        Raises:
+            TooLongError: The text has more than `longest_text` characters. To find its ids could take many seconds.
+            InputError: The text holds half a surrogate pair.
+        """
+        if len(text) > self.longest_text:
+            raise TooLongError(
+                f"the text has {len(text)} characters; the model's seq_length of {self.seq_length} tokens can hold at "
+                f"most {self.longest_text}"
+            )
+        return self.tokenizer.encode(text)
+
     def check(self) -> None:
         """Raise BackendError if requests would get no answer."""
 
@@ -160,11 +179,16 @@ class TokenBackend(Backend, Protocol):
         most a quarter of seq_length.
         """
         room = self.seq_length - min(config.max_new_tokens, self.seq_length // 4)
-        kept = latest(turns, lambda some: len(self.tokenizer.encode(dialogue(some))) <= room)
+
+        def fits(some: Sequence[Turn]) -> bool:
+            text = dialogue(some)
+            return len(text) <= self.longest_text and len(self.encode(text)) <= room
+
+        kept = latest(turns, fits)
         config = replace(config, stop=[*config.stop, NEXT_QUESTION])
         return self._answers(dialogue(kept), config, len(turns) - len(kept))
 
     def _answers(self, text: str, config: GenerationConfig, forgotten: int) -> Iterator[Answer]:
-        with closing(self.complete([text], [0], config)) as steps:
+        with closing(self.complete([self.encode(text)], [0], config)) as steps:
             for [answer] in steps:
                 yield Answer(answer.text, FINISH_REASONS[answer.finish_reason], forgotten)

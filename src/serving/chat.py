@@ -29,13 +29,16 @@ def latest(turns: Sequence[Turn], fits: Callable[[Sequence[Turn]], bool]) -> lis
 
     Args:
         turns: The whole chat.
-        fits: Returns whether some turns fit.
+        fits: Returns whether some turns fit. It is asked a few times, also about a chat of thousands of turns.
     """
     system = [turn for turn in turns if turn.role == "system"]
     rest = [turn for turn in turns if turn.role != "system"]
-    while not fits(system + rest):
-        later = [place for place, turn in enumerate(rest) if turn.role == "user" and place]
-        if not later:
-            break
-        rest = rest[later[0] :]
-    return system + rest
+    starts = [0, *(place for place, turn in enumerate(rest) if turn.role == "user" and place)]
+    first, last = 0, len(starts) - 1
+    while first < last:
+        middle = (first + last) // 2
+        if fits(system + rest[starts[middle] :]):
+            last = middle
+        else:
+            first = middle + 1
+    return system + rest[starts[first] :]

@@ -94,7 +94,7 @@ def test_a_chat_over_serving(backend, server):
     turns = [Turn("user", "何时")]
     assert list(backend.reply(backend.name, turns, GenerationConfig())) == [Answer("明月", "stop")]
     [(_, body)] = server.requests
-    assert body["instances"][0]["input_sentence"] == dialogue(turns)
+    assert body["instances"][0]["input_ids"] == backend.tokenizer.encode(dialogue(turns))
     assert body["instances"][0]["stop"] == [NEXT_QUESTION]
     assert backend.model_list() == [backend.name]
 

@@ -10,6 +10,7 @@ from src.common.settings import GenerationConfig
 from src.generate import TextGenerator
 from src.inference.manifest import Manifest
 from src.inference.sampling import answer_numbers
+from src.serving.backends import TokenBackend
 from src.serving.mindspore_serving_client import ServingBackend, ServingClient
 from tests.support.programs import TINY
 from tests.support.serving import ROWS, ask, serving, toy_service
@@ -256,6 +257,7 @@ WRONG = {
     "an id outside": (body(prompt=[5, 160]), 422, "the id 160, outside the vocabulary"),
     "half a surrogate pair": ('{"model": "pangu-alpha", "prompt": "\\ud800"}', 422, "half a surrogate pair"),
     "a prompt longer than the table": (body(prompt=[5] * 64), 422, "it may have at most 63"),
+    "a text that can't fit": (body(prompt=["a", "长" * 100_000]), 422, "the text has 100000 characters"),
     "a number as text": (body(temperature="1"), 422, "temperature: Input should be a valid number"),
     "a length of none": (body(max_tokens=0), 422, "max_tokens is 0, which only tells the prompt: it needs echo"),
     "a length of none of what is no token": (body(prompt=[500], max_tokens=0, echo=True), 422, "id 500 at position 0"),
@@ -301,10 +303,10 @@ def test_the_key(service):
         assert ask(port, "GET", "/health")[0] == ask(port, "GET", "/")[0] == 200
 
 
-class Broken:
+class Broken(TokenBackend):
     """A backend with an error in its code."""
 
-    streams, rows, end_token = True, ROWS, 9
+    streams, rows, end_token, seq_length = True, ROWS, 9, 64
 
     def __init__(self, tokenizer, error):
         self.tokenizer, self.error = tokenizer, error

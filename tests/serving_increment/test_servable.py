@@ -114,12 +114,15 @@ WRONG = {
     "a text for a number": (PROMPT, dict(top_k="3"), '422 top_k is "3"; it must be of type int'),
     "true for a number": (PROMPT, dict(top_k=True), "422 top_k is true; it must be of type int"),
     "a stop that is no text": (PROMPT, dict(stop=[3]), "422 stop must hold texts alone"),
+    "too many stops": (PROMPT, dict(stop=["a"] * 33), "422 generation.stop has 33 texts; it may have 32"),
+    "a long stop": (PROMPT, dict(stop=["a" * 201]), "422 generation.stop holds a text of 201 characters"),
     "out of range": (PROMPT, dict(top_p=2), "422 generation.top_p is 2.0; it must lie in (0, 1]"),
     "too large": (PROMPT, dict(temperature=10**400), "422 temperature is a number of 401 digits; it is too large"),
     "nothing": ("", {}, "422 give input_sentence, or input_ids instead of it"),
     "both": (PROMPT, dict(input_ids=[5]), "422 give input_sentence, or input_ids instead of it"),
     "beams": (PROMPT, dict(method="beam"), "422 beam search needs the model for itself"),
     "a prompt longer than the table": ("", dict(input_ids=[5] * 64), "422 prompt 1 of 1 has 64 tokens"),
+    "a text that can't fit": ("春" * 4_000_000, {}, "422 the text has 4000000 characters"),
     "a negative number": (PROMPT, dict(number=-1), "422 number is -1"),
 }
 

@@ -15,6 +15,7 @@ from tests.support.serving import toy_service
 from tests.support.toy_runtime import ToyRuntime
 from web.engine import follow
 
+CONFIG = GenerationConfig(max_new_tokens=4)
 CHAT = [
     Turn("system", "春天"),
     Turn("user", "一"),
@@ -35,6 +36,13 @@ def test_the_template_and_what_is_left_of_it():
         (0, [CHAT[0], CHAT[5]]),
     ):
         assert latest(CHAT, lambda some, most=most: len(some) <= most) == kept
+
+
+def test_a_chat_of_thousands_of_turns_is_cut_in_some_steps():
+    asked = []
+    turns = [Turn(role, "") for _ in range(50_000) for role in ("user", "assistant")]
+    assert latest(turns, lambda some: asked.append(some) or len(some) <= 100) == turns[-100:]
+    assert len(asked) < 20
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,19 @@ def test_the_oldest_turns_are_forgotten(service, max_new_tokens):
     assert answer.text == expected.text and config.stop == []
     with pytest.raises(TooLongError, match="at most 63"):
         list(service.reply("m", [Turn("user", "u" * 80)], config))
+
+
+def test_a_text_that_can_not_fit_is_refused_before_it_is_split(service, monkeypatch):
+    """To split some MB takes many seconds."""
+    split = []
+    monkeypatch.setattr(service.tokenizer, "encode", lambda text: split.append(text) or [5])
+    text = "春" * (service.longest_text + 1)
+    for ask in (service.write("m", text, CONFIG), service.reply("m", [Turn("user", text)], CONFIG)):
+        with pytest.raises(TooLongError, match=f"has {len(text)}|at most {service.longest_text}"):
+            list(ask)
+    assert split == []
+    service.encode(text[1:])
+    assert split == [text[1:]]
 
 
 def followed(begin, stop_after=None):
