@@ -33,7 +33,8 @@ from src.serving.listening import bound
 from src.serving.visitors import Visitors, is_preflight, warn_if_open
 
 OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # address of Serving's own gRPC interface
-MAX_BODY_BYTES = 1 << 20
+MAX_BODY_BYTES = 1 << 20  # of a REST request, and of a gRPC one
+MOST_INSTANCES = 1024  # of a request
 THREADS = 32
 VERSION, LATEST = "1", "0"  # Serving's names of the only version and of the newest one
 TIMEOUT = 130.0  # seconds; the time limit of the servable is shorter
@@ -96,7 +97,14 @@ def packed(method: str, instance: Any) -> Json:
 
 
 def packed_all(method: str, instances: list[Any]) -> list[Json]:
-    """Return the instances of a request as `packed` does. Equal ones are counted, to draw independently."""
+    """Return the instances of a request as `packed` does. Equal ones are counted, to draw independently.
+
+    Raises:
+        FrontError: There are no instances or too many, or `packed` refuses one. Serving itself answers none at no
+            instances, and takes a thread's time for each instance at once.
+    """
+    if not 1 <= len(instances) <= MOST_INSTANCES:
+        raise FrontError(422, f"the request has {len(instances)} instances; it may have 1 to {MOST_INSTANCES}")
     seen: Counter[str] = Counter()
     found = []
     for instance in instances:
@@ -160,7 +168,7 @@ def _no_constant(name: str) -> NoReturn:
 def _answers(stub: Stub, method: str, body: Any) -> list[Json]:
     """Return Serving's answers to the instances of a request body."""
     instances = body.get("instances") if isinstance(body, dict) else None
-    if not isinstance(instances, list) or not instances:
+    if not isinstance(instances, list):
         raise FrontError(422, 'the body must look like {"instances": [{...}]}')
     found = _ask(stub, method, packed_all(method, instances))
     for asked, told in zip(instances, found):
@@ -341,7 +349,8 @@ def serve(start_servables: Callable[[], None]) -> None:
     )
     rest_port = _port("REST_PORT", 1500)
     grpc_address = f"{'127.0.0.1' if key else host}:{_port('GRPC_PORT', 5500)}"
-    grpc_server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
+    limits = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_BODY_BYTES)]
+    grpc_server = grpc.server(ThreadPoolExecutor(THREADS), options=limits)
     ms_service_pb2_grpc.add_MSServiceServicer_to_server(GrpcFront(OWN_GRPC), grpc_server)
     # before the model is loaded, to report a taken port early
     rest_server = HttpServer(

@@ -18,7 +18,7 @@ for method, path, headers, body in json.load(sys.stdin):
     print(json.dumps([answer.status_code, (answer.json or {}).get("error", "")]))
 """
 KEY = {"Authorization": "Bearer key"}
-PREDICT = "/model/pangu:predict"
+PREDICT, IDENTITY = "/model/pangu:predict", "/model/pangu:identity"
 ONE = '{"instances": [{"input_sentence": "a"}]}'
 WORKER_KILLERS = {  # what made Serving's worker or its master crash, or a request hang, or answer with 500
     "bytes that are no text": {"b64": "/w==", "type": "str"},
@@ -71,6 +71,9 @@ CASES = {  # request, and the status: 503 says that it went on to Serving, where
         422,
     ),
     "a score": (("POST", "/model/pangu:score", KEY, '{"instances": [{"input_ids": [5, 6], "start": 1}]}'), 503),
+    "no instances": (("POST", PREDICT, KEY, '{"instances": []}'), 422),
+    "many instances": (("POST", IDENTITY, KEY, json.dumps({"instances": [{}] * 1024})), 503),
+    "too many instances": (("POST", IDENTITY, KEY, json.dumps({"instances": [{}] * 1025})), 422),
     "an identity with a field": (("POST", "/model/pangu:identity", KEY, ONE), 422),
     "no number": (("POST", PREDICT, KEY, '{"instances": [{"input_sentence": "a", "temperature": NaN}]}'), 400),
     "deep": (("POST", PREDICT, KEY, "[" * 100000), 400),
@@ -100,8 +103,8 @@ class Context:
 for method, items in json.load(sys.stdin):
     request = ms_service_pb2.PredictRequest()
     request.servable_spec.name, request.servable_spec.method_name = "pangu", method
-    instance = request.instances.add()
-    for name, (kind, dims, texts, data) in items.items():
+    instance = request.instances.add() if items is not None else None
+    for name, (kind, dims, texts, data) in (items or {}).items():
         tensor = instance.items[name]
         tensor.dtype = kind
         tensor.shape.dims.extend(dims)
@@ -125,6 +128,7 @@ TENSORS = [
     (["score", {"input_ids": [99, [1], [], "00" * 8], "start": [INT64, [1], [], "01" + "00" * 7]}], INVALID),
     (["score", {"input_ids": [INT64, [2], [], "00" * 16], "start": [INT64, [1], [], "01" + "00" * 7]}], UNAVAILABLE),
     (["nothing", {"input_sentence": A_TEXT}], NOT_FOUND),
+    (["identity", None], INVALID),
 ]
 
 
