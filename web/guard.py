@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import re
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
 import gradio as gr
+from gradio.components import Component
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
@@ -33,15 +34,15 @@ READ = re.compile(
 STREAM = "/gradio_api/queue/data"
 MAX_BODY_BYTES = 4 << 20  # a long chat
 BODY_SECONDS = 30.0  # that a body may take to arrive
-# The types of a component's value. A value may also be null, as that of an empty box is.
-TYPES: dict[str, tuple[type, ...]] = {
-    "browserstate": (str,),
-    "chatbot": (list,),
+NONE = type(None)
+TYPES: dict[str, tuple[type, ...]] = {  # of a component's value
+    "browserstate": (str, NONE),
+    "chatbot": (list, NONE),
     "dataset": (int,),
-    "dropdown": (str,),
+    "dropdown": (str, NONE),
     "radio": (str,),
     "slider": (int, float),
-    "state": (),
+    "state": (NONE,),
     "textbox": (str,),
 }
 Name = Annotated[str, Field(pattern=r"^\w{1,64}$")]
@@ -89,14 +90,6 @@ JOIN = "/gradio_api/queue/join"
 EVENTS = (JOIN, "/gradio_api/cancel", "/gradio_api/reset")
 
 
-def event_inputs(blocks: gr.Blocks) -> dict[int, list[str] | None]:
-    """Return the kinds of each event's inputs, by its number; None if the browser handles the event alone."""
-    return {
-        number: [block.get_block_name() for block in event.inputs] if event.fn else None
-        for number, event in blocks.fns.items()
-    }
-
-
 class Guard:
     """ASGI middleware that refuses what the pages do not need, and sends POLICY with every response.
 
@@ -109,7 +102,6 @@ class Guard:
 
     def __init__(self, app: ASGIApp, blocks: gr.Blocks, visitors: Visitors, root_path: str = "") -> None:
         self.app, self.blocks, self.visitors, self.root_path = app, blocks, visitors, root_path
-        self.inputs = event_inputs(blocks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -150,14 +142,18 @@ class Guard:
         return False
 
     def _fits(self, event: _Event, path: str) -> bool:
-        """Return whether an event exists, and its values have the types of its components."""
-        kinds = self.inputs.get(event.fn_index)
-        if path != JOIN:
-            return event.fn_index in self.inputs
+        """Return whether an event exists, and its components take its values. The browser handles some events alone."""
+        known = self.blocks.fns.get(event.fn_index)
+        if known is None or path != JOIN:
+            return known is not None
+        page = self.blocks.state_holder.session_data.get(event.session_hash, {})
         return (
-            kinds is not None
-            and len(kinds) == len(event.data)
-            and all(value is None or type(value) in TYPES[kind] for kind, value in zip(kinds, event.data, strict=True))
+            known.fn is not None
+            and len(known.inputs) == len(event.data)
+            and all(
+                _takes(page[block._id] if block._id in page and not block.stateful else block, value)
+                for block, value in zip(known.inputs, event.data, strict=True)
+            )
         )
 
     async def _event(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,6 +184,19 @@ class Guard:
             return unread.pop() if unread else await receive()
 
         await self.app(scope | {"headers": headers}, receive_checked, send)
+
+
+def _takes(component: Component, value: Any) -> bool:
+    """Return whether a component takes a value. Gradio itself begins the event, and logs a trace at a wrong value."""
+    kind = component.get_block_name()
+    if type(value) not in TYPES[kind]:
+        return False
+    try:  # a choice that exists, a number in its range; `_Message` has checked a chat
+        if kind != "chatbot":
+            component.preprocess(value)
+    except Exception:
+        return False
+    return True
 
 
 async def _body(receive: Receive) -> bytes:

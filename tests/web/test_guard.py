@@ -65,7 +65,7 @@ def followed(port, seconds=10):
 
 def usual(component):
     """Return a value that a component may have."""
-    return [] if component["type"] == "chatbot" else component["props"].get("value")
+    return {"chatbot": [], "textbox": ""}.get(component["type"], component["props"].get("value"))
 
 
 def events(port):
@@ -249,6 +249,45 @@ def test_a_value_of_another_type_does_not_reach_gradio(page, known, capfd):
                 body = {"data": data, "fn_index": number, "session_hash": SESSION}
                 assert ask(port, "POST", "/gradio_api/queue/join", body)[0] == 422, (number, data)
     assert "Traceback" not in capfd.readouterr().err
+
+
+@PAGES
+def test_a_value_that_a_component_does_not_have_does_not_reach_gradio(page, known, capfd):
+    """A choice that does not exist, a number outside a slider, no value at all."""
+    wrong = {"radio": ["none", None], "dropdown": ["none"], "slider": [-1, 1e9, None], "textbox": [None]}
+    wrong |= {"dataset": [99, None]}
+    blocks = page.build(local_engine(known))
+    with paged(blocks) as port:
+        tried = set()
+        for number, values in events(port):
+            kinds = [component.get_block_name() for component in blocks.fns[number].inputs]
+            for place, kind in enumerate(kinds):
+                for value in wrong.get(kind, []):
+                    data = [*values[:place], value, *values[place + 1 :]]
+                    body = {"data": data, "fn_index": number, "session_hash": SESSION}
+                    assert ask(port, "POST", "/gradio_api/queue/join", body)[0] == 422, (number, data)
+                    tried.add(kind)
+        assert tried >= wrong.keys() - {"dataset"}
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_of_requests_sent_together_the_first_is_answered(known):
+    one = b"GET /theme.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    event = b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+    with paged(text_page.build(local_engine(known))) as port:
+        for sent in ([one * 200], [event + one], [event[:-1], event[-1:] + one], [one, one * 200]):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as greedy:
+                answer = b""
+                for part in sent:
+                    greedy.sendall(part)
+                    time.sleep(0.2)
+                while part := greedy.recv(1 << 16):
+                    answer += part
+            assert answer.count(b"HTTP/1.1 ") == 1 + (sent[0] == one) and answer.count(b"connection: close") == 1
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as patient:
+            for _ in range(3):
+                patient.sendall(event)
+                assert b"connection: close" not in patient.recv(1 << 16)
 
 
 @pytest.mark.parametrize(
