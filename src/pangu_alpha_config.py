@@ -13,7 +13,7 @@ from src.common.checks import at_least, require, whole_numbers
 from src.common.errors import InputError
 from src.common.files import write_text
 from src.common.reading import read_yaml
-from src.common.settings import DataConfig, DerivedInt, GenerationConfig, ParallelConfig, TrainingConfig
+from src.common.settings import MOST_IDS, DataConfig, DerivedInt, GenerationConfig, ParallelConfig, TrainingConfig
 
 DType = Literal["float32", "float16", "bfloat16"]
 
@@ -81,7 +81,7 @@ class PanguAlphaConfig:
     balance_loss_factor: float = 0.01
 
     def __post_init__(self) -> None:
-        whole_numbers(1, 10_000_000, self, "vocab_size", prefix="model.")
+        whole_numbers(1, MOST_IDS, self, "vocab_size", prefix="model.")
         whole_numbers(1, 1 << 18, self, "hidden_size", "num_heads", prefix="model.")
         whole_numbers(1, 1 << 20, self, "seq_length", prefix="model.")
         require(
@@ -109,6 +109,11 @@ class PanguAlphaConfig:
             )
         for name in ("compute_dtype", "softmax_compute_dtype", "param_init_dtype"):
             setattr(self, name, _dtype_name(getattr(self, name)))
+        epsilon = self.layernorm_epsilon
+        require(
+            isinstance(epsilon, int | float) and 0 < epsilon <= 1,  # false for NaN
+            f"model.layernorm_epsilon is {epsilon!r:.50}; it must lie in (0, 1]",
+        )
         whole_numbers(0, 1 << 16, self, "num_experts", prefix="model.")
         at_least(0, self, "balance_loss_factor", prefix="model.")
         require(

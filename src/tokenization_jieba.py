@@ -60,13 +60,13 @@ class JiebaTokenizer:
         file = vocabulary_file(path, MODEL_NAME, _REMEDY)
         try:
             self._sentencepiece = SentencePieceProcessor(model_file=str(file))
-        except (RuntimeError, OSError) as error:
+            self.vocab_size = self._sentencepiece.vocab_size()
+            self.longest_piece = max(map(len, self._sentencepiece.id_to_piece(list(range(self.vocab_size)))))
+        except (RuntimeError, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file} cannot be read as a SentencePiece model; {_REMEDY}") from error
         for symbol, meaning in ((SPACE_SYMBOL, "space"), (NEWLINE_SYMBOL, "newline")):
             if self._piece_id(symbol) is None:
                 raise InputError(f"{file} has no piece U+{ord(symbol):04X}, which stands for the {meaning}; {_REMEDY}")
-        self.vocab_size = self._sentencepiece.vocab_size()
-        self.longest_piece = max(map(len, self._sentencepiece.id_to_piece(list(range(self.vocab_size)))))
         self._is_lost: dict[str, bool] = {}  # characters that `lost` has met
         # The official model does not set SentencePiece's own pad and end ids, so the pieces are found by name.
         self.eot_id = self._piece_id("<eot>")

@@ -127,6 +127,13 @@ def test_model_cut_short(tmp_path, model_file):
         JiebaTokenizer(tmp_path)
 
 
+def test_a_piece_that_is_no_utf8(tmp_path, model_file):
+    content = model_file.read_bytes()
+    (tmp_path / "vocab.model").write_bytes(content.replace(b"<eod>", b"<e\xffd>"))
+    with pytest.raises(InputError, match="cannot be read as a SentencePiece model"):
+        JiebaTokenizer(tmp_path)
+
+
 def test_model_without_the_space_symbol(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a b"] * 3), model_prefix=str(tmp_path / "vocab"), vocab_size=6, minloglevel=2

@@ -45,7 +45,8 @@ class PanguAlphaTokenizer(PreTrainedTokenizer):
         self.vocab_file = vocab_file
         try:
             self.sp_model = SentencePieceProcessor(model_file=vocab_file)
-        except (RuntimeError, OSError) as error:
+            self.sp_model.id_to_piece(list(range(self.vocab_size)))  # fails for pieces that are no UTF-8
+        except (RuntimeError, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{vocab_file} cannot be read as a SentencePiece model") from error
         for symbol in "\u2582\u2583":
             if not self._has(symbol):

@@ -16,6 +16,7 @@ import numpy as np
 from mindspore.common import np_dtype
 
 from src.checkpoint.limits import LONGEST_NAME, MOST_AXES, MOST_TENSORS
+from src.common.checks import check_seekable
 from src.common.errors import InputError
 from src.parallel.plan.sharding import Box
 
@@ -73,6 +74,7 @@ def index(path: Path) -> dict[str, Stored]:
     Raises:
         InputError: The file can't be read, or is not a whole .ckpt file.
     """
+    check_seekable(path)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _index(data)

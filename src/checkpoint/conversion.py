@@ -110,6 +110,8 @@ def convert(arguments: ConvertArguments) -> Summary:
     cast = next((dtype for dtype in FLOATS if dtype.name == arguments.dtype), None)
     written = {name: replace(kind, dtype=cast or kind.dtype) for name, kind in kinds.items()}
     options = replace(options, vocabulary_md5=source.vocabulary_md5, end_token=source.end_token)
+    # What the source says is checked for every target, also for those that have no such settings.
+    data, generation = DataConfig(vocabulary_md5=source.vocabulary_md5), GenerationConfig(end_token=source.end_token)
     summary = Summary(len(kinds), sum(kind.size for kind in kinds.values()), left_out=source.left_out)
     if arguments.has_vocabulary:
         options, summary.lacking = _with_vocabulary(options, source, model, arguments.tokenizer)
@@ -125,11 +127,11 @@ def convert(arguments: ConvertArguments) -> Summary:
         _begin(folder, arguments, source)
         try:
             if arguments.to == "mindspore" and not arguments.is_one_file:
-                data = DataConfig(vocabulary_md5=options.vocabulary_md5)
                 if options.vocabulary:
                     shutil.copyfile(options.vocabulary, folder / MODEL_NAME)
-                    data.tokenizer_path = str(output.absolute() / MODEL_NAME)
-                generation = GenerationConfig(end_token=source.end_token)
+                    data = DataConfig(
+                        tokenizer_path=str(output.absolute() / MODEL_NAME), vocabulary_md5=options.vocabulary_md5
+                    )
                 config = RunConfig(model, data, TrainingConfig(), arguments.parallel, generation)
                 _write_checkpoint(folder, config, read, summary)
             else:

@@ -51,7 +51,7 @@ def whole_numbers(minimum: int, maximum: int, settings: object, *names: str, pre
     """
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not isinstance(value, Integral):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
             raise InputError(f"{prefix}{name} is {value!r}; it must be a whole number")
         at_least(minimum, settings, name, prefix=prefix)
         if value is not None and value > maximum:
@@ -80,6 +80,12 @@ def vocabulary_file(path: str | Path, name: str, remedy: str) -> Path:
     if file.stat().st_size > LARGEST_VOCABULARY:
         raise InputError(f"{file} has more than {LARGEST_VOCABULARY >> 20} MiB, so it is no vocabulary; {remedy}")
     return file
+
+
+def check_seekable(path: Path) -> None:
+    """Raise InputError for a pipe, a socket or a device, whose reading can wait or last forever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is a pipe or a device: give a file on a disk")
 
 
 def check_ids(ids: Sequence[int], vocab_size: int) -> None:

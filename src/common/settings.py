@@ -1,5 +1,6 @@
 """Settings of a run: data, training, parallel plan, text generation. Their docstrings are the `--help` of programs."""
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 else:
     DerivedInt = Optional[int]
 
+MOST_IDS = 10_000_000  # of a vocabulary
 MOST_STOPS, LONGEST_STOP = 32, 200  # stop texts of an answer, and characters of one
 
 
@@ -46,6 +48,12 @@ class DataConfig:
     vocabulary_md5: str = ""
     any_vocabulary: bool = False
     shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        require(
+            re.fullmatch("([0-9a-f]{32})?", self.vocabulary_md5),
+            f"data.vocabulary_md5 is {self.vocabulary_md5!r:.100}; it must be 32 digits 0-9 and a-f, as of md5sum",
+        )
 
 
 @dataclass
@@ -298,7 +306,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         whole_numbers(1, 1 << 20, self, "max_new_tokens", prefix="generation.")
         whole_numbers(1, 10_000, self, "num_samples", "num_beams", prefix="generation.")
-        at_least(0, self, "temperature", "top_k", "seed", "end_token", prefix="generation.")
+        at_least(0, self, "temperature", "top_k", "seed", prefix="generation.")
+        whole_numbers(0, MOST_IDS - 1, self, "end_token", prefix="generation.")
         require(0 < self.top_p <= 1, f"generation.top_p is {self.top_p}; it must lie in (0, 1]")
         require(
             self.repetition_penalty > 0,

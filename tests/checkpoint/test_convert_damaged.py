@@ -1,6 +1,7 @@
 """Damaged, mixed and foreign checkpoints: one line says what is wrong, and nothing is written."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -65,7 +66,53 @@ GAMMA, WORDS = "backbone.layernorm.gamma", "backbone.embedding.word_embedding.em
 MLP = "backbone.blocks.1.output.mapping.weight"
 PORT_FILES = [f"megatron/iter_0001000/mp_rank_{part:02d}/model_optim_rng.pt" for part in range(2)]
 INDEX = "safetensors/model.safetensors.index.json"
+
+
+def make_pipe(path):
+    """Replace a file by a pipe, at which a reader would wait forever."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def only_pipe(path):
+    """Replace a folder by one with a pipe alone."""
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+    os.mkfifo(path)
+
+
 DAMAGES = {
+    "a pipe, safetensors": (
+        "safetensors",
+        lambda at: only_pipe(at / "safetensors/model.safetensors"),
+        {},
+        "model.safetensors is a pipe or a device",
+    ),
+    "a pipe, hf": (
+        "hf",
+        lambda at: only_pipe(at / "hf/pytorch_model.bin"),
+        {},
+        "pytorch_model.bin is a pipe or a device",
+    ),
+    "a pipe, index": ("safetensors", lambda at: only_pipe(at / INDEX), {}, "index.json is a pipe or a device"),
+    "a pipe, slice": (
+        "official",
+        lambda at: make_pipe(at / "official/filerted_1.ckpt"),
+        {},
+        "filerted_1.ckpt is a pipe or a device",
+    ),
+    "a pipe, table": (
+        "official",
+        lambda at: make_pipe(next((at / "official").glob("*word_embedding*.npy"))),
+        {},
+        "npy is a pipe or a device",
+    ),
+    "empty index": (
+        "safetensors",
+        lambda at: edit_index(at / INDEX, dict.clear),
+        {},
+        "index.json has no weight_map, or an empty one",
+    ),
     "wrong vocabulary": (
         "mindspore",
         lambda at: None,

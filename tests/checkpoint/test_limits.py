@@ -1,6 +1,7 @@
 """Files of millions of tiny entries: one line says what is too many, before the entries become objects."""
 
 import json
+import os
 import struct
 import zipfile
 
@@ -113,6 +114,10 @@ def test_a_strategy(tmp_path, monkeypatch):
         (tmp_path / "strategy.ckpt").write_bytes(bytes((1 << 20) + 1))
         with pytest.raises(InputError, match=r"strategy.ckpt is not a strategy file of MindSpore \(more than 1 MiB\)"):
             strategy.read_strategy(place)
+    (tmp_path / "strategy.ckpt").unlink()
+    os.mkfifo(tmp_path / "strategy.ckpt")
+    with pytest.raises(InputError, match=r"strategy.ckpt is a pipe or a device: give a file on a disk"):
+        strategy.read_strategy(tmp_path)
 
 
 def test_the_tensors_of_200b_with_its_optimizer(tmp_path):

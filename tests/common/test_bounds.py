@@ -15,6 +15,10 @@ from src.preprocess import PreprocessArguments
 from src.train_tokenizer import TrainTokenizerArguments
 
 HUGE = {
+    "model.layernorm_epsilon is 2.0; it must lie in": (PanguAlphaConfig, {"layernorm_epsilon": 2.0}),
+    "model.num_experts is True; it must be a whole number": (PanguAlphaConfig, {"num_experts": True}),
+    "generation.end_token is 10000000; it must be at most 9999999": (GenerationConfig, {"end_token": 10**7}),
+    "data.vocabulary_md5 is 'ABC'; it must be 32 digits": (DataConfig, {"vocabulary_md5": "ABC"}),
     "model.num_layers is 100000; it must be at most 10000": (PanguAlphaConfig, {"num_layers": 100_000}),
     "model.hidden_size is 1000000000; it must be at most 262144": (PanguAlphaConfig, {"hidden_size": 10**9}),
     "model.hidden_size is more than 10\\^18": (PanguAlphaConfig, {"hidden_size": 10**5000}),

@@ -101,13 +101,13 @@ def _add_settings(source: Source, folder: Path) -> None:
     """Add what config.json says, and the vocabulary beside it."""
     file = folder / "config.json"
     config = read_object(file) if file.is_file() else {}
-    ours = {theirs: name for name, theirs in _ACTIVATIONS.items()}
     ids = {"eod_token": config.get("eod_token_id"), "pad_token": config.get("pad_token_id")}
     if "num_heads" in config:
         source.settings["num_heads"] = config["num_heads"]
-    if config.get("activation_function") in ours:
-        source.settings["hidden_act"] = ours[config["activation_function"]]
-    if isinstance(config.get("layer_norm_epsilon"), float):
+    for name, theirs in _ACTIVATIONS.items():
+        if theirs == config.get("activation_function"):
+            source.settings["hidden_act"] = name
+    if isinstance(config.get("layer_norm_epsilon"), int | float):
         source.settings["layernorm_epsilon"] = config["layer_norm_epsilon"]
     if "eod_token_id" in config:  # published files do not have it
         source.settings |= {name: number for name, number in ids.items() if isinstance(number, int)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from src.checkpoint.formats.parameters import Kind, Options, Source, numbered
 from src.checkpoint.formats.strategy import open_slices
+from src.common.checks import check_seekable
 from src.common.errors import InputError
 from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE
 
@@ -111,6 +112,7 @@ def _slices(path: Path, strategy: Path, prefix: str) -> dict[int, Path]:
 
 
 def _table(file: Path) -> np.ndarray:
+    check_seekable(file)
     try:
         values = np.lib.format.open_memmap(file, mode="r")  # np.load would take archives (.npz), too
     except (OSError, ValueError, EOFError) as error:

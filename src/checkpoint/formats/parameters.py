@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint import ckpt_file
+from src.common.checks import check_seekable
 from src.common.errors import InputError
 from src.common.reading import read_json
 from src.common.settings import GenerationConfig
@@ -225,6 +226,7 @@ def read_object(path: Path) -> dict:
     Raises:
         InputError: The file can't be read, or holds something else.
     """
+    check_seekable(path)
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import File, Kind, Piece, Target, read_object
 from src.checkpoint.limits import LONGEST_NAME, MOST_AXES, MOST_TENSORS
+from src.common.checks import check_seekable
 from src.common.errors import InputError
 
 SAFETENSORS, BIN = "safetensors", "bin"
@@ -52,8 +53,8 @@ def find(path: Path, endings: list[str]) -> Mapping[Path, set[str] | None]:
         indices = sorted(path.glob(f"*.{ending}.index.json"))
         if indices:
             listing = read_object(indices[0]).get("weight_map")
-            if not isinstance(listing, dict):
-                raise InputError(f"{indices[0]} has no weight_map")
+            if not isinstance(listing, dict) or not listing:
+                raise InputError(f"{indices[0]} has no weight_map, or an empty one: fetch or copy it again")
             listed: dict[Path, set[str]] = {}
             for name, file in listing.items():
                 if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
@@ -124,7 +125,8 @@ def safetensors_kinds(file: Path) -> dict[str, Kind]:
 
 
 def _check_header(file: Path) -> None:
-    """Raise InputError for a long header, before the library makes objects of it."""
+    """Raise InputError for a pipe, or a long header, before the library waits for it, or makes objects of it."""
+    check_seekable(file)
     with file.open("rb") as opened:
         header = int.from_bytes(opened.read(8), "little")
     if MOST_HEADER_BYTES < header < file.stat().st_size:

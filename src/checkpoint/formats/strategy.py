@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind, Source
+from src.common.checks import check_seekable
 from src.common.errors import InputError
 from src.nn.parameters import by_official_name, is_parameter, official_name
 from src.pangu_alpha_config import PanguAlphaConfig
@@ -39,6 +40,7 @@ def read_strategy(path: Path) -> dict[str, DeviceLayout]:
     if not path.exists():
         raise InputError(f"--strategy {path} is not there; it came with the checkpoint, as *strategy*.ckpt")
     for file in [path] if path.is_file() else [*path.glob("*.ckpt"), *path.glob("*.json")]:
+        check_seekable(file)
         if file.stat().st_size > MOST_STRATEGY_BYTES:
             raise InputError(
                 f"--strategy {file} is not a strategy file of MindSpore (more than {MOST_STRATEGY_BYTES >> 20} MiB)"

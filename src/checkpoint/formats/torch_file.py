@@ -19,6 +19,7 @@ from src.checkpoint import ckpt_file
 from src.checkpoint.formats.parameters import Kind
 from src.checkpoint.formats.torch_pickle import Described, decode, leaves
 from src.checkpoint.limits import MOST_TENSORS
+from src.common.checks import check_seekable
 from src.common.errors import InputError
 
 _STORAGES = {
@@ -39,6 +40,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # header of a member: a mark, the len
 _LOCAL_MARK = b"PK\3\4"
 MOST_PICKLE_BYTES = 1 << 26  # of data.pkl; a tensor takes about 200
 MOST_DIRECTORY_BYTES = 128 * MOST_TENSORS  # of the list of members; one takes 46 bytes and its name
+MOST_SHARING = 2  # bytes of all tensors, as a multiple of the file's
 _zipfile: Any = zipfile  # typeshed knows only a part of it
 _LONGEST_REASON = 200  # characters of an error that a file can choose
 
@@ -84,6 +86,7 @@ def load(path: Path) -> Any:
 
 def _opened(path: Path) -> tuple[Any, dict[str, range]]:
     """Return the tree of the pickle, and the byte ranges of the archive's storages by their keys."""
+    check_seekable(path)
     try:
         _check_directory(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
@@ -148,9 +151,14 @@ def _checked(path: Path, name: str, given: Described, places: Mapping[str, range
     """Check that a tensor lies inside its storage, and has no more elements than it.
 
     Raises:
-        InputError: It does not, or its storage is missing or of an unknown type.
+        InputError: It does not, its storage is missing or of an unknown type, or holds other values than the tensor.
     """
     storage = given.storage
+    if given.marks:
+        raise InputError(
+            f"{path}: '{name}' is marked as {given.marks[0]}, so its stored numbers are not its values: save its "
+            "resolve_neg() or resolve_conj() with PyTorch"
+        )
     if storage.type_ not in _STORAGES:
         raise InputError(f"{path}: '{name}' is a {storage.type_}, which weights are not")
     dtype = ckpt_file.DTYPES[_STORAGES[storage.type_]]
@@ -176,7 +184,7 @@ def tensors(path: Path, *within: str) -> dict[str, Tensor]:
         within: Keys of the dictionary that holds the tensors.
 
     Raises:
-        InputError: The file is not whole, or has no such dictionary.
+        InputError: The file is not whole, or has no such dictionary, or its tensors share much of their content.
     """
     tree, places = _opened(path)
     for key in within:
@@ -187,7 +195,15 @@ def tensors(path: Path, *within: str) -> dict[str, Tensor]:
         described = dict(leaves(tree))
     except ValueError as error:
         raise _not_whole(path, error) from error
-    return {name: _checked(path, name, given, places) for name, given in described.items()}
+    found = {name: _checked(path, name, given, places) for name, given in described.items()}
+    # Tensors may share a storage, as a word embedding and the head that is tied to it. With two users of each storage
+    # they have twice the bytes of the file. Without a limit, a file of megabytes can stand for terabytes.
+    total, size = sum(tensor.kind.nbytes for tensor in found.values()), path.stat().st_size
+    if total > MOST_SHARING * size:
+        raise InputError(
+            f"{path} has {size:,} bytes, but its tensors {total:,}, as many share a storage: save each with clone()"
+        )
+    return found
 
 
 def write(path: Path, tree: Mapping[str, object], values: Iterator[np.ndarray]) -> None:

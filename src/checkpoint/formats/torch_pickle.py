@@ -57,12 +57,14 @@ class Described:
         offset: Position of the first element in the storage.
         shape: Shape.
         strides: Distance between neighbouring elements along each axis, in elements.
+        marks: Names of what a reader has to do with the numbers: neg (negate them) or conj (conjugate them).
     """
 
     storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    marks: tuple[str, ...] = ()
 
 
 class _Ignored:
@@ -78,13 +80,23 @@ class _Ignored:
         """Ignore entries."""
 
 
-def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *rest: object) -> Described:
+def _tensor(
+    storage: Storage,
+    offset: int,
+    shape: tuple,
+    strides: tuple,
+    requires_grad: object = None,
+    hooks: object = None,
+    metadata: object = None,
+) -> Described:
     numbers = [offset, *shape, *strides]
     if not isinstance(storage, Storage) or any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
         raise ValueError("a tensor's offset, shape or strides are not whole numbers of at least 0, of 64 bits")
     if len(shape) != len(strides) or len(shape) > MOST_AXES:
         raise ValueError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
-    return Described(storage, offset, tuple(shape), tuple(strides))
+    # PyTorch looks only for the names, and takes False for True.
+    marks = tuple(mark for mark in ("neg", "conj") if isinstance(metadata, dict) and mark in metadata)
+    return Described(storage, offset, tuple(shape), tuple(strides), marks)
 
 
 def _parameter(tensor: object, *rest: object) -> object:
@@ -193,12 +205,17 @@ def leaves(tree: object) -> Iterator[tuple[str, Described]]:
     """Yield the tensors in nested dictionaries. A name joins the keys with dots.
 
     Raises:
-        ValueError: The dictionaries are nested too deep, as when one contains itself, or have too many entries.
+        ValueError: The dictionaries are nested too deep, as when one contains itself, or have too many entries; or two
+            tensors have one name.
     """
     waiting, seen = [("", tree, 0)], 0
+    names = set()
     while waiting:
         prefix, value, depth = waiting.pop()
         if isinstance(value, Described):
+            if prefix in names:
+                raise ValueError(f"it holds the tensor '{prefix}' twice, so that readers differ in what they take")
+            names.add(prefix)
             yield prefix, value
         if not isinstance(value, dict):
             continue

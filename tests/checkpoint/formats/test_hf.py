@@ -1,6 +1,7 @@
 """What lies beside the weights for Transformers: code, settings and the vocabulary. tests/ports runs them."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,39 @@ def test_the_vocabulary_of_the_training_lies_beside_the_weights(tiny_vocab, tmp_
     back = load_config(tmp_path / "back/config.yaml")
     assert (back.model, back.generation.end_token) == (model, 11)
     assert back.data.vocabulary_md5 == vocabulary_md5(tiny_vocab)
+
+
+WRONG = [
+    ({"layer_norm_epsilon": math.nan}, "model.layernorm_epsilon is nan; it must lie in"),
+    ({"layer_norm_epsilon": math.inf}, "model.layernorm_epsilon is inf; it must lie in"),
+    ({"layer_norm_epsilon": -1}, "model.layernorm_epsilon is -1; it must lie in"),
+    ({"eos_token_id": -1}, "generation.end_token is -1; it must not be negative"),
+    ({"eos_token_id": True}, "generation.end_token is True; it must be a whole number"),
+    ({"eos_token_id": 10**400}, r"generation.end_token is more than 10\^18; it must be at most 9999999"),
+    ({"vocabulary_md5": [1]}, r"data.vocabulary_md5 is '\[1\]'; it must be 32 digits"),
+    ({"vocabulary_md5": "\ud800" * 32}, "data.vocabulary_md5 is .*; it must be 32 digits"),
+]
+
+
+@pytest.mark.parametrize("changed, told", WRONG)
+def test_wrong_settings_are_refused_for_every_target(tmp_path, changed, told):
+    source = write_checkpoint(tmp_path / "model.ckpt", mixed_values(small()))
+    converted("mindspore", "hf", source, tmp_path / "hf")
+    (tmp_path / "hf/config.json").write_text(json.dumps(read(tmp_path / "hf/config.json") | changed))
+    for target in ("mindspore", "hf", "megatron"):
+        with pytest.raises(InputError, match=told) as raised:
+            converted("hf", target, tmp_path / "hf", tmp_path / "new", num_heads=None)
+        assert len(str(raised.value)) < 250 and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("activation", [[], {}, "unknown"])
+def test_an_activation_without_an_equal_here_stays_the_default(tmp_path, activation):
+    source = write_checkpoint(tmp_path / "model.ckpt", mixed_values(small()))
+    converted("mindspore", "hf", source, tmp_path / "hf")
+    config = read(tmp_path / "hf/config.json") | {"activation_function": activation}
+    (tmp_path / "hf/config.json").write_text(json.dumps(config))
+    converted("hf", "mindspore", tmp_path / "hf", tmp_path / "new", num_heads=None)
+    assert load_config(tmp_path / "new/config.yaml").model.hidden_act == "fast_gelu"
 
 
 def test_an_unknown_vocabulary_is_told(tiny_vocab, other_vocab, tmp_path):

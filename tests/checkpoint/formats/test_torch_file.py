@@ -226,3 +226,42 @@ def test_what_is_there_twice_is_refused(file, name):
         archive.writestr(name, bytes(VALUES.nbytes))
     with pytest.raises(InputError, match="a member or a model twice"):
         torch_file.tensors(file)
+
+
+def test_tensors_may_share_a_storage_but_not_multiply_the_file(tmp_path):
+    """Each of 300 layers that are one storage is written out by a conversion."""
+    values = np.zeros(1 << 16, np.float32)
+    kinds = {name: Kind(values.shape, values.dtype) for name in "abc"}
+    torch_file.write(tmp_path / "a.bin", kinds, iter([values] * 3))
+    key = [b"X\x01\x00\x00\x00" + digit + b"X\x03\x00\x00\x00cpu" for digit in (b"0", b"1", b"2")]
+    held = members(tmp_path / "a.bin")
+    held["archive/data.pkl"] = held["archive/data.pkl"].replace(key[1], key[0])
+    del held["archive/data/1"]
+    put(tmp_path / "a.bin", held)  # as a word embedding and the head that is tied to it
+    assert len(torch_file.tensors(tmp_path / "a.bin")) == 3
+    held["archive/data.pkl"] = held["archive/data.pkl"].replace(key[2], key[0])
+    del held["archive/data/2"]
+    put(tmp_path / "a.bin", held)
+    with pytest.raises(InputError, match=r"a.bin has 26\d,\d+ bytes, but its tensors 786,432, as many share a storage"):
+        torch_file.tensors(tmp_path / "a.bin")
+
+
+def test_two_tensors_with_one_joined_name(tmp_path):
+    kind = Kind(HALVES.shape, HALVES.dtype)
+    torch_file.write(tmp_path / "a.bin", {"a.b": kind, "a": {"b": kind}}, iter([HALVES, HALVES]))
+    with pytest.raises(InputError, match="it holds the tensor 'a.b' twice"):
+        torch_file.tensors(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("mark", ["neg", "conj", "other"])
+def test_numbers_that_a_reader_has_to_change(file, mark):
+    """PyTorch negates or conjugates such a tensor, also at False: it looks only for the name."""
+    held = members(file)
+    hooks = b"ccollections\nOrderedDict\n)R"
+    marked = hooks + b"}X" + struct.pack("<I", len(mark)) + mark.encode() + b"\x89s"
+    put(file, held | {"archive/data.pkl": held["archive/data.pkl"].replace(hooks, marked, 1)})
+    if mark == "other":
+        assert np.array_equal(torch_file.tensors(file)["w"].read(), VALUES)
+        return
+    with pytest.raises(InputError, match=f"'w' is marked as {mark}, so its stored numbers are not its values"):
+        torch_file.tensors(file)

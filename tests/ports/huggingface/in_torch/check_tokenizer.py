@@ -55,8 +55,10 @@ def test_a_wrong_vocabulary_is_told(port, tmp_path):
         for name in ("tokenizer_config.json", "tokenization_pangu_alpha.py"):
             (tmp_path / name).write_bytes((port / name).read_bytes())
         AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
-    (tmp_path / "vocab.model").write_bytes(b"no vocabulary")
-    with pytest.raises(ValueError, match="cannot be read as a SentencePiece model"):
-        AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
+    no_utf8 = (port / "vocab.model").read_bytes().replace(b"<eod>", b"<e\xffd>")
+    for content in (b"no vocabulary", no_utf8):
+        (tmp_path / "vocab.model").write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read as a SentencePiece model"):
+            AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
     with pytest.raises(ValueError, match="id 4000 is outside the vocabulary"):
         AutoTokenizer.from_pretrained(port, trust_remote_code=True).decode([4000])
