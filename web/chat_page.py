@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from xml.sax.saxutils import unescape
 
 import gradio as gr
 
@@ -33,7 +34,7 @@ class _ChatPage:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.frame = engine, Frame(engine, "chat_tagline")
-        self.shown, self.read = (str, str) if engine.writes_markdown else (_escaped, html.unescape)
+        self.shown, self.read = (str, str) if engine.writes_markdown else (_escaped, unescape)
         on = self.frame.words.on
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
@@ -118,7 +119,7 @@ def _messages(role: str, text: str) -> list[Message]:
 
 
 def _escaped(text: str) -> str:
-    """Escape HTML tags and entities, so that `gr.Chatbot` shows them as text. `html.unescape` is the inverse."""
+    """Escape HTML tags and entities, so that `gr.Chatbot` shows them as text. `unescape` is the inverse."""
     return re.sub(r"<(?=[a-zA-Z/!?])|&(?=[#\w])", lambda match: html.escape(match[0]), text)
 
 

@@ -61,7 +61,7 @@ class _Message(_Strict):
     """A message of a chat. Gradio also knows files, components and options, which make the server open files."""
 
     role: Literal["user", "assistant"]
-    content: str | list[_Part]
+    content: list[_Part]  # Gradio takes no text in its place
     metadata: None = None
     options: None = None
 
@@ -149,6 +149,7 @@ class Guard:
         page = self.blocks.state_holder.session_data.get(event.session_hash, {})
         return (
             known.fn is not None
+            and (event.event_data is not None or all(name != "example_select" for _, name in known.targets))
             and len(known.inputs) == len(event.data)
             and all(
                 _takes(page[block._id] if block._id in page and not block.stateful else block, value)

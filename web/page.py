@@ -18,6 +18,7 @@ from web.engine import Engine, follow
 from web.words import LANGUAGES, explain, say
 
 SEED_BITS = 31
+MOST_DIGITS = 20  # of a seed that a reader types; `GenerationConfig` has a limit, but Python reads no 5,000 digits
 FIRST_LANGUAGE = "中文"
 FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 THEME = gr.themes.Base(
@@ -217,11 +218,15 @@ class Frame:
 
 def _seed(text: str) -> int:
     """Return the seed that a reader typed, or a random one if there is none."""
-    if not text.strip():
+    digits = text.strip()
+    if not digits:
         return secrets.randbits(SEED_BITS)
-    if not text.strip().isdecimal():
-        raise InputError(f"the seed '{text}' is not a whole number such as 42; leave it empty for another each time")
-    return int(text)
+    if not digits.isdecimal() or len(digits) > MOST_DIGITS:
+        raise InputError(
+            f"the seed '{digits[:50]}' is not a whole number of up to {MOST_DIGITS} digits such as 42; leave it empty "
+            "for another each time"
+        )
+    return int(digits)
 
 
 def _buttons(running: bool) -> list[dict[str, Any]]:

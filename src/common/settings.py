@@ -306,8 +306,9 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         whole_numbers(1, 1 << 20, self, "max_new_tokens", prefix="generation.")
         whole_numbers(1, 10_000, self, "num_samples", "num_beams", prefix="generation.")
-        at_least(0, self, "temperature", "top_k", "seed", prefix="generation.")
+        whole_numbers(0, (1 << 64) - 1, self, "top_k", "seed", prefix="generation.")
         whole_numbers(0, MOST_IDS - 1, self, "end_token", prefix="generation.")
+        at_least(0, self, "temperature", prefix="generation.")
         require(0 < self.top_p <= 1, f"generation.top_p is {self.top_p}; it must lie in (0, 1]")
         require(
             self.repetition_penalty > 0,

@@ -271,6 +271,39 @@ def test_a_value_that_a_component_does_not_have_does_not_reach_gradio(page, know
     assert "Traceback" not in capfd.readouterr().err
 
 
+def said(text):
+    return [{"role": "user", "content": text}]
+
+
+def parts(text):
+    return [{"type": "text", "text": text}]
+
+
+@PAGES
+def test_what_a_reader_could_send_leaves_no_trace(page, known, capfd, caplog):
+    """Huge numbers, parts of a number, a text for the parts of a message, an event without its data."""
+    odd = {"textbox": ["1" * 5000], "slider": [0.5, 2.5], "chatbot": [said("a"), said(parts("&#" + "1" * 5000 + ";"))]}
+    blocks = page.build(local_engine(known))
+    known.batch.runtime.allowed.release(10**6)
+    with paged(blocks) as port:
+        for number, values in events(port):
+            kinds = [component.get_block_name() for component in blocks.fns[number].inputs]
+            plain = {"textbox": "1", "chatbot": said(parts("a"))}
+            usual = [plain.get(kind, value) for kind, value in zip(kinds, values, strict=True)]
+            changed = [
+                [*usual[:place], form, *usual[place + 1 :]]
+                for place, kind in enumerate(kinds)
+                for form in odd.get(kind, [])
+            ]
+            for data in [usual, *changed]:
+                body = {"data": data, "fn_index": number, "session_hash": SESSION}
+                status = ask(port, "POST", "/gradio_api/queue/join", body)[0]
+                assert status in (200, 422)
+                if status == 200:
+                    assert '"success":true' in followed(port), (number, data)
+    assert "Traceback" not in capfd.readouterr().err and not any(record.exc_info for record in caplog.records)
+
+
 def test_of_requests_sent_together_the_first_is_answered(known):
     one = b"GET /theme.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
     event = b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
