@@ -34,7 +34,7 @@ from src.serving.visitors import Visitors, is_preflight, warn_if_open
 
 OWN_GRPC = "unix:unix_socket_files/serving_grpc"  # address of Serving's own gRPC interface
 MAX_BODY_BYTES = 1 << 20  # of a REST request, and of a gRPC one
-MOST_INSTANCES = 1024  # of a request
+MOST_INSTANCES = 128  # of a request; they fill the rows together, so others wait until most of them are answered
 THREADS = 32
 VERSION, LATEST = "1", "0"  # Serving's names of the only version and of the newest one
 TIMEOUT = 130.0  # seconds; the time limit of the servable is shorter

@@ -1,10 +1,13 @@
 """The methods of the servable, as MindSpore Serving's worker registers them. The model is loaded here, once."""
 
+import logging
+
 from mindspore_serving.server import register
 
-from serving_increment.servable import OUTPUTS, Stages, load, places
+from serving_increment.servable import OUTPUTS, Stages, keeps, load, places
 from src.inference.manifest import Manifest
 
+logging.getLogger().addFilter(keeps)  # Serving logs traces there
 manifest = Manifest.read_settings(places()[0])
 stages = Stages(load())
 

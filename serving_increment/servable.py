@@ -6,6 +6,7 @@ Serving has no optional inputs. So optional fields travel as one JSON text, `opt
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import sys
@@ -28,6 +29,7 @@ from src.serving.open_model import open_exported
 from src.serving.service import TextService
 
 SEED_BITS = 31
+MOST_TOLD = 500  # characters of a message: it may quote the request, and Serving logs it
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 SETTINGS = {
     "method": str,
@@ -217,13 +219,25 @@ class _Answers:
         return answer.text, answer.finish_reason, np.array(ids, np.int32), np.array(log_probs, np.float32)
 
 
+class Refusal(RuntimeError):
+    """An error with a status of its own. No part of the program failed."""
+
+
+def keeps(record: logging.LogRecord) -> bool:
+    """Return whether the log keeps a record: a filter. Serving logs a line and a trace for each error of a stage.
+
+    The line tells all of a refusal, and callers could fill the disk with traces.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], Refusal))
+
+
 def _told(error: Exception) -> RuntimeError:
     """Return an error in the form that Serving passes on: HTTP status, then message. `front` reads it."""
     statuses = {InputError: 422, BusyError: 429, LoadingError: 503, RanksError: 503, TimeLimitError: 504}
     status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 500)
     # Serving crashes if it gets a text that UTF-8 cannot encode.
     message = str(error).encode("utf-8", "backslashreplace").decode()
-    return RuntimeError(f"{status} {' '.join(message.split())}")
+    return (RuntimeError if status == 500 else Refusal)(f"{status} {' '.join(message.split())[:MOST_TOLD]}")
 
 
 def parsed(options: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -141,9 +142,10 @@ def test_contracts_of_rest(started, folder):
         ('{"instances": [{"input_sentence": "%s"}]}' % ("床前明月光" * 50), "predict", 422, "it may have at most 63"),
     ],
 )
-def test_wrong_requests(started, body, method, wanted, told):
+def test_wrong_requests(started, environment, body, method, wanted, told):
     status, _, text = ask(REST, "POST", f"/model/pangu:{method}", body)
     assert status == wanted and told in json.loads(text)["error"]
+    assert not any("Traceback" in log.read_text() for log in Path(environment["PANGU_RUN"]).rglob("*.log*"))
     assert rest([{"input_sentence": PROMPTS[0]}])[0] == 200
 
 

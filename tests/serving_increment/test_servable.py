@@ -1,6 +1,7 @@
 """The code of MindSpore Serving's worker without Serving: answers and errors for instances."""
 
 import json
+import logging
 import sys
 import types
 from concurrent.futures import Future
@@ -152,6 +153,23 @@ def test_what_is_wrong_with_one_is_no_matter_to_others(stages, name):
     before, wrong, after = predict(stages, (PROMPT, {}), (sentence, options), (PROMPT, {}))
     assert wrong.startswith(told)
     assert before[0] == after[0] == alone(stages).text
+
+
+def test_the_log_keeps_the_traces_of_failures_only(stages, monkeypatch, caplog):
+    """Serving logs a trace of every exception of a stage."""
+
+    def log_first(options):
+        try:
+            next(stages.predict([(PROMPT, json.dumps(options))]))
+        except RuntimeError as error:
+            logging.exception(error)
+            return str(error)
+
+    caplog.set_level(logging.ERROR)
+    monkeypatch.setattr(logging.getLogger(), "filters", [servable.keeps])
+    assert len(log_first({"x" * 10**6: 1})) == len("422 ") + servable.MOST_TOLD and not caplog.records
+    monkeypatch.setattr(servable, "request", None)
+    assert log_first({}).startswith("500") and len(caplog.records) == 1
 
 
 @pytest.mark.timeout(30)
