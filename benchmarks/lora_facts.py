@@ -60,10 +60,10 @@ class LoraFactsArguments:
     output: str
     rank: int = 32
     alpha: int = 64
-    steps: int = 800
+    steps: int = 1000
     batch_size: int = 16
-    lr: float = 3e-3
-    old_documents: int = 3000
+    lr: float = 6e-3
+    old_documents: int = 2000
     python: str = str(_ROOT / ".venv-huggingface/bin/python")
 
     def __post_init__(self) -> None:

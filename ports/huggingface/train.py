@@ -8,8 +8,11 @@ original PyTorch port (Megatron-LM 1.1), where it has them.
 import argparse
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
 
 from ports.huggingface.command_line import SHAPE, Parser, add_model, find_vocabulary, flag, read_config
 from src.common.errors import InputError, run_program
@@ -25,6 +28,7 @@ _WHOLE = {"train_iters": 1, "batch_size": 1, "accumulation": 1, "tp": 1, "fsdp":
 _WHOLE |= {"save_interval": 1, "exit_interval": 0, "lora_rank": 0, "lora_alpha": 0, "lr_decay_iters": 0}
 # Settings that cannot change within a run, because its batches, weights or arithmetic would be others.
 _FIXED = ("batch_size", "accumulation", "tp", "fsdp", "seed", "lora_rank", "lora_alpha", "bf16", "data_column_name")
+_BOTH_PARTS = Version("5.18")  # older versions of Transformers cannot load a model with both kinds of parts
 
 
 def _parser() -> Parser:
@@ -81,6 +85,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--tp {arguments.tp} and --fsdp {arguments.fsdp} need {needed} processes, but there are {processes}: "
             f"start them with `torchrun --nproc_per_node {needed} -m ports.huggingface.train`"
+        )
+    if arguments.tp > 1 and arguments.fsdp > 1 and Version(installed := version("transformers")) < _BOTH_PARTS:
+        raise InputError(
+            f"--tp with --fsdp needs Transformers {_BOTH_PARTS} or newer, and this is {installed}; either works alone"
         )
     if arguments.lora_rank and not arguments.load:
         raise InputError("--lora-rank trains adapters to a model: give it as --load")

@@ -21,6 +21,7 @@ from src.pangu_alpha_config import PanguAlphaConfig
 _HEAD = "lm_head.weight"  # a copy of the word embedding, which some files hold
 _BUFFERS = (".attn.bias", ".attn.masked_bias")
 _ACTIVATIONS = {"fast_gelu": "quick_gelu", "gelu": "gelu_new"}  # Transformers' names of the activations
+_PUBLISHED = "gelu"  # in published files, although the models were trained with fast_gelu, our default
 _VOCABULARY = "vocab.model"
 _CODE = Path(__file__).resolve().parents[3] / "ports" / "huggingface"
 COPIED = (
@@ -44,7 +45,7 @@ def open_source(path: Path, options: Options) -> Source:
         file: {name: tensor.kind for name, tensor in trees[file].items()} if is_bin else shards.safetensors_kinds(file)
         for file in files
     }
-    where = {_port_name(name): (file, name) for name, file in shards.checked_names(files, kinds).items()}
+    where = _port_names(shards.checked_names(files, kinds))
     table = HUGGING_FACE.word_table
     if table not in where and _HEAD in where:  # the two are one, and some files keep this name of it
         where[table] = where.pop(_HEAD)
@@ -87,9 +88,21 @@ def open_source(path: Path, options: Options) -> Source:
     return source
 
 
-def _port_name(name: str) -> str:
-    """Return the port's current name. Its first version called a layer's projection out_proj."""
-    return name.replace(".attn.out_proj.", ".attn.c_proj.")
+def _port_names(found: Mapping[str, Path]) -> dict[str, tuple[Path, str]]:
+    """Return file and name of each tensor by the port's current name. Its first version had out_proj for c_proj.
+
+    Raises:
+        InputError: Two tensors have one current name.
+    """
+    where: dict[str, tuple[Path, str]] = {}
+    for name, file in found.items():
+        current = name.replace(".attn.out_proj.", ".attn.c_proj.")
+        if current in where:
+            raise InputError(
+                f"{file} has '{name}', and {where[current][0].name} has '{where[current][1]}': the two are one"
+            )
+        where[current] = file, name
+    return where
 
 
 def turned(kind: Kind, transposed: bool) -> Kind:
@@ -104,9 +117,14 @@ def _add_settings(source: Source, folder: Path) -> None:
     ids = {"eod_token": config.get("eod_token_id"), "pad_token": config.get("pad_token_id")}
     if "num_heads" in config:
         source.settings["num_heads"] = config["num_heads"]
-    for name, theirs in _ACTIVATIONS.items():
-        if theirs == config.get("activation_function"):
-            source.settings["hidden_act"] = name
+    activation = config.get("activation_function", _PUBLISHED)
+    if activation != _PUBLISHED:
+        if activation not in _ACTIVATIONS.values():
+            told = f"{file} has the activation_function {str(activation)[:40]!r}, which PanGu-α does not have"
+            raise InputError(
+                f"{told}; there are {', '.join(_ACTIVATIONS.values())}, and {_PUBLISHED} of published files"
+            )
+        source.settings["hidden_act"] = next(name for name, theirs in _ACTIVATIONS.items() if theirs == activation)
     if isinstance(config.get("layer_norm_epsilon"), int | float):
         source.settings["layernorm_epsilon"] = config["layer_norm_epsilon"]
     if "eod_token_id" in config:  # published files do not have it

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from src.checkpoint import store
 from src.checkpoint.formats.hf import COPIED
@@ -81,14 +82,33 @@ def test_wrong_settings_are_refused_for_every_target(tmp_path, changed, told):
         assert len(str(raised.value)) < 250 and not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("activation", [[], {}, "unknown"])
-def test_an_activation_without_an_equal_here_stays_the_default(tmp_path, activation):
+@pytest.mark.parametrize("activation", [[], {}, "relu"])
+def test_an_activation_without_an_equal_here_is_refused(tmp_path, activation):
     source = write_checkpoint(tmp_path / "model.ckpt", mixed_values(small()))
     converted("mindspore", "hf", source, tmp_path / "hf")
     config = read(tmp_path / "hf/config.json") | {"activation_function": activation}
     (tmp_path / "hf/config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"has the activation_function {str(activation)!r}".replace("[", r"\[")):
+        converted("hf", "mindspore", tmp_path / "hf", tmp_path / "new", num_heads=None)
+
+
+def test_published_files_say_gelu_for_fast_gelu(tmp_path):
+    source = write_checkpoint(tmp_path / "model.ckpt", mixed_values(small()))
+    converted("mindspore", "hf", source, tmp_path / "hf")
+    config = read(tmp_path / "hf/config.json") | {"activation_function": "gelu"}
+    (tmp_path / "hf/config.json").write_text(json.dumps(config))
     converted("hf", "mindspore", tmp_path / "hf", tmp_path / "new", num_heads=None)
     assert load_config(tmp_path / "new/config.yaml").model.hidden_act == "fast_gelu"
+
+
+def test_a_projection_under_both_of_its_names_is_refused(tmp_path):
+    source = write_checkpoint(tmp_path / "model.ckpt", mixed_values(small()))
+    converted("mindspore", "hf", source, tmp_path / "hf")
+    values = load_file(tmp_path / "hf/model.safetensors")
+    name = "transformer.h.0.attn.c_proj.bias"
+    save_file(values | {name.replace("c_proj", "out_proj"): values[name] + 1}, tmp_path / "hf/model.safetensors")
+    with pytest.raises(InputError, match=r"c_proj.bias'.*out_proj.bias': the two are one|out_proj.bias'.*c_proj.bias'"):
+        converted("hf", "mindspore", tmp_path / "hf", tmp_path / "new", num_heads=None)
 
 
 def test_an_unknown_vocabulary_is_told(tiny_vocab, other_vocab, tmp_path):

@@ -256,6 +256,13 @@ def test_bad_flags_are_told_in_one_line(capsys, monkeypatch, flags, line):
     assert line in told(capsys, monkeypatch, *begin, *flags)
 
 
+def test_both_kinds_of_parts_need_a_newer_transformers(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(train, "version", {"transformers": "5.17.0"}.get)
+    flags = ("--save", "run", "--data-path", "data", "--train-iters", 3, "--load", "x", "--tp", 2, "--fsdp", 2)
+    assert "--tp with --fsdp needs Transformers 5.18 or newer, and this is 5.17.0" in told(capsys, monkeypatch, *flags)
+
+
 def test_lora_is_not_cut_in_parts(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     flags = ("--save", "run", "--data-path", "data", "--train-iters", 3, "--load", "x", "--lora-rank", 4, "--tp", 2)
