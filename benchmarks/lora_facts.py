@@ -53,6 +53,7 @@ class LoraFactsArguments:
         batch_size: Records of a step.
         lr: Highest learning rate.
         old_documents: Documents of the quickstart's corpus among the new facts, so that they are not forgotten.
+        repeats: Times that each new document is among them.
         python: Python of the port's environment.
     """
 
@@ -63,11 +64,12 @@ class LoraFactsArguments:
     steps: int = 1000
     batch_size: int = 16
     lr: float = 6e-3
-    old_documents: int = 2000
+    old_documents: int = 3000
+    repeats: int = 4
     python: str = str(_ROOT / ".venv-huggingface/bin/python")
 
     def __post_init__(self) -> None:
-        whole_numbers(1, 1 << 20, self, "rank", "alpha", "steps", "batch_size", "old_documents")
+        whole_numbers(1, 1 << 20, self, "rank", "alpha", "steps", "batch_size", "old_documents", "repeats")
         if not Path(self.python).is_file():
             raise InputError(f"--python {self.python} is not there; bash scripts/setup_env.sh huggingface makes it")
         if Path(self.output).exists():
@@ -118,7 +120,9 @@ def run(arguments: LoraFactsArguments) -> None:
     documents, new = new_facts()
     corpus = build_corpus()
     data, prompts = work / "facts.txt", work / "questions.txt"
-    write_text(data, "\n\n".join(documents + corpus.train[: arguments.old_documents]) + "\n")
+    documents = arguments.repeats * documents + corpus.train[: arguments.old_documents]
+    random.Random(0).shuffle(documents)
+    write_text(data, "\n\n".join(documents) + "\n")
     questions = new + corpus.questions
     write_text(prompts, "".join(f"{question}\n" for question, _ in questions))
     before, after, trained = work / "before", work / "after", work / "run"
