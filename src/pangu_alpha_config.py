@@ -111,7 +111,7 @@ class PanguAlphaConfig:
             setattr(self, name, _dtype_name(getattr(self, name)))
         epsilon = self.layernorm_epsilon
         require(
-            isinstance(epsilon, int | float) and 0 < epsilon <= 1,  # false for NaN
+            isinstance(epsilon, (int, float)) and 0 < epsilon <= 1,  # false for NaN
             f"model.layernorm_epsilon is {epsilon!r:.50}; it must lie in (0, 1]",
         )
         whole_numbers(0, 1 << 16, self, "num_experts", prefix="model.")
