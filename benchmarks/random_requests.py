@@ -229,6 +229,8 @@ def gradio_event(config: dict[str, Any]) -> Maker:
             name, allowed = "odd event", ANSWERED | REFUSED
             values[draw.randrange(len(values))] = draw.choice(odd)
         body = {"data": values, "fn_index": event["id"], "session_hash": f"s{draw.getrandbits(60)}"}
+        if any(name == "example_select" for _, name in event["targets"]):
+            body["event_data"] = {"index": 0, "value": {"text": draw.choice(TEXTS[:5])}}
         return Asked(name, "POST", "/gradio_api/queue/join", json.dumps(body), allowed=allowed)
 
     return make
