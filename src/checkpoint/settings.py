@@ -35,7 +35,8 @@ def parse_with_checkpoint(
         weights = store.find(checkpoint, flag_value("--checkpoint_name", arguments) or "")
         beside = store.config_beside(weights)
     config = parse(arguments_class, prog, arguments, beside)
-    config.data = located(config.data, beside)
+    if not flag_value("--data.tokenizer_path", arguments):  # nothing takes the place of what a user names
+        config.data = located(config.data, beside)
     if beside and (mode := flag_value("--mode", arguments)):
         check_mode(mode, config.model, beside)
     return config, weights

@@ -10,11 +10,13 @@ import yaml
 import export
 import predict
 from src.checkpoint import ckpt_file, store
+from src.checkpoint.settings import parse_with_checkpoint
 from src.checkpoint.vocabulary import located, noted, with_records
 from src.common.errors import InputError
 from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
 from src.common.vocabulary import check_vocabulary, vocabulary_md5
 from src.cpu.quantize import QuantizeArguments, quantize
+from src.inference.config import PredictConfig
 from src.inference.manifest import Manifest
 from src.inference.mindspore.load import open_run
 from src.pangu_alpha_config import RunConfig, load_config
@@ -138,6 +140,10 @@ def test_a_converted_folder_has_the_vocabulary(checkpoint, tiny_vocab, other_voc
     assert open_run(tmp_path / "moved").tokenizer.decode([30, 31]) == load_tokenizer("jieba", tiny_vocab).decode(
         [30, 31]
     )
+    with pytest.raises(InputError, match="no vocabulary at nowhere/vocab.model"):  # not the one beside the weights
+        open_run(tmp_path / "moved", "nowhere/vocab.model").tokenizer  # noqa: B018
+    flags = ["--checkpoint", str(tmp_path / "moved"), "--data.tokenizer_path", "nowhere/vocab.model"]
+    assert parse_with_checkpoint(PredictConfig, "predict.py", flags)[0].data.tokenizer_path == "nowhere/vocab.model"
     with pytest.raises(InputError, match="give that one as --tokenizer"):
         converted("hf", "mindspore", tmp_path / "hf", tmp_path / "other", tokenizer=str(other_vocab))
     with pytest.raises(InputError, match="--tokenizer is for hf and a mindspore folder; a .ckpt file has no place"):

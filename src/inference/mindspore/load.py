@@ -118,9 +118,10 @@ def open_run(path: str | Path, tokenizer_path: str | Path = "") -> OpenedCheckpo
     config = load_config(beside)
     config.parallel = ParallelConfig(cpu_kernels=config.parallel.cpu_kernels)
     config.generation = replace(config.generation, use_past=True)
-    config.data = located(
-        replace(config.data, tokenizer_path=str(tokenizer_path) or config.data.tokenizer_path), beside
-    )
+    if tokenizer_path:  # nothing takes the place of what a user names
+        config.data = replace(config.data, tokenizer_path=str(tokenizer_path))
+    else:
+        config.data = located(config.data, beside)
     return open_checkpoint(config, weights)
 
 
