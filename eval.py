@@ -5,15 +5,16 @@ from collections.abc import Sequence
 
 from src.checkpoint.settings import parse_with_checkpoint
 from src.common.errors import run_program
-from src.evaluation.config import EvalConfig
+from src.evaluation.config import EvalConfig, typed_generation
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse `arguments` (the command line when None) and evaluate."""
-    config, weights = parse_with_checkpoint(EvalConfig, "eval.py", sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    config, weights = parse_with_checkpoint(EvalConfig, "eval.py", arguments)
     from src.evaluation.run import evaluate  # imports MindSpore, after errors in the arguments are reported
 
-    evaluate(config, weights)
+    evaluate(config, weights, typed_generation(arguments))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Settings of eval.py: the benchmark, and the model or server that is evaluated. The docstrings are the help."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from src.common.checks import whole_numbers
 from src.common.cli import flag_value
 from src.common.errors import InputError
+from src.common.settings import GenerationConfig
 from src.inference.config import CheckpointConfig
 from src.serving.backends import DEFAULT_SERVER
 
@@ -85,3 +86,9 @@ def flags_of_client(arguments: Sequence[str]) -> list[str]:
         if name != CLIENT_FLAG:
             flags.append(CLIENT_FLAGS.get(name, name) + equals + value)
     return flags if flag_value("--server", flags) else [*flags, "--server", DEFAULT_SERVER]
+
+
+def typed_generation(arguments: Sequence[str]) -> list[str]:
+    """Return the names of the settings of generation that a command line gives, such as temperature."""
+    names = [field.name for field in fields(GenerationConfig)]
+    return [name for name in names if flag_value(f"--generation.{name}", arguments) is not None]

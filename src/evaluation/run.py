@@ -1,13 +1,14 @@
 """Run an evaluation: read the benchmark, predict, and report."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 from src.common.errors import InputError
 from src.common.files import require_writable
+from src.common.settings import GenerationConfig
 from src.evaluation.backends import Server, ServerAnswerer, ServerScorer, model_here
 from src.evaluation.config import EvalConfig
 from src.evaluation.dependencies import settings_of, weights_of
@@ -21,7 +22,7 @@ from src.inference.mindspore.load import open_checkpoint
 from src.tokenization import Tokenizer
 
 
-def evaluate(config: EvalConfig, weights: Path | None) -> None:
+def evaluate(config: EvalConfig, weights: Path | None, typed: Collection[str] = ()) -> None:
     """Read the benchmark, load the model or find the server, predict, and report.
 
     Files are read first, so that errors in them are reported before the model is loaded.
@@ -29,6 +30,7 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
     Args:
         config: Settings of the evaluation.
         weights: A .ckpt file or a checkpoint folder; None for random weights or a server.
+        typed: Names of the settings of generation that the user gave. They win over the task's own.
 
     Raises:
         InputError: A file of the benchmark or of earlier predictions is missing or damaged, the checkpoint, the
@@ -36,7 +38,8 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
     """
     begin = time.perf_counter()
     require_writable(config.output_folder)
-    task, path = find_task(config.task, config.variant), Path(config.task_path)
+    protocol, path = find_task(config.task, config.variant), Path(config.task_path)
+    task = _with_typed(protocol, config.generation, typed)
     reading = Reading(config.seed, config.shots)
     items = read_items(task, path, config.split, reading, config.limit)
     pool = read_demonstrations(task, path, reading) if config.shots and not task.own_shots else []
@@ -68,9 +71,28 @@ def evaluate(config: EvalConfig, weights: Path | None) -> None:
         if earlier:
             summary += f", {earlier} of them from an earlier run"
         summary += f"; predictions in {config.output_folder}"
-        print(*prompting.remarks(), report.table(), summary, report.closing_line(), sep="\n")
+        changes = [
+            f"generation.{name} is {value!r}, as given, and not the protocol's {protocol.generation[name]!r}"
+            for name, value in task.generation.items()
+            if value != protocol.generation[name]
+        ]
+        print(*prompting.remarks(), *changes, report.table(), summary, report.closing_line(), sep="\n")
     if is_first:
         report.save(config.output_folder, seconds)
+
+
+def _with_typed(task: Task, given: GenerationConfig, typed: Collection[str]) -> Task:
+    """Return a task with the settings of generation that the user gave.
+
+    Raises:
+        InputError: The task generates nothing.
+    """
+    if typed and task.kind != "generation":
+        raise InputError(
+            f"--generation.{next(iter(typed))} has no effect: {task.title} scores texts, it generates none"
+        )
+    own = {name: getattr(given, name) for name in typed if name in task.generation}
+    return replace(task, generation={**task.generation, **own})
 
 
 def _prompting(config: EvalConfig, task: Task, tokenizer: Tokenizer, pool: Sequence[str]) -> Prompting:

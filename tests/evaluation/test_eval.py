@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from src.common.errors import InputError
+from src.evaluation import run as evaluation
+from src.evaluation.config import typed_generation
 from src.inference.mindspore.load import load_model
 from src.tokenization_jieba import JiebaTokenizer
 from tests.conftest import LABELS
@@ -125,6 +127,25 @@ def test_answers_depend_neither_on_the_batch_nor_on_when_they_are_made(variant, 
     assert [one["prediction"] for one in together] == [one["prediction"] for one in apart]
     assert len({one["prediction"] for one in together}) > 1 and len(together) == 6
     assert {"em", "f1"} <= together[0].keys()
+
+
+def test_settings_of_generation_on_the_command_line_win(eval_vocab, cmrc_folder, tnews_folder, tmp_path, capsys):
+    typed = ["--generation.method=greedy", "--generation.max_new_tokens", "5", "--generation.length_penalty=2"]
+    assert typed_generation(typed) == ["max_new_tokens", "method", "length_penalty"]
+    made = {}
+    for seed in (0, 1):
+        flags = ["--task=cmrc2018", "--model.seq_length=128", f"--seed={seed}", *typed]
+        config = configuration(eval_vocab, cmrc_folder, tmp_path / str(seed), *flags)
+        evaluation.evaluate(config, None, typed_generation(typed))
+        lines = (tmp_path / str(seed) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        made[seed] = [json.loads(line)["prediction"] for line in lines]
+    told = capsys.readouterr().out
+    assert "generation.method is 'greedy', as given, and not the protocol's 'sample'" in told
+    assert "generation.max_new_tokens is 5, as given, and not the protocol's 50" in told
+    assert made[0] == made[1] and len(set(made[0])) > 1  # greedy: the seed draws nothing
+    config = configuration(eval_vocab, tnews_folder, tmp_path / "tnews", "--task=tnews")
+    with pytest.raises(InputError, match="--generation.method has no effect: TNEWS scores texts, it generates none"):
+        evaluation.evaluate(config, None, ["method"])
 
 
 def test_the_report_s_figures(eval_vocab, tmp_path, capsys):
