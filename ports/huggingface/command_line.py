@@ -3,9 +3,9 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from src.common.errors import InputError, fail
+from src.common.errors import InputError, Parser
 from src.common.vocabulary import check_vocabulary
 
 # Flags of the model's shape, and their help.
@@ -16,14 +16,6 @@ SHAPE = {
     "max_position_embeddings": "positions",
 }
 _CONVERT = "`python -m src.checkpoint.convert --to hf --from {} --checkpoint {} --output FOLDER` writes such a folder"
-
-
-class Parser(argparse.ArgumentParser):
-    """Parser that reports an error in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2 and one line."""
-        fail(message)
 
 
 def flag(name: str) -> str:

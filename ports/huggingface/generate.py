@@ -10,8 +10,8 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports.huggingface.command_line import Parser, add_model, find_vocabulary, flag, read_config
-from src.common.errors import InputError, run_program
+from ports.huggingface.command_line import add_model, find_vocabulary, flag, read_config
+from src.common.errors import InputError, Parser, run_program
 
 if TYPE_CHECKING:
     from ports.huggingface.modeling_pangu_alpha import PanguAlphaForCausalLM

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from ports.huggingface.command_line import SHAPE, Parser, add_model, find_vocabulary, flag, read_config
-from src.common.errors import InputError, run_program
+from ports.huggingface.command_line import SHAPE, add_model, find_vocabulary, flag, read_config
+from src.common.errors import InputError, Parser, run_program
 from src.common.vocabulary import vocabulary_md5
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import re
@@ -91,6 +92,14 @@ def fail(message: str) -> NoReturn:
     message = _SETTING.sub(lambda found: f"--{_own_flags[found[1]]}" if found[1] in _own_flags else found[0], message)
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(USAGE_STATUS)
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser that reports an error in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and one line."""
+        fail(message)
 
 
 def disk_problem(error: OSError) -> str | None:
