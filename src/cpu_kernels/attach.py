@@ -1,11 +1,13 @@
 """Replace the plain cells of a built float32 model by kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import mindspore as ms
 from mindspore import Parameter
 
 from src import pangu_alpha
+from src.common.settings import TrainingConfig
 from src.cpu_kernels import build, cells
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.nn import operators, optimizer
@@ -46,6 +48,12 @@ def attach_to_model(model: PanguAlphaModel) -> bool:
         return False
     _attach_to_layers(model, library)
     return True
+
+
+def adam_update(config: TrainingConfig, parameters: Iterable[Parameter]) -> cells.AdamUpdate | None:
+    """Return the kernel that updates a parameter by Adam, or None if none fits."""
+    library = build.library() if all(parameter.dtype == ms.float32 for parameter in parameters) else None
+    return cells.AdamUpdate(library, config.beta1, config.beta2, config.epsilon) if library else None
 
 
 def cross_entropy(config: PanguAlphaConfig) -> cells.CrossEntropy | None:

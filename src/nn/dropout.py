@@ -25,7 +25,50 @@ def dropout_keys(seed: int, step: int, micro_step: int, rows: int) -> np.ndarray
     return np.random.default_rng([seed, step, micro_step]).integers(-(2**31), 2**31, rows, dtype=np.int32)
 
 
-class Dropout(nn.Cell):
+class Hash(nn.Cell):
+    """Base of the cells that mix the bits of int32 words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mul = ops.Mul()
+        self.xor = ops.BitwiseXor()
+        self.shift = ops.RightShift()
+
+    def _mix(self, word: Tensor) -> Tensor:
+        for shift, multiplier in _ROUNDS:
+            word = self.mul(self.xor(word, self.shift(word, _int32(shift))), multiplier)
+        return self.xor(word, self.shift(word, _int32(_LAST_SHIFT)))
+
+
+class DropoutKeys(Hash):
+    """Keys of a step's rows, computed in the graph, for training loops that have no `dropout_keys` of the host.
+
+    Args:
+        seed: Seed of the run.
+        rank: Number of this data-parallel rank. All ranks have as many rows, and a row has the key of its place among
+            the rows of all of them.
+
+    Inputs:
+        step: int32 scalar, number of the step.
+        ids (B, ...): Gives the number of rows.
+
+    Returns:
+        int32 (B,).
+    """
+
+    def __init__(self, seed: int, rank: int = 0):
+        super().__init__()
+        self.seed, self.rank = seed & _LOW_31_BITS, rank
+        self.range = ops.Range()
+
+    def construct(self, step: Tensor, ids: Tensor) -> Tensor:
+        rows = ids.shape[0]
+        row = ops.cast(self.range(self.rank * rows, (self.rank + 1) * rows, 1), ms.int32)
+        word = self._mix(ops.cast(step, ms.int32) * _GOLDEN_RATIO + self.seed)
+        return self._mix(word + row * _GOLDEN_RATIO)
+
+
+class Dropout(Hash):
     """Sets each element to 0 with probability `rate`, and scales the others by 1 / (1 - rate).
 
     Attributes:
@@ -46,10 +89,7 @@ class Dropout(nn.Cell):
         self.range = ops.Range()
         self.reshape = ops.Reshape()
         self.add = ops.Add()
-        self.mul = ops.Mul()
-        self.xor = ops.BitwiseXor()
         self.bit_and = ops.BitwiseAnd()
-        self.shift = ops.RightShift()
         self.greater_equal = ops.GreaterEqual()
         self.cast = ops.Cast()
 
@@ -65,11 +105,6 @@ class Dropout(nn.Cell):
         kept = self.greater_equal(self.bit_and(self._mix(word), _int32(_LOW_31_BITS)), self.threshold)
         scale = self.mul(self.cast(kept, x.dtype), 1.0 / (1.0 - self.rate))
         return self.mul(x, self.reshape(scale, x.shape))
-
-    def _mix(self, word: Tensor) -> Tensor:
-        for shift, multiplier in _ROUNDS:
-            word = self.mul(self.xor(word, self.shift(word, _int32(shift))), multiplier)
-        return self.xor(word, self.shift(word, _int32(_LAST_SHIFT)))
 
 
 def _int32(value: int) -> Tensor:

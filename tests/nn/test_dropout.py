@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.nn.dropout import Dropout, dropout_keys, number_sites
+from src.nn.dropout import Dropout, DropoutKeys, dropout_keys, number_sites
 from tests.support.programs import TINY, random_model
 
 RATE = 0.3
@@ -37,6 +37,21 @@ def test_keep_rate_and_scale(rate):
     assert_like_coin_flips(values > 0, 1 - rate)
     low, high = np.unique(values)
     assert low == 0 and high == pytest.approx(1 / (1 - rate), rel=1e-6)
+
+
+def keys_of_graph(seed, step, rows, rank=0):
+    return DropoutKeys(seed, rank)(Tensor(step, ms.int32), Tensor(np.zeros((rows, 3), np.int32))).asnumpy()
+
+
+def test_keys_of_the_graph_differ_by_seed_step_and_row_and_not_by_the_number_of_ranks():
+    keys = np.concatenate([keys_of_graph(seed, step, 64) for seed in (0, 1, 12345) for step in (0, 1, 2, 10_000)])
+    assert len(set(keys.tolist())) == len(keys) == 768
+    halves = [keys_of_graph(1, 7, 32, rank) for rank in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(halves), keys_of_graph(1, 7, 64))
+    masks = [kept(keys_of_graph(seed, step, ROWS)) for seed, step in ((3, 4), (3, 5), (4, 4))]
+    for other in (*masks[1:], np.roll(masks[0], 1, axis=0)):
+        assert_independent(masks[0], other)
+    assert_like_coin_flips(masks[0], 1 - RATE)
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3, 32, 64, 128, 1024, 4096])
