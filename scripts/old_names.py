@@ -9,20 +9,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Programs with the same arguments: they run.
-SAME = {"hccl_tools.py": "src.parallel.hccl_tools", "merge_hccl.py": "src.parallel.merge_hccl"}
+SAME = {
+    "hccl_tools.py": "src.parallel.hccl_tools",
+    "merge_hccl.py": "src.parallel.merge_hccl",
+    "run_mindformer.py": "ports.mindformers.run_mindformer",
+    "convert_weight.py": "ports.mindformers.convert_weight",
+    "pretrain_data_process.py": "ports.mindformers.pretrain_data_process",
+    "tnews_data_process.py": "ports.mindformers.tnews_data_process",
+    "cmrc2018_data_process.py": "ports.mindformers.cmrc2018_data_process",
+}
 # Other programs: what does their work here.
 EQUALS = {
-    "run_mindformer.py": "train and finetune are `python train.py --mode 2.6B --data.train DIR "
-    "[--training.init_checkpoint FILE]`, eval is `python eval.py --checkpoint FILE --mode 2.6B --task tnews "
-    "--task_path DIR`, predict is `python predict.py --checkpoint FILE --mode 2.6B --prompt TEXT`",
-    "convert_weight.py": "`python -m src.checkpoint.convert --from official --to mindformers --checkpoint DIR "
-    "--strategy FILE --output FOLDER`, with the .ckpt and .npy files in DIR",
-    "pretrain_data_process.py": "`python -m src.preprocess --input_glob 'data/*.txt' --dataset_type wikitext "
-    "--tokenizer jieba --model_file vocab.model`",
-    "tnews_data_process.py": "eval.py reads the published files, and nothing is converted: `python eval.py "
-    "--checkpoint FILE --mode 2.6B --task tnews --task_path DIR`",
-    "cmrc2018_data_process.py": "eval.py reads the published files, and nothing is converted: `python eval.py "
-    "--checkpoint FILE --mode 2.6B --task cmrc2018 --task_path DIR`",
     "generate_samples_Pangu.py": "`python -m src.checkpoint.convert --from megatron --to mindspore --checkpoint DIR "
     "--output FILE`, then `python predict.py --checkpoint FILE --mode 2.6B --generation.method sample "
     "--generation.top_k 10 --generation.max_new_tokens 50`; in PyTorch the same flags after "

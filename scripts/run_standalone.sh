@@ -1,1 +1,1 @@
-old_names.sh
+run_mindformers.sh

@@ -40,6 +40,7 @@ ONLINE = "tests/serving/test_openai_client.py::"
 PAGES = "tests/web/test_launch.py::test_a_model_of_this_machine_answers_and_ctrl_c_ends_it"
 GENERATE = "tests/ports/huggingface/test_generate.py::test_the_original_s_flags_give_the_answers_of_mindspore"
 TRAIN = "tests/ports/huggingface/test_train.py::"
+MINDFORMERS = "tests/ports/mindformers/test_run.py::"
 SOAK = "tests/benchmarks/test_serving_soak.py::test_a_healthy_server_passes"
 # Run in another test, on its own data or with other numbers.
 ELSEWHERE = {
@@ -108,6 +109,12 @@ ELSEWHERE = {
     + "test_losses_are_those_of_one_process",
     "bash examples/finetune_pangu_distributed.sh LOAD": TRAIN + "test_the_examples_start_it",
     "bash examples/pretrain_pangu_distributed_2.6B.sh VOCAB_FILE": TRAIN + "test_the_examples_start_it",
+    "bash scripts/setup_env.sh mindformers": "tests/ports/mindformers/conftest.py::mindformers_python",
+    "$PLUGIN train": MINDFORMERS + "test_train_finetune_evaluate_and_predict",
+    "$PLUGIN finetune": MINDFORMERS + "test_train_finetune_evaluate_and_predict",
+    "$PLUGIN eval": MINDFORMERS + "test_train_finetune_evaluate_and_predict",
+    "$PLUGIN predict": MINDFORMERS + "test_train_finetune_evaluate_and_predict",
+    "DEVICE_TARGET=CPU bash scripts/run_distribute.sh none": MINDFORMERS + "test_two_processes_have_the_losses_of_one",
     "python web/run_gradio_web.py": PAGES,
     "python web/run_gradio_web.py --model output/2.6B": PAGES,
     "python web/run_pangu_bot.py": PAGES,
@@ -135,6 +142,10 @@ NOT_RUN = {
     'python -m src.parallel.hccl_tools --device_num "[0,8)"': "needs an Atlas machine",
     "export PANGU_MODEL": "sets variables for the next commands",
     "HALF=": "sets a variable for the next commands",
+    "PLUGIN=": "sets a variable for the next commands",
+    "VOCABULARY=": "sets a variable for the next commands",
+    ".venv-mindformers/bin/python -m ports.mindformers.run_mindformer --config configs/pangualpha/"
+    "run_pangualpha_2_6b.yaml --dry_run": MINUTES,
     "mkdir -p serving_increment/pangu_standalone": COPIES,
     "mv device0/*": COPIES,
     "cp output/quickstart/tokenizer/vocab.model serving_increment/pangu_standalone": COPIES,

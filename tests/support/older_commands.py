@@ -1,13 +1,15 @@
 """The commands that the documents of five older systems print, and what each gets here.
 
-tests/test_migration.py types them, and compares them with the tables of docs/migration.md. `scripts$ COMMAND` is t
-ttyped in
-the folder scripts.
+tests/test_migration.py types them, and compares them with the tables of docs/migration.md. `scripts$ COMMAND` is typed
+in the folder scripts.
 """
 
 CKPTS = "${FILE_PATH}/strategy_load_ckpt/strategy.ckpt"
 TOKENIZER, FILES = "${FILE_PATH}/tokenizer/", "${FILE_PATH}/checkpoint_file"
 NETWORK = "--num-layers 31 --hidden-size 2560"
+# In this project's own environment. tests/ports/mindformers runs them in that of MindFormers.
+MISSING = "MindFormers is not installed in this environment: `bash scripts/setup_env.sh mindformers` makes one"
+NO_ENVIRONMENT = "no environment with MindFormers: `bash scripts/setup_env.sh mindformers` makes one"
 
 # One line, `error: ...`, with these words, and status 2.
 ANSWERED = {
@@ -36,27 +38,28 @@ ANSWERED = {
     "python mindformers/models/pangualpha/convert_weight.py --config_path_or_name path/to/config "
     "--official_strategy_path "
     "path/to/pangu_alpha_13B_cktp_strategy.ckpt --official_ckpt_dir path/to/512ckpt --official_npy_dir "
-    "path/to/embedding_dir --ckpt_save_path path/to/pangualpha.ckpt": "--from official --to mindformers",
+    "path/to/embedding_dir --ckpt_save_path path/to/pangualpha.ckpt": "none of pangualpha_tiny",
     "mindformers/tools/dataset_preprocess/pangualpha$ python pretrain_data_process.py --input_glob 'data/*.txt' "
-    "--tokenizer jieba --eot 40000 --data_column_name input_ids --seq_length 1025": "python -m src.preprocess",
+    "--tokenizer jieba --eot 40000 --data_column_name input_ids --seq_length 1025": "no vocabulary at "
+    "checkpoint_download/pangualpha/vocab.model",
     "mindformers/tools/dataset_preprocess/pangualpha$ python tnews_data_process.py --input_file dev.json --label_file "
-    "labels.json --output_file tnews.mindrecord": "--task tnews",
+    "labels.json --output_file tnews.mindrecord": "--label_file labels.json is not there",
     "mindformers/tools/dataset_preprocess/pangualpha$ python cmrc2018_data_process.py --train_file train.json "
     "--dev_file "
-    "dev.json --output_file cmrc2018.mindrecord": "--task cmrc2018",
+    "dev.json --output_file cmrc2018.mindrecord": "dev.json is not there",
     "python run_mindformer.py --config configs/pangualpha/run_pangualpha_2_6b.yaml --run_mode train --use_parallel "
-    "False": "`python train.py --mode 2.6B",
-    "python run_mindformer.py --config configs/pangualpha/run_pangualpha_2_6b.yaml --run_mode finetune": "init_check",
+    "False": MISSING,
+    "python run_mindformer.py --config configs/pangualpha/run_pangualpha_2_6b.yaml --run_mode finetune": MISSING,
     "python run_mindformer.py --config configs/pangualpha/run_pangualpha_2_6b_prompt_txtcls.yaml --eval_dataset_dir "
-    "tnews.mindrecord --run_mode eval": "`python eval.py --checkpoint FILE",
+    "tnews.mindrecord --run_mode eval": MISSING,
     "python run_mindformer.py --config configs/pangualpha/run_pangualpha_2_6b.yaml --run_mode predict --predict_data "
-    "上联：欢天喜地度佳节 下联： --use_parallel False": "`python predict.py --checkpoint FILE",
-    "scripts$ bash run_standalone.sh ../configs/pangualpha/run_pangualpha_2_6b.yaml 0 train": "run_standalone_train.sh",
-    "scripts$ bash run_standalone.sh ../configs/pangualpha/run_pangualpha_2_6b.yaml 0 finetune": "init_checkpoint",
+    "上联：欢天喜地度佳节 下联： --use_parallel False": MISSING,
+    "scripts$ bash run_standalone.sh ../configs/pangualpha/run_pangualpha_2_6b.yaml 0 train": NO_ENVIRONMENT,
+    "scripts$ bash run_standalone.sh ../configs/pangualpha/run_pangualpha_2_6b.yaml 0 finetune": NO_ENVIRONMENT,
     "scripts$ bash run_distribute.sh RANK_TABLE_FILE ../configs/pangualpha/run_pangualpha_2_6b.yaml [0,8] train "
-    "8": "run_distribute_train.sh",
+    "8": NO_ENVIRONMENT,
     "scripts$ bash run_distribute.sh RANK_TABLE_FILE ../configs/pangualpha/run_pangualpha_2_6b.yaml [0,8] finetune "
-    "8": "init_checkpoint",
+    "8": NO_ENVIRONMENT,
     # The GPU port
     "python run_inference.py --model=2B6 --load_ckpt_path=/xxx/PanguAlpha_2_6b.ckpt": "PanguAlpha_2_6b.ckpt",
     # The PyTorch port

@@ -1,0 +1,133 @@
+"""PanGu-α's settings as MindFormers has them, and what they are in this project."""
+
+from dataclasses import asdict
+from typing import Any
+
+from mindformers.core.parallel_config import default_parallel_config
+from mindformers.models.configuration_utils import PretrainedConfig
+from mindformers.modules.transformer import TransformerOpParallelConfig
+from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from src.common.errors import InputError
+from src.pangu_alpha_config import PanguAlphaConfig as ProjectConfig
+
+MODEL_TYPE = "pangualpha"
+# Our names of settings that have another name in MindFormers.
+_NAMES = {
+    "dropout_rate": "hidden_dropout_rate",
+    "pad_token": "pad_token_id",
+    "softmax_compute_dtype": "softmax_compute_type",
+    "param_init_dtype": "param_init_type",
+}
+_SAME_NAMES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "seq_length", "ffn_hidden_size", "hidden_act")
+_SAME_NAMES += ("eod_token", "eod_reset", "compute_dtype")
+_DROPOUTS = ("embedding_dropout_prob", "hidden_dropout_rate", "attention_dropout_rate")
+
+
+@MindFormerRegister.register(MindFormerModuleType.CONFIG)
+class PanguAlphaConfig(PretrainedConfig):
+    """Settings of PanGu-α under MindFormers' names.
+
+    Args:
+        vocab_size, hidden_size, num_layers, num_heads, seq_length, ffn_hidden_size, hidden_act, eod_token, eod_reset,
+            compute_dtype: See src.pangu_alpha_config.PanguAlphaConfig. num_layers counts the query layer.
+        embedding_dropout_prob, hidden_dropout_rate, attention_dropout_rate: Rates of dropout. They must be equal.
+        pad_token_id: Id of padding.
+        eos_token_id: Id that ends an answer; None for none.
+        softmax_compute_type, param_init_type: Dtypes of the softmax and of the weights.
+        layernorm_compute_type: Dtype of the LayerNorms, always float32.
+        use_past: Generate with a cache of keys and values.
+        max_decode_length: Largest number of tokens of a prompt and its answer together.
+        max_length: The same; it wins if it is given.
+        max_new_tokens: Largest number of tokens of an answer; it wins over both.
+        do_sample, top_k, top_p, temperature, repetition_penalty: How an answer is chosen. Without `do_sample` it is
+            the likeliest token each time.
+        checkpoint_name_or_path: A registered name, a .ckpt file, or a folder that `ports.mindformers.pretrained` knows.
+        parallel_config: MindFormers' parallel settings.
+        cpu_kernels: Use the compiled kernels of src/cpu_kernels on a CPU, where they fit.
+        batch_size: Rows of a batch of generation, as MindFormers' pipeline checks it.
+
+    Raises:
+        InputError: A setting has no equal in this project.
+    """
+
+    model_type = MODEL_TYPE
+
+    def __init__(
+        self,
+        batch_size: int = 1,
+        seq_length: int = 1024,
+        vocab_size: int = 40000,
+        hidden_size: int = 2560,
+        ffn_hidden_size: int | None = None,
+        num_layers: int = 32,
+        num_heads: int = 32,
+        pad_token_id: int = 6,
+        eos_token_id: int | None = 9,
+        embedding_dropout_prob: float = 0.1,
+        hidden_dropout_rate: float = 0.1,
+        attention_dropout_rate: float = 0.1,
+        hidden_act: str = "fast_gelu",
+        compute_dtype: str = "float32",
+        layernorm_compute_type: str = "float32",
+        softmax_compute_type: str = "float32",
+        param_init_type: str = "float32",
+        eod_token: int = 6,
+        eod_reset: bool = True,
+        use_past: bool = False,
+        max_decode_length: int = 1024,
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        top_k: int = 5,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+        repetition_penalty: float = 1.0,
+        checkpoint_name_or_path: str | None = "",
+        parallel_config: dict[str, Any] | TransformerOpParallelConfig = default_parallel_config,
+        cpu_kernels: bool = True,
+        **kwargs: Any,
+    ):
+        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
+        settings["max_length"] = max_decode_length if max_length is None else max_length
+        if isinstance(parallel_config, dict):
+            settings["parallel_config"] = TransformerOpParallelConfig(**parallel_config)
+        super().__init__(**settings, **kwargs)
+        _check(self)
+        self.ours()
+
+    def ours(self) -> ProjectConfig:
+        """Return the settings as this project has them. Raises InputError for a value that it refuses."""
+        values = {name: getattr(self, name) for name in _SAME_NAMES}
+        values |= {ours: getattr(self, theirs) for ours, theirs in _NAMES.items()}
+        for name in ("compute_dtype", "softmax_compute_dtype", "param_init_dtype"):
+            values[name] = str(values[name]).lower()  # a dtype, once MindFormers has read it
+        return ProjectConfig(**values)
+
+
+def settings_of(config: ProjectConfig) -> dict[str, Any]:
+    """Return a project's settings under MindFormers' names, for PanguAlphaConfig.
+
+    Raises:
+        InputError: The model has experts, or another setting that MindFormers has no name for.
+    """
+    values = asdict(config)
+    known = {name: values.pop(name) for name in _SAME_NAMES} | {new: values.pop(old) for old, new in _NAMES.items()}
+    default = asdict(ProjectConfig())
+    for name in ("initializer_range", "depth_scaled_init"):  # they only choose initial weights
+        del values[name]
+    for name, value in values.items():
+        if value != default[name]:
+            raise InputError(f"model.{name} is {value}: the plug-in of MindFormers has no such setting; use train.py")
+    return known | {name: config.dropout_rate for name in _DROPOUTS}
+
+
+def _check(config: PanguAlphaConfig) -> None:
+    rates = {name: getattr(config, name) for name in _DROPOUTS}
+    if len(set(rates.values())) > 1:
+        raise InputError(
+            f"this model has one rate of dropout, but {', '.join(f'{n} is {v}' for n, v in rates.items())}"
+        )
+    if str(config.layernorm_compute_type).lower() != "float32":
+        raise InputError(f"layernorm_compute_type is {config.layernorm_compute_type}; LayerNorms are float32 here")
+    if getattr(config, "use_moe", False) or getattr(config, "expert_num", 1) > 1:
+        raise InputError("use_moe: the plug-in has no experts; `python train.py --mode 60B-moe` has")
