@@ -255,7 +255,7 @@ def test_a_stopped_run_clears_up(started, sent, status):
     assert len(workers) == 2
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == status
+    assert process.returncode == status, stderr
     assert "Traceback" not in stderr
     assert left_in(output.parent) == []
     assert all_gone(workers)

@@ -1,13 +1,16 @@
 """PanGu-α's settings as MindFormers has them, and what they are in this project."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import Any
 
 from mindformers.core.parallel_config import default_parallel_config
 from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.modules.transformer import TransformerOpParallelConfig
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
-from src.common.errors import InputError
+
+from src.common.errors import InputError, nearest
 from src.pangu_alpha_config import PanguAlphaConfig as ProjectConfig
 
 MODEL_TYPE = "pangualpha"
@@ -20,6 +23,12 @@ _NAMES = {
 }
 _SAME_NAMES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "seq_length", "ffn_hidden_size", "hidden_act")
 _SAME_NAMES += ("eod_token", "eod_reset", "compute_dtype")
+# Settings of MindFormers that this model does not read, with the only value that fits it.
+_FIXED = {"post_layernorm_residual": False, "use_flash_attention": False}
+_FIXED |= {"use_moe": False, "expert_num": 1, "per_token_num_experts_chosen": 1}
+# What MindFormers adds. Each label weighs the same in the loss here, whatever calculate_per_token_loss is.
+_ADDED = {"moe_config", "dataset_config", "calculate_per_token_loss", "disable_lazy_inline", "type", "model_type"}
+_ADDED |= {"model_name", "name_or_path", "transformers_version", "torch_dtype"}
 _DROPOUTS = ("embedding_dropout_prob", "hidden_dropout_rate", "attention_dropout_rate")
 
 
@@ -91,6 +100,7 @@ class PanguAlphaConfig(PretrainedConfig):
         settings["max_length"] = max_decode_length if max_length is None else max_length
         if isinstance(parallel_config, dict):
             settings["parallel_config"] = TransformerOpParallelConfig(**parallel_config)
+        _check_others(kwargs, settings)
         super().__init__(**settings, **kwargs)
         _check(self)
         self.ours()
@@ -129,5 +139,31 @@ def _check(config: PanguAlphaConfig) -> None:
         )
     if str(config.layernorm_compute_type).lower() != "float32":
         raise InputError(f"layernorm_compute_type is {config.layernorm_compute_type}; LayerNorms are float32 here")
-    if getattr(config, "use_moe", False) or getattr(config, "expert_num", 1) > 1:
-        raise InputError("use_moe: the plug-in has no experts; `python train.py --mode 60B-moe` has")
+
+
+def _check_others(others: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise InputError for a setting beside the `settings` of PanguAlphaConfig that would be ignored."""
+    known = _ADDED | set(vars(PretrainedConfig()))
+    for name, value in others.items():
+        if name in _FIXED and value != _FIXED[name]:
+            raise InputError(f"{name} is {value}: the model of the plug-in has {_FIXED[name]} alone")
+        if name not in known | _FIXED.keys():
+            raise InputError(f"PanGu-alpha has no setting '{name}'{nearest(name, settings)}")
+    if getattr(others.get("moe_config"), "expert_num", 1) > 1:
+        raise InputError("moe_config: the plug-in has no experts; `python train.py --mode 60B-moe` has them")
+
+
+def check_names(config: dict[str, Any], names: Iterable[str]) -> None:
+    """Raise InputError for a setting of --options that a YAML file's settings have no place for."""
+    for name in names:
+        place, _, last = name.rpartition(".")
+        settings = config
+        for part in place.split(".") if place else ():
+            settings = settings.get(part) if isinstance(settings, dict) else None
+        if not isinstance(settings, dict):
+            raise InputError(f"--options {name}: the file has no {place}{nearest(place, config)}")
+        if last in settings or place == "model.model_config":  # the model knows its own settings
+            continue
+        near = get_close_matches(last, list(settings), n=1, cutoff=0.8)
+        if near or not place:
+            raise InputError(f"--options {name}: the file has no such setting{nearest(last, settings)}")

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor
-from mindspore.dataset import GeneratorDataset
-
 from mindformers.core.metric.metric import PerplexityMetric
 from mindformers.dataset.base_dataset import BaseDataset
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindspore import Tensor, ops
+from mindspore.communication import GlobalComm
+from mindspore.dataset import GeneratorDataset
+
 from ports.mindformers.configuration import PanguAlphaConfig
 from src.common.errors import InputError
 from src.dataset import TokenBatches, causal, eod_reset
@@ -112,7 +114,10 @@ class PanguAlphaDataset(BaseDataset):
 
 @MindFormerRegister.register(MindFormerModuleType.METRIC)
 class PanguAlphaPerplexity(PerplexityMetric):
-    """MindFormers' perplexity, in which each label weighs the same; not each batch, of which the last one is padded."""
+    """MindFormers' perplexity, in which each label of all ranks weighs the same.
+
+    MindFormers' own weighs each batch alike, of which the last one may be padded, and knows one rank.
+    """
 
     def update(self, *inputs: Tensor) -> None:
         """Take a batch: logits (B, L, V), ids (B, L), and a mask (B, L) of the labels that count."""
@@ -122,5 +127,9 @@ class PanguAlphaPerplexity(PerplexityMetric):
 
     def eval(self) -> dict[str, float]:
         """Return the mean loss and the perplexity."""
-        loss = self.total_loss / max(self.num_data, 1.0)
+        loss, counted = self.total_loss, self.num_data
+        if self.parallel_mode == ms.ParallelMode.DATA_PARALLEL:
+            total = ops.AllReduce(ops.ReduceOp.SUM, GlobalComm.WORLD_COMM_GROUP)
+            loss, counted = total(Tensor([loss, counted], ms.float32)).asnumpy().tolist()
+        loss /= max(counted, 1.0)
         return {"loss": loss, "PPL": math.exp(min(loss, 700.0))}

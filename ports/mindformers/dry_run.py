@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +51,23 @@ def check_kinds(settings: dict[str, Any]) -> None:
                 f"parallel_config.{name} is {settings[name]}: the plug-in has data_parallel and model_parallel; "
                 "train.py has the others"
             )
+    recompute = settings.get("recompute") or {}
+    for name in ("select_recompute", "select_comm_recompute"):
+        if recompute.get(name):
+            raise InputError(f"recompute_config.{name}: the plug-in recomputes all layers or none (recompute)")
+    if not isinstance(recompute.get("recompute", False), bool):
+        raise InputError(
+            f"recompute_config.recompute is {recompute['recompute']}: the plug-in recomputes all layers or none"
+        )
 
 
-def dry_run(yaml: str, options: dict[str, Any]) -> None:
+def dry_run(yaml: str, options: dict[str, Any], names: Iterable[str]) -> None:
     """Compile the step of rank 0, and print its slices beside the plan's. MindSpore must not be imported yet.
+
+    Args:
+        yaml: Path of a YAML file of a size.
+        options: Settings that replace the file's, by their place in it.
+        names: Those whose names a user spelled.
 
     Raises:
         InputError: The settings do not fit, or MindSpore is another version.
@@ -80,10 +94,13 @@ def dry_run(yaml: str, options: dict[str, Any]) -> None:
     ms.set_recursion_limit(100000)
     register()
     from mindformers.tools.register import MindFormerConfig
+
+    from ports.mindformers.configuration import check_names
     from src.parallel.plan.plan import Plan
     from src.parallel.plan.sharding import box, parameter_shapes
 
     config = MindFormerConfig(yaml)
+    check_names(config, names)
     config.merge_from_dict(options)
     step, network = _build(config, parts)
     rows = config.runner_config.batch_size * parts["data"]
@@ -115,12 +132,12 @@ def _number(shape: tuple[int, ...]) -> int:
 def _build(config: Any, parts: dict[str, int]) -> tuple[nn.Cell, Any]:
     """Return the step and the network, built from MindFormers' settings."""
     import mindspore as ms
-    from mindspore.nn.utils import no_init_parameters
-
     from mindformers.core.optim.build_optim import build_optim
     from mindformers.models.build_model import build_network
-    from mindformers.modules.transformer import TransformerOpParallelConfig
+    from mindformers.modules.transformer import TransformerOpParallelConfig, TransformerRecomputeConfig
     from mindformers.trainer.optimizer_grouped_parameters import get_optimizer_grouped_parameters
+    from mindspore.nn.utils import no_init_parameters
+
     from ports.mindformers.training import SimulatedStep
 
     ms.set_auto_parallel_context(
@@ -131,7 +148,12 @@ def _build(config: Any, parts: dict[str, int]) -> tuple[nn.Cell, Any]:
         gradients_mean=False,
         enable_alltoall=True,
     )
-    parallel = TransformerOpParallelConfig(data_parallel=parts["data"], model_parallel=parts["tensor"])
+    parallel = TransformerOpParallelConfig(
+        data_parallel=parts["data"],
+        model_parallel=parts["tensor"],
+        use_seq_parallel=config.parallel_config.use_seq_parallel or False,
+        recompute=TransformerRecomputeConfig(**config.recompute_config),
+    )
     config.model.model_config.checkpoint_name_or_path = ""
     with no_init_parameters():
         network = build_network(config.model, default_args={"parallel_config": parallel}).set_train(True)

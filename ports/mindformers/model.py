@@ -6,10 +6,10 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, ops
-
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindspore import Parameter, Tensor, ops
+
 from ports.mindformers.configuration import PanguAlphaConfig
 from ports.mindformers.dry_run import check_kinds
 from ports.mindformers.generation import Request, Streamer
@@ -22,6 +22,7 @@ from src.nn.parameters import official_name
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.parallel.build import build_inference
 from src.parallel.plan.plan import Plan
+from src.parallel.recompute import recompute_layers
 from src.parallel.semi_auto.strategies import annotate
 
 SEED = 0  # of initial weights, which training replaces
@@ -45,7 +46,8 @@ class _Pretrained(PreTrainedModel):
         self.__dict__["pangu"] = model
         self.backbone, self.head = model.backbone, model.head
         self.pad_token_id, self.seq_length = ours.pad_token, ours.seq_length
-        self.has_kernels = config.cpu_kernels and ms.get_context("device_target") == "CPU" and attach_to_model(model)
+        has_room = config.cpu_kernels and not config.parallel_config.recompute.recompute
+        self.has_kernels = has_room and ms.get_context("device_target") == "CPU" and attach_to_model(model)
         self.load_checkpoint(config)
 
     def load_checkpoint(self, config: PanguAlphaConfig) -> None:
@@ -124,21 +126,30 @@ class PanguAlphaHeadModel(_Pretrained):
         self.triangle = Tensor(np.tril(np.ones((1, self.seq_length, self.seq_length), np.int8)))
 
     def _spread(self) -> None:
-        """Give the operators their shard strategies, in semi-automatic parallel.
+        """Give the operators their shard strategies, in semi-automatic parallel, and recompute the layers.
 
         Raises:
             InputError: The parallel settings have no equal here.
         """
-        parallel = self.config.parallel_config
+        parallel, model = self.config.parallel_config, self.pangu
         check_kinds(parallel.to_dict())
-        if ms.get_auto_parallel_context("parallel_mode") == ms.ParallelMode.SEMI_AUTO_PARALLEL:
-            layers = self.pangu.config.num_layers
-            annotate(self.loss, Plan(data=parallel.data_parallel, tensor=parallel.model_parallel, num_layers=layers))
-        elif parallel.model_parallel > 1:
-            raise InputError(
-                f"parallel_config.model_parallel is {parallel.model_parallel}, which needs parallel.parallel_mode 1 "
-                "(semi_auto) on devices; on a CPU, train.py --parallel.tensor has it"
-            )
+        is_compiled = ms.get_auto_parallel_context("parallel_mode") == ms.ParallelMode.SEMI_AUTO_PARALLEL
+        needing_it = {
+            "parallel_config.model_parallel": parallel.model_parallel > 1,
+            "parallel.enable_parallel_optimizer": ms.get_auto_parallel_context("enable_parallel_optimizer"),
+        }
+        for name, is_asked in needing_it.items():
+            if is_asked and not is_compiled:
+                raise InputError(
+                    f"{name} needs parallel.parallel_mode 1 (semi_auto) and devices; on a CPU, train.py has its equal: "
+                    "--parallel.tensor, --parallel.optimizer_shard"
+                )
+        if is_compiled:
+            plan = Plan(data=parallel.data_parallel, tensor=parallel.model_parallel, num_layers=model.config.num_layers)
+            annotate(self.loss, plan, parallel.use_seq_parallel)
+        if parallel.recompute.recompute:
+            slices = parallel.recompute.recompute_slice_activation
+            recompute_layers(model, norms=True, slice_activation=is_compiled and slices)
 
     def prepare_inputs_for_generation(self, input_ids: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the inputs of one step of MindFormers' own generation. `generate` here does not use it."""

@@ -134,7 +134,7 @@ def find(name_or_path: str | Path) -> Pretrained | None:
 def weights_of(name_or_path: str) -> Path:
     """Return the weights of a name, a .ckpt file or a folder of weights, for `store.load`.
 
-    Of the files of a training by MindFormers it is the newest.
+    Of the files of a training by MindFormers it is the newest of rank 0, which is whole unless the model was sliced.
 
     Raises:
         InputError: There are none.
@@ -142,13 +142,8 @@ def weights_of(name_or_path: str) -> Path:
     found = Pretrained(DOWNLOADS, NAMES[name_or_path], name=name_or_path) if name_or_path in NAMES else None
     if found:
         return found.weights()
-    ranks = sorted(Path(name_or_path).glob("rank_*")) if Path(name_or_path).is_dir() else []
-    if len(ranks) > 1:
-        raise InputError(
-            f"{name_or_path} holds the slices of {len(ranks)} ranks: `python -m src.checkpoint.convert --from "
-            "mindformers --to mindformers` makes one file of them"
-        )
-    folder = ranks[0] if ranks else Path(name_or_path)
+    first = Path(name_or_path) / "rank_0"
+    folder = first if first.is_dir() else Path(name_or_path)
     saved = sorted(folder.glob("*_rank_0-*_*.ckpt"), key=lambda file: file.stat().st_mtime)  # by MindFormers' training
     return store.find(saved[-1] if saved else folder)
 

@@ -7,6 +7,7 @@ in its tables. For the rest it has no hook, and its functions are wrapped:
   * A Trainer cannot be called twice: the second call reads checkpoints in another format.
   * `Trainer.finetune()` begins with random weights if no checkpoint is named.
   * The context ends a program whose device MindSpore does not have.
+  * Ranks wait for each other by an operator that a CPU does not have.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ from collections.abc import Callable
 from typing import Any
 
 import mindspore as ms
-
-from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, version_control
 from mindformers.core.context.build_context import Context
 from mindformers.mindformer_book import MindFormerBook
 from mindformers.tools.register import MindFormerConfig
-from mindformers.trainer import base_trainer, trainer
+from mindformers.trainer import base_trainer, trainer, utils
 from mindformers.trainer.causal_language_modeling import causal_language_modeling
-from ports.mindformers import data, training
+from mindspore import Tensor, ops
+from mindspore.communication import GlobalComm, comm_func
+
+import ports.mindformers.data
+import ports.mindformers.training  # noqa: F401  (both register their classes)
 from ports.mindformers.configuration import MODEL_TYPE, PanguAlphaConfig
-from ports.mindformers.model import PanguAlphaHeadModel, PanguAlphaPromptTextClassificationModel, known_settings
+from ports.mindformers.model import PanguAlphaHeadModel, known_settings
 from ports.mindformers.pretrained import NAMES, PREFIX, find, weights_of
 from ports.mindformers.tokenizer import PanguAlphaProcessor, PanguAlphaTokenizer
 
-REGISTERED = (data.PanguAlphaDataset, training.PanguAlphaTrainer, PanguAlphaPromptTextClassificationModel)
 # Settings of the context that are those of an NPU.
 _OF_DEVICES = ("device_id", "max_device_memory", "ascend_config", "enable_graph_kernel", "graph_kernel_flags")
 
@@ -50,6 +53,9 @@ def add_to_mindformers() -> None:
     trainer.Trainer._migrate_checkpoint_config = _again(trainer.Trainer._migrate_checkpoint_config)
     trainer.Trainer.finetune = _with_own_weights(trainer.Trainer.finetune)
     Context.__init__ = _with_what_is_here(Context.__init__)
+    wait = _on_a_cpu(comm_func.barrier)
+    for module in (comm_func, version_control, utils):
+        module.barrier = wait
 
 
 def _add_names() -> None:
@@ -144,7 +150,10 @@ def _fitted(context: MindFormerConfig) -> MindFormerConfig:
     context.setdefault("mode", ms.get_context("mode"))
     target = context.get("device_target")
     if target and not _has(target):
-        print(f"note: this machine's MindSpore has no {target}; CPU is taken", file=sys.stderr)
+        print(
+            f"note: this machine's MindSpore has no {target}; CPU is taken, where float32 is the fast compute_dtype",
+            file=sys.stderr,
+        )
         context["device_target"] = "CPU"
     if context.get("device_target", ms.get_context("device_target")) == "CPU":
         for name in _OF_DEVICES:
@@ -160,3 +169,17 @@ def _has(target: str) -> bool:
         return False
     ms.set_context(device_target=before)
     return True
+
+
+def _on_a_cpu(original: Callable[..., None]) -> Callable[..., None]:
+    """Let ranks on CPUs wait for each other. MindSpore has no Barrier there; a sum over all ranks waits too."""
+
+    @functools.wraps(original)
+    def barrier(group: str | None = None) -> None:
+        if ms.get_context("device_target") != "CPU":
+            original(group)
+        else:
+            together = ops.AllReduce(ops.ReduceOp.SUM, group or GlobalComm.WORLD_COMM_GROUP)
+            together(Tensor([1.0], ms.float32)).asnumpy()
+
+    return barrier

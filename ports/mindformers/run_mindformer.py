@@ -153,7 +153,7 @@ def main() -> None:
     if arguments.dry_run:
         from ports.mindformers.dry_run import dry_run
 
-        dry_run(arguments.config, options)
+        dry_run(arguments.config, options, options.keys() - SETTINGS.values())
         return
     from ports.mindformers import register
 
@@ -161,7 +161,10 @@ def main() -> None:
     from mindformers import Trainer, build_context
     from mindformers.tools.register import MindFormerConfig
 
+    from ports.mindformers.configuration import check_names
+
     config = MindFormerConfig(arguments.config)
+    check_names(config, options.keys() - SETTINGS.values())
     config.merge_from_dict(options)
     mode = config.run_mode
     if mode not in MODES:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import SentencePieceProcessor
-
 from mindformers.models.base_processor import BaseProcessor
 from mindformers.models.tokenization_utils import PreTrainedTokenizer
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from sentencepiece import SentencePieceProcessor
+
 from ports.mindformers.model import known_settings
 from ports.mindformers.pretrained import DOWNLOADS, NAMES, find
 from src.common.checks import check_ids

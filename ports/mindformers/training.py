@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
+from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindformers.trainer import CausalLanguageModelingTrainer
+from mindformers.wrapper import MFTrainOneStepCell
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 from mindspore.nn.wrap.cell_wrapper import _get_parallel_mode
 
-from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
-from mindformers.trainer import CausalLanguageModelingTrainer
-from mindformers.wrapper import MFTrainOneStepCell
+from ports.mindformers.data import PanguAlphaDataset, PanguAlphaPerplexity
 from src.common.errors import InputError
 from src.common.settings import TrainingConfig
 from src.cpu_kernels.attach import adam_update
@@ -20,8 +21,6 @@ from src.nn.dropout import DropoutKeys
 from src.nn.operators import for_each
 from src.nn.optimizer import Optimizer, sum_of_squares
 from src.parallel.semi_auto.train_step import ClonedOptimizer
-
-DATASET = "PanguAlphaDataset"
 
 
 class ShareOfRank(nn.Cell):
@@ -197,6 +196,34 @@ class PanguAlphaTrainer(CausalLanguageModelingTrainer):
     def __init__(self, model_name: str | None = None):
         super().__init__(model_name)
         self.built: dict[str, Any] = {}  # datasets, by the attribute that holds them
+        self.instance: Any = None  # the network, if the user built it
+
+    def training_process(self, network: nn.Cell | None = None, **kwargs: Any) -> None:
+        """Train or fine-tune."""
+        self.instance = network
+        super().training_process(network=network, **kwargs)
+
+    def evaluate_process(self, config: Any = None, network: nn.Cell | None = None, **kwargs: Any) -> None:
+        """Evaluate by a metric of logits.
+
+        Raises:
+            InputError: The metric would know only the records of one of several ranks.
+        """
+        self.instance = network
+        self._require_one_rank(config, PanguAlphaPerplexity.__name__)
+        super().evaluate_process(config=config, network=network, **kwargs)
+
+    def generate_evaluate(self, config: Any, **kwargs: Any) -> None:
+        """Evaluate by a metric of answers; raises as `evaluate_process`."""
+        self._require_one_rank(config)
+        super().generate_evaluate(config, **kwargs)
+
+    @staticmethod
+    def _require_one_rank(config: Any, *of_all_ranks: str) -> None:
+        metrics = config.metric if isinstance(config.metric, list) else [config.metric]
+        others = [metric["type"] for metric in metrics if metric["type"] not in of_all_ranks]
+        if others and _get_parallel_mode() == ms.ParallelMode.DATA_PARALLEL:
+            raise InputError(f"{others[0]} counts the examples of one rank; evaluate on one device")
 
     def create_dataset(self, is_train: bool = True, default_args: dict[str, Any] | None = None) -> Any:
         """Build the dataset of training or evaluation. One that was built before cannot be read a second time."""
@@ -204,15 +231,30 @@ class PanguAlphaTrainer(CausalLanguageModelingTrainer):
         if getattr(self, name) is not None and getattr(self, name) is self.built.get(name):
             setattr(self, name, None)
         task = self.config.train_dataset_task if is_train else self.config.eval_dataset_task
-        if task and task.type == DATASET:
-            told = {"model_config": self.config.model.model_config, "is_training": is_train}
+        if task and task.type == PanguAlphaDataset.__name__:
+            settings = self.config.model.model_config if self.instance is None else self.instance.config.to_dict()
+            told = {"model_config": settings, "is_training": is_train}
             default_args = {**(default_args or {}), **told}
         self.built[name] = super().create_dataset(is_train, default_args)
         return self.built[name]
 
     def create_model_wrapper(self, network: nn.Cell, optimizer: nn.Optimizer) -> nn.Cell:
-        """Build the training step, with the run's seed for dropout."""
-        wrapper = self.config.runner_wrapper
+        """Build the training step, with the run's seed for dropout.
+
+        Raises:
+            InputError: A step should be of several batches.
+        """
+        runner, wrapper = self.config.runner_config, self.config.runner_wrapper
+        several = {
+            "runner_config.gradient_accumulation_steps": runner.gradient_accumulation_steps,
+            "micro_batch_interleave_num": self.config.micro_batch_interleave_num,
+        }
+        for name, number in several.items():
+            if (number or 1) > 1:
+                raise InputError(
+                    f"{name} is {number}: a step of the plug-in is one batch; take a larger batch_size, or "
+                    "train.py --training.accumulation_steps"
+                )
         if wrapper.type == PanguAlphaTrainOneStepCell.__name__:
             wrapper.setdefault("seed", self.config.seed or 0)
         return super().create_model_wrapper(network, optimizer)

@@ -317,10 +317,12 @@ def test_of_requests_sent_together_the_first_is_answered(known):
                 while part := greedy.recv(1 << 16):
                     answer += part
             assert answer.count(b"HTTP/1.1 ") == 1 + (sent[0] == one) and answer.count(b"connection: close") == 1
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as patient:
-            for _ in range(3):
-                patient.sendall(event)
-                assert b"connection: close" not in patient.recv(1 << 16)
+        patient = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        for _ in range(3):
+            patient.request("POST", "/gradio_api/queue/join", "{}")
+            answer = patient.getresponse()
+            assert answer.getheader("connection") is None and answer.read()
+        patient.close()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The plug-in's models and how its programs run. in_mindformers is for another environment (test_port.py)."""
 
 import os
+import shlex
 import subprocess
 
 import numpy as np
@@ -12,8 +13,10 @@ from src.common.reading import read_yaml
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization_jieba import JiebaTokenizer
-from tests.support.programs import ROOT, random_weights
+from tests.support.programs import ROOT, random_weights, write_mindrecord
 
+TINY = ROOT / "configs/pangualpha/run_pangualpha_tiny.yaml"
+PROGRAM = f"-m ports.mindformers.run_mindformer --config {TINY}"
 collect_ignore = ["in_mindformers"]
 
 
@@ -70,3 +73,31 @@ def in_mindformers(mindformers_python, work):
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def typed(in_mindformers):
+    """Return a function that runs Python in the plug-in's environment, with the arguments of a command line."""
+
+    def run(line, **settings):
+        return in_mindformers(*shlex.split(line), **settings)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def records(work):
+    """Records for training: 16, with ends of documents and pads; and 19 for evaluation, three batches."""
+    draw = np.random.default_rng(0)
+    for name, number in (("train", 16), ("validation", 19)):
+        ids = draw.integers(10, 160, (number, 129), dtype=np.int32)
+        ids[draw.random(ids.shape) < 0.03] = 9
+        ids[-1, -40:] = 6
+        write_mindrecord(work / f"{name}.mindrecord", ids)
+    return work
+
+
+def told(done):
+    """Return what a program printed, after a check that it succeeded."""
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr

@@ -3,9 +3,9 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from mindformers import AutoConfig, AutoModel
 from mindspore import ParameterTuple, Tensor
 
-from mindformers import AutoConfig, AutoModel
 from ports.mindformers.model import PanguAlphaHeadModel
 from ports.mindformers.training import FP32StateAdamWeightDecay, PanguAlphaTrainOneStepCell
 from src.checkpoint import ckpt_file
@@ -39,6 +39,10 @@ def test_logits_are_the_peer_s(golden_model):
     assert np.array_equal(mask.asnumpy(), counted) and not mask.asnumpy().all()
 
 
+RECOMPUTED = {"parallel_config": {"recompute": {"recompute": True}}}
+
+
+@pytest.mark.parametrize("golden_model", [{}, RECOMPUTED], ids=["", "recomputed"], indirect=True)
 def test_loss_and_gradients_are_the_peer_s(golden_model):
     parameters = ParameterTuple(golden_model.set_train(True).trainable_params())
     assert {p.name: p.shape for p in parameters} == {k: v.shape for k, v in GOLDEN["weights"].items()}
@@ -175,7 +179,9 @@ def test_weights_that_do_not_fit_are_refused(work, tmp_path):
         ({"hidden_dropout_rate": 0.2}, "one rate of dropout"),
         ({"layernorm_compute_type": "float16"}, "LayerNorms are float32"),
         ({"num_heads": 5}, "num_heads 5 does not divide"),
-        ({"expert_num": 4}, "the plug-in has no experts"),
+        ({"expert_num": 4}, "expert_num is 4: the model of the plug-in has 1 alone"),
+        ({"post_layernorm_residual": True}, "post_layernorm_residual is True"),
+        ({"hidden_sise": 8}, "no setting 'hidden_sise'; did you mean 'hidden_size'"),
     ],
 )
 def test_settings_that_this_model_cannot_have_are_refused(changes, told):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from mindformers import AutoProcessor, AutoTokenizer
+
 from src.common.errors import InputError
 
 

@@ -32,10 +32,12 @@ def expected(work):
 
 
 @pytest.fixture
-def golden_model(work):
-    """Return the golden model, built as MindFormers builds one."""
+def golden_model(work, request):
+    """Return the golden model, built as MindFormers builds one, with the settings of an indirect parameter."""
     from mindformers import AutoModel
+
     from ports.mindformers.configuration import PanguAlphaConfig
 
-    config = PanguAlphaConfig(**SETTINGS, checkpoint_name_or_path=str(work / "golden.ckpt"), use_past=True)
+    settings = SETTINGS | {"checkpoint_name_or_path": str(work / "golden.ckpt"), "use_past": True}
+    config = PanguAlphaConfig(**settings, **getattr(request, "param", {}))
     return AutoModel.from_config(config).set_train(False)
