@@ -7,7 +7,9 @@ import errno
 import os
 import re
 import select
+import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -16,6 +18,8 @@ from typing import NoReturn
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
 BROKEN_PIPE_STATUS = 141  # a shell reports a program that SIGPIPE ended so
+# What the handlers of these signals raise.
+_INTERRUPTIONS = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
 _NO_ROOM = "make room there, or name a place on another disk"
 _NO_ACCESS = "name a place with the needed permissions, or change them"
 # Errors of the operating system that are about disks and paths, and what to do. Others are faults of a program.
@@ -120,7 +124,8 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     becomes status 130, and a reader of the output that has gone 141.
     """
     try:
-        main()
+        with _no_interruption_lost():
+            main()
         sys.stdout.flush()  # here, because a full disk would otherwise be noticed after the last line of this program
     except (InputError, BackendError) as error:
         fail(str(error))
@@ -138,6 +143,30 @@ def run_program(main: Callable[[], None]) -> NoReturn:
         _drop_output()
         fail(problem)
     sys.exit(0)
+
+
+@contextmanager
+def _no_interruption_lost() -> Generator[None]:
+    """Send an interruption again if it came while Python ran a finalizer or the callback of a weak reference.
+
+    Python drops what is raised there, and the program would go on as if nobody had stopped it.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        number = _INTERRUPTIONS.get(unraisable.exc_type)
+        if number is None or not callable(signal.getsignal(number)):
+            before(unraisable)
+            return
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _reader_has_gone() -> bool:

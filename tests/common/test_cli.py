@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -188,3 +191,30 @@ def test_programs_end_as_shells_expect(capsys, error, status, line):
     with pytest.raises(SystemExit) as stopped:
         run_program(main)
     assert (stopped.value.code, capsys.readouterr().err) == (status, line)
+
+
+INTERRUPTED_IN_A_FINALIZER = """
+import os, signal, sys, time
+from src.common.errors import run_program
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(10):
+            pass
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    Held()
+    time.sleep(20)
+    print("went on")
+
+run_program(main)
+"""
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_in_a_finalizer_is_not_lost(number, status):
+    command = [sys.executable, "-c", INTERRUPTED_IN_A_FINALIZER, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
