@@ -10,7 +10,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from src.evaluation.tasks.tnews import LABELS as TNEWS_LABELS
 from src.tokenization_jieba import words_for_sentencepiece
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, python_of
 from tests.support.vocabularies import train_vocab
 
 PHRASES = [
@@ -64,10 +64,7 @@ def serving_python():
 @pytest.fixture(scope="session")
 def huggingface_python():
     """Return the Python of the environment with PyTorch and Transformers, which is made if it is missing."""
-    done = subprocess.run(["bash", ROOT / "scripts/setup_env.sh", "huggingface"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no environment with PyTorch: {done.stderr.strip().splitlines()[-1]}")
-    return ROOT / ".venv-huggingface/bin/python"
+    return python_of("huggingface", "PyTorch")
 
 
 def phrase(draw, number=1):

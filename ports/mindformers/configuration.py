@@ -149,6 +149,9 @@ def _check_others(others: dict[str, Any], settings: dict[str, Any]) -> None:
             raise InputError(f"{name} is {value}: the model of the plug-in has {_FIXED[name]} alone")
         if name not in known | _FIXED.keys():
             raise InputError(f"PanGu-alpha has no setting '{name}'{nearest(name, settings)}")
+    for name in ("pet_config", "quantization_config"):
+        if others.get(name):
+            raise InputError(f"{name}: the plug-in trains whole models; `ports.huggingface.train --lora-rank` has LoRA")
     if getattr(others.get("moe_config"), "expert_num", 1) > 1:
         raise InputError("moe_config: the plug-in has no experts; `python train.py --mode 60B-moe` has them")
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ def dry_run(yaml: str, options: dict[str, Any], names: Iterable[str]) -> None:
     held = {name: tuple(layout[2]) for name, layout in step.parameter_layout_dict.items() if name in shapes}
     planned = {name: box(name, shape, plan, plan.coordinates(0)).shape for name, shape in shapes.items()}
     differing = [name for name in planned if held.get(name) != planned[name]]
-    size = sum(_number(shape) for shape in held.values())
+    size = sum(prod(shape) for shape in held.values())
     print(
         f"rank 0 of {plan.world_size} (data_parallel {parts['data']}, model_parallel {parts['tensor']}): compiled in "
         f"{seconds:.1f} s; it holds {len(held)} parameters with {size:,} of {model.num_parameters:,} values"
@@ -120,13 +121,6 @@ def dry_run(yaml: str, options: dict[str, Any], names: Iterable[str]) -> None:
     if differing:
         sys.exit(1)
     print("  all slices are as planned")
-
-
-def _number(shape: tuple[int, ...]) -> int:
-    number = 1
-    for size in shape:
-        number *= size
-    return number
 
 
 def _build(config: Any, parts: dict[str, int]) -> tuple[nn.Cell, Any]:

@@ -27,6 +27,14 @@ TINY = PanguAlphaConfig(
 TIMEOUT = 240
 
 
+def python_of(environment, purpose):
+    """Return the Python of an environment of scripts/setup_env.sh, which is made if it is missing; else skip."""
+    done = subprocess.run(["bash", ROOT / "scripts/setup_env.sh", environment], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no environment with {purpose}: {done.stderr.strip().splitlines()[-1]}")
+    return ROOT / f".venv-{environment}/bin/python"
+
+
 def random_weights(model, seed=0, std=0.2):
     """Set all parameters to large random values, gammas near 1. Return them as numpy arrays by name."""
     draw = np.random.default_rng(seed)

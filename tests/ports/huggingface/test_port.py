@@ -4,7 +4,6 @@ Neither environment has the other's framework. So the conversion runs here, and 
 """
 
 import json
-import random
 import re
 
 import pytest
@@ -19,21 +18,9 @@ from tests.support import documentation as docs
 from tests.support.checkpoints import bits
 from tests.support.conversion import converted, read_checkpoint
 from tests.support.programs import ROOT
+from tests.support.vocabularies import texts_and_ids
 
 HERE = ROOT / "tests/ports/huggingface/in_torch"
-ODD = [
-    "",
-    " ",
-    "\n",
-    "a  b\n\n c ",
-    "  明月  ",
-    "<eot>",
-    "明<sep>月<eod>",
-    "😀明月😀😀",
-    "问：？（Ａ）\t１\r\n",
-    "\u2581\u2582\u2583",
-    "<s>",
-]
 CHATS = [
     [("user", "明月何时照我还")],
     [("system", "今天是一个好天气"), ("user", "床前\n明月光?"), ("assistant", "疑是地上霜\n"), ("user", "<eot>")],
@@ -43,16 +30,11 @@ CHATS = [
 @pytest.fixture(scope="module")
 def expected(work, tiny_vocab, chinese_text):
     """Write expected.json: texts, ids and chats, with what the project's tokenizer and dialogue make of them."""
-    tokenizer, draw = JiebaTokenizer(tiny_vocab), random.Random(0)
-    lines = chinese_text(3, 100).split("\n")
-    texts = ODD + [draw.choice(lines) + draw.choice(ODD) + draw.choice(lines) for _ in range(300)]
-    ids = [[draw.randrange(tokenizer.vocab_size) for _ in range(draw.randrange(1, 30))] for _ in range(150)]
+    tokenizer = JiebaTokenizer(tiny_vocab)
     chats = [(chat, dialogue(Turn(role, content) for role, content in chat)) for chat in CHATS]
     sizes = {size: yaml.safe_load(mode_file(size).read_text())["model"] for size in ("350M", "2.6B", "13B")}
-    content = {
+    content = texts_and_ids(tiny_vocab, chinese_text(3, 100)) | {
         "sizes": {size: (settings, PanguAlphaConfig(**settings).num_parameters) for size, settings in sizes.items()},
-        "texts": [(text, tokenizer.encode(text), tokenizer.decode(tokenizer.encode(text))) for text in texts],
-        "ids": [(some, tokenizer.decode(some)) for some in ids],
         "chats": [
             ([{"role": role, "content": content} for role, content in chat], text, tokenizer.encode(text))
             for chat, text in chats

@@ -13,7 +13,7 @@ from src.common.reading import read_yaml
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.tokenization_jieba import JiebaTokenizer
-from tests.support.programs import ROOT, random_weights, write_mindrecord
+from tests.support.programs import ROOT, python_of, random_weights, write_mindrecord
 
 TINY = ROOT / "configs/pangualpha/run_pangualpha_tiny.yaml"
 PROGRAM = f"-m ports.mindformers.run_mindformer --config {TINY}"
@@ -23,10 +23,7 @@ collect_ignore = ["in_mindformers"]
 @pytest.fixture(scope="session")
 def mindformers_python():
     """Return the Python of the environment with MindFormers, which is made if it is missing."""
-    done = subprocess.run(["bash", ROOT / "scripts/setup_env.sh", "mindformers"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no environment with MindFormers: {done.stderr.strip().splitlines()[-1]}")
-    return ROOT / ".venv-mindformers/bin/python"
+    return python_of("mindformers", "MindFormers")
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,8 @@ RECOMPUTED = {"parallel_config": {"recompute": {"recompute": True}}}
 def test_loss_and_gradients_are_the_peer_s(golden_model):
     parameters = ParameterTuple(golden_model.set_train(True).trainable_params())
     assert {p.name: p.shape for p in parameters} == {k: v.shape for k, v in GOLDEN["weights"].items()}
+    is_asked = golden_model.config.parallel_config.recompute.recompute
+    assert all(("recompute" in (layer.attention.get_scope() or "")) is is_asked for layer in golden_model.pangu.layers)
     loss, gradients = ms.value_and_grad(golden_model, None, parameters)(*batch())
     assert float(loss) == pytest.approx(float(PEER["losses"][0]), abs=3e-5)
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -181,6 +183,7 @@ def test_weights_that_do_not_fit_are_refused(work, tmp_path):
         ({"num_heads": 5}, "num_heads 5 does not divide"),
         ({"expert_num": 4}, "expert_num is 4: the model of the plug-in has 1 alone"),
         ({"post_layernorm_residual": True}, "post_layernorm_residual is True"),
+        ({"pet_config": {"pet_type": "lora"}}, "pet_config: the plug-in trains whole models"),
         ({"hidden_sise": 8}, "no setting 'hidden_sise'; did you mean 'hidden_size'"),
     ],
 )
