@@ -19,12 +19,12 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from src.nn.attention import AttentionBias, CoreAttention
 from src.nn.dropout import Dropout, number_sites
 from src.nn.moe import MixtureOfExperts
-from src.nn.operators import AddBias, BiasedRows, CrossEntropy, FastGelu, MaskedSoftmax, Normalize, Product, SwapAxes
+from src.nn.operators import AddBias, BiasedRows, CrossEntropy, FastGelu, Normalize, Product
 from src.pangu_alpha_config import PanguAlphaConfig
 
-MASKED_SCORE = -10000.0  # finite in float16, too
 FEW_ROWS = 32  # with fewer rows, FeedForward does not transpose its hidden states
 
 
@@ -112,8 +112,7 @@ class Linear(nn.Cell):
 class Attention(nn.Cell):
     """Multi-head attention. Queries come from `query`, keys and values from `x`. In a block both are the same tensor.
 
-    `cache` is the KV cache of a runtime: a function that takes the new keys and values (B, A, S, d) and returns the
-    keys and values to attend to. `bias` (B, 1, S, S) is added to the scores.
+    `bias` and `cache` are those of CoreAttention.
     """
 
     def __init__(self, config: PanguAlphaConfig, residual_std: float):
@@ -122,39 +121,15 @@ class Attention(nn.Cell):
         self.dense1 = Linear(hidden, hidden, config, weight_transposed=True)
         self.dense2 = Linear(hidden, hidden, config, weight_transposed=True)
         self.dense3 = Linear(hidden, hidden, config, weight_transposed=True)
+        self.core = CoreAttention(config)
         self.projection = Linear(hidden, hidden, config, std=residual_std)
-        self.num_heads = config.num_heads
-        self.head_size = config.head_size
-        self.softmax_dtype = getattr(ms, config.softmax_compute_dtype)
-        self.reshape = ops.Reshape()
-        self.swap_scaled = SwapAxes(config.head_size**-0.25)
-        self.swap = SwapAxes()
-        self.swap_back = SwapAxes()
-        self.scores = ops.BatchMatMul(transpose_b=True)
-        self.softmax = MaskedSoftmax()
-        self.weighted_sum = ops.BatchMatMul()
-        self.cast = ops.Cast()
-        self.attention_dropout = Dropout(config.dropout_rate)
         self.output_dropout = Dropout(config.dropout_rate)
 
     def construct(
         self, query: Tensor, x: Tensor, bias: Tensor, dropout_key: Tensor | None = None, cache: Callable | None = None
     ) -> Tensor:
-        batch = bias.shape[0]
-        q = self.swap_scaled(self._heads(self.dense1(query), batch))  # (B, A, S, d)
-        k = self.swap_scaled(self._heads(self.dense2(x), batch))  # (B, A, S, d)
-        v = self.swap(self._heads(self.dense3(x), batch))  # (B, A, S, d)
-        if cache is not None:
-            k, v = cache(k, v)
-        scores = self.cast(self.scores(q, k), self.softmax_dtype)  # (B, A, S, S)
-        weights = self.cast(self.softmax(scores, bias), v.dtype)
-        weights = self.attention_dropout(weights, dropout_key)
-        mixed = self.swap_back(self.weighted_sum(weights, v))  # (B, S, A, d)
-        output = self.projection(self.reshape(mixed, (-1, self.num_heads * self.head_size)))
-        return self.output_dropout(output, dropout_key)  # (B * S, H)
-
-    def _heads(self, x: Tensor, batch: int) -> Tensor:
-        return self.reshape(x, (batch, -1, self.num_heads, self.head_size))
+        mixed = self.core(self.dense1(query), self.dense2(x), self.dense3(x), bias, dropout_key, cache)
+        return self.output_dropout(self.projection(mixed), dropout_key)  # (B * S, H)
 
 
 class FeedForward(nn.Cell):
@@ -224,7 +199,7 @@ class Backbone(nn.Cell):
 
     Inputs:
         input_ids, position_ids, attention_mask, dropout_key: See PanguAlphaModel.
-        caches: KV cache of each layer, see Attention.
+        caches: KV cache of each layer, see CoreAttention.
         drop_tokens: Whether experts drop tokens over their capacity (see src/nn/moe.py). Generation drops none.
 
     Returns:
@@ -238,10 +213,7 @@ class Backbone(nn.Cell):
         self.layernorm = LayerNorm(config)
         self.top_query_embedding = EmbeddingTable(config.seq_length, config)
         self.top_query_layer = Block(config, config.num_layers - 1)
-        self.softmax_dtype = getattr(ms, config.softmax_compute_dtype)
-        self.expand_dims = ops.ExpandDims()
-        self.sub = ops.Sub()
-        self.mul = ops.Mul()
+        self.attention_bias = AttentionBias(config)
         self.cast = ops.Cast()
 
     def construct(
@@ -253,8 +225,7 @@ class Backbone(nn.Cell):
         caches: Sequence[Callable] | None = None,
         drop_tokens: bool = True,
     ) -> tuple[Tensor, Tensor | float]:
-        allowed = self.expand_dims(self.cast(attention_mask, self.softmax_dtype), 1)  # (B, 1, S, S)
-        bias = self.mul(self.sub(1.0, allowed), MASKED_SCORE)
+        bias = self.attention_bias(attention_mask)
         x = self.embedding(input_ids, position_ids, dropout_key)  # (B * S, H)
         balance = 0.0
         for i, block in enumerate(self.blocks):

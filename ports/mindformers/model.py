@@ -149,7 +149,7 @@ class PanguAlphaHeadModel(_Pretrained):
             annotate(self.loss, plan, parallel.use_seq_parallel)
         if parallel.recompute.recompute:
             slices = parallel.recompute.recompute_slice_activation
-            recompute_layers(model, norms=True, slice_activation=is_compiled and slices)
+            recompute_layers(model, "full", norms=True, slice_activation=is_compiled and slices)
 
     def prepare_inputs_for_generation(self, input_ids: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the inputs of one step of MindFormers' own generation. `generate` here does not use it."""

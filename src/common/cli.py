@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar, get_args
 
 import jsonargparse
 import yaml
@@ -88,11 +88,21 @@ def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _switched_on(arguments: Sequence[str], switches: Iterable[str]) -> list[str]:
-    """Add `true` after each yes-or-no flag that has no value."""
+def _switches(known_keys: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return the flags that may stand without a value, which then is true, and the values that they take."""
+    switches = {}
+    for name, kind in known_keys.items():
+        kinds = get_args(kind) or (kind,)
+        if bool in kinds:
+            switches[name] = {"true", "false"} | {value for other in kinds for value in get_args(other)}
+    return switches
+
+
+def _switched_on(arguments: Sequence[str], switches: Mapping[str, set[str]]) -> list[str]:
+    """Add `true` after each flag of `_switches` that has no value."""
     complete = []
     for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
-        alone = argument.startswith("--") and argument[2:] in switches and following.lower() not in ("true", "false")
+        alone = argument.startswith("--") and following.lower() not in switches.get(argument[2:], {following.lower()})
         complete += [argument, "true"] if alone else [argument]
     return complete
 
@@ -169,7 +179,7 @@ def parse(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(arguments_class, prog)
-    switches = [name for name, kind in parser.known_keys.items() if kind is bool]
+    switches = _switches(parser.known_keys)
     try:
         _check_nesting(arguments)
         mode = flag_value("--mode", arguments) if "mode" in parser.known_keys else None

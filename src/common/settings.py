@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 else:
     DerivedInt = Optional[int]
 
+Recompute = Union[bool, Literal["none", "selective", "full"]]
+
 MOST_IDS = 10_000_000  # of a vocabulary
 MOST_STOPS, LONGEST_STOP = 32, 200  # stop texts of an answer, and characters of one
 
@@ -188,8 +190,18 @@ class ParallelConfig:
         micro_batch_num: Number of micro-batches in an optimizer step; it is multiplied by training.accumulation_steps.
             A pipeline needs at least as many micro-batches as stages.
         sequence_parallel: Split LayerNorms and dropouts over the tensor-parallel ranks, by tokens.
-        recompute: Recompute the activations of each layer in the backward pass, to save memory of the device. On a CPU
-            this saves no memory, and turns off the compiled kernels.
+        chip: Kind of Ascend chip: 910A, A2 (910B) or A3. auto asks the device, and takes 910A where there is none, as
+            for --plan and --dry_run on another machine.
+        device_memory: Memory of a device, in GB of 10^9 bytes. A plan that needs more is refused on a device. 0 means
+            that of the kind: 32 for a 910A, 64 for A2 and A3, 80 for a GPU.
+        attention: plain attention keeps the scores of all pairs of tokens; flash uses the fused operator of Ascend A2
+            and A3, in half precision. auto takes flash where it can, else plain.
+        most_documents: Largest number of documents in a training record, with flash attention and no dropout of
+            attention.
+        recompute: Activations that the backward pass computes again, to save memory of the device: none; selective
+            (outputs of LayerNorms and of the feed-forward activation, and attention where it is not fused); full (all
+            of each layer). `--parallel.recompute` alone means full. On a CPU this saves no memory, and turns off the
+            compiled kernels.
         recompute_slice_activation: Split the activations that recompute keeps over the tensor-parallel ranks (semi_auto
             only).
         optimizer_offload: Keep the moments in the memory of the host, and update the weights there (heterogeneous
@@ -212,12 +224,19 @@ class ParallelConfig:
     optimizer_shard: bool = False
     micro_batch_num: int = 1
     sequence_parallel: bool = False
-    recompute: bool = False
+    chip: Literal["auto", "910A", "A2", "A3"] = "auto"
+    device_memory: float = 0.0
+    attention: Literal["auto", "plain", "flash"] = "auto"
+    most_documents: int = 64
+    recompute: Recompute = "none"
     recompute_slice_activation: bool = False
     optimizer_offload: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.recompute, bool):  # as older settings have it
+            self.recompute = "full" if self.recompute else "none"
         whole_numbers(0, 1 << 16, self, "device_id", prefix="parallel.")
+        at_least(0, self, "device_memory", prefix="parallel.")
         whole_numbers(
             1,
             1 << 20,
@@ -230,6 +249,7 @@ class ParallelConfig:
             "micro_batch_num",
             "fusion_groups",
             "micro_batch_interleaved",
+            "most_documents",
             prefix="parallel.",
         )
         others = self.tensor * self.pipeline * self.expert
@@ -249,8 +269,9 @@ class ParallelConfig:
         )
 
         require(
-            not self.recompute_slice_activation or (self.recompute and self.tensor > 1 and not self.sequence_parallel),
-            "parallel.recompute_slice_activation needs parallel.recompute, and parallel.tensor of 2 or more "
+            not self.recompute_slice_activation
+            or (self.recompute == "full" and self.tensor > 1 and not self.sequence_parallel),
+            "parallel.recompute_slice_activation needs parallel.recompute full, and parallel.tensor of 2 or more "
             "without parallel.sequence_parallel, which shares activations out by itself",
         )
 

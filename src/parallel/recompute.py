@@ -2,7 +2,8 @@
 
 from mindspore import Tensor, nn, ops
 
-from src.pangu_alpha import PanguAlphaModel
+from src.nn.attention import CoreAttention
+from src.pangu_alpha import FeedForward, PanguAlphaModel
 
 
 class KeptSum(nn.Cell):
@@ -20,21 +21,32 @@ class KeptSum(nn.Cell):
         return self.add(x, y)
 
 
-def recompute_layers(model: PanguAlphaModel, norms: bool = False, slice_activation: bool = False) -> None:
-    """Make the backward pass of each layer compute its forward pass again.
+def recompute_layers(model: PanguAlphaModel, kind: str, norms: bool = False, slice_activation: bool = False) -> None:
+    """Make the backward pass of each layer compute some of its forward pass again.
 
-    The two sums of a layer and, by default, the outputs of its LayerNorms are kept. If whole layers were recomputed,
-    MindSpore would make a cyclic graph where there are stages or collectives.
+    `full` keeps the two sums of a layer and, by default, the outputs of its LayerNorms. If whole layers were
+    recomputed, MindSpore would make a cyclic graph where there are stages or collectives. `selective` keeps what the
+    products of a layer return, and computes again what is cheap for its size: the outputs of its LayerNorms and of its
+    activation, and attention, if it is the plain one.
 
     Args:
         model: A model that has its shard strategies or collectives already.
+        kind: none, selective or full (parallel.recompute).
         norms: Recompute the outputs of LayerNorms too. With collectives between cells this makes a cyclic graph.
         slice_activation: Tensor-parallel ranks share out what is kept (semi_auto).
     """
+    if kind == "none":
+        return
     for layer in model.layers:
         for norm in (layer.layernorm1, layer.layernorm2):
             norm.recompute(output_recompute=norms)
-        for part in (layer.attention, layer.output):
-            part.recompute()
-        if slice_activation:
-            layer.add = KeptSum(layer.add)
+        if kind == "full":
+            for part in (layer.attention, layer.output):
+                part.recompute()
+            if slice_activation:
+                layer.add = KeptSum(layer.add)
+        else:
+            if isinstance(layer.attention.core, CoreAttention):
+                layer.attention.core.recompute()
+            if isinstance(layer.output, FeedForward):
+                layer.output.biased_activation.recompute(output_recompute=True)

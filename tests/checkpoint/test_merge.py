@@ -69,7 +69,7 @@ def test_the_configuration_is_for_the_new_ranks(single, tmp_path):
     assert (parallel.pipeline, parallel.data, parallel.tensor, parallel.optimizer_shard) == (2, 2, 2, True)
     reslice(tmp_path / "split", tmp_path / "merged")
     merged = load_config(tmp_path / "merged" / "config.yaml")
-    assert merged == run_config(plan()) and merged.parallel.recompute
+    assert merged == run_config(plan()) and merged.parallel.recompute == "full"
 
 
 def test_a_result_is_a_runs_checkpoint(single, tmp_path):

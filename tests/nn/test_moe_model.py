@@ -106,7 +106,7 @@ def test_a_model_learns(top_k):
         model = PanguAlphaModel(config)
         before = random_weights(model, std=0.1)
         if kind == "recompute":
-            recompute_layers(model)
+            recompute_layers(model, "full")
         network, parameters = PanguAlphaWithLoss(config, model), model.trainable_params()
         apply_gradients = ApplyGradients(Optimizer(training, parameters), clip_norm=1.0)
         if kind == "kernels":

@@ -98,7 +98,7 @@ class NextLogits(nn.Cell):
         super().__init__(auto_prefix=False)
         config, layers = model.config, model.layers
         if ms.get_context("device_target") == "CPU":
-            numbers = 2 * len(layers) * batch * layers[0].attention.num_heads * capacity * config.head_size
+            numbers = 2 * len(layers) * batch * layers[0].attention.core.num_heads * capacity * config.head_size
             require_memory(
                 f"a KV cache for {batch} texts of {capacity} tokens",
                 numbers * ITEM_SIZE[config.compute_dtype],
@@ -108,7 +108,7 @@ class NextLogits(nn.Cell):
         self.capacity = capacity
         self.hidden_size = config.hidden_size
         self.has_head = model.backbone.top_query_layer in layers
-        self.num_heads = layers[0].attention.num_heads  # a slice of the model has fewer than the configuration
+        self.num_heads = layers[0].attention.core.num_heads  # a slice of the model has fewer than the configuration
         self.caches = (
             nn.CellList(
                 [KeyValueCache(config, self.num_heads, batch, capacity, str(number)) for number in range(len(layers))],

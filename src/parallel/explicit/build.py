@@ -48,7 +48,7 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         keep_on_host(optimizer)
     apply_gradients = ApplyGradients(optimizer, training.clip_norm, config.micro_steps)
     # MindSpore's recomputation makes a graph with custom operators cyclic.
-    if config.parallel.uses_cpu_kernels and not config.parallel.recompute:
+    if config.parallel.uses_cpu_kernels and config.parallel.recompute == "none":
         attach_to_training(network, apply_gradients)
     if mesh.plan.world_size > 1:
         group = mesh.group("tensor")
@@ -59,8 +59,7 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         data_parallel.attach_to_loss(network, mesh)
         apply_gradients.reduce_gradients = ReduceGradients(layout, config.parallel.sequence_parallel)
         apply_gradients.global_norm = GlobalNormOfRanks(apply_gradients.global_norm, layout)
-    if config.parallel.recompute:
-        recompute_layers(model)
+    recompute_layers(model, config.parallel.recompute)
     if mesh.plan.pipeline > 1:
         return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
     return Stepper(network, parameters, apply_gradients, mesh.total_of_data), optimizer

@@ -58,8 +58,8 @@ def attach_to_model(
     for layer in model.layers:
         attention, feed = layer.attention, layer.output
         layer.layernorm1.normalize = Chain(layer.layernorm1.normalize, copy())
-        attention.num_heads //= group.size
-        attention.attention_dropout.part = group.index
+        attention.core.num_heads //= group.size
+        attention.core.dropout.part = group.index
         _sum_after(attention.projection, reduce)
         if sequence_parallel:
             attention.output_dropout.part = group.index

@@ -172,7 +172,7 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     own_tokens = _hidden_bytes(config) // _token_parts(config)
     in_flight = min(plan.pipeline - stage, config.micro_steps)
     kept, computed_again = sum(of_layers), 0
-    if config.parallel.recompute:
+    if config.parallel.recompute == "full":
         sliced = sliced_sums(config, plan, stage)
         kept = (2 * len(layers) - sliced) * own_tokens + sliced * own_tokens // plan.tensor
         if not config.is_semi_auto:
@@ -254,7 +254,7 @@ def communication(config: RunConfig, rank: int) -> list[Communication]:
 
 def _passes(config: RunConfig, plan: Plan, stage: int) -> int:
     """Return how many passes a layer makes for a micro-batch: forward, backward, and each recomputed forward pass."""
-    return 2 + config.parallel.recompute + (stage < plan.pipeline - 1)
+    return 2 + (config.parallel.recompute == "full") + (stage < plan.pipeline - 1)
 
 
 def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
@@ -301,7 +301,7 @@ def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter
     # router's gradient needs it.
     of_head = last and plan.vocab_parallel
     sums = passes * (len(layers) + len(dense)) + of_head
-    left_out = config.parallel.recompute * len(dense) + (not last and layers[-1] in dense)
+    left_out = (config.parallel.recompute == "full") * len(dense) + (not last and layers[-1] in dense)
     if config.parallel.sequence_parallel:
         payload["ReduceScatter"] += (sums - left_out) * tokens * row
         # Each sum has one gather as its counterpart. The others are: a router's input or its gradient, the embedding's

@@ -27,15 +27,11 @@ def _summary(config: RunConfig, plan: Plan) -> str:
     tokens = plan.data_ranks * config.micro_steps * training.batch_size * model.seq_length
     switched_on = [
         name
-        for name in (
-            "optimizer_shard",
-            "sequence_parallel",
-            "recompute",
-            "recompute_slice_activation",
-            "optimizer_offload",
-        )
+        for name in ("optimizer_shard", "sequence_parallel", "recompute_slice_activation", "optimizer_offload")
         if getattr(parallel, name)
     ]
+    if parallel.recompute != "none":
+        switched_on.append(f"{parallel.recompute} recompute")
     if plan.vocab_parts < plan.tensor:
         switched_on.append("the whole word table on each tensor rank")
     return "\n".join(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import mindspore as ms
 from mindspore import nn, ops
 
+from src.nn.attention import AttentionBias, CoreAttention
 from src.nn.moe import MixtureOfExperts, Router
 from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha import (
@@ -80,9 +81,8 @@ def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool =
         elif isinstance(cell, Block):
             cell.add = ops.Add().shard(((rows, 1), (rows, 1)))
     backbone = model.backbone
-    backbone.expand_dims = ops.ExpandDims().shard(((data, 1, 1),))
     backbone.cast = Pointwise(ops.Cast, data, operands=1)
-    backbone.sub, backbone.mul = Pointwise(ops.Sub, data), Pointwise(ops.Mul, data)
+    _attention_bias(backbone.attention_bias, data)
     model.head.matmul = ops.MatMul(transpose_b=True).shard(((data, 1), (plan.vocab_parts, 1)))
     model.head.cast = Pointwise(ops.Cast, data, plan.vocab_parts, operands=1)
     if plan.pipeline > 1:
@@ -94,6 +94,17 @@ def _attention(cell: Attention, width: int, data: int, tensor: int, rows: int) -
         linear.product = ops.MatMul(transpose_b=True).shard(((data, 1), (tensor, 1)))
         linear.add_bias = ops.Add().shard(((data, tensor), (tensor,)))
     _row_parallel(cell.projection, data, tensor, rows)
+    _core_attention(cell.core, width, data, tensor)
+    shard_dropout(cell.output_dropout, width, rows)
+
+
+def _attention_bias(cell: AttentionBias, data: int) -> None:
+    cell.expand_dims = ops.ExpandDims().shard(((data, 1, 1),))
+    cell.cast = Pointwise(ops.Cast, data, operands=1)
+    cell.sub, cell.mul = Pointwise(ops.Sub, data), Pointwise(ops.Mul, data)
+
+
+def _core_attention(cell: CoreAttention, width: int, data: int, tensor: int) -> None:
     for swap in (cell.swap, cell.swap_scaled):
         swap.mul = ops.Mul().shard(((data, 1, tensor, 1), ()))
         swap.transpose = ops.Transpose().shard(((data, 1, tensor, 1),))
@@ -103,8 +114,7 @@ def _attention(cell: Attention, width: int, data: int, tensor: int, rows: int) -
     cell.weighted_sum = ops.BatchMatMul().shard((by_heads, by_heads))
     cell.softmax = MaskedSoftmax(data, tensor)
     cell.cast = Pointwise(ops.Cast, data, tensor, operands=1)
-    shard_dropout(cell.attention_dropout, width, data, tensor)
-    shard_dropout(cell.output_dropout, width, rows)
+    shard_dropout(cell.dropout, width, data, tensor)
 
 
 def _feed_forward(cell: FeedForward, width: int, data: int, tensor: int, rows: int) -> None:

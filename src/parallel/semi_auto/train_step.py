@@ -228,8 +228,7 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
     network = PanguAlphaWithLoss(config.model, model)
     annotate(network, plan, config.parallel.sequence_parallel)
     network.count = FixedCount(config.training.batch_size * plan.data_ranks * config.model.seq_length)
-    if config.parallel.recompute:
-        recompute_layers(model, norms=True, slice_activation=config.parallel.recompute_slice_activation)
+    recompute_layers(model, config.parallel.recompute, True, config.parallel.recompute_slice_activation)
     parameters, several = model.trainable_params(), config.micro_steps > 1
     stage = plan.coordinates(rank).pipeline
     own = [i for i, parameter in enumerate(parameters) if stage in sharding.stages(parameter.name, plan)]

@@ -121,7 +121,10 @@ def test_the_plan_of_a_configuration():
         (dict(world_size=2, tensor=4), r"makes 4 ranks, but parallel.world_size is 2; 4 ranks would fit"),
         (dict(tensor=0), "parallel.tensor is 0; it must be at least 1"),
         (dict(micro_batch_num=0), "parallel.micro_batch_num is 0"),
-        (dict(tensor=2, recompute_slice_activation=True), "recompute_slice_activation needs parallel.recompute, and"),
+        (
+            dict(tensor=2, recompute_slice_activation=True),
+            "recompute_slice_activation needs parallel.recompute full, and",
+        ),
         (
             dict(recompute=True, recompute_slice_activation=True),
             "slice_activation .* parallel.tensor of 2 or more without",

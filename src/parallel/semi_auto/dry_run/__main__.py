@@ -27,6 +27,7 @@ def main() -> None:
         "slices": compiled.slices,
         "collectives": collectives,
         "parameters": parameters,
+        "operators": compiled.graph.operators,
     }
     (job_file.parent / "result.json").write_text(json.dumps(result))
 

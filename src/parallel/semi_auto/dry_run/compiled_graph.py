@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 OPERATIONS = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Send", "Receive")
 _COLLECTIVE = re.compile(rf"  %\d+\([^=]*\) = (?:PrimFunc_)?({'|'.join(OPERATIONS)})\(")
+_OPERATOR = re.compile(r"^  %\w+\([^=]*\) = (?:PrimFunc_)?(\w+)\(", re.MULTILINE)
 _PARAMETER = re.compile(r"%para\d+_(\S+): <(?:Ref\[)?Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")
 _TENSOR = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")
 _CALLS = re.compile(r"(?:= call @(\S+?)\(|\[@(?:Partial|FuncUnion)\((.*)\)\]\()")
@@ -61,10 +62,12 @@ class Graph:
     Args:
         parameters: Parameters by name.
         collectives: Number of calls of each collective in one run of the graph.
+        operators: Number of calls of each operator in one run of the graph, by MindSpore's name.
     """
 
     parameters: dict[str, Array]
     collectives: Counter[Collective]
+    operators: Counter[str] = field(default_factory=Counter)
 
 
 def read_graph(path: Path, num_layers: int) -> Graph:
@@ -86,7 +89,11 @@ def read_graph(path: Path, num_layers: int) -> Graph:
     collectives: Counter[Collective] = Counter()
     for number, node in nodes:
         collectives[node.told(parts)] += number
-    return Graph(parameters, collectives)
+    operators: Counter[str] = Counter()
+    for name, body in graphs.items():
+        for operator in _OPERATOR.findall(body):
+            operators[operator] += times[name]
+    return Graph(parameters, collectives, operators)
 
 
 def _count_calls(name: str, graphs: dict[str, str], times: Counter[str]) -> None:

@@ -83,7 +83,7 @@ def has_formula(config: RunConfig) -> bool:
 
     It can't with sequence_parallel and either recompute or experts, because the compiler then adds gathers of its own.
     """
-    return not (config.parallel.sequence_parallel and (config.parallel.recompute or config.model.num_experts))
+    return not (config.parallel.sequence_parallel and (config.parallel.recompute != "none" or config.model.num_experts))
 
 
 def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
@@ -132,7 +132,7 @@ def _of_experts(config: RunConfig, plan: Plan, stage: int, calls: int, add: Call
         for phase in ("forward", "backward"):
             add(2 * calls, "AlltoAll", plan.expert, f"layer {layer}", phase)
         add(calls, "AllReduce", plan.data_ranks, f"layer {layer}", "forward")  # load-balancing loss
-        if config.parallel.recompute:  # the router's gradient needs what comes back from the experts
+        if config.parallel.recompute == "full":  # the router's gradient needs what comes back from the experts
             add(2 * calls, "AlltoAll", plan.expert, f"layer {layer}", "forward")
             add(calls, "AllReduce", plan.tensor, f"layer {layer}", "forward")
     if layers:

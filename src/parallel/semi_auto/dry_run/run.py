@@ -18,6 +18,7 @@ from src.parallel.plan.plan import Plan
 from src.parallel.semi_auto.dry_run import expected
 from src.parallel.semi_auto.dry_run.compile import Compiled
 from src.parallel.semi_auto.dry_run.compiled_graph import Array, Collective, Graph
+from src.parallel.semi_auto.dry_run.kernels import told_operators
 from src.parallel.semi_auto.dry_run.simulation import require_version
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -103,7 +104,9 @@ def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
         number = one.pop("count")
         collectives[Collective(**one | {"ranks": tuple(one["ranks"])})] += number
     slices = {name: tuple(shape) for name, shape in result["slices"].items()}
-    return Compiled(Graph(parameters, collectives), slices, result["seconds"], result["peak_memory"])
+    return Compiled(
+        Graph(parameters, collectives, Counter(result["operators"])), slices, result["seconds"], result["peak_memory"]
+    )
 
 
 def _deep_stack() -> None:
@@ -197,6 +200,7 @@ def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, diffe
         f"  holds   {held}",
         f"  sends   {sent or 'nothing'}",
         f"  groups  {'; '.join(groups) or 'none'}",
+        f"  runs    {told_operators(compiled.graph.operators)}",
     ]
     if config.parallel.strategy_search:
         lines.append("  plan    none: the compiler searched for strategies")
