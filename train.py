@@ -9,6 +9,11 @@ from src.training.config import TrainConfig
 def main() -> None:
     """Parse the command line, build the run, and train."""
     config = parse(TrainConfig, "train.py")
+    if config.search:
+        from src.parallel.plan.search.report import describe_search
+
+        print(describe_search(config))
+        return
     if config.plan:
         print(describe(config))
         return
