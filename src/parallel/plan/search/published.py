@@ -170,9 +170,9 @@ def _pangu_ultra() -> Iterator[Run]:
     config = _config(sizes, plan, **parallel)
     layer = 4 * 12288**2 + 2 * 12288 * 31744 + 2 * 4096 * 12288
     flops = 6 * _tokens(config) * (94 * layer + 12288 * 153376)
-    for name, hidden, share in (("before", 0.0, 0.43), ("MC2 and more", MC2, 0.52)):
+    for name, hidden, share in (("", 0.0, 0.43), (", MC2", MC2, 0.52)):
         seconds = flops / 8192 / MACHINES["A2"].peak / share
-        yield Run(f"Pangu Ultra, {name}", "A2", config, Schedule(6, hidden, True), seconds, PANGU_ULTRA)
+        yield Run(f"Pangu Ultra 135B{name}", "A2", config, Schedule(6, hidden, True), seconds, PANGU_ULTRA)
 
 
 def _mindformers() -> Iterator[Run]:

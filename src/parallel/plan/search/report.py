@@ -27,8 +27,9 @@ def describe_search(config: RunConfig) -> str:
     checked = check(machine.fitted_to)
     _require_chosen_by_model(name, checked)
     _require_modelled(config)
+    # The model is one of graphs that MindSpore's compiler spreads, so plans that it can't have are left out.
     target = "GPU" if name == "A100" else "Ascend"
-    config = replace(config, parallel=replace(config.parallel, device_target=target))
+    config = replace(config, parallel=replace(config.parallel, device_target=target, backend="semi_auto"))
     memory = config.parallel.device_memory * 1e9 or machine.memory
     found = search(config, machine, (1 - HEADROOM) * memory)
     return "\n\n".join(
@@ -149,15 +150,14 @@ def _attention(config: RunConfig) -> str:
 
 def _flags(config: RunConfig) -> list[str]:
     """Return the settings of the first plan, as a user types them."""
-    parallel = config.parallel
-    sizes = (
-        f"--parallel.tensor {parallel.tensor} --parallel.pipeline {parallel.pipeline} --parallel.data {parallel.data}"
-    )
-    switches = [name for name in ("optimizer_shard", "sequence_parallel") if getattr(parallel, name)]
+    parallel, training = config.parallel, config.training
+    shard, sequence = (str(switch).lower() for switch in (parallel.optimizer_shard, parallel.sequence_parallel))
     return [
-        f"plan 1: {sizes} --parallel.micro_batch_num {parallel.micro_batch_num}",
-        f"        --training.batch_size {config.training.batch_size} --parallel.recompute {parallel.recompute}"
-        + "".join(f" --parallel.{name}" for name in switches),
+        f"plan 1: --parallel.tensor {parallel.tensor} --parallel.pipeline {parallel.pipeline} --parallel.data "
+        f"{parallel.data} --parallel.micro_batch_num {parallel.micro_batch_num}",
+        f"        --training.batch_size {training.batch_size} --training.accumulation_steps 1 --parallel.recompute "
+        f"{parallel.recompute}",
+        f"        --parallel.optimizer_shard {shard} --parallel.sequence_parallel {sequence}",
     ]
 
 
