@@ -73,6 +73,7 @@ def test_the_fastest_plan_of_each_size_is_found(memory):
     assert listed.keys() == sizes.keys() and len(found.fitting) == len(sizes)
     for size, plans in sizes.items():
         usual = [one for one in plans if one.training.batch_size >= 2] or plans  # 2,048 tokens and more
+        assert listed[size].config in usual
         assert listed[size].seconds <= 1.01 * min(map(seconds, usual))
         assert listed[size].seconds == seconds(listed[size].config)
         assert listed[size].memory == largest(listed[size].config) <= memory
