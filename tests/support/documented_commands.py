@@ -13,7 +13,7 @@ RUN = {
     "python train.py --mode 2.6B --parallel.tensor 3 --plan": ALL,
     "python train.py --mode 200B --plan": NOTHING,
     "python train.py --mode 200B --parallel.tensor 8 --parallel.pipeline 16": NOTHING,
-    "python train.py --plan --search --mode 2.6B --parallel.world_size 8 --parallel.chip A2": ALL,
+    "python train.py --plan --search --mode 2.6B --parallel.world_size 8 --parallel.device_target": ALL,
     "python train.py --plan --search --mode 2.6B --parallel.world_size 8 --parallel.chip 910A": ALL,
     "python train.py --plan --search --mode 13B": ALL,
     "python train.py --plan --search --mode 200B": ALL,

@@ -221,13 +221,14 @@ def layer_activations(config: RunConfig, layer: int) -> int:
     norm_outputs = 2 * hidden
     attention = 4 * hidden // parallel.tensor
     softmax_item = ITEM_SIZE[model.softmax_compute_dtype]
-    cast_or_dropped = item if dropout or softmax_item != item else 0
+    drops_weights = bool(model.attention_dropout)
+    cast_or_dropped = item if drops_weights or softmax_item != item else 0
     weights = (
         tokens
         * model.seq_length
         * model.num_heads
         // parallel.tensor
-        * (softmax_item + cast_or_dropped + dropout * item)
+        * (softmax_item + cast_or_dropped + drops_weights * item)
     )
     if model.has_experts(layer):
         places = _expert_places(config)

@@ -31,7 +31,6 @@ class Machine:
         title: Name of the device and its server.
         peak: FLOP/s of matrix products in half precision.
         bandwidth: Bytes/s of the device's memory.
-        memory: Bytes of the device's memory.
         joined: Number of devices that fast links join.
         inside: Bytes/s that a device sends over the fast links, one way.
         outside: Bytes/s that a device sends to other servers, one way.
@@ -43,7 +42,6 @@ class Machine:
     title: str
     peak: float
     bandwidth: float
-    memory: float
     joined: int
     inside: float
     outside: float
@@ -58,7 +56,6 @@ MACHINES = {
         "NVIDIA A100 80 GB, DGX A100",
         peak=312e12,
         bandwidth=2.0e12,
-        memory=80e9,
         joined=8,
         inside=300e9,
         outside=25e9,
@@ -70,7 +67,6 @@ MACHINES = {
         "Ascend 910A 32 GB, Atlas 800",
         peak=256e12,
         bandwidth=1.2e12,
-        memory=32e9,
         joined=4,
         inside=90e9,
         outside=12.5e9,
@@ -82,7 +78,6 @@ MACHINES = {
         "Ascend 910B 64 GB (313 TFLOP/s), Atlas 800T A2, Atlas 900 A2",
         peak=313e12,
         bandwidth=1.6e12,
-        memory=64e9,
         joined=8,
         inside=196e9,
         outside=25e9,
@@ -97,7 +92,6 @@ MACHINES = {
         "one die of an Ascend 910C (64 GB, 376 TFLOP/s), Atlas 900 A3",
         peak=376e12,
         bandwidth=1.6e12,
-        memory=64e9,
         joined=768,
         inside=196e9,
         outside=25e9,

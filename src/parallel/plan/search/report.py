@@ -6,11 +6,11 @@ from src.common.checks import require
 from src.common.tables import table
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.costs import bubble
+from src.parallel.plan.fitting import GB, device_memory
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.search.fit import Checked, check, tie
 from src.parallel.plan.search.machines import MACHINES, Machine, machine_name
 from src.parallel.plan.search.shortlist import HEADROOM, Candidate, Shortlist, search
-from src.parallel.plan.search.step_time import uses_flash
 
 MOST_ROWS = 10
 _REFUSED = "910A"
@@ -30,8 +30,8 @@ def describe_search(config: RunConfig) -> str:
     # The model is one of graphs that MindSpore's compiler spreads, so plans that it can't have are left out.
     target = "GPU" if name == "A100" else "Ascend"
     config = replace(config, parallel=replace(config.parallel, device_target=target, backend="semi_auto"))
-    memory = config.parallel.device_memory * 1e9 or machine.memory
-    found = search(config, machine, (1 - HEADROOM) * memory)
+    memory = device_memory(config.parallel)
+    found = search(config, machine, (1 - HEADROOM) * memory * GB)
     return "\n\n".join(
         [_numbers(config, machine, name, found), _errors(machine, checked), _plans(memory, found, tie(checked))]
     )
@@ -52,7 +52,8 @@ def _require_modelled(config: RunConfig) -> None:
     model, parallel = config.model, config.parallel
     require(
         model.compute_dtype != "float32",
-        "--search knows devices in half precision: give --model.compute_dtype float16 or bfloat16",
+        "--search knows half precision only: give --model.compute_dtype float16 or bfloat16, or --mode with "
+        "--parallel.device_target, which have it",
     )
     require(
         not model.num_experts,
@@ -82,8 +83,8 @@ def _numbers(config: RunConfig, machine: Machine, name: str, found: Shortlist) -
             f"step     {found.sequences:,} sequences of {model.seq_length:,} tokens, as the settings make; each plan "
             "keeps them",
             f"machine  {config.parallel.world_size:,} x {machine.title}",
-            f"         {machine.peak / tera:.0f} TFLOP/s in half precision, {machine.memory / giga:.0f} GB of memory "
-            f"at {machine.bandwidth / tera:.1f} TB/s,",
+            f"         {machine.peak / tera:.0f} TFLOP/s in half precision, {device_memory(config.parallel):g} GB of "
+            f"memory at {machine.bandwidth / tera:.1f} TB/s,",
             f"         sends {machine.inside / giga:.0f} GB/s among {machine.joined} neighbours and "
             f"{machine.outside / giga:.0f} GB/s to others",
             *(f"         {source}" for source in machine.sources),
@@ -123,7 +124,7 @@ def _plans(memory: float, found: Shortlist, tied: float) -> str:
     shown = found.fitting[:MOST_ROWS]
     rows = [_row(str(place), candidate, first, tokens, tied) for place, candidate in enumerate(shown, start=1)]
     given = _row("given", found.given, first, tokens, tied)
-    if found.given.memory > (1 - HEADROOM) * memory:
+    if found.given.memory > (1 - HEADROOM) * memory * GB:
         given[-1] = "no room"
     ties = sum(one.seconds <= first.seconds * (1 + tied) for one in found.fitting)
     header = ["place", "tp", "pp", "dp", "micro x batch", "recompute", "bubble", "GB", "seconds", "tokens/s", "to 1"]
@@ -132,7 +133,7 @@ def _plans(memory: float, found: Shortlist, tied: float) -> str:
             table(
                 header,
                 [*rows, given],
-                f"Plans with {_attention(first.config)} attention for {1 - HEADROOM:.0%} of {memory / 1e9:g} GB a "
+                f"Plans with {_attention(first.config)} attention for {1 - HEADROOM:.0%} of {memory:g} GB a "
                 "device: predicted by the model, not measured",
             ),
             f"{ties} plans tie: they differ by less than {tied:.0%}, the standard error of a difference of two "
@@ -145,7 +146,7 @@ def _plans(memory: float, found: Shortlist, tied: float) -> str:
 
 
 def _attention(config: RunConfig) -> str:
-    return "flash" if uses_flash(config) else "plain"
+    return "flash" if config.has_flash_attention else "plain"
 
 
 def _flags(config: RunConfig) -> list[str]:
@@ -172,7 +173,7 @@ def _row(place: str, candidate: Candidate, first: Candidate, tokens: int, tied: 
         f"{config.micro_steps} x {config.training.batch_size}",
         str(config.parallel.recompute),
         f"{bubble(plan.pipeline, config.micro_steps):.0%}",
-        f"{candidate.memory / 1e9:.1f}",
+        f"{candidate.memory / GB:.1f}",
         f"{candidate.seconds:.2f}",
         f"{tokens / candidate.seconds / plan.world_size:,.0f}",
         "" if candidate is first else f"tie {slower:+.0%}" if abs(slower) < tied else f"{slower:+.0%}",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from src.common.checks import require
 from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig
+from src.parallel.plan.fitting import GB
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.search.machines import Machine
 from src.parallel.plan.search.step_time import stage_costs, step_seconds
@@ -70,8 +71,8 @@ def search(config: RunConfig, machine: Machine, memory: float) -> Shortlist:
     sizes = smallest.config.parallel
     require(
         fitting,
-        f"no plan of {sizes.world_size} ranks fits {memory / 1e9:.3g} GB; the smallest of {tried} (tensor "
-        f"{sizes.tensor}, pipeline {sizes.pipeline}, data {sizes.data}) needs {smallest.memory / 1e9:.1f} GB: give a "
+        f"no plan of {sizes.world_size} ranks fits {memory / GB:.3g} GB; the smallest of {tried} (tensor "
+        f"{sizes.tensor}, pipeline {sizes.pipeline}, data {sizes.data}) needs {smallest.memory / GB:.1f} GB: give a "
         "larger --parallel.world_size or --parallel.device_memory",
     )
     return Shortlist(sorted(fitting, key=lambda one: one.seconds), given, tried, sequences)

@@ -80,12 +80,6 @@ class _Stage:
         return self.config.parallel.recompute in kinds
 
 
-def uses_flash(config: RunConfig) -> bool:
-    """Return whether attention is one fused operator."""
-    parallel = config.parallel
-    return parallel.attention == "flash" or (parallel.attention == "auto" and parallel.chip in ("A2", "A3"))
-
-
 def step_seconds(stages: Sequence[StageCost], shares: Shares) -> float:
     """Return the seconds of a step, which are those of the slowest stage."""
     return max(stage.seconds(shares) for stage in stages)
@@ -123,7 +117,7 @@ def _flops(stage: _Stage) -> float:
     matrices = 2 * tokens * (4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_hidden_size)
     scores = 4 * tokens * model.seq_length * model.hidden_size
     attention = 3 * scores
-    if uses_flash(stage.config):
+    if stage.config.has_flash_attention:
         scores /= 2
         attention = 3.5 * scores
     elif stage.recomputes("selective"):
@@ -146,7 +140,7 @@ def _moved(stage: _Stage) -> float:
     activation = 2 * stage.tokens * model.ffn_hidden_size * item / plan.tensor
     forward = norms + sums + heads + activation
     moved = 3 * forward + stage.recomputes("selective") * (norms + activation) + stage.recomputes("full") * forward
-    if not uses_flash(stage.config):
+    if not stage.config.has_flash_attention:
         weights = stage.tokens * model.seq_length * model.num_heads / plan.tensor  # number of attention weights
         softmax = ITEM_SIZE[model.softmax_compute_dtype]
         forward = weights * (2 * item + 2 * softmax + dropout * (2 * item + 1))  # mask, softmax, dropout and its mask

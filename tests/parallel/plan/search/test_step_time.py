@@ -12,7 +12,7 @@ from src.parallel.plan.search.step_time import Schedule, stage_costs, step_secon
 
 # A device that computes 1 FLOP, moves 1 byte and sends 1 byte a second, or a fourth of that to other servers.
 UNIT = replace(MACHINES["A2"], peak=1.0, bandwidth=1.0, joined=8, inside=1.0, outside=0.25)
-H, L, A, S, V, B = 64, 4, 8, 32, 96, 2
+H, L, A, S, V, B = 128, 4, 8, 32, 96, 2
 N = B * S  # tokens of a micro-batch
 
 
