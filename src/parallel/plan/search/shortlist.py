@@ -91,6 +91,7 @@ def _of_sizes(
     config: RunConfig, machine: Machine, memory: float, sizes: dict[str, int], sequences: int
 ) -> Iterator[Candidate]:
     """Yield the plans with these sizes and these sequences of a replica, without those that surely need too much."""
+    fits = False
     for recompute in _RECOMPUTE:
         for batch_size in _divisors(sequences):
             made = _with_plan(config, sizes, recompute, batch_size, sequences // batch_size)
@@ -98,10 +99,11 @@ def _of_sizes(
                 continue
             found = _candidate(made, machine)
             yield found
-            if found.memory > memory:  # and so do larger micro-batches, and less recompute
-                if batch_size == 1:
-                    return
-                break
+            fits = fits or found.memory <= memory
+            if not fits:
+                return  # the first plan needs the least
+            if found.memory > memory:
+                break  # and so do larger micro-batches
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate:
