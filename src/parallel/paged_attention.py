@@ -44,6 +44,8 @@ def attends_by_caches(model: PanguAlphaModel) -> bool:
 class AttentionOfCache(nn.Cell):
     """Replaces a CoreAttention. With a KV cache, the cache attends; else the plain attention does, as for scoring.
 
+    With a cache nobody reads the bias, so the compiler leaves the mask out.
+
     Inputs:
         q, k, v, bias, dropout_key: See CoreAttention.
         cache: A function of q, k, v (B * T, H) that returns what PagedCache returns; None for no cache.

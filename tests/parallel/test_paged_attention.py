@@ -1,9 +1,12 @@
 """Attention by Ascend's operators, which are emulated here by their documented formulas (tests/support)."""
 
+import inspect
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from mindspore.ops import auto_generate
 
 from src.common.cli import parse
 from src.common.settings import GenerationConfig
@@ -11,7 +14,7 @@ from src.inference.config import PredictConfig
 from src.inference.loop import generate_tokens
 from src.inference.mindspore.load import build_runtime
 from src.parallel.paged_attention import PagedCache, PagedPlaces
-from tests.support.ascend_operators import emulate
+from tests.support.ascend_operators import EMULATIONS, emulate
 from tests.test_pangu_alpha import CONFIG, PEER, golden_model, largest  # noqa: F401
 
 HEADS, SIZE, ROWS, CAPACITY = 3, 8, 3, 40  # a capacity that is no multiple of a block
@@ -20,6 +23,14 @@ HEADS, SIZE, ROWS, CAPACITY = 3, 8, 3, 40  # a capacity that is no multiple of a
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch):
     emulate(monkeypatch.setattr)
+
+
+@pytest.mark.parametrize("emulation", EMULATIONS)
+def test_an_emulation_takes_what_the_operator_takes(emulation):
+    operator = getattr(auto_generate, emulation.__name__)
+    assert inspect.signature(emulation.__init__) == inspect.signature(operator.__init__)
+    inputs = [name for name in inspect.signature(emulation.construct).parameters if name != "others"]
+    assert inputs == list(inspect.signature(operator.__call__).parameters)[: len(inputs)]
 
 
 HALF = ["--dry_run", "--mode=tiny", "--parallel.device_target=Ascend", "--model.compute_dtype=bfloat16"]

@@ -96,7 +96,10 @@ class PagedAttention(Emulated):
         return attend(query, key, value, self.scale_value, hidden).transpose(0, 2, 1, 3).reshape(rows, 1, width)
 
 
+EMULATIONS = (PromptFlashAttention, ReshapeAndCache, PagedAttention)
+
+
 def emulate(patch):
     """Put the emulations in the places of the operators in the project's modules, by `patch(module, name, value)`."""
-    for operator in (PromptFlashAttention, ReshapeAndCache, PagedAttention):
-        patch(paged_attention, operator.__name__, operator)
+    for emulation in EMULATIONS:
+        patch(paged_attention, emulation.__name__, emulation)
