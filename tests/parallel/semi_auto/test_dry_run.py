@@ -141,12 +141,44 @@ def test_experts_are_as_planned():
     assert planned(output) and "8 AlltoAll among 2" in output  # two in each layer, forward and backward
 
 
-def test_generation_is_as_planned():
-    status, output, errors = run(ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1")
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ([], ["fused operators: none; 6 BatchMatMul; on the AICPU: none"] * 2),
+        (
+            ["--model.compute_dtype=float16", "--parallel.chip=A2"],  # parallel.attention is auto
+            [
+                f"fused operators: 3 {attention}, 3 ReshapeAndCache; 0 BatchMatMul; on the AICPU: none"
+                for attention in ("PromptFlashAttention", "PagedAttention")
+            ],
+        ),
+    ],
+    ids=["plain", "flash"],
+)
+def test_generation_is_as_planned(flags, told):
+    """Of messages, there are AllReduces of the embedding and two in each layer, and an AllGather of the logits."""
+    status, output, errors = run(
+        ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1", *flags
+    )
     assert status == 0, errors
-    assert (
-        planned(output) == [(63, 8)] * 2
-    )  # AllReduces of the embedding and two in each layer; an AllGather of the logits
+    assert planned(output) == [(63, 8)] * 2
+    assert re.findall("runs    (.*)", output) == told
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--dry_run", "--generation.use_past=false"], "flash needs the KV cache, which generation.use_past false"),
+        (["--dry_run", "--model.hidden_size=1024", "--model.num_heads=2"], "heads of at most 256; they have 512"),
+        (["--random_weights=true"], "parallel.device_target is CPU or GPU"),
+    ],
+)
+def test_flash_generation_is_refused_where_it_cannot_be(flags, told):
+    told_by = run(
+        ROOT / "predict.py", "--mode=tiny", "--model.compute_dtype=float16", "--parallel.attention=flash", *flags
+    )
+    assert told_by[:2] == (2, "") and told_by[2].count("\n") == 1
+    assert told in told_by[2]
 
 
 @pytest.mark.parametrize(

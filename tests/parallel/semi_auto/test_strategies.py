@@ -17,10 +17,11 @@ from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
-from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
+from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches, make_paged_caches
 from src.parallel.semi_auto.strategies import annotate, annotate_model
 from src.parallel.semi_auto.train_step import Objective, SemiAutoStepper, build_train_step
 from src.training.config import TrainConfig
+from tests.support.ascend_operators import emulate
 from tests.support.programs import TINY, random_ids, random_model
 from tests.test_pangu_alpha import (  # noqa: F401
     CONFIG,
@@ -109,10 +110,12 @@ def test_gradients_are_sent_by_groups_of_layers():
     assert [layer.attention.dense1.weight.comm_fusion for layer in model.layers] == [1, 1, 2]
 
 
-def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
+@pytest.mark.parametrize("make", [make_caches, make_paged_caches])
+def test_generation_graphs_choose_the_peer_s_tokens(golden_model, make, monkeypatch):  # noqa: F811
+    emulate(monkeypatch.setattr)
     prompt = PEER["ids"][0, :7].tolist()
-    caches = make_caches(CONFIG, ONE_DEVICE, batch=1, capacity=CONFIG.seq_length)
     annotate_model(golden_model, ONE_DEVICE)
+    caches = make(golden_model, ONE_DEVICE, batch=1, capacity=CONFIG.seq_length)
     prefill, decode = (SemiAutoNextLogits(golden_model, caches, tokens) for tokens in (16, 1))
     zero = Tensor([0], ms.int32)
     padded = Tensor([prompt + [0] * (16 - len(prompt))], ms.int32)

@@ -63,7 +63,7 @@ def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Pa
 
     from src.pangu_alpha import PanguAlphaModel
     from src.parallel.plan.plan import Plan
-    from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
+    from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches, make_paged_caches
     from src.parallel.semi_auto.strategies import annotate_model
     from src.parallel.semi_auto.train_step import enter
 
@@ -73,7 +73,8 @@ def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Pa
     with no_init_parameters():
         model = PanguAlphaModel(config.model)
         annotate_model(model, plan)
-        cell = SemiAutoNextLogits(model, make_caches(config.model, plan, rows, config.model.seq_length), tokens)
+        make = make_paged_caches if config.has_flash_generation else make_caches
+        cell = SemiAutoNextLogits(model, make(model, plan, rows, config.model.seq_length), tokens)
     cell.set_train(False)
     began = time.perf_counter()
     cell.compile(*inputs)

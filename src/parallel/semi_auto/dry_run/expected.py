@@ -11,7 +11,17 @@ from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.costs import FLOAT32, ITEM_SIZE, rank_memory, sliced_sums
 from src.parallel.plan.plan import Plan
-from src.parallel.plan.sharding import Box, box, is_expert, optimizer_box, parameter_shapes, stages, tensor_axis
+from src.parallel.plan.sharding import (
+    CACHE_BLOCK,
+    Box,
+    box,
+    cache_blocks,
+    is_expert,
+    optimizer_box,
+    parameter_shapes,
+    stages,
+    tensor_axis,
+)
 
 UNCUT = ".output.ffn.projection.bias"  # the compiler does not cut the moments of this bias; see updated_box
 Message = tuple[str, int, str, str]  # operation, ranks of its group, part of the model, phase
@@ -35,6 +45,8 @@ def inference_slices(config: RunConfig, plan: Plan, rank: int, rows: int) -> dic
     model, at = config.model, plan.coordinates(rank)
     found = {name: box(name, shape, plan, at).shape for name, shape in parameter_shapes(model).items()}
     cache = (rows, model.num_heads // plan.tensor, model.seq_length, model.head_size)
+    if config.has_flash_generation:
+        cache = (rows * cache_blocks(model.seq_length), CACHE_BLOCK, model.num_heads // plan.tensor, model.head_size)
     return found | {f"cache.{layer}.{kind}": cache for layer in range(model.num_layers) for kind in ("key", "value")}
 
 
