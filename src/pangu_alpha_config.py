@@ -13,7 +13,15 @@ from src.common.checks import at_least, require, whole_numbers
 from src.common.errors import InputError
 from src.common.files import write_text
 from src.common.reading import read_yaml
-from src.common.settings import MOST_IDS, DataConfig, DerivedInt, GenerationConfig, ParallelConfig, TrainingConfig
+from src.common.settings import (
+    MOST_IDS,
+    DataConfig,
+    DerivedFloat,
+    DerivedInt,
+    GenerationConfig,
+    ParallelConfig,
+    TrainingConfig,
+)
 
 DType = Literal["float32", "float16", "bfloat16"]
 
@@ -36,8 +44,8 @@ class PanguAlphaConfig:
         num_heads: Number of attention heads. It must divide hidden_size.
         seq_length: Length of the longest text in tokens. The position embeddings have as many rows.
         ffn_hidden_size: Width of the feed-forward layers. The default is 4 * hidden_size.
-        dropout_rate: Probability of dropout in training, after embeddings, attention weights, attention layers and
-            feed-forward layers.
+        dropout_rate: Probability of dropout in training, after embeddings, attention layers and feed-forward layers.
+        attention_dropout_rate: Probability of dropout of the attention weights. The default is dropout_rate.
         hidden_act: Activation of the feed-forward layers: fast_gelu (x * sigmoid(1.702 x), as on Ascend) or gelu (its
             tanh form, as in the original for GPU).
         eod_token: Id that ends a document in the training data. In the released models it is 6.
@@ -64,6 +72,7 @@ class PanguAlphaConfig:
     seq_length: int = 1024
     ffn_hidden_size: DerivedInt = None
     dropout_rate: float = 0.1
+    attention_dropout_rate: DerivedFloat = None
     hidden_act: Literal["fast_gelu", "gelu"] = "fast_gelu"
     eod_token: int = 6
     pad_token: int = 6
@@ -98,7 +107,10 @@ class PanguAlphaConfig:
         if self.ffn_hidden_size is None:
             self.ffn_hidden_size = 4 * self.hidden_size
         whole_numbers(1, 1 << 21, self, "ffn_hidden_size", prefix="model.")
-        require(0 <= self.dropout_rate < 1, f"model.dropout_rate is {self.dropout_rate}; it must lie in [0, 1)")
+        if self.attention_dropout_rate is None:
+            self.attention_dropout_rate = self.dropout_rate
+        for name in ("dropout_rate", "attention_dropout_rate"):
+            require(0 <= getattr(self, name) < 1, f"model.{name} is {getattr(self, name)}; it must lie in [0, 1)")
         require(
             self.hidden_act in ("fast_gelu", "gelu"), f"model.hidden_act '{self.hidden_act}' is none of fast_gelu, gelu"
         )
@@ -131,6 +143,11 @@ class PanguAlphaConfig:
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts. Layers count from 0; the query layer is the last one."""
         return self.num_experts > 0 and (layer + 1) % self.expert_interval == 0
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training drops anything. Each batch then needs dropout keys."""
+        return self.dropout_rate > 0 or self.attention_dropout_rate > 0
 
     @property
     def head_size(self) -> int:

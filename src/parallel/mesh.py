@@ -11,6 +11,8 @@ from mindspore.communication import create_group, get_group_size, get_rank, init
 from src.common.errors import InputError
 from src.common.memory import require_memory
 from src.common.settings import ParallelConfig
+from src.parallel.chip import settle_chip
+from src.parallel.compiler_options import set_compiler_options
 from src.parallel.launch.launcher import LOCAL_SIZE
 from src.parallel.plan.plan import AXES, Coordinates, Plan
 
@@ -21,10 +23,11 @@ CALL_DEPTH = 100000  # MindSpore's default, 1000, is too small for the unrolled 
 
 
 def prepare_device(config: ParallelConfig) -> None:
-    """Select graph mode and the device of the configuration.
+    """Select graph mode, the device of the configuration and what its compiler does, and ask it for its kind.
 
     Raises:
-        InputError: The installed MindSpore has no such device, or is told to keep compiled graphs.
+        InputError: The installed MindSpore has no such device, the device is of another kind than the settings say, or
+            MindSpore is told to keep compiled graphs.
     """
     # Seen with MindSpore 2.10 on a CPU: from the first step, the losses of a graph from the cache are others.
     if os.environ.get(COMPILE_CACHE) == "1":
@@ -36,11 +39,13 @@ def prepare_device(config: ParallelConfig) -> None:
         ms.set_context(mode=ms.GRAPH_MODE, device_target=config.device_target, max_call_depth=CALL_DEPTH)
         if config.device_target != "CPU":
             ms.set_device(config.device_target, config.device_id)
+            set_compiler_options(config)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(
             f"parallel.device_target {config.device_target} (device {config.device_id}) is not available "
             f"to the MindSpore that is installed: {str(error).splitlines()[0]}; CPU always is"
         ) from error
+    settle_chip(config)
 
 
 @dataclass(frozen=True)

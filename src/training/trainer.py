@@ -227,7 +227,7 @@ class Trainer:
     def _inputs(self, batch: Batch, micro_step: int | None) -> Inputs:
         """Return what PanguAlphaWithLoss takes. `micro_step` gives a training batch its dropout keys; else None."""
         keys = None
-        if micro_step is not None and self.config.model.dropout_rate > 0:
+        if micro_step is not None and self.config.model.has_dropout:
             plan, rows = self.mesh.plan, len(batch.ids)
             first = plan.data_rank(self.mesh.rank) * rows
             keys = dropout_keys(self.config.training.seed, self.progress.step, micro_step, rows * plan.data_ranks)

@@ -115,7 +115,7 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
             _of_parameter(name, shape, plan, rank, add)
     if calls > 1:
         add(_inputs(config, first, last), "AllGather", plan.data_ranks, "batch", "forward")
-    add(1, "AllReduce", plan.world_size, "norm", "update")
+    add(1 + config.parallel.has_float_status, "AllReduce", plan.world_size, "norm", "update")
     for is_there, out, back in ((not last, "Send", "Receive"), (not first, "Receive", "Send")):
         if is_there:
             add(calls, out, plan.pipeline, "pipeline", "forward")
@@ -174,4 +174,4 @@ def _inputs(config: RunConfig, first: bool, last: bool) -> int:
     Every stage uses the attention mask and the dropout keys. The first stage embeds ids and positions, and the last one
     uses them for queries and labels. Only the last stage uses the loss mask.
     """
-    return 1 + (2 if first or last else 0) + last + bool(config.model.dropout_rate)
+    return 1 + (2 if first or last else 0) + last + config.model.has_dropout
