@@ -128,7 +128,7 @@ def settings_of(config: ProjectConfig) -> dict[str, Any]:
     for name, value in values.items():
         if value != default[name]:
             raise InputError(f"model.{name} is {value}: the plug-in of MindFormers has no such setting; use train.py")
-    return known | {"embedding_dropout_prob": config.dropout_rate}
+    return known | {"embedding_dropout_prob": config.dropout_rate, "attention_dropout_rate": config.attention_dropout}
 
 
 def _check(config: PanguAlphaConfig) -> None:

@@ -10,10 +10,8 @@ from src.common.checks import at_least, require, whole_numbers
 # code that reads the setting sees a number.
 if TYPE_CHECKING:
     DerivedInt = Union[int, Any]
-    DerivedFloat = Union[float, Any]
 else:
     DerivedInt = Optional[int]
-    DerivedFloat = Optional[float]
 
 CommOverlap = Literal[
     "grad_matmul_communication_overlap",

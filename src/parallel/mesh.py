@@ -11,7 +11,6 @@ from mindspore.communication import create_group, get_group_size, get_rank, init
 from src.common.errors import InputError
 from src.common.memory import require_memory
 from src.common.settings import ParallelConfig
-from src.parallel.chip import settle_chip
 from src.parallel.compiler_options import set_compiler_options
 from src.parallel.launch.launcher import LOCAL_SIZE
 from src.parallel.plan.plan import AXES, Coordinates, Plan
@@ -23,11 +22,10 @@ CALL_DEPTH = 100000  # MindSpore's default, 1000, is too small for the unrolled 
 
 
 def prepare_device(config: ParallelConfig) -> None:
-    """Select graph mode, the device of the configuration and what its compiler does, and ask it for its kind.
+    """Select graph mode, the device of the configuration and what its compiler does.
 
     Raises:
-        InputError: The installed MindSpore has no such device, the device is of another kind than the settings say, or
-            MindSpore is told to keep compiled graphs.
+        InputError: The installed MindSpore has no such device, or is told to keep compiled graphs.
     """
     # Seen with MindSpore 2.10 on a CPU: from the first step, the losses of a graph from the cache are others.
     if os.environ.get(COMPILE_CACHE) == "1":
@@ -45,7 +43,6 @@ def prepare_device(config: ParallelConfig) -> None:
             f"parallel.device_target {config.device_target} (device {config.device_id}) is not available "
             f"to the MindSpore that is installed: {str(error).splitlines()[0]}; CPU always is"
         ) from error
-    settle_chip(config)
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ class Trainer:
             first = plan.data_rank(self.mesh.rank) * rows
             keys = dropout_keys(self.config.training.seed, self.progress.step, micro_step, rows * plan.data_ranks)
             keys = Tensor(keys[first : first + rows])
-        return *batch.tensors(self.config.model), keys
+        return *batch.tensors(self.config), keys
 
     def validate(self) -> dict[str, float]:
         """Return the mean loss and the perplexity of the validation batches. Each counted token weighs the same."""

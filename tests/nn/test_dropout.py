@@ -199,7 +199,7 @@ def test_attention_may_have_its_own_rate():
     rates = {name: cell.rate for name, cell in model.cells_and_names() if isinstance(cell, Dropout)}
     assert {rate for name, rate in rates.items() if ".core." in name} == {0.0}
     assert [rate for name, rate in rates.items() if ".core." not in name] == [0.5] * (1 + 2 * TINY.num_layers)
-    assert model.config.has_dropout and random_model(dropout_rate=0.1)[0].config.attention_dropout_rate == 0.1
+    assert model.config.has_dropout and random_model(dropout_rate=0.1)[0].config.attention_dropout == 0.1
 
 
 def test_sites_follow_the_order_of_the_cells():

@@ -15,7 +15,7 @@ HIDDEN = 2 * 16 * 32 * 4  # bytes of the hidden states of 2 sequences
 
 def config_of(parallel=None, model=None, **training):
     return TrainConfig(
-        replace(MODEL, **dict(attention_dropout_rate=None) | (model or {})),
+        replace(MODEL, **model or {}),
         DataConfig(),
         TrainingConfig(**dict(batch_size=2) | training),
         ParallelConfig(**parallel or {}),

@@ -48,7 +48,7 @@ def random_weights(model, seed=0, std=0.2):
 
 def random_model(seed=0, std=0.2, **changes):
     """Return a model with TINY's settings and `changes`, and its weights."""
-    model = PanguAlphaModel(replace(TINY, **dict(attention_dropout_rate=None) | changes))
+    model = PanguAlphaModel(replace(TINY, **changes))
     return model, random_weights(model, seed, std)
 
 

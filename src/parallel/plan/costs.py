@@ -215,20 +215,20 @@ def layer_activations(config: RunConfig, layer: int) -> int:
     rows, two routing tables and a dropout mask of all tokens.
     """
     model, parallel = config.model, config.parallel
-    tokens, item = _tokens(config), ITEM_SIZE[model.compute_dtype]
-    dropout, of_weights = bool(model.dropout_rate), bool(model.attention_dropout_rate)
+    tokens, item, dropout = _tokens(config), ITEM_SIZE[model.compute_dtype], bool(model.dropout_rate)
     hidden, own_tokens = _hidden_bytes(config), _hidden_bytes(config) // _token_parts(config)
     residual = (2 + dropout) * own_tokens + dropout * (hidden if model.has_experts(layer) else own_tokens)
     norm_outputs = 2 * hidden
     attention = 4 * hidden // parallel.tensor
     softmax_item = ITEM_SIZE[model.softmax_compute_dtype]
-    cast_or_dropped = item if of_weights or softmax_item != item else 0
+    drops_weights = bool(model.attention_dropout)
+    cast_or_dropped = item if drops_weights or softmax_item != item else 0
     weights = (
         tokens
         * model.seq_length
         * model.num_heads
         // parallel.tensor
-        * (softmax_item + cast_or_dropped + of_weights * item)
+        * (softmax_item + cast_or_dropped + drops_weights * item)
     )
     if model.has_experts(layer):
         places = _expert_places(config)
