@@ -39,15 +39,28 @@ def planned(output):
 
 
 def test_every_kind_of_rank_is_as_planned():
+    """Two micro-batches have dropout without slow operators and the overflow register of a 910A, and the compiler has
+    heard of the options for communication."""
     status, output, errors = dry_run(
         *SPREAD,
         "--parallel.optimizer_shard",
+        "--parallel.chip=910A",
+        "--parallel.jit_level=O1",
+        "--parallel.fusion_megabytes=32",
+        "--parallel.comm_overlap=[grad_matmul_communication_overlap, computation_allgather_overlap]",
         "--model.dropout_rate=0.1",
         "--model.compute_dtype=float16",
         "--model.param_init_dtype=float16",
     )
     assert status == 0, errors
     assert re.findall(r"^rank (\d)", output, re.MULTILINE) == ["0", "4"]
+    assert output.count("on the AICPU: none; 1 NPUGetFloatStatusV2\n") == 2
+    assert re.findall(r"^  with    (.*)", output, re.MULTILINE) == 2 * [
+        "jit_level O1",
+        "grad_matmul_communication_overlap",
+        "computation_allgather_overlap",
+        "messages fused by size: allreduce 32 MB, allgather 32 MB, reducescatter 32 MB",
+    ]
     # The stage has both blocks and the embedding. Each parameter has a sum of gradients and two moments. The rest are
     # scalars and inputs.
     assert planned(output)[0][0] == 4 * (2 + 2 * 16) + 4 + 5
@@ -86,6 +99,7 @@ def test_a_whole_vocabulary_is_as_planned():
         "--rank=3",
     )
     assert status == 0, errors
+    assert "NPUGet" not in output and "  with  " not in output  # the default chip is not known to be a 910A
     assert planned(output) == [(167, 68)] and "44 AllReduce among 2" in output and "24 AllReduce among 4" in output
 
 

@@ -129,7 +129,7 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
             _of_parameter(name, shape, plan, rank, add)
     if calls > 1:
         add(_inputs(config, first, last), "AllGather", plan.data_ranks, "batch", "forward")
-    add(1, "AllReduce", plan.world_size, "norm", "update")
+    add(1 + config.parallel.has_float_status, "AllReduce", plan.world_size, "norm", "update")
     for is_there, out, back in ((not last, "Send", "Receive"), (not first, "Receive", "Send")):
         if is_there:
             add(calls, out, plan.pipeline, "pipeline", "forward")

@@ -104,9 +104,8 @@ def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
         number = one.pop("count")
         collectives[Collective(**one | {"ranks": tuple(one["ranks"])})] += number
     slices = {name: tuple(shape) for name, shape in result["slices"].items()}
-    return Compiled(
-        Graph(parameters, collectives, Counter(result["operators"])), slices, result["seconds"], result["peak_memory"]
-    )
+    found = Graph(parameters, collectives, Counter(result["operators"]))
+    return Compiled(found, slices, result["seconds"], result["peak_memory"], result["options"])
 
 
 def _deep_stack() -> None:
@@ -201,6 +200,7 @@ def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, diffe
         f"  sends   {sent or 'nothing'}",
         f"  groups  {'; '.join(groups) or 'none'}",
         f"  runs    {told_operators(compiled.graph.operators)}",
+        *(f"  with    {one}" for one in compiled.options),
     ]
     if config.parallel.strategy_search:
         lines.append("  plan    none: the compiler searched for strategies")
