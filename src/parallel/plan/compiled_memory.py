@@ -25,7 +25,7 @@ from src.parallel.plan.sizes import (
 )
 
 _LOGITS = 5  # float32 arrays of the logits' size that the loss and its gradient have at once
-_UPDATE = 4  # float32 arrays of a half-precision parameter's size that its update has at once
+_UPDATE = 3  # float32 arrays of a parameter's size that its update has at once
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,21 @@ class _Stage:
         """At the end of the backward pass: one layer is kept, and a step of one micro-batch has all gradients."""
         kept = (self.in_flight - 1) * self.kept + self.kept_by_layer(self.layers[0])
         copies = self.copies if self.several else 0
-        gradients = 0 if self.several else sum(part.size * item_size(self.model, n) for n, _, part in self.parameters)
-        return Moment("backward", copies, gradients, kept + self.working + self.batch)
+        return Moment("backward", copies, 0 if self.several else self.gradients, kept + self.working + self.batch)
 
     def update(self) -> Moment:
-        """In the update of the parameters. The compiler's order computes all of them side by side."""
-        arrays = sum(
-            part.size * (_UPDATE if item_size(self.model, name) < FLOAT32 else 1) for name, _, part in self.parameters
-        )
-        return Moment("update", 0, FLOAT32 * arrays, self.inputs)
+        """At the first update of a parameter. All gradients are there, or the scattered parts of their sums."""
+        gradients = self.gradients
+        if self.several:
+            gradients = sum(FLOAT32 * part.size for _, held, part in self.parameters if part != held)
+        half = sum(part.size for name, _, part in self.parameters if item_size(self.model, name) < FLOAT32)
+        largest = max(part.size for _, _, part in self.parameters)
+        return Moment("update", 0, gradients + FLOAT32 * (half + _UPDATE * largest), self.inputs)
+
+    @property
+    def gradients(self) -> int:
+        """Bytes of the gradients of a step of one micro-batch."""
+        return sum(part.size * item_size(self.model, name) for name, _, part in self.parameters)
 
     def kept_by_layer(self, layer: int) -> int:
         """Bytes that a layer keeps of a micro-batch for its backward pass."""
