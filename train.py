@@ -18,10 +18,12 @@ def main() -> None:
         dry_run(config, config.rank)
         return
     # MindSpore takes seconds to import, so it is imported after the arguments are checked.
+    from src.parallel.chip import settle_chip
     from src.parallel.mesh import prepare_device
     from src.training.trainer import Trainer
 
     prepare_device(config.parallel)
+    settle_chip(config.parallel)
     Trainer(config).run()
 
 

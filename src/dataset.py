@@ -9,41 +9,86 @@ from mindspore import Tensor
 
 from src.common.errors import InputError
 from src.data.mindrecord import check_files, outermost_records, read_records, record_files
-from src.pangu_alpha_config import PanguAlphaConfig
+from src.pangu_alpha_config import RunConfig
 
 NO_RECORD = -1  # takes the place of a record in a batch that is not full
 
 
-def eod_reset(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute positions and an attention mask that restart after each end of document.
-
-    The end of document itself still belongs to the document that it ends.
+def documents_of(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the documents of each row. The end of document itself still belongs to the document that it ends.
 
     Args:
         ids: int32 (B, S+1). The last column is only a label.
         eod_token: Id that ends a document.
 
     Returns:
-        position_ids, int32 (B, S), and attention_mask, int8 (B, S, S): 1 where a query (row) may attend to a key
-        (column). A token attends to itself and to the tokens before it in the same document.
+        position_ids, int32 (B, S), which restart at 0 in each document; and the numbers of the documents, int32 (B, S).
     """
     inputs = ids[:, :-1]
     ends = inputs == eod_token
     begins = np.pad(ends[:, :-1], ((0, 0), (1, 0)))
-    document = np.cumsum(begins, axis=1, dtype=np.int32)  # (B, S)
+    document = np.cumsum(begins, axis=1, dtype=np.int32)
     place = np.arange(inputs.shape[1], dtype=np.int32)
-    start = np.maximum.accumulate(np.where(begins, place, 0), axis=1)  # (B, S)
-    may_attend = document[:, :, None] == document[:, None, :]  # (B, S, S)
-    may_attend &= place[:, None] >= place
-    return place - start, may_attend.view(np.int8)
+    start = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+    return place - start, document
+
+
+def eod_reset(ids: np.ndarray, eod_token: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute positions and an attention mask that restart after each end of document.
+
+    Returns:
+        position_ids, int32 (B, S), and attention_mask, int8 (B, S, S): 1 where a query (row) may attend to a key
+        (column). A token attends to itself and to the tokens before it in the same document.
+    """
+    position_ids, document = documents_of(ids, eod_token)
+    return position_ids, attention_mask_of(document)
 
 
 def causal(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute positions and an attention mask that ignore documents. Shapes and dtypes are those of `eod_reset`."""
+    position_ids, document = one_document(ids)
+    return position_ids, attention_mask_of(document)
+
+
+def one_document(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `documents_of` does, for rows of one document each."""
     batch, length = ids.shape[0], ids.shape[1] - 1
     position_ids = np.broadcast_to(np.arange(length, dtype=np.int32), (batch, length))
-    attention_mask = np.broadcast_to(np.tril(np.ones((length, length), np.int8)), (batch, length, length))
-    return position_ids.copy(), attention_mask.copy()
+    return position_ids.copy(), np.zeros((batch, length), np.int32)
+
+
+def attention_mask_of(document: np.ndarray) -> np.ndarray:
+    """Return the attention mask of documents with these numbers (B, S): int8 (B, S, S)."""
+    place = np.arange(document.shape[1], dtype=np.int32)
+    may_attend = document[:, :, None] == document[:, None, :]
+    may_attend &= place[:, None] >= place
+    return may_attend.view(np.int8)
+
+
+def document_ends(document: np.ndarray, most: int, rows: int) -> np.ndarray:
+    """Return where documents end, for an operator that takes a device's rows as one long row.
+
+    Args:
+        document: Numbers of the documents, int32 (B, S).
+        most: Largest number of documents in a row.
+        rows: Rows that a device computes together. They follow each other.
+
+    Returns:
+        int64 (B, most): one more than the place of each document's last token, counted from the first token of the
+        rows that are computed together. The last end is repeated.
+
+    Raises:
+        InputError: A row has more documents.
+    """
+    batch, length = document.shape
+    found = int(document[:, -1].max()) + 1
+    if found > most:
+        raise InputError(
+            f"a training record holds {found} documents, more than parallel.most_documents {most}; give "
+            f"--parallel.most_documents {found}, or --parallel.attention plain"
+        )
+    sizes = (document[:, :, None] == np.arange(most)).sum(1)  # (B, most)
+    return np.cumsum(sizes, axis=1) + (np.arange(batch) % rows * length)[:, None]
 
 
 @dataclass
@@ -58,11 +103,22 @@ class Batch:
     ids: np.ndarray
     loss_mask: np.ndarray | None = None
 
-    def tensors(self, model: PanguAlphaConfig) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return ids, position_ids, attention_mask and loss_mask, as PanguAlphaWithLoss takes them."""
-        inputs = eod_reset(self.ids, model.eod_token) if model.eod_reset else causal(self.ids)
+    def tensors(self, config: RunConfig) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return ids, position_ids, attention_mask and loss_mask, as PanguAlphaWithLoss takes them.
+
+        Fused attention takes documents in the place of the mask: see `RunConfig.attention_input`.
+        """
+        model, parallel = config.model, config.parallel
+        position_ids, document = documents_of(self.ids, model.eod_token) if model.eod_reset else one_document(self.ids)
+        if config.attention_input == "mask":
+            attention = attention_mask_of(document)
+        elif config.attention_input == "documents":
+            attention = document
+        else:
+            rows = config.training.batch_size // parallel.micro_batch_interleaved
+            attention = document_ends(document, parallel.most_documents, rows)
         loss_mask = None if self.loss_mask is None else Tensor(self.loss_mask)
-        return Tensor(self.ids), *map(Tensor, inputs), loss_mask
+        return Tensor(self.ids), Tensor(position_ids), Tensor(attention), loss_mask
 
 
 class TokenBatches:

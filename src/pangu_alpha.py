@@ -288,6 +288,18 @@ class PanguAlphaModel(nn.Cell):
         return self.reshape(logits, input_ids.shape + (-1,))
 
 
+class RowLosses(nn.Cell):
+    """Negative log-likelihoods: hidden states (N, H), the word table (V, H) and labels (N,) -> (N,) float32."""
+
+    def __init__(self, head: Head):
+        super().__init__()
+        self.head = head
+        self.cross_entropy = CrossEntropy()
+
+    def construct(self, x: Tensor, table: Tensor, labels: Tensor) -> Tensor:
+        return self.cross_entropy(self.head(x, table), labels)
+
+
 class PanguAlphaWithLoss(nn.Cell):
     """Mean negative log-likelihood of the labels ids[:, 1:]. A label that follows a pad token does not count.
 
@@ -306,7 +318,7 @@ class PanguAlphaWithLoss(nn.Cell):
         self.model = model
         self.pad_token = config.pad_token
         self.balance_loss_factor = config.balance_loss_factor if config.num_experts else 0.0
-        self.cross_entropy = CrossEntropy()
+        self.row_losses = RowLosses(model.head)
         self.not_equal = ops.NotEqual()
         self.mul = ops.Mul()
         self.div = ops.Div()
@@ -343,10 +355,8 @@ class PanguAlphaWithLoss(nn.Cell):
 
     def of_hidden(self, x: Tensor, ids: Tensor, loss_mask: Tensor | None) -> Tensor:
         """Return the loss of the hidden states (B * S, H) of the backbone."""
-        losses = self.cross_entropy(
-            self.model.head(x, self.model.backbone.embedding.word_embedding.embedding_table),
-            self.reshape(self._from(ids, 1), (-1,)),
-        )
+        table = self.model.backbone.embedding.word_embedding.embedding_table
+        losses = self.row_losses(x, table, self.reshape(self._from(ids, 1), (-1,)))
         counted = self.cast(self.not_equal(self._from(ids, 0), self.pad_token), ms.float32)
         if loss_mask is not None:
             counted = self.mul(counted, self.cast(loss_mask, ms.float32))

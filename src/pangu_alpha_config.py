@@ -5,7 +5,7 @@ The docstrings are the `--help` of programs. `configs/*.yaml` hold only what dif
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, Optional, Union
 
 import yaml
 
@@ -15,6 +15,8 @@ from src.common.files import write_text
 from src.common.reading import read_yaml
 from src.common.settings import MOST_IDS, DataConfig, DerivedInt, GenerationConfig, ParallelConfig, TrainingConfig
 
+MOST_DOCUMENTS = 1024  # that FlashAttentionScore takes in the layout TND
+MOST_CHUNKS = 4  # of a loss; each adds a gradient of the word table, which the compiler sums up at the end
 DType = Literal["float32", "float16", "bfloat16"]
 
 
@@ -38,6 +40,7 @@ class PanguAlphaConfig:
         ffn_hidden_size: Width of the feed-forward layers. The default is 4 * hidden_size.
         dropout_rate: Probability of dropout in training, after embeddings, attention weights, attention layers and
             feed-forward layers.
+        attention_dropout_rate: Probability of dropout of attention weights. null means dropout_rate.
         hidden_act: Activation of the feed-forward layers: fast_gelu (x * sigmoid(1.702 x), as on Ascend) or gelu (its
             tanh form, as in the original for GPU).
         eod_token: Id that ends a document in the training data. In the released models it is 6.
@@ -64,6 +67,7 @@ class PanguAlphaConfig:
     seq_length: int = 1024
     ffn_hidden_size: DerivedInt = None
     dropout_rate: float = 0.1
+    attention_dropout_rate: Optional[float] = None
     hidden_act: Literal["fast_gelu", "gelu"] = "fast_gelu"
     eod_token: int = 6
     pad_token: int = 6
@@ -98,7 +102,8 @@ class PanguAlphaConfig:
         if self.ffn_hidden_size is None:
             self.ffn_hidden_size = 4 * self.hidden_size
         whole_numbers(1, 1 << 21, self, "ffn_hidden_size", prefix="model.")
-        require(0 <= self.dropout_rate < 1, f"model.dropout_rate is {self.dropout_rate}; it must lie in [0, 1)")
+        for name, rate in (("dropout_rate", self.dropout_rate), ("attention_dropout_rate", self.attention_dropout)):
+            require(0 <= rate < 1, f"model.{name} is {rate}; it must lie in [0, 1)")
         require(
             self.hidden_act in ("fast_gelu", "gelu"), f"model.hidden_act '{self.hidden_act}' is none of fast_gelu, gelu"
         )
@@ -127,6 +132,16 @@ class PanguAlphaConfig:
                 self.expert_top_k <= self.num_experts,
                 f"model.expert_top_k {self.expert_top_k} is more than model.num_experts {self.num_experts}",
             )
+
+    @property
+    def attention_dropout(self) -> float:
+        """Probability of dropout of attention weights."""
+        return self.dropout_rate if self.attention_dropout_rate is None else self.attention_dropout_rate
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training drops anything."""
+        return max(self.dropout_rate, self.attention_dropout) > 0
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts. Layers count from 0; the query layer is the last one."""
@@ -192,6 +207,7 @@ class RunConfig:
         compiled = parallel.backend == "semi_auto" or parallel.strategy_search or getattr(self, "dry_run", False)
         obstacle = self._obstacle_to_semi_auto()
         require(not (compiled and obstacle), obstacle)
+        self._check_flash_attention(compiled)
         chosen = (
             tensor * stages * parallel.expert > 1
             or parallel.optimizer_shard
@@ -202,6 +218,30 @@ class RunConfig:
             not parallel.strategy_search or not (chosen or model.num_experts),
             "parallel.strategy_search leaves the plan to MindSpore's compiler, and works without experts only: give "
             "parallel.world_size alone",
+        )
+
+    def _check_flash_attention(self, compiled: bool) -> None:
+        """Raise InputError if parallel.attention is flash, and this run can't have it."""
+        model, parallel = self.model, self.parallel
+        if parallel.attention != "flash":
+            return
+        told = "parallel.attention flash is an operator of Ascend A2 and A3 in half precision: "
+        remedy = "; give parallel.attention plain or auto"
+        require(parallel.device_target == "Ascend" or compiled, f"{told}parallel.device_target is CPU or GPU{remedy}")
+        require(parallel.chip != "910A", f"{told}parallel.chip is 910A{remedy}")
+        require(
+            model.compute_dtype != "float32",
+            f"{told}model.compute_dtype is float32; give float16 or bfloat16, or parallel.attention plain",
+        )
+        require(
+            model.head_size % 16 == 0 and model.head_size <= 512,
+            f"parallel.attention flash wants heads of a multiple of 16 up to 512; they have {model.head_size}{remedy}",
+        )
+        rows = self.training.batch_size // parallel.micro_batch_interleaved
+        require(
+            self.attention_input == "documents" or rows * parallel.most_documents <= MOST_DOCUMENTS,
+            f"parallel.attention flash takes at most {MOST_DOCUMENTS} documents together; training.batch_size {rows} x "
+            f"parallel.most_documents {parallel.most_documents} are more: give a smaller one of the two",
         )
 
     def _obstacle_to_semi_auto(self) -> str:
@@ -231,6 +271,31 @@ class RunConfig:
         runs = parallel.device_target != "CPU" and not self._obstacle_to_semi_auto()
         wanted = parallel.strategy_search or parallel.backend == "semi_auto" or (parallel.backend == "auto" and runs)
         return wanted and parallel.world_size > 1
+
+    @property
+    def has_flash_attention(self) -> bool:
+        """Whether training on these devices uses Ascend's fused attention (parallel.attention)."""
+        parallel = self.parallel
+        fits = parallel.device_target == "Ascend" and self.model.compute_dtype != "float32"
+        has_it = parallel.attention == "auto" and parallel.chip in ("A2", "A3")
+        return fits and (has_it or parallel.attention == "flash")
+
+    @property
+    def attention_input(self) -> Literal["mask", "documents", "document ends"]:
+        """What training gives to attention: a mask, the numbers of the tokens' documents, or the ends of documents."""
+        if not self.has_flash_attention:
+            return "mask"
+        return "documents" if self.model.attention_dropout else "document ends"
+
+    @property
+    def loss_chunks(self) -> int:
+        """Number of parts of a micro-batch whose logits are in memory one after the other (see chunked_loss)."""
+        parallel = self.parallel
+        cut = parallel.tensor > 1 and parallel.vocab_parallel
+        if parallel.device_target == "CPU" or (cut and not self.is_semi_auto):
+            return 1
+        rows = self.training.batch_size // parallel.micro_batch_interleaved
+        return max(part for part in range(1, MOST_CHUNKS + 1) if rows % part == 0)
 
     @property
     def micro_steps(self) -> int:

@@ -5,7 +5,7 @@ import pytest
 from mindspore.mindrecord import FileWriter
 
 from src.common.errors import InputError
-from src.dataset import TokenBatches, causal, eod_reset
+from src.dataset import TokenBatches, causal, document_ends, eod_reset
 
 LENGTH = 7  # the model's seq_length; a record has one more id
 VOCAB = 1000
@@ -191,3 +191,13 @@ def test_a_broken_file_is_told_without_a_stack(tmp_path, capfd):
     assert "renamed and its index renamed.db are not a whole MindRecord" in told(tmp_path / "renamed")
     assert batches(file).num_records == 400
     assert capfd.readouterr().err == ""
+
+
+def test_document_ends_count_from_the_rows_that_are_computed_together():
+    """Documents of 3 and 2 tokens, one of 5, and of 1, 1 and 3. Two rows are computed together."""
+    document = np.array([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0], [0, 1, 2, 2, 2]], np.int32)
+    ends = document_ends(document, most=4, rows=2)
+    assert ends.dtype == np.int64
+    assert ends.tolist() == [[3, 5, 5, 5], [10, 10, 10, 10], [1, 2, 5, 5]]
+    with pytest.raises(InputError, match="3 documents, more than parallel.most_documents 2"):
+        document_ends(document, most=2, rows=2)

@@ -121,7 +121,7 @@ class PanguAlphaHeadModel(_Pretrained):
         self.loss = PanguAlphaWithLoss(self.pangu.config, self.pangu)
         self._spread()
         if self.has_kernels:
-            self.loss.cross_entropy = cross_entropy(self.pangu.config)
+            self.loss.row_losses.cross_entropy = cross_entropy(self.pangu.config)
         self.places = Tensor(np.arange(self.seq_length, dtype=np.int32)[None])
         self.triangle = Tensor(np.tril(np.ones((1, self.seq_length, self.seq_length), np.int8)))
 

@@ -34,7 +34,7 @@ def attach_to_training(network: PanguAlphaWithLoss, apply_gradients: ApplyGradie
     if library is None:
         return False
     _attach_to_layers(network.model, library)
-    network.cross_entropy = cells.CrossEntropy(library)
+    network.row_losses.cross_entropy = cells.CrossEntropy(library)
     apply_gradients.global_norm = cells.GlobalNorm(library)
     for _, cell in apply_gradients.cells_and_names():
         if isinstance(cell, optimizer.Optimizer) and isinstance(cell.update, optimizer.AdamUpdate):

@@ -57,7 +57,7 @@ class CoreAttention(nn.Cell):
         self.swap_back = SwapAxes()
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.softmax = MaskedSoftmax()
-        self.dropout = Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.attention_dropout)
         self.weighted_sum = ops.BatchMatMul()
         self.cast = ops.Cast()
 

@@ -1,8 +1,11 @@
 """Recomputation of activations in the backward pass (parallel.recompute)."""
 
+from collections.abc import Callable
+
 from mindspore import Tensor, nn, ops
 
 from src.nn.attention import CoreAttention
+from src.nn.moe import MixtureOfExperts
 from src.pangu_alpha import FeedForward, PanguAlphaModel
 
 
@@ -19,6 +22,18 @@ class KeptSum(nn.Cell):
 
     def construct(self, x: Tensor, y: Tensor) -> Tensor:
         return self.add(x, y)
+
+
+class RecomputedActivation(nn.Cell):
+    """An activation whose result is computed again in the backward pass, from its input, which is kept."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.activation = activation
+        self.recompute(output_recompute=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.activation(x)
 
 
 def recompute_layers(model: PanguAlphaModel, kind: str, norms: bool = False, slice_activation: bool = False) -> None:
@@ -48,5 +63,10 @@ def recompute_layers(model: PanguAlphaModel, kind: str, norms: bool = False, sli
         else:
             if isinstance(layer.attention.core, CoreAttention):
                 layer.attention.core.recompute()
-            if isinstance(layer.output, FeedForward):
-                layer.output.biased_activation.recompute(output_recompute=True)
+            _recompute_activation(layer.output)
+
+
+def _recompute_activation(output: FeedForward | MixtureOfExperts) -> None:
+    # MindSpore can't compile this with the sum of the bias inside, in a graph that is called for each micro-batch.
+    holder = output.biased_activation if isinstance(output, FeedForward) else output.ffn
+    holder.activation = RecomputedActivation(holder.activation)

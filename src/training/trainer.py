@@ -227,12 +227,12 @@ class Trainer:
     def _inputs(self, batch: Batch, micro_step: int | None) -> Inputs:
         """Return what PanguAlphaWithLoss takes. `micro_step` gives a training batch its dropout keys; else None."""
         keys = None
-        if micro_step is not None and self.config.model.dropout_rate > 0:
+        if micro_step is not None and self.config.model.has_dropout:
             plan, rows = self.mesh.plan, len(batch.ids)
             first = plan.data_rank(self.mesh.rank) * rows
             keys = dropout_keys(self.config.training.seed, self.progress.step, micro_step, rows * plan.data_ranks)
             keys = Tensor(keys[first : first + rows])
-        return *batch.tensors(self.config.model), keys
+        return *batch.tensors(self.config), keys
 
     def validate(self) -> dict[str, float]:
         """Return the mean loss and the perplexity of the validation batches. Each counted token weighs the same."""

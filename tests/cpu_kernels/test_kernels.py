@@ -211,12 +211,12 @@ def test_steps_repeat_and_an_overflow_changes_nothing(library):
 def test_other_dtypes_keep_the_plain_cells(library, dtype):
     steps = Steps(True, **{dtype: "float16"})
     assert not steps.attached
-    assert isinstance(steps.network.cross_entropy, operators.CrossEntropy)
+    assert isinstance(steps.network.row_losses.cross_entropy, operators.CrossEntropy)
 
 
 def test_what_has_no_kernel_stays_plain(library):
     steps = Steps(True, "lamb", hidden_act="gelu")
-    assert steps.attached and isinstance(steps.network.cross_entropy, cells.CrossEntropy)
+    assert steps.attached and isinstance(steps.network.row_losses.cross_entropy, cells.CrossEntropy)
     assert isinstance(steps.model.backbone.blocks[0].output.biased_activation, operators.BiasedRows)
     assert isinstance(steps.optimizer.update, optimizer.LambUpdate)
 

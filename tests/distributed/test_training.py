@@ -36,6 +36,7 @@ SLOW = {
     "recompute on dp2 with ZeRO": Run({"data": 2, "optimizer_shard": True, "recompute": True}),
     "recompute on tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True, "recompute": True}),
     "recompute on pp2": Run({"pipeline": 2, "recompute": True}),
+    "selective recompute on tp2 x pp2": Run({"tensor": 2, "pipeline": 2, "recompute": "selective"}),
     "recompute of experts over ep2": Run({"expert": 2, "recompute": True}, MOE),
     "pp4": Run({"pipeline": 4}, FOUR_LAYERS, micro_batches=4),
     "experts over dp2 x ep2 with ZeRO": Run({"data": 2, "expert": 2, "optimizer_shard": True}, MOE),

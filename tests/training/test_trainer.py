@@ -162,10 +162,11 @@ def test_the_seed_decides_the_weights(data, tmp_path):
     assert (weights(one)[name] != weights(other)[name]).any()
 
 
-def test_recompute_gives_the_same_losses(data, tmp_path):
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_recompute_gives_the_same_losses(data, tmp_path, kind):
     settings = config(data, tmp_path)
     plain = steps(Trainer(settings), 3)
-    settings.parallel.recompute = True
+    settings.parallel.recompute = kind
     saving = steps(Trainer(settings), 3)
     np.testing.assert_allclose([line["loss"] for line in plain], [line["loss"] for line in saving], rtol=1e-6)
 

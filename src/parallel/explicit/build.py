@@ -7,6 +7,8 @@ from src.nn.optimizer import Optimizer, keep_on_host
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
+from src.parallel.attention import fuse_attention
+from src.parallel.chunked_loss import chunk_loss
 from src.parallel.explicit import data_parallel, expert_parallel, pipeline_parallel, tensor_parallel
 from src.parallel.explicit.data_parallel import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
 from src.parallel.explicit.pipeline_parallel import PipelineStepper, Relay
@@ -59,6 +61,9 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         data_parallel.attach_to_loss(network, mesh)
         apply_gradients.reduce_gradients = ReduceGradients(layout, config.parallel.sequence_parallel)
         apply_gradients.global_norm = GlobalNormOfRanks(apply_gradients.global_norm, layout)
+    chunk_loss(network, config.loss_chunks)
+    if config.has_flash_attention:
+        fuse_attention(model)
     recompute_layers(model, config.parallel.recompute)
     if mesh.plan.pipeline > 1:
         return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer

@@ -88,7 +88,7 @@ def attach_to_model(
 def attach_to_loss(network: PanguAlphaWithLoss, group: Group) -> None:
     """Make the loss work on logits that are cut by vocabulary over the ranks."""
     if group.size > 1:
-        network.cross_entropy = CrossEntropyOfParts(network.model.config.vocab_size // group.size, group)
+        network.row_losses.cross_entropy = CrossEntropyOfParts(network.model.config.vocab_size // group.size, group)
 
 
 def attach_to_logits(model: PanguAlphaModel, group: Group) -> None:

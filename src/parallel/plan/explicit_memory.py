@@ -38,8 +38,8 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
 
 
 def logits(config: RunConfig, plan: Plan, stage: int) -> int:
-    """Return the bytes of the logits and their gradient, which the last stage has."""
-    rows = token_count(config) if stage == plan.pipeline - 1 else 0
+    """Return the bytes of the logits and their gradient, which the last stage has, of one chunk at a time."""
+    rows = token_count(config) // config.loss_chunks if stage == plan.pipeline - 1 else 0
     return 2 * rows * config.model.vocab_size * FLOAT32 // plan.vocab_parts
 
 
@@ -75,5 +75,5 @@ def _attention_weights(config: RunConfig) -> int:
     item, softmax_item = (
         ITEM_SIZE[dtype] for dtype in (config.model.compute_dtype, config.model.softmax_compute_dtype)
     )
-    dropout = bool(config.model.dropout_rate)
+    dropout = bool(config.model.attention_dropout)
     return pairs(config) * (softmax_item + (item if dropout or softmax_item != item else 0) + dropout * item)

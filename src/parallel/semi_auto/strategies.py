@@ -49,7 +49,7 @@ def annotate(network: PanguAlphaWithLoss, plan: Plan, sequence_parallel: bool = 
     annotate_model(model, plan, sequence_parallel)
     data = plan.data_ranks
     network.slice = ops.Slice().shard(((data, 1),))
-    network.cross_entropy = CrossEntropy(data, plan.vocab_parts)
+    network.row_losses.cross_entropy = CrossEntropy(data, plan.vocab_parts)
     network.not_equal = ops.NotEqual().shard(((data, 1), ()))
     network.cast = Pointwise(ops.Cast, data, operands=1)
     network.mul = Pointwise(ops.Mul, data)

@@ -15,6 +15,8 @@ from src.nn.optimizer import Optimizer, StepScalars, keep_on_host, sum_of_square
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult, clear, counted_tokens
+from src.parallel.attention import fuse_attention
+from src.parallel.chunked_loss import chunk_loss
 from src.parallel.plan import sharding
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
@@ -249,7 +251,10 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
     plan = Plan.of(config.parallel, config.model)
     network = PanguAlphaWithLoss(config.model, model)
     annotate(network, plan, config.parallel.sequence_parallel)
+    chunk_loss(network, config.loss_chunks, plan.data_ranks)
     network.count = FixedCount(config.training.batch_size * plan.data_ranks * config.model.seq_length)
+    if config.has_flash_attention:
+        fuse_attention(model, plan.data_ranks, plan.tensor)
     recompute_layers(model, config.parallel.recompute, True, config.parallel.recompute_slice_activation)
     parameters, several = model.trainable_params(), config.micro_steps > 1
     stage = plan.coordinates(rank).pipeline
@@ -350,13 +355,18 @@ def _joined(micro_batches: Iterable[Inputs]) -> list[np.ndarray]:
 def no_batch(config: RunConfig) -> list[Tensor]:
     """Return inputs of zeros with the shapes of a rank's batch, to compile the graph."""
     rows, length = config.training.batch_size * config.micro_steps, config.model.seq_length
+    attention = {
+        "mask": ((rows, length, length), np.bool_),
+        "documents": ((rows, length), np.int32),
+        "document ends": ((rows, config.parallel.most_documents), np.int64),
+    }
     shapes = [
         ((rows, length + 1), np.int32),
         ((rows, length), np.int32),
-        ((rows, length, length), np.bool_),
+        attention[config.attention_input],
         ((rows, length), np.float32),
     ]
-    if config.model.dropout_rate:
+    if config.model.has_dropout:
         shapes.append(((rows,), np.int32))
     return [Tensor(np.zeros(shape, dtype)) for shape, dtype in shapes]
 

@@ -10,7 +10,7 @@ import pytest
 from mindspore import Tensor
 
 from src.common.settings import GenerationConfig
-from src.dataset import TokenBatches
+from src.dataset import TokenBatches, eod_reset
 from src.generate import TextGenerator
 from src.inference.mindspore.load import build_runtime
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
@@ -57,7 +57,10 @@ def expected_perplexity(model, records):
     """The mean loss and the perplexity of pangualpha_tiny over the labels of the evaluation's records."""
     network = PanguAlphaWithLoss(TINY_CONFIG, model)
     batches = TokenBatches(records / "validation.mindrecord", "input_ids", 8, 128, 2000, fill_token=6)
-    sums = [(counted_tokens(one.ids, None, 6), float(network(*one.tensors(TINY_CONFIG)))) for one in batches.once()]
+    sums = []
+    for batch in batches.once():
+        inputs = map(Tensor, (batch.ids, *eod_reset(batch.ids, TINY_CONFIG.eod_token)))
+        sums.append((counted_tokens(batch.ids, None, 6), float(network(*inputs))))
     assert len(sums) == 3
     loss = sum(number * value for number, value in sums) / sum(number for number, _ in sums)
     return {"loss": pytest.approx(loss, abs=1e-5), "PPL": pytest.approx(np.exp(loss), rel=1e-4)}

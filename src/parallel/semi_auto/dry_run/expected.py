@@ -62,7 +62,7 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
     """Return the number of messages of a rank in an optimizer step."""
     at, found = plan.coordinates(rank), Counter()
     calls = config.micro_steps * config.parallel.micro_batch_interleaved
-    first, last = at.pipeline == 0, at.pipeline == plan.pipeline - 1
+    first, last, chunks = at.pipeline == 0, at.pipeline == plan.pipeline - 1, config.loss_chunks
 
     def add(number: int, operation: str, ranks: int, part: str, phase: str) -> None:
         if ranks > 1:
@@ -78,7 +78,9 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
         if last:
             if config.parallel.sequence_parallel:
                 add(calls, "AllGather" if phase == "forward" else "ReduceScatter", plan.tensor, "head and loss", phase)
-            add((3 if phase == "forward" else 2) * calls, "AllReduce", plan.vocab_parts, "head and loss", phase)
+            # A loss by chunks computes its logits again, and with them the sums of all but the labels' logits.
+            sums_of_rows = (5 if chunks > 1 else 3) if phase == "forward" else 2
+            add(sums_of_rows * chunks * calls, "AllReduce", plan.vocab_parts, "head and loss", phase)
             add(calls, "AllReduce", plan.data_ranks, "head and loss", phase)
     _of_experts(config, plan, at.pipeline, calls, add)
     add(calls * sliced_sums(config, plan, at.pipeline), "AllGather", plan.tensor, "activations", "backward")
@@ -146,4 +148,4 @@ def _inputs(config: RunConfig, first: bool, last: bool) -> int:
     Every stage uses the attention mask and the dropout keys. The first stage embeds ids and positions, and the last one
     uses them for queries and labels. Only the last stage uses the loss mask.
     """
-    return 1 + (2 if first or last else 0) + last + bool(config.model.dropout_rate)
+    return 1 + (2 if first or last else 0) + last + config.model.has_dropout
