@@ -14,10 +14,13 @@ from src.parallel.plan.sizes import (
     FLOAT32,
     INT32,
     ITEM_SIZE,
+    attention_bytes,
+    attention_input_bytes,
     feed_forward_bytes,
     hidden_bytes,
     is_float32,
     item_size,
+    mask_bytes,
     pairs,
     shapes_of_stage,
     token_count,
@@ -94,16 +97,18 @@ class _Stage:
         ]
 
     def loss(self) -> Moment:
-        """Between the forward and the backward pass of the last stage: everything is kept, and the logits are there."""
+        """In the backward pass of the last chunk of the loss: everything is kept, and the chunk's logits are there."""
         if not self.is_last:
             return Moment("loss")
-        rows = token_count(self.config) * self.model.vocab_size // self.plan.vocab_parts
-        return Moment("loss", self.copies, 0, self.kept + self.batch, _LOGITS * FLOAT32 * rows)
+        chunks = self.config.loss_chunks
+        numbers = token_count(self.config) // chunks * self.model.vocab_size // self.plan.vocab_parts
+        gradients = (chunks - 1) * self.words * FLOAT32
+        return Moment("loss", self.copies, gradients, self.kept + self.batch, _LOGITS * FLOAT32 * numbers)
 
     def first_backward(self) -> Moment:
         """In the backward pass of the last layer. All micro-batches in flight are kept."""
         activations = self.in_flight * self.kept + self.working + self.batch
-        return Moment("backward", self.copies, self.table_gradient, activations)
+        return Moment("backward", self.copies, self.table_gradients, activations)
 
     def last_backward(self) -> Moment:
         """At the end of the backward pass: one layer is kept, and a step of one micro-batch has all gradients."""
@@ -134,22 +139,17 @@ class _Stage:
         if self.parallel.recompute == "full":  # the inputs of both LayerNorms, as the sums return them
             return 2 * self.own
         if self.parallel.recompute == "selective":
-            return 2 * self.own + masks + 3 * self.heads + self.products_of_units(layer)
-        return 2 * self.own_float32 + 2 * self.hidden + masks + 4 * self.heads + units + self.attention_weights
-
-    @property
-    def attention_weights(self) -> int:
-        """Bytes of the attention weights of a layer: after the softmax, in the compute dtype, and dropped."""
-        cast = self.item if self.dropout or self.softmax_item != self.item else 0
-        return self.pairs * (self.softmax_item + cast + self.dropout * self.item)
+            fused = self.heads + attention_bytes(self.config) if self.config.has_flash_attention else 0
+            return 2 * self.own + masks + 3 * self.heads + fused + self.products_of_units(layer)
+        return 2 * self.own_float32 + 2 * self.hidden + masks + 4 * self.heads + units + attention_bytes(self.config)
 
     @cached_property
     def kept(self) -> int:
         """Bytes that the stage keeps of a micro-batch for its backward pass."""
         found = sum(map(self.kept_by_layer, self.layers))
         found -= sliced_sums(self.config, self.plan, self.stage) * (self.own - self.own // self.plan.tensor)
-        if self.parallel.recompute != "none":  # the mask, as a term of the scores
-            found += token_count(self.config) * self.model.seq_length * self.softmax_item
+        if self.parallel.recompute != "none" or self.config.has_flash_attention:
+            found += mask_bytes(self.config)
         if self.is_first and self.dropout:  # mask of the embedding
             found += token_count(self.config) * self.model.hidden_size * FLOAT32
         if self.is_last:  # inputs of the final LayerNorm, of the queries, and of the head
@@ -164,11 +164,11 @@ class _Stage:
     @cached_property
     def working(self) -> int:
         """Bytes of what is computed again in a layer, and of gradients of activations, at most at once."""
-        last, scores = self.layers[-1], self.pairs * self.softmax_item
+        last, scores = self.layers[-1], 0 if self.config.has_flash_attention else self.pairs * self.softmax_item
         units = feed_forward_bytes(self.config, last)
         if self.parallel.recompute == "none":
-            cast = self.pairs * self.item if self.dropout or self.softmax_item != self.item else 0  # freed by then
-            return max(2 * scores - cast, units)
+            freed = attention_bytes(self.config) - scores  # weights in the compute dtype, by then
+            return max(2 * scores - min(freed, self.pairs * self.item), units)
         attention = 3 * scores + 4 * self.heads + self.hidden
         if self.parallel.recompute == "selective":  # the layer's units are freed before its attention
             return max(attention - self.products_of_units(last), units)
@@ -188,25 +188,28 @@ class _Stage:
             elif not is_float32(name) and item_size(model, name) != self.item:
                 found += self.in_flight * held.size * self.item
         if self.is_last:
-            words = model.vocab_size // self.plan.vocab_parts * model.hidden_size
-            found += words * self.item if self.item < FLOAT32 else 0
-            found += words * FLOAT32 if self.plan.pipeline > 1 else 0  # received from the first stage
+            found += self.words * self.item if self.item < FLOAT32 else 0
+            found += self.words * FLOAT32 if self.plan.pipeline > 1 else 0  # received from the first stage
         return found
 
     @property
-    def table_gradient(self) -> int:
-        """Bytes of the word table's gradient from the head, which waits for that from the embedding."""
-        if not self.is_last or self.several:
-            return 0
-        return self.model.vocab_size // self.plan.vocab_parts * self.model.hidden_size * FLOAT32
+    def words(self) -> int:
+        """Number of elements of the word table on this rank."""
+        return self.model.vocab_size // self.plan.vocab_parts * self.model.hidden_size
+
+    @property
+    def table_gradients(self) -> int:
+        """Bytes of the word table's gradients from the chunks of the loss, which wait for that from the embedding."""
+        return self.config.loss_chunks * self.words * FLOAT32 if self.is_last and not self.several else 0
 
     @property
     def inputs(self) -> int:
         """Bytes of ids, positions, masks and loss masks of all micro-batches."""
-        return self.config.micro_steps * token_count(self.config) * (2 * INT32 + FLOAT32 + self.model.seq_length)
+        of_micro_batch = token_count(self.config) * (2 * INT32 + FLOAT32) + attention_input_bytes(self.config)
+        return self.config.micro_steps * of_micro_batch
 
     @property
     def batch(self) -> int:
         """Bytes of the inputs, and of masks that were gathered over the data-parallel ranks and wait for their turn."""
         waiting = self.config.micro_steps - self.in_flight if self.plan.data_ranks > 1 else 0
-        return self.inputs + waiting * self.plan.data_ranks * token_count(self.config) * self.model.seq_length
+        return self.inputs + waiting * self.plan.data_ranks * attention_input_bytes(self.config)

@@ -5,10 +5,11 @@ from src.parallel.plan.plan import Plan
 from src.parallel.plan.sizes import (
     FLOAT32,
     INT32,
-    ITEM_SIZE,
+    attention_bytes,
+    attention_input_bytes,
     feed_forward_bytes,
     hidden_bytes,
-    pairs,
+    mask_bytes,
     token_count,
     token_parts,
 )
@@ -26,8 +27,8 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     kept = sum(kept_by_layer(config, layer) for layer in layers)
     computed_again = max(layer_activations(config, layer) for layer in layers)
     total = kept + (computed_again if config.parallel.recompute != "none" else 0)
-    total += config.micro_steps * token_count(config) * (2 * INT32 + model.seq_length)
-    total += token_count(config) * model.seq_length * ITEM_SIZE[model.softmax_compute_dtype]  # mask, for the scores
+    total += config.micro_steps * (token_count(config) * 2 * INT32 + attention_input_bytes(config))
+    total += mask_bytes(config)
     if stage == 0 and model.dropout_rate:
         total += token_count(config) * model.hidden_size * FLOAT32  # dropout mask of the embedding
     if stage == plan.pipeline - 1:  # inputs of the final LayerNorm, of the queries and of the head
@@ -51,7 +52,7 @@ def kept_by_layer(config: RunConfig, layer: int) -> int:
     kept = layer_activations(config, layer)
     if config.parallel.recompute == "selective":
         units = 0 if config.model.has_experts(layer) else feed_forward_bytes(config, layer) // 2
-        kept -= units + _attention_weights(config)
+        kept -= units + (0 if config.has_flash_attention else attention_bytes(config))
     return kept
 
 
@@ -67,13 +68,4 @@ def layer_activations(config: RunConfig, layer: int) -> int:
     hidden, own_tokens = hidden_bytes(config), hidden_bytes(config) // token_parts(config)
     residual = (2 + dropout) * own_tokens + dropout * (hidden if model.has_experts(layer) else own_tokens)
     attention = 4 * hidden // config.parallel.tensor
-    return residual + 2 * hidden + attention + _attention_weights(config) + feed_forward_bytes(config, layer)
-
-
-def _attention_weights(config: RunConfig) -> int:
-    """Bytes of the attention weights of a layer; with dropout also of their mask and of the dropped weights."""
-    item, softmax_item = (
-        ITEM_SIZE[dtype] for dtype in (config.model.compute_dtype, config.model.softmax_compute_dtype)
-    )
-    dropout = bool(config.model.attention_dropout)
-    return pairs(config) * (softmax_item + (item if dropout or softmax_item != item else 0) + dropout * item)
+    return residual + 2 * hidden + attention + attention_bytes(config) + feed_forward_bytes(config, layer)

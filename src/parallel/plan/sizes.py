@@ -71,3 +71,33 @@ def feed_forward_bytes(config: RunConfig, layer: int) -> int:
     rows = config.training.batch_size * places
     routing = 2 * token_count(config) * places * FLOAT32
     return routing + 2 * rows * (model.hidden_size + model.ffn_hidden_size // tensor) * item
+
+
+def attention_bytes(config: RunConfig) -> int:
+    """Return the bytes that a layer's attention keeps beside queries, keys, values and their weighted sums.
+
+    Plain attention keeps its weights, after the softmax and in the compute dtype or dropped, and the mask of dropout.
+    Fused attention keeps two times 8 float32 numbers for each token and head, and a bit for each weight if some drop.
+    """
+    model, drops = config.model, bool(config.model.attention_dropout)
+    if config.has_flash_attention:
+        statistics = 2 * 8 * FLOAT32 * token_count(config) * model.num_heads // config.parallel.tensor
+        return statistics + drops * pairs(config) // 8
+    item, softmax_item = ITEM_SIZE[model.compute_dtype], ITEM_SIZE[model.softmax_compute_dtype]
+    return pairs(config) * (softmax_item + (item if drops or softmax_item != item else 0) + drops * item)
+
+
+def attention_input_bytes(config: RunConfig) -> int:
+    """Return the bytes of what attention gets of a micro-batch: a mask, numbers of documents, or ends of documents."""
+    return {
+        "mask": token_count(config) * config.model.seq_length,
+        "documents": token_count(config) * INT32,
+        "document ends": config.training.batch_size * config.parallel.most_documents * 8,
+    }[config.attention_input]
+
+
+def mask_bytes(config: RunConfig) -> int:
+    """Return the bytes of the mask of a micro-batch that attention makes of its input, for all layers."""
+    item = ITEM_SIZE[config.model.softmax_compute_dtype]
+    of_pair = {"mask": item, "documents": 1, "document ends": 0}[config.attention_input]
+    return token_count(config) * config.model.seq_length * of_pair

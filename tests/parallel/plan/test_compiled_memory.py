@@ -27,15 +27,15 @@ def test_the_loss_by_hand():
     """A layer keeps both LayerNorms' inputs in float32 (2 x 4 KiB), their outputs (2 x 2 KiB), queries, keys, values
     and their weighted sums (4 x 1 KiB on one of two ranks), units (2 x 4 KiB), and the weights of attention after the
     softmax (4 KiB) and in half precision (2 KiB). Above the layers, the final LayerNorm's input is float32, and the
-    inputs of the queries and of the head are not. Five arrays have the logits' size. The table and the matrices are
-    cast."""
-    most = of_rank(dict(tensor=2), HALF)
+    inputs of the queries and of the head are not. Five arrays have the size of a chunk's logits, and the first of two
+    chunks has left a gradient of the table. The table and the matrices are cast."""
+    most = of_rank(dict(tensor=2), HALF | dict(vocab_size=4800))
     layer = (2 * 4 + 2 * 2 + 4 * 1 + 2 * 4 + 4 + 2) * KIB
     assert most.name == "loss"
     assert most.activations == 3 * layer + (4 + 2 + 2) * KIB + BATCH
-    assert most.logits == 5 * 2 * 16 * 24 * 4
+    assert most.logits == 5 * 16 * 2400 * 4 and most.gradients == 2400 * 32 * 4
     matrices_and_biases = 3 * (1584 + 544 + 2112 + 2080)
-    assert most.copies == 2 * (matrices_and_biases + 24 * 32) and most.gradients == 0
+    assert most.copies == 2 * (matrices_and_biases + 2400 * 32)
 
 
 def test_dropout_keeps_two_masks_of_hidden_states_and_one_of_attention():
@@ -72,15 +72,38 @@ def test_gathered_weights_are_whole_and_serve_all_micro_batches():
     assert of_rank(plan | dict(micro_batch_num=8), HALF | dict(param_init_dtype="float16"), rank=8).copies == 0
 
 
-def test_the_update_of_half_precision_weights_needs_four_float32_arrays():
+def test_the_update_by_hand():
+    """All gradients are there, one float32 copy of the moments of half-precision weights, and three arrays of the
+    largest parameter, which is the mapping of 32 x 64 numbers."""
     config = config_of(dict(tensor=2, device_target="Ascend"), HALF | dict(param_init_dtype="float16"), batch_size=1)
     memory = rank_memory(config, 0)
-    plan = Plan.of(config.parallel, config.model)
-    most = most_alive(config, plan, plan.coordinates(0))
     matrices_and_biases, others = 3 * 6320, 3 * 128 + 24 * 32 + 2 * 16 * 32 + 64
-    assert most.name == memory.moment == "update"
-    assert most.gradients == 4 * (4 * matrices_and_biases + others)
+    assert memory.moment == "update"
+    assert memory.gradients == 2 * matrices_and_biases + 4 * others + 4 * matrices_and_biases + 4 * 3 * 2048
     assert memory.held == 2 * matrices_and_biases + 4 * others + 8 * (matrices_and_biases + others)
+
+
+def test_the_loss_by_chunks_has_the_logits_of_one_of_them():
+    """Four sequences are four chunks. Each of those that are done has a float32 gradient of 48 x 32 numbers."""
+    wide = dict(vocab_size=4800)
+    most = of_rank(dict(data=2), HALF | wide, batch_size=4)
+    assert most.name == "loss" and most.logits == 5 * 16 * 4800 * 4 and most.gradients == 3 * 4800 * 32 * 4
+
+
+def test_fused_attention_keeps_statistics_in_place_of_weights():
+    """8 float32 numbers twice for each of 8 x 16 tokens and 2 heads. With dropout also a bit for each weight, and a
+    mask for all layers. The host sends ends of documents, or the documents' numbers, in place of a mask."""
+    flash = dict(tensor=2, attention="flash", chip="A2")
+    model, tokens = HALF | dict(hidden_size=64, vocab_size=480), 8 * 16
+    plain, ends = (of_rank(parallel, model, batch_size=8) for parallel in (dict(tensor=2), flash))
+    statistics, pairs, mask = 2 * 8 * 4 * tokens * 2, tokens * 16 * 2, tokens * 16
+    assert plain.name == ends.name == "loss"
+    assert plain.activations - ends.activations == 3 * ((4 + 2) * pairs - statistics) + mask - 8 * 64 * 8
+    drops = model | dict(attention_dropout_rate=0.1)
+    plain, numbers = (of_rank(parallel, drops, batch_size=8) for parallel in (dict(tensor=2), flash))
+    assert plain.name == numbers.name == "loss"
+    kept = (4 + 2 + 2) * pairs - statistics - pairs // 8
+    assert plain.activations - numbers.activations == 3 * kept + mask - tokens * 4 - mask
 
 
 PUBLISHED = "--parallel.device_target=Ascend", "--model.compute_dtype=float16", "--parallel.optimizer_shard"
@@ -94,6 +117,7 @@ PUBLISHED = "--parallel.device_target=Ascend", "--model.compute_dtype=float16", 
     ],
 )
 def test_published_plans_fit_their_limits(limit, flags):
-    """The two recipes of MindFormers for Ascend 910A; docs/parallel.md has their sources."""
+    """The two recipes of MindFormers for Ascend 910A; docs/parallel.md has their sources. Here the loss works by
+    chunks, which leaves room."""
     config = parse(TrainConfig, "train.py", [*PUBLISHED, "--parallel.recompute=full", *flags])
-    assert 0.75 * limit < rank_memory(config, 0).total < limit
+    assert 0.6 * limit < rank_memory(config, 0).total < limit

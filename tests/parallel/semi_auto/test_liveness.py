@@ -40,7 +40,7 @@ IN_PLACE = "Ref[Tensor[Float32]], (10, 10), ref_key=weight, is_parameter, is_inp
 
 def test_tensors_die_after_their_last_reader():
     """The input of 40 bytes stays. %0 (400) and %1 (200) die when %3 (200) has read them. A view has its operand's
-    memory, and what is written in place has none."""
+    memory, what is written in place has none, and coming after a tensor is not reading it."""
     text = text_of(
         graph(
             "main_1",
@@ -50,8 +50,9 @@ def test_tensors_die_after_their_last_reader():
             ("%2", "PrimFunc_Reshape(%1, (I64(100)))", "Tensor[Float16], (100)", FORWARD),
             ("%3", "PrimFunc_Mul(%2, %0)", HALF, FORWARD),
             ("%4", "PrimFunc_Add(%3, %3) {instance name: add}", SQUARE, BACKWARD),
-            ("%5", "PrimFunc_Assign(%para2_weight, %4)", IN_PLACE, UPDATE),
-            result="%5",
+            ("%5", "Depend(%4, %0)", SQUARE, BACKWARD),
+            ("%6", "PrimFunc_Assign(%para2_weight, %5)", IN_PLACE, UPDATE),
+            result="%6",
         )
     )
     found = alive(text)
