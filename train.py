@@ -1,14 +1,20 @@
 """Train PanGu-α: `python train.py --mode tiny --data.train DIR`. See `--help`."""
 
+import sys
+
 from src.common.cli import parse
 from src.common.errors import run_program
+from src.parallel.plan.fitting import require_fit
 from src.parallel.plan.report import describe
-from src.training.config import TrainConfig
+from src.training.config import TrainConfig, recipe_of, told_recipe
 
 
 def main() -> None:
     """Parse the command line, build the run, and train."""
-    config = parse(TrainConfig, "train.py")
+    recipe = recipe_of(sys.argv[1:])
+    config = parse(TrainConfig, "train.py", after_mode=recipe)
+    if recipe:
+        print(told_recipe(recipe))
     if config.plan:
         print(describe(config))
         return
@@ -24,6 +30,7 @@ def main() -> None:
 
     prepare_device(config.parallel)
     settle_chip(config.parallel)
+    require_fit(config)
     Trainer(config).run()
 
 

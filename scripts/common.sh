@@ -103,12 +103,18 @@ tensor_parallel() {
     esac
 }
 
+# without_ranks PROGRAM...: replace this shell by a program whose flags ask for a plan or a dry run, which start no ranks.
+without_ranks() {
+    case " $* " in *" --plan "* | *" --dry_run "*) exec "$VENV_PYTHON" "$@" ;; esac
+}
+
 # launch RANK_SIZE RANK_TABLE RANK_START LOCAL_DEVICE_NUM PROGRAM...: replace this shell by the launcher of the ranks on
 # this machine. RANK_TABLE may be none; then several machines connect by MS_SCHED_HOST and MS_SCHED_PORT.
 launch() {
     local rank_size=$1 table=$2 start=$3 number=$4
     shift 4
     [ "$table" != none ] || table=
+    without_ranks "$@"
     exec "$VENV_PYTHON" -m src.parallel.launch --rank_size "$rank_size" ${table:+--rank_table "$table"} \
         --rank_start "$start" --local_device_num "$number" --device_target "$DEVICE_TARGET" \
         ${MS_SCHED_HOST:+--scheduler_address "$MS_SCHED_HOST"} ${MS_SCHED_PORT:+--scheduler_port "$MS_SCHED_PORT"} \

@@ -25,9 +25,12 @@ if [ "$hostfile" != none ]; then
 slots=8\`, or none"
     first_host=$(awk '!/^[[:space:]]*(#|$)/ {print $1; exit}' "$hostfile")
 fi
+tensor=$(tensor_parallel "$mode" "$rank_size" "$@")
+training=("$ROOT/train.py" --mode "$mode" --data.train "$dataset" --training.batch_size "$per_batch"
+    --parallel.device_target "$DEVICE_TARGET" --parallel.world_size "$rank_size" --parallel.tensor "$tensor" "$@")
+without_ranks "${training[@]}"
 command -v mpirun > /dev/null || fail "mpirun is not installed (Debian: apt-get install openmpi-bin); \
 scripts/run_distribute_train.sh starts ranks without it"
-tensor=$(tensor_parallel "$mode" "$rank_size" "$@")
 port=$("$VENV_PYTHON" -c 'from src.parallel.launch.launcher import free_port; print(free_port())')
 passed_on=()
 for name in $(compgen -e | grep -E '^(PATH|LD_LIBRARY_PATH|PYTHONPATH|GLOG_v|NCCL_.*)$'); do
@@ -40,5 +43,4 @@ options=(-n "$rank_size")
 exec mpirun --allow-run-as-root --mca odls_base_sigkill_timeout 10 "${passed_on[@]}" "${options[@]}" \
     "$VENV_PYTHON" -m src.parallel.launch --mpirun --rank_size "$rank_size" --device_target "$DEVICE_TARGET" \
     --scheduler_address "$first_host" --scheduler_port "$port" \
-    -- "$ROOT/train.py" --mode "$mode" --data.train "$dataset" --training.batch_size "$per_batch" \
-    --parallel.device_target "$DEVICE_TARGET" --parallel.world_size "$rank_size" --parallel.tensor "$tensor" "$@"
+    -- "${training[@]}"

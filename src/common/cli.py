@@ -12,7 +12,7 @@ import jsonargparse
 import yaml
 
 from src.common.errors import InputError, fail, nearest
-from src.common.model_sizes import mode_file, modes
+from src.common.model_sizes import mode_settings, modes
 from src.common.reading import check_brackets, read_yaml
 
 # What does the work of flags that older systems have.
@@ -162,17 +162,23 @@ def build_parser(arguments_class: type[Dataclass], prog: str) -> _Parser:
 
 
 def parse(
-    arguments_class: type[Arguments], prog: str, arguments: Sequence[str] | None = None, base_config: Path | None = None
+    arguments_class: type[Arguments],
+    prog: str,
+    arguments: Sequence[str] | None = None,
+    base_config: Path | None = None,
+    after_mode: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
 ) -> Arguments:
     """Build a dataclass from a command line.
 
-    Settings come from the defaults of the class, `--mode`, `base_config`, `--config` and flags. Later ones win.
+    Settings come from the defaults of the class, `--mode`, `after_mode`, `base_config`, `--config` and flags. Later
+    ones win.
 
     Args:
         arguments_class: The dataclass. The checks in its `__post_init__` may raise InputError.
         prog: Name of the program, as its user types it.
         arguments: Command line without the program. None means `sys.argv[1:]`.
         base_config: YAML file with the settings of a checkpoint. Its group `parallel` is ignored.
+        after_mode: Settings by group.
 
     Exits:
         With status 2 and one line on stderr if an option is unknown or a value is not allowed.
@@ -183,7 +189,9 @@ def parse(
     try:
         _check_nesting(arguments)
         mode = flag_value("--mode", arguments) if "mode" in parser.known_keys else None
-        settings = [str(mode_file(mode))] if mode else []
+        settings = [mode_settings(mode)] if mode else []
+        if after_mode:
+            settings.append(yaml.safe_dump(dict(after_mode)))
         if base_config:
             settings.append(_without_machines(base_config))
         if config := flag_value("--config", arguments):

@@ -7,6 +7,7 @@ import yaml
 
 from src.common.errors import InputError, nearest
 
+DEVICE = "device"  # group of a file in configs/
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -26,6 +27,26 @@ def mode_file(mode: str) -> Path:
         if name.lower() == wanted:
             return CONFIG_DIR / f"{name}.yaml"
     raise InputError(f"--mode '{mode}' is none of {', '.join(modes())}{nearest(mode, modes())}")
+
+
+def mode_settings(mode: str) -> str:
+    """Return the settings of a model size as YAML, without the group `device`.
+
+    Raises:
+        InputError: There is no such size.
+    """
+    settings = yaml.safe_load(mode_file(mode).read_text(encoding="utf-8"))
+    settings.pop(DEVICE, None)
+    return yaml.safe_dump(settings)
+
+
+def device_recipe(mode: str) -> dict[str, dict[str, object]]:
+    """Return the settings with which a model size is trained on a device, by group: the group `device` of its file.
+
+    Raises:
+        InputError: There is no such size.
+    """
+    return yaml.safe_load(mode_file(mode).read_text(encoding="utf-8")).get(DEVICE, {})
 
 
 def check_mode(mode: str, config: object, beside: Path) -> None:

@@ -1,8 +1,11 @@
 """Settings of train.py. The docstring of TrainConfig is the command line's help."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.common.checks import require
+from src.common.cli import flag_value
+from src.common.model_sizes import device_recipe
 from src.pangu_alpha_config import RunConfig
 
 
@@ -65,3 +68,23 @@ class TrainConfig(RunConfig):
             or (training.optimizer != "lamb" and self.model.param_init_dtype == "float32"),
             "parallel.optimizer_offload works with Adam and model.param_init_dtype float32",
         )
+
+
+def recipe_of(arguments: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Return the settings that the file of --mode has for training on a device, if the arguments name a device.
+
+    Raises:
+        InputError: There is no such mode.
+    """
+    mode, device = flag_value("--mode", arguments), flag_value("--parallel.device_target", arguments)
+    return device_recipe(mode) if mode and device in ("Ascend", "GPU") else {}
+
+
+def told_recipe(recipe: Mapping[str, Mapping[str, object]]) -> str:
+    """Return the line that says what a recipe sets, unless flags or --config say otherwise."""
+    settings = [
+        f"{group}.{name} {str(value).lower() if isinstance(value, bool) else value}"
+        for group, values in recipe.items()
+        for name, value in values.items()
+    ]
+    return f"on a device this --mode has {', '.join(settings)}; flags win"

@@ -6,6 +6,7 @@ from dataclasses import astuple
 from src.common.tables import table
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.costs import RankMemory, bubble, communication, rank_memory
+from src.parallel.plan.fitting import GB, nearest_fit, need_of
 from src.parallel.plan.plan import Plan
 
 MOST_ROWS = 16  # with more ranks, the table of ranks shows only the first and the last one of each stage
@@ -16,9 +17,14 @@ _KINDS = ("tensor", "data", "pipeline", "tied embedding", "expert")  # of commun
 def describe(config: RunConfig) -> str:
     """Return the text that `--plan` prints."""
     plan = Plan.of(config.parallel, config.model)
-    return "\n\n".join(
-        [_summary(config, plan), _ranks(plan), _stages(config, plan), _memory(config, plan), _traffic(config, plan)]
-    )
+    parts = [_summary(config, plan), _ranks(plan), _stages(config, plan), _memory(config, plan), _traffic(config, plan)]
+    return "\n\n".join(parts + ([_fit(config)] if config.parallel.device_target != "CPU" else []))
+
+
+def _fit(config: RunConfig) -> str:
+    need = need_of(config)
+    told = f"a rank of stage {need.stage} needs {need.bytes / GB:.1f} GB, a device has {need.limit / GB:.0f}"
+    return f"Fits: {told}" if need.fits else f"Does not fit: {told}; {nearest_fit(config)}"
 
 
 def _summary(config: RunConfig, plan: Plan) -> str:
