@@ -14,7 +14,7 @@ from src.inference.padding import bucket
 from src.nn.operators import for_each
 from src.pangu_alpha import PanguAlphaModel
 from src.parallel.paged_attention import PagedCache, PagedPlaces, attends_by_caches
-from src.parallel.plan.costs import ITEM_SIZE
+from src.parallel.plan.sizes import ITEM_SIZE
 
 Relay = Callable[..., Tensor]  # see src.parallel.build.connect_inference
 

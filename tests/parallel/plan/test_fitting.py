@@ -48,9 +48,7 @@ def test_the_nearest_plan_fits_and_has_as_many_tokens(flags):
     changed = config_of(*BARE, *flags, *told[2].split())
     fitting.require_fit(changed)
     assert fitting.need_of(changed).bytes == pytest.approx(float(told[1]) * 1e9, abs=5e7)
-    of_step = [
-        one.parallel.data * one.parallel.micro_batch_num * one.training.batch_size for one in (config, changed)
-    ]
+    of_step = [one.parallel.data * one.parallel.micro_batch_num * one.training.batch_size for one in (config, changed)]
     assert of_step[0] == of_step[1]
 
 

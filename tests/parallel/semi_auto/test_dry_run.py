@@ -38,6 +38,13 @@ def planned(output):
     ]
 
 
+def differences(output):
+    """Return for each compiled rank how much `--plan` differs from what is held and alive, in percent."""
+    found = re.findall(r"--plan says .* ([+-][\d.]+)% of both together\n          of it \w+ \w+ ", output)
+    assert len(found) == output.count(", training: compiled in")
+    return list(map(float, found))
+
+
 def test_every_kind_of_rank_is_as_planned():
     """Two micro-batches have dropout without slow operators and the overflow register of a 910A, and the compiler has
     heard of the options for communication."""
@@ -64,6 +71,7 @@ def test_every_kind_of_rank_is_as_planned():
     # The stage has both blocks and the embedding. Each parameter has a sum of gradients and two moments. The rest are
     # scalars and inputs.
     assert planned(output)[0][0] == 4 * (2 + 2 * 16) + 4 + 5
+    assert max(map(abs, differences(output))) <= 10
 
 
 @pytest.mark.slow
@@ -110,6 +118,36 @@ def test_recomputed_activations_are_gathered_from_the_ranks_that_keep_their_slic
     )
     assert status == 0, errors
     assert planned(output) and "3 AllGather among 2 (1.5 MiB)" in output
+    assert max(map(abs, differences(output))) <= 10
+
+
+SIX_LAYERS = ["--model.hidden_size=256", "--model.num_heads=8", "--model.num_layers=6", "--model.vocab_size=1024"]
+SIX_LAYERS += ["--model.seq_length=256", "--training.batch_size=4", "--model.compute_dtype=float16"]
+HALF = "--model.param_init_dtype=float16"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1"],
+        [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1", "--parallel.sequence_parallel"],
+        [HALF, "--parallel.tensor=2", "--parallel.recompute=selective"],
+        [HALF, "--parallel.tensor=2", "--parallel.recompute", "--parallel.sequence_parallel"],
+        [HALF, "--parallel.tensor=2", "--training.batch_size=1", "--model.seq_length=64"],  # the update needs most
+        ["--parallel.data=2", "--parallel.optimizer_shard"],
+        ["--parallel.data=2", "--parallel.optimizer_shard", "--parallel.recompute"],
+        ["--parallel.tensor=2", "--parallel.micro_batch_num=4"],
+        ["--parallel.tensor=2", "--parallel.pipeline=4", "--parallel.micro_batch_num=4"],
+        [*SPREAD, HALF, "--parallel.optimizer_shard", "--parallel.micro_batch_num=4", "--parallel.recompute"],
+        [*SPREAD, "--parallel.optimizer_shard", "--parallel.micro_batch_num=4"],
+    ],
+    ids=str,
+)
+def test_what_is_alive_is_as_planned_within_a_tenth(flags):
+    status, output, errors = dry_run(*SIX_LAYERS, *flags)
+    assert status == 0, errors
+    assert max(map(abs, differences(output))) <= 10, output
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ def main() -> None:
         "parameters": parameters,
         "operators": compiled.graph.operators,
         "options": compiled.options,
+        "alive": asdict(compiled.graph.alive),
     }
     (job_file.parent / "result.json").write_text(json.dumps(result))
 
