@@ -24,9 +24,9 @@ def config_of(parallel=None, model=None, **training):
 
 
 def held_by(config, rank=0):
-    """Return (parameters, weights, gradients, moments, slices) of a rank."""
+    """Return (parameters, weights, gradients and their sums, moments, copies of weights) of a rank."""
     memory = rank_memory(config, rank)
-    return memory.parameters, memory.weights, memory.gradients, memory.moments, memory.slices
+    return memory.parameters, memory.weights, memory.gradients + memory.sums, memory.moments, memory.copies
 
 
 def payloads(config, rank=0):

@@ -1,11 +1,11 @@
 """The text of `train.py --plan`: what each rank does, holds and sends. The figures come from costs.py."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 
 from src.common.tables import table
 from src.pangu_alpha_config import RunConfig
-from src.parallel.plan.costs import bubble, communication, rank_memory
+from src.parallel.plan.costs import RankMemory, bubble, communication, rank_memory
 from src.parallel.plan.fitting import GB, nearest_fit, need_of
 from src.parallel.plan.plan import Plan
 
@@ -93,23 +93,34 @@ def _layer_names(plan: Plan, stage: int) -> str:
 
 
 def _memory(config: RunConfig, plan: Plan) -> str:
-    held = [rank_memory(config, _stage_ranks(plan, stage)[0]) for stage in range(plan.pipeline)]
-    columns = {
-        "weights": "weights",
-        "gradients": "gradients",
-        "moments": "moments (host)" if config.parallel.optimizer_offload else "moments",
+    """Return the table of memory. A step's gradients and the sums of them are one column."""
+    stages = [rank_memory(config, _stage_ranks(plan, stage)[0]) for stage in range(plan.pipeline)]
+    columns: dict[str, Callable[[RankMemory], int]] = {"weights": lambda memory: memory.weights}
+    copies = "weight copies" if config.is_semi_auto else "updated slices"
+    if any(memory.copies for memory in stages):
+        columns[copies] = lambda memory: memory.copies
+    columns["gradients"] = lambda memory: memory.sums + memory.gradients
+    columns["moments (host)" if config.parallel.optimizer_offload else "moments"] = lambda memory: memory.moments
+    columns |= {
+        "activations": lambda memory: memory.activations,
+        "logits": lambda memory: memory.logits,
+        "total": lambda memory: memory.total,
     }
-    told = ""
-    if any(memory.slices for memory in held):
-        columns["slices"] = "updated slices"
-        told = (
-            "\nupdated slices: copies of the rows that the rank updates, of parameters with rows that divide "
-            "over the replicas"
+    unit, size = _unit(max(memory.total for memory in stages))
+    rows = [[stage, *(f"{of(memory) / size:.3f}" for of in columns.values())] for stage, memory in enumerate(stages)]
+    told = [table(["stage", *columns], rows, f"Memory a rank, {unit}")]
+    if config.is_semi_auto:
+        told.append("weights: what is held between steps; the parts that the rank updates, with optimizer_shard")
+        told.append(
+            "weight copies: in the compute dtype, or gathered; gradients: also their sums and the update's arrays"
         )
-    columns |= {"activations": "activations (estimate)", "total": "total"}
-    unit, size = _unit(max(memory.total for memory in held))
-    rows = [[stage, *(f"{getattr(memory, name) / size:.3f}" for name in columns)] for stage, memory in enumerate(held)]
-    return table(["stage", *columns.values()], rows, f"Memory a rank, {unit}") + told
+        moments = dict.fromkeys(memory.moment for memory in stages)
+        named = (f"{_ranges([n for n, one in enumerate(stages) if one.moment == m])}: {m}" for m in moments)
+        told.append(f"the moment of a step that needs most, by stage: {'; '.join(named)}")
+    elif copies in columns:
+        told.append("updated slices: copies of the rows that the rank updates, where they divide over the replicas")
+    told.append("activations and logits are estimates; workspaces, libraries and fragmentation are not counted")
+    return "\n".join(told)
 
 
 def _traffic(config: RunConfig, plan: Plan) -> str:

@@ -13,6 +13,8 @@ from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.plan import Coordinates, Plan
 
 EXPERT = ".output.ffn."
+CACHE_BLOCK = 16  # tokens of a block of a KV cache in blocks (src/parallel/paged_attention.py)
+UNCUT = ".output.ffn.projection.bias"  # the compiler does not cut the moments of this bias; see compiled_box
 
 # The axis that tensor parallel slices, by the end of a parameter's name. All other parameters are whole on every rank.
 # Matrices into heads and hidden units are sliced by columns, with their biases; those out of them are sliced by rows.
@@ -43,6 +45,11 @@ _OF_OWN_TOKENS = (
     "output.projection.bias",
 )
 _ENDS = sorted(_TENSOR_AXES, key=len, reverse=True)
+
+
+def cache_blocks(tokens: int) -> int:
+    """Return the blocks of a row of `tokens` tokens in a KV cache in blocks."""
+    return -(-tokens // CACHE_BLOCK)
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,14 @@ def optimizer_box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) 
     if not plan.optimizer_shard or rows is None or held.shape[rows] % parts:
         return held
     return held.part(rows, which, parts)
+
+
+def compiled_box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) -> Box:
+    """Same as optimizer_box, for semi_auto: the last bias of experts stays uncut.
+
+    The compiler can cut this bias only over the tensor-parallel ranks as well, so strategies.py turns the cut off.
+    """
+    return (box if name.endswith(UNCUT) else optimizer_box)(name, shape, plan, at)
 
 
 def parameter_shapes(config: PanguAlphaConfig) -> dict[str, tuple[int, ...]]:

@@ -9,9 +9,10 @@ import pytest
 from src.pangu_alpha import PanguAlphaModel
 from src.parallel.explicit.build import build_model, build_stepper
 from src.parallel.mesh import Mesh
-from src.parallel.plan.costs import communication, is_float32, rank_memory
+from src.parallel.plan.costs import communication, rank_memory
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.sharding import box, optimizer_box, parameter_shapes, stages
+from src.parallel.plan.sizes import is_float32
 from tests.support.plans import config_of, held_by
 from tests.support.programs import TINY
 from tests.support.reality import bytes_by_kind, parameters
@@ -92,12 +93,12 @@ def test_each_rank_s_parameters_take_the_planned_bytes(monkeypatch, parallel, mo
         stepper, _ = build_stepper(config, model, mesh)
         before = set(map(id, others))
         held = bytes_by_kind(parameter for parameter in parameters() if id(parameter) not in before)
-        planned, summed = rank_memory(config, rank), config.micro_steps > 1
+        planned = rank_memory(config, rank)
         assert held == {
             "weights": planned.weights,
             "moments": planned.moments,
-            "slices": planned.slices,
-            "gradients": planned.gradients if summed else 0,
+            "slices": planned.copies,
+            "gradients": planned.sums,
         }
         assert planned.parameters == sum(parameter.size for parameter in model.get_parameters())
         del stepper

@@ -82,11 +82,11 @@ def test_the_tables_hold_the_figures():
     config = config_of(*ALL_KINDS)
     report = describe(config)
     header, *stages = rows(report, "Memory a rank, MiB")
-    assert header == ["stage", "weights", "gradients", "moments", "updated slices", "activations (estimate)", "total"]
+    assert header == ["stage", "weights", "updated slices", "gradients", "moments", "activations", "logits", "total"]
     for stage, row in enumerate(stages):
         memory = rank_memory(config, 8 * stage)
-        figures = (memory.weights, memory.gradients, memory.moments, memory.slices, memory.activations, memory.total)
-        assert row == [str(stage), *(f"{figure / MIB:.3f}" for figure in figures)]
+        figures = (memory.weights, memory.copies, memory.sums + memory.gradients, memory.moments, memory.activations)
+        assert row == [str(stage), *(f"{figure / MIB:.3f}" for figure in (*figures, memory.logits, memory.total))]
     header, *stages = rows(report, "Communication a step and rank, MiB")
     assert header == ["stage", "tensor", "data", "pipeline", "tied embedding", "expert", "total", "sent by a ring"]
     for stage, row in enumerate(stages):
@@ -101,7 +101,7 @@ def test_the_tables_hold_the_figures():
 def test_what_is_counted_is_told_where_a_cpu_sends_more():
     reports = [describe(config_of(*ALL_KINDS, f"--parallel.device_target={target}")) for target in ("CPU", "Ascend")]
     told = "\non a CPU all of these are made of float32 AllReduces, which send more"
-    assert reports[0] == reports[1] + told
+    assert reports[0].endswith(told) and told not in reports[1]
 
 
 def test_200_billion_on_2048_ranks():
@@ -121,8 +121,12 @@ def test_200_billion_on_2048_ranks():
     held = 4 * (12 * hidden**2 // 8 + 7 * hidden // 8 + 6 * hidden)
     assert stages[2][3] == f"{held:,}"
     assert rows(report, "Memory a rank, GiB")[2][1:5] == [
-        f"{figure / GIB:.3f}" for figure in (4 * held, 4 * held, 8 * held / 16, 4 * held / 16)
+        f"{figure / GIB:.3f}" for figure in (4 * held, 4 * held / 16, 4 * held, 8 * held / 16)
     ]
+    # The compiler holds a sixteenth of the weights between steps, and gathers all of them.
+    compiled = describe(config_of(*LARGE, "--parallel.device_target=Ascend"))
+    assert rows(compiled, "Memory a rank, GiB")[2][1] == f"{4 * held / 16 / GIB:.3f}"
+    assert float(rows(compiled, "Memory a rank, GiB")[2][2]) == pytest.approx(4 * held / GIB, rel=1e-3)
 
 
 @pytest.mark.parametrize("flags", [["--mode=2.6B", "--parallel.tensor", "8", "--plan"], [*LARGE, "--plan=true"]])

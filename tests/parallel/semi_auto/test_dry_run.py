@@ -38,19 +38,40 @@ def planned(output):
     ]
 
 
+def differences(output):
+    """Return for each compiled rank how much `--plan` differs from what is held and alive, in percent."""
+    found = re.findall(r"--plan says .* ([+-][\d.]+)% of both together\n          of it \w+ \w+ ", output)
+    assert len(found) == output.count(", training: compiled in")
+    return list(map(float, found))
+
+
 def test_every_kind_of_rank_is_as_planned():
+    """Two micro-batches have dropout without slow operators and the overflow register of a 910A, and the compiler has
+    heard of the options for communication."""
     status, output, errors = dry_run(
         *SPREAD,
         "--parallel.optimizer_shard",
+        "--parallel.chip=910A",
+        "--parallel.jit_level=O1",
+        "--parallel.fusion_megabytes=32",
+        "--parallel.comm_overlap=[grad_matmul_communication_overlap, computation_allgather_overlap]",
         "--model.dropout_rate=0.1",
         "--model.compute_dtype=float16",
         "--model.param_init_dtype=float16",
     )
     assert status == 0, errors
     assert re.findall(r"^rank (\d)", output, re.MULTILINE) == ["0", "4"]
+    assert output.count("on the AICPU: none; 1 NPUGetFloatStatusV2\n") == 2
+    assert re.findall(r"^  with    (.*)", output, re.MULTILINE) == 2 * [
+        "jit_level O1",
+        "grad_matmul_communication_overlap",
+        "computation_allgather_overlap",
+        "messages fused by size: allreduce 32 MB, allgather 32 MB, reducescatter 32 MB",
+    ]
     # The stage has both blocks and the embedding. Each parameter has a sum of gradients and two moments. The rest are
     # scalars and inputs.
     assert planned(output)[0][0] == 4 * (2 + 2 * 16) + 4 + 5
+    assert max(map(abs, differences(output))) <= 10
 
 
 @pytest.mark.slow
@@ -86,6 +107,7 @@ def test_a_whole_vocabulary_is_as_planned():
         "--rank=3",
     )
     assert status == 0, errors
+    assert "NPUGet" not in output and "  with  " not in output  # the default chip is not known to be a 910A
     assert planned(output) == [(167, 68)] and "44 AllReduce among 2" in output and "24 AllReduce among 4" in output
 
 
@@ -96,6 +118,36 @@ def test_recomputed_activations_are_gathered_from_the_ranks_that_keep_their_slic
     )
     assert status == 0, errors
     assert planned(output) and "3 AllGather among 2 (1.5 MiB)" in output
+    assert max(map(abs, differences(output))) <= 10
+
+
+SIX_LAYERS = ["--model.hidden_size=256", "--model.num_heads=8", "--model.num_layers=6", "--model.vocab_size=1024"]
+SIX_LAYERS += ["--model.seq_length=256", "--training.batch_size=4", "--model.compute_dtype=float16"]
+HALF = "--model.param_init_dtype=float16"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1"],
+        [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1", "--parallel.sequence_parallel"],
+        [HALF, "--parallel.tensor=2", "--parallel.recompute=selective"],
+        [HALF, "--parallel.tensor=2", "--parallel.recompute", "--parallel.sequence_parallel"],
+        [HALF, "--parallel.tensor=2", "--training.batch_size=1", "--model.seq_length=64"],  # the update needs most
+        ["--parallel.data=2", "--parallel.optimizer_shard"],
+        ["--parallel.data=2", "--parallel.optimizer_shard", "--parallel.recompute"],
+        ["--parallel.tensor=2", "--parallel.micro_batch_num=4"],
+        ["--parallel.tensor=2", "--parallel.pipeline=4", "--parallel.micro_batch_num=4"],
+        [*SPREAD, HALF, "--parallel.optimizer_shard", "--parallel.micro_batch_num=4", "--parallel.recompute"],
+        [*SPREAD, "--parallel.optimizer_shard", "--parallel.micro_batch_num=4"],
+    ],
+    ids=str,
+)
+def test_what_is_alive_is_as_planned_within_a_tenth(flags):
+    status, output, errors = dry_run(*SIX_LAYERS, *flags)
+    assert status == 0, errors
+    assert max(map(abs, differences(output))) <= 10, output
 
 
 @pytest.mark.slow
@@ -141,12 +193,44 @@ def test_experts_are_as_planned():
     assert planned(output) and "8 AlltoAll among 2" in output  # two in each layer, forward and backward
 
 
-def test_generation_is_as_planned():
-    status, output, errors = run(ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1")
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ([], ["fused operators: none; 6 BatchMatMul; on the AICPU: none"] * 2),
+        (
+            ["--model.compute_dtype=float16", "--parallel.chip=A2"],  # parallel.attention is auto
+            [
+                f"fused operators: 3 {attention}, 3 ReshapeAndCache; 0 BatchMatMul; on the AICPU: none"
+                for attention in ("PromptFlashAttention", "PagedAttention")
+            ],
+        ),
+    ],
+    ids=["plain", "flash"],
+)
+def test_generation_is_as_planned(flags, told):
+    """Of messages, there are AllReduces of the embedding and two in each layer, and an AllGather of the logits."""
+    status, output, errors = run(
+        ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1", *flags
+    )
     assert status == 0, errors
-    assert (
-        planned(output) == [(63, 8)] * 2
-    )  # AllReduces of the embedding and two in each layer; an AllGather of the logits
+    assert planned(output) == [(63, 8)] * 2
+    assert re.findall("runs    (.*)", output) == told
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--dry_run", "--generation.use_past=false"], "flash needs the KV cache, which generation.use_past false"),
+        (["--dry_run", "--model.hidden_size=1024", "--model.num_heads=2"], "heads of at most 256; they have 512"),
+        (["--random_weights=true"], "parallel.device_target is CPU or GPU"),
+    ],
+)
+def test_flash_generation_is_refused_where_it_cannot_be(flags, told):
+    told_by = run(
+        ROOT / "predict.py", "--mode=tiny", "--model.compute_dtype=float16", "--parallel.attention=flash", *flags
+    )
+    assert told_by[:2] == (2, "") and told_by[2].count("\n") == 1
+    assert told in told_by[2]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from src.parallel.semi_auto.dry_run.liveness import Alive, alive
+
 OPERATIONS = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Send", "Receive")
 _COLLECTIVE = re.compile(rf"  %\d+\([^=]*\) = (?:PrimFunc_)?({'|'.join(OPERATIONS)})\(")
 _OPERATOR = re.compile(r"^  %\w+\([^=]*\) = (?:PrimFunc_)?(\w+)\(", re.MULTILINE)
@@ -63,11 +65,13 @@ class Graph:
         parameters: Parameters by name.
         collectives: Number of calls of each collective in one run of the graph.
         operators: Number of calls of each operator in one run of the graph, by MindSpore's name.
+        alive: What the graph keeps alive at once, beside the parameters.
     """
 
     parameters: dict[str, Array]
     collectives: Counter[Collective]
     operators: Counter[str] = field(default_factory=Counter)
+    alive: Alive = Alive(None, reason="its text was not read")
 
 
 def read_graph(path: Path, num_layers: int) -> Graph:
@@ -93,7 +97,7 @@ def read_graph(path: Path, num_layers: int) -> Graph:
     for name, body in graphs.items():
         for operator in _OPERATOR.findall(body):
             operators[operator] += times[name]
-    return Graph(parameters, collectives, operators)
+    return Graph(parameters, collectives, operators, alive(text))
 
 
 def _count_calls(name: str, graphs: dict[str, str], times: Counter[str]) -> None:
@@ -139,6 +143,7 @@ class _Node:
             ("micro_inputs-", "batch"),
             ("interleave_inputs-", "batch"),
             ("global_norm-", "norm"),
+            ("is_finite-", "norm"),
             ("layernorm", "final LayerNorm"),
         ):
             if mark in place:

@@ -9,11 +9,19 @@ from collections.abc import Callable
 
 from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha_config import RunConfig
-from src.parallel.plan.costs import FLOAT32, ITEM_SIZE, rank_memory, sliced_sums
+from src.parallel.plan.compiled_memory import sliced_sums
 from src.parallel.plan.plan import Plan
-from src.parallel.plan.sharding import Box, box, is_expert, optimizer_box, parameter_shapes, stages, tensor_axis
+from src.parallel.plan.sharding import (
+    CACHE_BLOCK,
+    box,
+    cache_blocks,
+    compiled_box,
+    is_expert,
+    parameter_shapes,
+    stages,
+    tensor_axis,
+)
 
-UNCUT = ".output.ffn.projection.bias"  # the compiler does not cut the moments of this bias; see updated_box
 Message = tuple[str, int, str, str]  # operation, ranks of its group, part of the model, phase
 
 
@@ -23,7 +31,7 @@ def slices(config: RunConfig, plan: Plan, rank: int) -> dict[str, tuple[int, ...
     found = {}
     for name, shape in parameter_shapes(config.model).items():
         if at.pipeline in stages(name, plan):
-            updated = updated_box(name, shape, plan, rank).shape
+            updated = compiled_box(name, shape, plan, at).shape
             found |= {name: updated, f"adam_m.{name}": updated, f"adam_v.{name}": updated}
             if config.micro_steps > 1:
                 found[f"accu_grads.{name}"] = box(name, shape, plan, at).shape
@@ -35,6 +43,8 @@ def inference_slices(config: RunConfig, plan: Plan, rank: int, rows: int) -> dic
     model, at = config.model, plan.coordinates(rank)
     found = {name: box(name, shape, plan, at).shape for name, shape in parameter_shapes(model).items()}
     cache = (rows, model.num_heads // plan.tensor, model.seq_length, model.head_size)
+    if config.has_flash_generation:
+        cache = (rows * cache_blocks(model.seq_length), CACHE_BLOCK, model.num_heads // plan.tensor, model.head_size)
     return found | {f"cache.{layer}.{kind}": cache for layer in range(model.num_layers) for kind in ("key", "value")}
 
 
@@ -49,33 +59,6 @@ def inference_messages(plan: Plan) -> Counter[Message]:
             ("AllGather", plan.tensor, "head and loss", "forward"): 1,
         }
     return found
-
-
-def updated_box(name: str, shape: tuple[int, ...], plan: Plan, rank: int) -> Box:
-    """Same as sharding.optimizer_box, but the last bias of experts stays uncut.
-
-    The compiler can cut this bias only over the tensor-parallel ranks as well, so strategies.py turns the cut off.
-    """
-    held = box(name, shape, plan, plan.coordinates(rank))
-    return held if name.endswith(UNCUT) else optimizer_box(name, shape, plan, plan.coordinates(rank))
-
-
-def held_bytes(config: RunConfig, plan: Plan, rank: int) -> dict[str, int]:
-    """Return the memory of a rank as `--plan` computes it, corrected for the uncut bias of experts."""
-    memory, found = rank_memory(config, rank), {}
-    more = item = 0
-    for name, shape in parameter_shapes(config.model).items():
-        if name.endswith(UNCUT) and plan.coordinates(rank).pipeline in stages(name, plan):
-            cut = optimizer_box(name, shape, plan, plan.coordinates(rank))
-            left = updated_box(name, shape, plan, rank).size - cut.size
-            more += left
-            item += cut.size if left else 0
-    found = {
-        "weights": memory.weights,
-        "updated slices": memory.slices - item * ITEM_SIZE[config.model.param_init_dtype],
-        "moments": memory.moments + 2 * FLOAT32 * more,
-    }
-    return found | ({"gradients": memory.gradients} if config.micro_steps > 1 else {})
 
 
 def has_formula(config: RunConfig) -> bool:
@@ -117,7 +100,7 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
             _of_parameter(name, shape, plan, rank, add)
     if calls > 1:
         add(_inputs(config, first, last), "AllGather", plan.data_ranks, "batch", "forward")
-    add(1, "AllReduce", plan.world_size, "norm", "update")
+    add(1 + config.parallel.has_float_status, "AllReduce", plan.world_size, "norm", "update")
     for is_there, out, back in ((not last, "Send", "Receive"), (not first, "Receive", "Send")):
         if is_there:
             add(calls, out, plan.pipeline, "pipeline", "forward")
@@ -151,7 +134,7 @@ def _of_parameter(name: str, shape: tuple[int, ...], plan: Plan, rank: int, add:
     same = plan.data if is_expert(name) else plan.data_ranks
     if tensor_axis(name, plan.vocab_parallel) is None:
         same *= plan.tensor
-    held, updated = box(name, shape, plan, at), updated_box(name, shape, plan, rank)
+    held, updated = box(name, shape, plan, at), compiled_box(name, shape, plan, at)
     part = _part(name, plan)
     shards = held.size // updated.size
     if name == WORD_TABLE and at.pipeline > 0 and not plan.optimizer_shard:

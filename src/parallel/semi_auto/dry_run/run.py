@@ -14,16 +14,20 @@ from pathlib import Path
 
 from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig
+from src.parallel.plan.costs import rank_memory
 from src.parallel.plan.plan import Plan
 from src.parallel.semi_auto.dry_run import expected
 from src.parallel.semi_auto.dry_run.compile import Compiled
 from src.parallel.semi_auto.dry_run.compiled_graph import Array, Collective, Graph
 from src.parallel.semi_auto.dry_run.kernels import told_operators
+from src.parallel.semi_auto.dry_run.liveness import Alive
 from src.parallel.semi_auto.dry_run.simulation import require_version
 
 ROOT = Path(__file__).resolve().parents[4]
-MIB = 2**20
-KEPT = ("backbone.", "adam_", "accu_grads.", "cache.")  # prefixes of parameters; inputs and scalars have others
+MIB, GIB = 2**20, 2**30
+MOST_KINDS = 5  # that are told of what is alive
+# What a parameter is, by the beginning of its name. Inputs and scalars have others.
+KEPT = {"backbone.": "weights", "accu_grads.": "sums", "adam_": "moments", "cache.": "caches"}
 
 
 def dry_run(config: RunConfig, rank: str, graphs: tuple[str, ...] = ("training",), rows: int = 1) -> None:
@@ -104,9 +108,9 @@ def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
         number = one.pop("count")
         collectives[Collective(**one | {"ranks": tuple(one["ranks"])})] += number
     slices = {name: tuple(shape) for name, shape in result["slices"].items()}
-    return Compiled(
-        Graph(parameters, collectives, Counter(result["operators"])), slices, result["seconds"], result["peak_memory"]
-    )
+    alive = Alive(**result["alive"] | {"kinds": tuple(map(tuple, result["alive"]["kinds"]))})
+    read = Graph(parameters, collectives, Counter(result["operators"]), alive)
+    return Compiled(read, slices, result["seconds"], result["peak_memory"], result["options"])
 
 
 def _deep_stack() -> None:
@@ -130,11 +134,11 @@ def differences_to_plan(config: RunConfig, plan: Plan, rank: int, compiled: Comp
     if config.parallel.strategy_search:
         return []
     found = _different_slices(expected.slices(config, plan, rank), compiled)
-    held = held_bytes(compiled)
+    held, planned = held_bytes(compiled), rank_memory(config, rank)
     found += [
         f"{name}: {held[name]:,} bytes, planned {number:,}"
-        for name, number in expected.held_bytes(config, plan, rank).items()
-        if held[name] != number
+        for name in ("weights", "sums", "moments")
+        if held[name] != (number := getattr(planned, name)) and config.is_semi_auto
     ]
     if not expected.has_formula(config):
         return found
@@ -142,7 +146,7 @@ def differences_to_plan(config: RunConfig, plan: Plan, rank: int, compiled: Comp
 
 
 def _different_slices(planned: dict[str, tuple[int, ...]], compiled: Compiled) -> list[str]:
-    held = {name: array.shape for name, array in compiled.graph.parameters.items() if name.startswith(KEPT)}
+    held = {name: array.shape for name, array in compiled.graph.parameters.items() if name.startswith(tuple(KEPT))}
     return [
         f"{name}: {held.get(name, 'not held')}, planned {planned.get(name, 'nothing')}"
         for name in sorted({*planned, *held})
@@ -164,19 +168,26 @@ def _different_messages(planned: Counter[expected.Message], compiled: Compiled) 
 
 def held_bytes(compiled: Compiled) -> dict[str, int]:
     """Return the bytes that a rank holds, by the names that `--plan` uses."""
-    held = dict.fromkeys(("weights", "updated slices", "gradients", "moments", "caches"), 0)
+    held = dict.fromkeys(("weights", "sums", "moments", "caches"), 0)
     for name, array in compiled.graph.parameters.items():
-        if name.startswith(("adam_m.", "adam_v.")):
-            held["moments"] += array.bytes
-        elif name.startswith("accu_grads."):
-            held["gradients"] += array.bytes
-        elif name.startswith("cache."):
-            held["caches"] += array.bytes
-        elif name.startswith("backbone."):
-            whole = Array(compiled.slices[name], array.dtype)
-            held["weights"] += whole.bytes
-            held["updated slices"] += array.bytes if whole != array else 0
+        kind = next((kind for beginning, kind in KEPT.items() if name.startswith(beginning)), None)
+        if kind is not None:
+            held[kind] += array.bytes
     return held
+
+
+def told_alive(config: RunConfig, rank: int, graph: str, compiled: Compiled) -> list[str]:
+    """Return the lines about what is alive at once, and what `--plan` says of it."""
+    alive = compiled.graph.alive
+    if alive.bytes is None:
+        return [f"  alive   not known: {alive.reason}"]
+    told = f"  alive   {alive.bytes / GIB:.3f} GiB at most in a step beside what it holds"
+    if graph == "training" and config.is_semi_auto and not config.parallel.strategy_search:
+        planned, held = rank_memory(config, rank), sum(held_bytes(compiled).values())
+        difference = (planned.total - planned.held + held) / (alive.bytes + held) - 1
+        told += f"; --plan says {(planned.total - planned.held) / GIB:.3f} GiB, {difference:+.1%} of both together"
+    kinds = ", ".join(f"{kind} {size / GIB:.3f}" for kind, size in alive.kinds[:MOST_KINDS])
+    return [told, f"          of it {kinds}"]
 
 
 def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, differences: list[str]) -> str:
@@ -201,6 +212,8 @@ def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, diffe
         f"  sends   {sent or 'nothing'}",
         f"  groups  {'; '.join(groups) or 'none'}",
         f"  runs    {told_operators(compiled.graph.operators)}",
+        *(f"  with    {one}" for one in compiled.options),
+        *told_alive(config, rank, graph, compiled),
     ]
     if config.parallel.strategy_search:
         lines.append("  plan    none: the compiler searched for strategies")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.parallel.plan.costs import activations, layer_activations
+from src.parallel.plan.explicit_memory import activations, kept_by_layer, layer_activations, logits
 from src.parallel.plan.plan import Plan
 from tests.support.plans import HIDDEN, config_of
 
@@ -15,6 +15,8 @@ def test_a_layer_s_activations_by_hand():
     assert layer_activations(config_of(), 0) == (4 + 4) * 4 * kib + 2 * 16 * kib + 8 * kib
     dropout = config_of(model=dict(dropout_rate=0.1))  # two masks, and for the attention weights a mask and the result
     assert layer_activations(dropout, 0) == layer_activations(config_of(), 0) + 2 * 4 * kib + 2 * 8 * kib
+    without = config_of(model=dict(dropout_rate=0.1, attention_dropout_rate=0.0))
+    assert layer_activations(without, 0) == layer_activations(config_of(), 0) + 2 * 4 * kib
     tensor = config_of(dict(tensor=2))
     assert layer_activations(tensor, 0) == 4 * 4 * kib + (4 * 4 + 2 * 16 + 8) * kib // 2
     sequence = dict(tensor=2, sequence_parallel=True)  # halves both inputs, and with dropout both masks
@@ -59,45 +61,25 @@ def test_what_a_stage_keeps():
     """Besides its layers, a stage keeps ids, positions and mask of each micro-batch, and one mask as numbers. The last
     stage also keeps the inputs of the final LayerNorm, the queries and the head, the logits and their gradient. A
     middle stage also keeps the input of each micro-batch in flight."""
-    layer, top = layer_activations(config_of(), 0), 3 * HIDDEN + 2 * 2 * 16 * 48 * 4
+    layer, top, of_logits = layer_activations(config_of(), 0), 3 * HIDDEN, 2 * 2 * 16 * 48 * 4
     batch = 2 * 16 * (4 + 4 + 16)
     mask = batch + 2 * 16 * 16 * 4
     one = config_of()
-    assert activations(one, Plan.of(one.parallel, one.model), 0) == 3 * layer + mask + top
-    recomputed = config_of(dict(recompute=True))
+    plan = Plan.of(one.parallel, one.model)
+    assert activations(one, plan, 0) == 3 * layer + mask + top and logits(one, plan, 0) == of_logits
     kept = (2 + 2) * 3 * HIDDEN
-    assert activations(recomputed, Plan.of(recomputed.parallel, one.model), 0) == kept + layer + mask + top
+    assert activations(config_of(dict(recompute="full")), plan, 0) == kept + layer + mask + top
     staged = config_of(dict(pipeline=3, micro_batch_num=8))
-    kept = [activations(staged, Plan.of(staged.parallel, staged.model), stage) for stage in range(3)]
+    plan = Plan.of(staged.parallel, staged.model)
+    kept = [activations(staged, plan, stage) for stage in range(3)]
     assert [of_stage - layer - mask - 7 * batch for of_stage in kept] == [0, 2 * HIDDEN, top]
+    assert [logits(staged, plan, stage) for stage in range(3)] == [0, 0, of_logits]
 
 
-def test_what_the_compiler_keeps_to_compute_the_rest_again():
-    """The compiler keeps no LayerNorm outputs of the 4 layers. Sliced, each tensor rank keeps half of the input of each
-    second LayerNorm. With several micro-batches it also keeps half of the inputs of blocks 1 and 2. The input of the
-    query layer comes from the final LayerNorm and is not sliced."""
-
-    def kept(**settings):
-        config = config_of(dict(tensor=2, recompute=True, micro_batch_num=2) | settings, dict(num_layers=4))
-        return activations(config, Plan.of(config.parallel, config.model), 0)
-
-    compiled = dict(device_target="Ascend")
-    sliced = compiled | dict(recompute_slice_activation=True)
-    assert kept() - kept(**compiled) == 2 * 4 * HIDDEN
-    assert kept(**compiled) - kept(**sliced) == (4 + 2) * HIDDEN // 2
-    assert kept(**compiled, micro_batch_num=1) - kept(**sliced, micro_batch_num=1) == 4 * HIDDEN // 2
-
-
-def test_the_compiler_s_pipeline_keeps_each_micro_batch_in_flight():
-    """The first of three stages has three micro-batches in flight, the second one two. With recompute, each keeps the
-    two inputs of a layer."""
-    parallel = dict(pipeline=3, micro_batch_num=8, device_target="Ascend", world_size=24, data=8)
-    layer, batches, mask = layer_activations(config_of(), 0), 8 * 2 * 16 * (4 + 4 + 16), 2 * 16 * 16 * 4
-    for recompute, kept, again in ((False, layer, 0), (True, 2 * HIDDEN, layer)):
-        config = config_of(parallel | dict(recompute=recompute))
-        plan = Plan.of(config.parallel, config.model)
-        for stage, in_flight in ((0, 3), (1, 2)):
-            assert activations(config, plan, stage) == in_flight * kept + again + batches + mask
+def test_what_selective_recompute_does_not_keep():
+    """The 8 KiB of attention weights, and the 16 KiB of units after the activation."""
+    selective = config_of(dict(recompute="selective"))
+    assert layer_activations(selective, 0) - kept_by_layer(selective, 0) == (8 + 16) * 1024
 
 
 def test_what_a_stage_keeps_with_sequence_parallel():
