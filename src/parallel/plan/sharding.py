@@ -5,7 +5,7 @@ Execution, checkpoints, the plan's arithmetic and the tests all use this one tab
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE, block_number, layer_prefixes
@@ -69,7 +69,7 @@ class Box:
         """Number of elements along each axis."""
         return tuple(end - begin for begin, end in zip(self.begin, self.end, strict=True))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)

@@ -1,19 +1,25 @@
 """The plans of a run on one kind of machine that fit its memory, fastest first by the step-time model."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from src.common.checks import require
 from src.common.errors import InputError
 from src.pangu_alpha_config import RunConfig
+from src.parallel.plan.costs import RankMemory
 from src.parallel.plan.fitting import GB
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.search.machines import Machine
-from src.parallel.plan.search.step_time import stage_costs, step_seconds
+from src.parallel.plan.search.step_time import stage_costs, stage_memories, step_seconds
+from src.parallel.plan.sizes import token_count
 
-FEWEST_TOKENS = 2048  # of a micro-batch in published.py
+# Tokens of the smallest micro-batch in published.py. Small products are slower than the model says, so smaller ones are
+# taken only if no larger one fits.
+FEWEST_TOKENS = 2048
 HEADROOM = 0.1  # share of a device's memory for what a plan does not count: libraries, messages in transit
-_RECOMPUTE = ("full", "selective", "none")  # each one keeps more than the one before
+_RECOMPUTE = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
@@ -59,21 +65,19 @@ def search(config: RunConfig, machine: Machine, memory: float) -> Shortlist:
     Raises:
         InputError: No plan fits.
     """
-    given = _candidate(config, machine)
+    given = Candidate(config, step_seconds(stage_costs(config, machine), machine.shares), _need(config))
     sequences = config.training.batch_size * config.micro_steps * Plan.of(config.parallel, config.model).data_ranks
-    tried, smallest, fitting = 0, given, []
+    tried, fitting = 0, []
     for sizes in _sizes(config, sequences):
-        found = list(_of_sizes(config, machine, memory, sizes, sequences // sizes["data"]))
-        tried += len(found)
-        smallest = min([smallest, *found], key=lambda one: one.memory)
-        fits = [one for one in found if one.memory <= memory]
-        fitting += [_best(fits)] if fits else []
-    sizes = smallest.config.parallel
+        timed = list(_timed(config, machine, memory, sizes, sequences // sizes["data"]))
+        tried += len(timed)
+        usual = [(seconds, one) for seconds, one in timed if token_count(one) >= FEWEST_TOKENS]
+        best = _fastest(usual, memory) or _fastest(timed, memory)
+        fitting += [best] if best else []
     require(
         fitting,
-        f"no plan of {sizes.world_size} ranks fits {memory / GB:.3g} GB; the smallest of {tried} (tensor "
-        f"{sizes.tensor}, pipeline {sizes.pipeline}, data {sizes.data}) needs {smallest.memory / GB:.1f} GB: give a "
-        "larger --parallel.world_size or --parallel.device_memory",
+        f"no plan of {config.parallel.world_size} ranks fits {memory / GB:.3g} GB; that of the settings needs "
+        f"{given.memory / GB:.1f} GB: give a larger --parallel.world_size or --parallel.device_memory",
     )
     return Shortlist(sorted(fitting, key=lambda one: one.seconds), given, tried, sequences)
 
@@ -87,34 +91,40 @@ def _sizes(config: RunConfig, sequences: int) -> Iterator[dict[str, int]]:
                 yield {"tensor": tensor, "pipeline": pipeline, "data": data}
 
 
-def _of_sizes(
+def _timed(
     config: RunConfig, machine: Machine, memory: float, sizes: dict[str, int], sequences: int
-) -> Iterator[Candidate]:
-    """Yield the plans with these sizes and these sequences of a replica, without those that surely need too much."""
-    fits = False
-    for recompute in _RECOMPUTE:
-        for batch_size in _divisors(sequences):
-            made = _with_plan(config, sizes, recompute, batch_size, sequences // batch_size)
-            if made is None:
-                continue
-            found = _candidate(made, machine)
-            yield found
-            fits = fits or found.memory <= memory
-            if not fits:
-                return  # the first plan needs the least
-            if found.memory > memory:
-                break  # and so do larger micro-batches
+) -> Iterator[tuple[float, RunConfig]]:
+    """Yield the plans with these sizes and these sequences of a replica, and their seconds of a step.
 
-
-def _best(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the fastest plan; of those within 1%, the one that needs the least memory.
-
-    Smaller micro-batches than those of published runs are taken only if no larger one fits: small products are slower
-    than the model says.
+    Plans whose weights alone need too much are left out. All plans with several micro-batches have the same weights.
     """
-    usual = [one for one in candidates if one.config.training.batch_size * one.config.model.seq_length >= FEWEST_TOKENS]
-    fastest = min(one.seconds for one in usual or candidates)
-    return min((one for one in usual or candidates if one.seconds <= 1.01 * fastest), key=lambda one: one.memory)
+    held: dict[bool, list[RankMemory]] = {}
+    for recompute, batch_size in product(_RECOMPUTE, _divisors(sequences)):
+        made = _with_plan(config, sizes, recompute, batch_size, sequences // batch_size)
+        if made is None:
+            continue
+        several = made.micro_steps > 1
+        if several not in held:
+            held[several] = stage_memories(made)
+        if max(one.held for one in held[several]) <= memory:
+            yield step_seconds(stage_costs(made, machine, memories=held[several]), machine.shares), made
+
+
+def _fastest(timed: Sequence[tuple[float, RunConfig]], memory: float) -> Candidate | None:
+    """Return the fastest plan that fits; of those within 1%, the one that needs the least memory."""
+    best, slowest = None, math.inf
+    for seconds, config in sorted(timed, key=lambda one: one[0]):
+        if seconds > slowest:
+            break
+        need = _need(config)
+        if need <= memory and (best is None or need < best.memory):
+            best, slowest = Candidate(config, seconds, need), min(slowest, 1.01 * seconds)
+    return best
+
+
+def _need(config: RunConfig) -> int:
+    """Return the bytes that the fullest rank needs."""
+    return max(one.total for one in stage_memories(config))
 
 
 def _with_plan(
@@ -134,11 +144,6 @@ def _with_plan(
         return replace(config, parallel=parallel, training=training)
     except InputError:
         return None
-
-
-def _candidate(config: RunConfig, machine: Machine) -> Candidate:
-    stages = stage_costs(config, machine)
-    return Candidate(config, step_seconds(stages, machine.shares), max(stage.memory.total for stage in stages))
 
 
 def _divisors(number: int) -> list[int]:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from src.pangu_alpha_config import RunConfig
-from src.parallel.plan.costs import FLOAT32, ITEM_SIZE, RankMemory, rank_memory
+from src.parallel.plan.costs import RankMemory, rank_memory
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.search.machines import Machine, Shares
+from src.parallel.plan.sizes import FLOAT32, ITEM_SIZE
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a rank of a stage needs for a step: seconds at the numbers of the data sheet, and memory.
+    """Seconds of a step on a rank of a stage at the numbers of the data sheet, the waiting in the pipeline included.
 
     Args:
-        products: Seconds of matrix products. Waiting in the pipeline counts, here and below.
-        traffic: Seconds of the memory traffic of all other operators, the optimizer's included.
-        messages: Seconds of the messages of tensor, pipeline and data parallel.
-        memory: Bytes that it holds.
+        products: Matrix products.
+        traffic: Memory traffic of all other operators, the optimizer's included.
+        messages: Messages of tensor, pipeline and data parallel.
     """
 
     products: float
     traffic: float
     messages: float
-    memory: RankMemory
 
     def seconds(self, shares: Shares) -> float:
         """Return the seconds of the step if the machine reaches these shares of its data sheet."""
@@ -85,25 +84,35 @@ def step_seconds(stages: Sequence[StageCost], shares: Shares) -> float:
     return max(stage.seconds(shares) for stage in stages)
 
 
-def stage_costs(config: RunConfig, machine: Machine, schedule: Schedule | None = None) -> list[StageCost]:
-    """Return the costs of the first and of the last stage. Those between them need no more than the first one."""
-    schedule = schedule or Schedule()
+def stage_memories(config: RunConfig) -> list[RankMemory]:
+    """Return the memory of a rank of the first and of the last stage. Those between them need no more."""
+    plan = Plan.of(config.parallel, config.model)
+    width = plan.world_size // plan.pipeline
+    return [rank_memory(config, stage * width) for stage in sorted({0, plan.pipeline - 1})]
+
+
+def stage_costs(
+    config: RunConfig, machine: Machine, schedule: Schedule | None = None, memories: Sequence[RankMemory] | None = None
+) -> list[StageCost]:
+    """Return the costs of the first and of the last stage. Those between them need no more time than the first one.
+
+    Args:
+        config: Model and plan.
+        machine: Its devices.
+        schedule: What the settings do not say; None for a run of this project.
+        memories: `stage_memories` of these settings, or of others with the same weights; None means that they are
+            computed.
+    """
+    schedule, memories = schedule or Schedule(), memories or stage_memories(config)
     plan = Plan.of(config.parallel, config.model)
     # A stage computes its micro-batches, and waits as long as the other stages take for one part of their layers.
     turns = config.micro_steps + (plan.pipeline - 1) / schedule.virtual_stages
     found = []
-    for number in sorted({0, plan.pipeline - 1}):
-        stage = _Stage(config, plan, number)
-        memory = rank_memory(config, number * (plan.world_size // plan.pipeline))
-        updated = 2 * (memory.weights + memory.gradients + memory.moments)  # read and written
-        found.append(
-            StageCost(
-                turns * _flops(stage) / machine.peak,
-                (turns * _moved(stage) + updated) / machine.bandwidth,
-                turns * _micro_batch_messages(stage, machine, schedule) + _gradient_messages(stage, memory, machine),
-                memory,
-            )
-        )
+    for number, memory in zip(sorted({0, plan.pipeline - 1}), memories, strict=True):
+        stage, updated = _Stage(config, plan, number), 2 * memory.held  # the update reads and writes what is held
+        messages = turns * _micro_batch_messages(stage, machine, schedule) + _gradient_messages(stage, memory, machine)
+        traffic = (turns * _moved(stage) + updated) / machine.bandwidth
+        found.append(StageCost(turns * _flops(stage) / machine.peak, traffic, messages))
     return found
 
 

@@ -64,9 +64,8 @@ def test_auto_takes_flash_attention_on_a2_and_a3_alone():
 
 def test_traffic_of_one_layer_by_hand():
     """In float16: 10 arrays (N, H) of norms and sums, 8 of heads, 2 (N, F), forward once and backward twice."""
-    layers = [costs({"attention": "flash", "chip": "A2"}, num_layers=number)[0] for number in (3, 4)]
-    updated = [2 * (cost.memory.weights + cost.memory.gradients + cost.memory.moments) for cost in layers]
-    moved = [cost.traffic - bytes_ for cost, bytes_ in zip(layers, updated, strict=True)]
+    configs = [config_of({"attention": "flash", "chip": "A2"}, num_layers=number) for number in (3, 4)]
+    moved = [stage_costs(config, UNIT)[0].traffic - 2 * rank_memory(config, 0).held for config in configs]
     assert moved[1] - moved[0] == pytest.approx(3 * 2 * (10 * N * H + 8 * N * H + 2 * N * 4 * H))
     logits = 6 * 4 * N * V
     assert moved[0] == pytest.approx(3 * (moved[1] - moved[0]) + logits)
