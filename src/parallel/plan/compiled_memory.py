@@ -171,7 +171,7 @@ class _Stage:
             return max(2 * scores - min(freed, self.pairs * self.item), units)
         attention = 3 * scores + 4 * self.heads + self.hidden
         if self.parallel.recompute == "selective":  # the layer's units are freed before its attention
-            return max(attention - self.products_of_units(last), units)
+            return max(attention - self.products_of_units(last), units + 2 * self.own_float32)
         return self.own_float32 + max(attention, 2 * units + self.hidden)
 
     @cached_property
