@@ -17,6 +17,7 @@ from src.common.settings import MOST_IDS, DataConfig, DerivedInt, GenerationConf
 
 MOST_DOCUMENTS = 1024  # that FlashAttentionScore takes in the layout TND
 MOST_CHUNKS = 4  # of a loss; each adds a gradient of the word table, which the compiler sums up at the end
+LARGEST_FLASH_HEAD, LARGEST_PAGED_HEAD = 512, 256  # that FlashAttentionScore and PagedAttention take
 DType = Literal["float32", "float16", "bfloat16"]
 
 
@@ -234,8 +235,9 @@ class RunConfig:
             f"{told}model.compute_dtype is float32; give float16 or bfloat16, or parallel.attention plain",
         )
         require(
-            model.head_size % 16 == 0 and model.head_size <= 512,
-            f"parallel.attention flash wants heads of a multiple of 16 up to 512; they have {model.head_size}{remedy}",
+            model.head_size % 16 == 0 and model.head_size <= LARGEST_FLASH_HEAD,
+            f"parallel.attention flash wants heads of a multiple of 16 up to {LARGEST_FLASH_HEAD}; they have "
+            f"{model.head_size}{remedy}",
         )
         rows = self.training.batch_size // parallel.micro_batch_interleaved
         require(
@@ -275,10 +277,16 @@ class RunConfig:
     @property
     def has_flash_attention(self) -> bool:
         """Whether training on these devices uses Ascend's fused attention (parallel.attention)."""
-        parallel = self.parallel
+        parallel, head_size = self.parallel, self.model.head_size
         fits = parallel.device_target == "Ascend" and self.model.compute_dtype != "float32"
+        fits = fits and head_size % 16 == 0 and head_size <= LARGEST_FLASH_HEAD
         has_it = parallel.attention == "auto" and parallel.chip in ("A2", "A3")
         return fits and (has_it or parallel.attention == "flash")
+
+    @property
+    def has_flash_generation(self) -> bool:
+        """Whether generation on these devices uses Ascend's operators for prompts and for a KV cache in blocks."""
+        return self.has_flash_attention and self.generation.use_past and self.model.head_size <= LARGEST_PAGED_HEAD
 
     @property
     def attention_input(self) -> Literal["mask", "documents", "document ends"]:

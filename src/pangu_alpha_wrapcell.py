@@ -89,6 +89,20 @@ class GlobalNorm(nn.Cell):
         return ops.sqrt(ops.addn(for_each(sum_of_squares, tensors)))
 
 
+class IsFinite(nn.Cell):
+    """Whether the norm of a step's gradients is finite. A chip may have more to tell: see src/parallel/float_status.py.
+
+    Inputs:
+        norm: float32 scalar.
+    """
+
+    def begin(self) -> None:
+        """Do what must come before the passes of a step. It is called on the host."""
+
+    def construct(self, norm: Tensor) -> Tensor:
+        return ops.isfinite(norm)
+
+
 class ApplyGradients(nn.Cell):
     """Checks gradients for overflow, clips them by their global norm, and updates the parameters.
 
@@ -104,7 +118,7 @@ class ApplyGradients(nn.Cell):
         loss_scale, lr, beta1_power, beta2_power: float32 scalars. The last three come from `StepScalars`.
 
     Returns:
-        The unscaled global norm of the gradients before clipping, and whether it is finite.
+        The unscaled global norm of the gradients before clipping, and whether nothing overflowed.
     """
 
     def __init__(self, optimizer: nn.Cell, clip_norm: float, micro_batches: int = 1):
@@ -112,6 +126,7 @@ class ApplyGradients(nn.Cell):
         self.optimizer = optimizer
         self.reduce_gradients = nn.Identity()
         self.global_norm = GlobalNorm()
+        self.is_finite = IsFinite()
         self.micro_batches = micro_batches
         self.clip_norm = clip_norm
 
@@ -121,7 +136,7 @@ class ApplyGradients(nn.Cell):
         gradients = self.reduce_gradients(gradients)
         unscale = 1.0 / (loss_scale * self.micro_batches)
         norm = self.global_norm(gradients) * unscale
-        finite = ops.isfinite(norm)
+        finite = self.is_finite(norm)
         factor = unscale
         if self.clip_norm > 0:
             factor = unscale * (self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)))
@@ -181,7 +196,7 @@ class StepResult:
     Args:
         loss: This rank's share of the loss, which is the mean over all tokens of the step that count.
         gradient_norm: Global norm of the gradients before clipping.
-        finite: Whether the norm is finite. If not, the weights were not updated.
+        finite: Whether nothing overflowed. Else the weights were not updated.
     """
 
     loss: float
@@ -239,7 +254,7 @@ class Stepper:
         apply_gradients: ApplyGradients,
         total: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ):
-        self.network, self._total = network, total
+        self.network, self.is_finite, self._total = network, apply_gradients.is_finite, total
         self.accumulator, self.update = None, TrainStep(network, parameters, apply_gradients)
         if apply_gradients.micro_batches > 1:
             self.accumulator = Accumulator(network, parameters)
@@ -250,6 +265,7 @@ class Stepper:
         batches = list(micro_batches)
         weights = token_weights(batches, self.network.pad_token, self._total)
         scale_and_scalars = Tensor(np.float32(loss_scale)), *scalars.tensors()
+        self.is_finite.begin()
         if self.accumulator:
             losses = [
                 self.accumulator(Tensor(np.float32(loss_scale * weight)), *batch)

@@ -75,6 +75,7 @@ def test_decay_ends_with_the_run_unless_told_otherwise():
         (dict(num_layers=1), "num_layers is 1"),
         (dict(vocab_size=0), "vocab_size is 0"),
         (dict(dropout_rate=1.0), r"dropout_rate is 1.0; it must lie in \[0, 1\)"),
+        (dict(attention_dropout_rate=-0.1), r"attention_dropout_rate is -0.1; it must lie in \[0, 1\)"),
         (dict(vocab_size=6, eod_token=1), "pad_token 6 is outside the vocabulary of 6 ids"),
         (dict(hidden_act="relu"), "hidden_act 'relu' is none of fast_gelu, gelu"),
         (dict(compute_dtype="int8"), "dtype 'int8' is none of float32, float16, bfloat16"),

@@ -22,14 +22,13 @@ _NAMES = {
     "param_init_dtype": "param_init_type",
 }
 _SAME_NAMES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "seq_length", "ffn_hidden_size", "hidden_act")
-_SAME_NAMES += ("eod_token", "eod_reset", "compute_dtype")
+_SAME_NAMES += ("attention_dropout_rate", "eod_token", "eod_reset", "compute_dtype")
 # Settings of MindFormers that this model does not read, with the only value that fits it.
 _FIXED = {"post_layernorm_residual": False, "use_flash_attention": False}
 _FIXED |= {"use_moe": False, "expert_num": 1, "per_token_num_experts_chosen": 1}
 # What MindFormers adds. Each label weighs the same in the loss here, whatever calculate_per_token_loss is.
 _ADDED = {"moe_config", "dataset_config", "calculate_per_token_loss", "disable_lazy_inline", "type", "model_type"}
 _ADDED |= {"model_name", "name_or_path", "transformers_version", "torch_dtype"}
-_DROPOUTS = ("embedding_dropout_prob", "hidden_dropout_rate", "attention_dropout_rate")
 
 
 @MindFormerRegister.register(MindFormerModuleType.CONFIG)
@@ -37,9 +36,10 @@ class PanguAlphaConfig(PretrainedConfig):
     """Settings of PanGu-α under MindFormers' names.
 
     Args:
-        vocab_size, hidden_size, num_layers, num_heads, seq_length, ffn_hidden_size, hidden_act, eod_token, eod_reset,
-            compute_dtype: See src.pangu_alpha_config.PanguAlphaConfig. num_layers counts the query layer.
-        embedding_dropout_prob, hidden_dropout_rate, attention_dropout_rate: Rates of dropout. They must be equal.
+        vocab_size, hidden_size, num_layers, num_heads, seq_length, ffn_hidden_size, hidden_act, attention_dropout_rate,
+            eod_token, eod_reset, compute_dtype: See src.pangu_alpha_config.PanguAlphaConfig. num_layers counts the
+            query layer.
+        embedding_dropout_prob, hidden_dropout_rate: Rates of the other dropouts. They must be equal.
         pad_token_id: Id of padding.
         eos_token_id: Id that ends an answer; None for none.
         softmax_compute_type, param_init_type: Dtypes of the softmax and of the weights.
@@ -128,14 +128,14 @@ def settings_of(config: ProjectConfig) -> dict[str, Any]:
     for name, value in values.items():
         if value != default[name]:
             raise InputError(f"model.{name} is {value}: the plug-in of MindFormers has no such setting; use train.py")
-    return known | {name: config.dropout_rate for name in _DROPOUTS}
+    return known | {"embedding_dropout_prob": config.dropout_rate, "attention_dropout_rate": config.attention_dropout}
 
 
 def _check(config: PanguAlphaConfig) -> None:
-    rates = {name: getattr(config, name) for name in _DROPOUTS}
-    if len(set(rates.values())) > 1:
+    if config.embedding_dropout_prob != config.hidden_dropout_rate:
         raise InputError(
-            f"this model has one rate of dropout, but {', '.join(f'{n} is {v}' for n, v in rates.items())}"
+            "embeddings and layers have one rate of dropout here, but embedding_dropout_prob is "
+            f"{config.embedding_dropout_prob} and hidden_dropout_rate is {config.hidden_dropout_rate}"
         )
     if str(config.layernorm_compute_type).lower() != "float32":
         raise InputError(f"layernorm_compute_type is {config.layernorm_compute_type}; LayerNorms are float32 here")

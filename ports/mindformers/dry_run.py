@@ -166,7 +166,7 @@ def _compile(step: nn.Cell, network: Any, rows: int) -> float:
     length = model.seq_length
     shapes = [((rows, length + 1), np.int32), ((rows, length), np.int32)]
     shapes += [((rows, length, length), np.bool_), ((rows, length), np.float32)]
-    if model.dropout_rate:
+    if model.has_dropout:
         shapes.append(((rows,), np.int32))
     inputs: list[Tensor] = [ms.Tensor(np.float32(1)) for _ in range(5)]
     inputs += [ms.Tensor(np.zeros(shape, dtype)) for shape, dtype in shapes]

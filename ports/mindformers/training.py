@@ -95,7 +95,7 @@ class PanguAlphaTrainOneStepCell(MFTrainOneStepCell):
         config = network.config.ours()
         self.ranks = ranks
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM, GlobalComm.WORLD_COMM_GROUP) if ranks > 1 else None
-        self.keys = DropoutKeys(seed, rank) if config.dropout_rate else None
+        self.keys = DropoutKeys(seed, rank) if config.has_dropout else None
         objective = Objective(network, config.pad_token, ranks)
         self.value_and_gradients = ms.value_and_grad(objective, None, self.weights, has_aux=True)
 

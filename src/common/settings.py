@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 else:
     DerivedInt = Optional[int]
 
+CommOverlap = Literal[
+    "grad_matmul_communication_overlap",
+    "recomputation_communication_overlap",
+    "grad_computation_allreduce_overlap",
+    "computation_allgather_overlap",
+]
 Recompute = Union[bool, Literal["none", "selective", "full"]]
 
 MOST_IDS = 10_000_000  # of a vocabulary
@@ -172,6 +178,15 @@ class ParallelConfig:
             explicit is this project's own communication between cells. auto takes semi_auto for training where it can
             do the run, and explicit otherwise.
         fusion_groups: Number of groups of layers. The gradients of a group are sent in one message (semi_auto only).
+        fusion_megabytes: Join messages of gradients and updated weights up to this size in MB, instead of by groups of
+            layers (semi_auto only). 0 means by fusion_groups.
+        comm_overlap: Communication that MindSpore runs beside computation on Ascend (semi_auto only), by its own names:
+            that of tensor parallel beside gradients of weights (grad_matmul_communication_overlap) or beside recomputed
+            operators (recomputation_communication_overlap), sums of gradients beside the backward pass
+            (grad_computation_allreduce_overlap), and gathers of optimizer_shard beside the forward pass
+            (computation_allgather_overlap).
+        jit_level: How MindSpore compiles for Ascend: O0 runs operators one by one, O1 also fuses some, O2 hands the
+            whole graph to CANN. auto leaves the choice to MindSpore.
         micro_batch_interleaved: Number of parts of a micro-batch. One part is computed while another one communicates
             (semi_auto only).
         strategy_search: Let MindSpore's compiler choose how to split the parameters over all ranks (semi_auto only).
@@ -212,6 +227,9 @@ class ParallelConfig:
     device_id: int = 0
     backend: Literal["auto", "semi_auto", "explicit"] = "auto"
     fusion_groups: int = 1
+    fusion_megabytes: int = 0
+    comm_overlap: list[CommOverlap] = field(default_factory=list)
+    jit_level: Literal["auto", "O0", "O1", "O2"] = "auto"
     micro_batch_interleaved: int = 1
     strategy_search: bool = False
     cpu_kernels: bool = True
@@ -237,6 +255,11 @@ class ParallelConfig:
             self.recompute = "full" if self.recompute else "none"
         whole_numbers(0, 1 << 16, self, "device_id", prefix="parallel.")
         at_least(0, self, "device_memory", prefix="parallel.")
+        whole_numbers(0, 1 << 16, self, "fusion_megabytes", prefix="parallel.")
+        require(
+            not self.fusion_megabytes or self.fusion_groups == 1,
+            "parallel.fusion_megabytes and parallel.fusion_groups are two ways to join messages; give one of them",
+        )
         whole_numbers(
             1,
             1 << 20,
@@ -274,6 +297,11 @@ class ParallelConfig:
             "parallel.recompute_slice_activation needs parallel.recompute full, and parallel.tensor of 2 or more "
             "without parallel.sequence_parallel, which shares activations out by itself",
         )
+
+    @property
+    def has_float_status(self) -> bool:
+        """Whether overflow is read from the status register of the chip. Call settle_chip before, for chip auto."""
+        return self.device_target == "Ascend" and self.chip == "910A"
 
     @property
     def uses_cpu_kernels(self) -> bool:

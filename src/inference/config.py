@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from src.common.checks import require, whole_numbers
 from src.common.errors import InputError
-from src.pangu_alpha_config import RunConfig, require_tensor_parallel_alone
+from src.pangu_alpha_config import LARGEST_PAGED_HEAD, RunConfig, require_tensor_parallel_alone
 
 
 @dataclass
@@ -64,6 +64,17 @@ class InferenceConfig(CheckpointConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.parallel.attention == "flash":
+            remedy = "; give parallel.attention plain or auto"
+            require(
+                self.generation.use_past,
+                "parallel.attention flash needs the KV cache, which generation.use_past false leaves out" + remedy,
+            )
+            require(
+                self.model.head_size <= LARGEST_PAGED_HEAD,
+                f"parallel.attention flash generates with heads of at most {LARGEST_PAGED_HEAD}; they have "
+                f"{self.model.head_size}" + remedy,
+            )
         if self.dry_run:
             require_tensor_parallel_alone(self)
         else:

@@ -33,6 +33,7 @@ class Manifest:
         score_lengths: Number of tokens that each graph for scoring reads; empty if there are no such graphs.
         rank: Number of the rank whose slice of the model this is.
         world_size: Number of slices.
+        attention: flash if the graphs of generation attend by the operators of Ascend A2 and A3; else plain.
         quantization: Fields of the `Format` in which `src.cpu` stores the weights; None for MindIR graphs.
         files: Size and CRC-32 of each file.
     """
@@ -46,6 +47,7 @@ class Manifest:
     score_lengths: list[int]
     rank: int = 0
     world_size: int = 1
+    attention: str = "plain"
     quantization: dict | None = None
     files: dict[str, dict[str, int]] = field(default_factory=dict)
 

@@ -18,11 +18,20 @@ _GOLDEN_RATIO = _signed(0x9E3779B1)
 _ROUNDS = ((16, _signed(0x85EBCA6B)), (13, _signed(0xC2B2AE35)))
 _LAST_SHIFT = 16
 _LOW_31_BITS = 0x7FFFFFFF
+_LOW_32_BITS = 0xFFFFFFFF
 
 
 def dropout_keys(seed: int, step: int, micro_step: int, rows: int) -> np.ndarray:
     """Return a key for each row of a micro-batch, int32 (rows,)."""
     return np.random.default_rng([seed, step, micro_step]).integers(-(2**31), 2**31, rows, dtype=np.int32)
+
+
+def hashed(words: np.ndarray) -> np.ndarray:
+    """Return uint32 words with their bits mixed, as the cells below mix them."""
+    words = words * np.uint32(_GOLDEN_RATIO & _LOW_32_BITS)
+    for shift, multiplier in _ROUNDS:
+        words = (words ^ words >> shift) * np.uint32(multiplier & _LOW_32_BITS)
+    return words ^ words >> _LAST_SHIFT
 
 
 class Hash(nn.Cell):
@@ -68,10 +77,48 @@ class DropoutKeys(Hash):
         return self._mix(word + row * _GOLDEN_RATIO)
 
 
-class Dropout(Hash):
+class HashMask(Hash):
+    """Mask of a dropout: a hash of the row's key, the site and the element's place in its row.
+
+    Args:
+        rate: Probability of 0.
+
+    Inputs:
+        shape: Shape of the dropout's input: B rows, in any shape.
+        key (B,) int32: Key of each row.
+        site, part: See Dropout.
+
+    Returns:
+        bool (B, elements of a row), true where an element is kept.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.threshold = int(rate * 2**31)
+        self.range = ops.Range()
+        self.reshape = ops.Reshape()
+        self.add = ops.Add()
+        self.bit_and = ops.BitwiseAnd()
+        self.greater_equal = ops.GreaterEqual()
+        self.cast = ops.Cast()
+
+    def construct(self, shape: tuple[int, ...], key: Tensor, site: int, part: int) -> Tensor:
+        batch, row_size = key.shape[0], 1
+        for size in shape:
+            row_size *= size
+        row_size //= batch
+        begin = part * row_size
+        element = self.cast(self.reshape(self.range(begin, begin + row_size, 1), (1, -1)), ms.int32)
+        row = self._mix(self.add(key, site))
+        word = self.add(self.reshape(row, (batch, 1)), self.mul(element, _GOLDEN_RATIO))
+        return self.greater_equal(self.bit_and(self._mix(word), _int32(_LOW_31_BITS)), self.threshold)
+
+
+class Dropout(nn.Cell):
     """Sets each element to 0 with probability `rate`, and scales the others by 1 / (1 - rate).
 
     Attributes:
+        mask: Chooses the elements. A device may have another mask; see src/nn/product_mask.py.
         site: Number of this dropout in the model. See `number_sites`.
         part: Number of the part of each row that x holds, if rows are split evenly over devices. Else 0.
 
@@ -85,24 +132,15 @@ class Dropout(Hash):
         self.rate = rate
         self.site = 0
         self.part = 0
-        self.threshold = int(rate * 2**31)
-        self.range = ops.Range()
+        self.mask = HashMask(rate)
+        self.mul = ops.Mul()
         self.reshape = ops.Reshape()
-        self.add = ops.Add()
-        self.bit_and = ops.BitwiseAnd()
-        self.greater_equal = ops.GreaterEqual()
         self.cast = ops.Cast()
 
     def construct(self, x: Tensor, key: Tensor | None) -> Tensor:
         if key is None or self.rate == 0:
             return x
-        batch = key.shape[0]
-        row_size = x.size // batch
-        begin = self.part * row_size
-        element = self.cast(self.reshape(self.range(begin, begin + row_size, 1), (1, -1)), ms.int32)
-        row = self._mix(self.add(key, self.site))
-        word = self.add(self.reshape(row, (batch, 1)), self.mul(element, _GOLDEN_RATIO))
-        kept = self.greater_equal(self.bit_and(self._mix(word), _int32(_LOW_31_BITS)), self.threshold)
+        kept = self.mask(x.shape, key, self.site, self.part)
         scale = self.mul(self.cast(kept, x.dtype), 1.0 / (1.0 - self.rate))
         return self.mul(x, self.reshape(scale, x.shape))
 

@@ -11,6 +11,7 @@ from mindspore.communication import create_group, get_group_size, get_rank, init
 from src.common.errors import InputError
 from src.common.memory import require_memory
 from src.common.settings import ParallelConfig
+from src.parallel.compiler_options import set_compiler_options
 from src.parallel.launch.launcher import LOCAL_SIZE
 from src.parallel.plan.plan import AXES, Coordinates, Plan
 
@@ -21,7 +22,7 @@ CALL_DEPTH = 100000  # MindSpore's default, 1000, is too small for the unrolled 
 
 
 def prepare_device(config: ParallelConfig) -> None:
-    """Select graph mode and the device of the configuration.
+    """Select graph mode, the device of the configuration and what its compiler does.
 
     Raises:
         InputError: The installed MindSpore has no such device, or is told to keep compiled graphs.
@@ -36,6 +37,7 @@ def prepare_device(config: ParallelConfig) -> None:
         ms.set_context(mode=ms.GRAPH_MODE, device_target=config.device_target, max_call_depth=CALL_DEPTH)
         if config.device_target != "CPU":
             ms.set_device(config.device_target, config.device_id)
+            set_compiler_options(config)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(
             f"parallel.device_target {config.device_target} (device {config.device_id}) is not available "

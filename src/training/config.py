@@ -38,14 +38,7 @@ class TrainConfig(RunConfig):
             f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
             f"training.batch_size {training.batch_size}",
         )
-        of_semi_auto = parallel.micro_batch_interleaved * parallel.fusion_groups > 1 or (
-            parallel.recompute_slice_activation
-        )
-        require(
-            self.is_semi_auto or self.dry_run or not of_semi_auto,
-            "parallel.micro_batch_interleaved, parallel.fusion_groups and parallel.recompute_slice_activation need "
-            "parallel.backend semi_auto, which this run does not use",
-        )
+        self._check_compiler()
         both = parallel.recompute_slice_activation and parallel.micro_batch_interleaved > 1
         require(
             not both or self.micro_steps == 1,
@@ -68,6 +61,35 @@ class TrainConfig(RunConfig):
             or (training.optimizer != "lamb" and self.model.param_init_dtype == "float32"),
             "parallel.optimizer_offload works with Adam and model.param_init_dtype float32",
         )
+
+    def _check_compiler(self) -> None:
+        """Check that the run uses the compiler, if it has options for it, and that they have an effect."""
+        parallel = self.parallel
+        joined = parallel.micro_batch_interleaved * parallel.fusion_groups > 1 or parallel.fusion_megabytes
+        require(
+            self.is_semi_auto or self.dry_run or not (joined or parallel.recompute_slice_activation),
+            "parallel.micro_batch_interleaved, parallel.fusion_groups, parallel.fusion_megabytes and "
+            "parallel.recompute_slice_activation need parallel.backend semi_auto, which this run does not use",
+        )
+        on_ascend = parallel.device_target == "Ascend" or (self.dry_run and parallel.device_target == "CPU")
+        require(
+            parallel.jit_level == "auto" or on_ascend,
+            f"parallel.jit_level {parallel.jit_level} is for parallel.device_target Ascend, not "
+            f"{parallel.device_target}",
+        )
+        needed = {
+            "grad_matmul_communication_overlap": ("parallel.tensor of 2 or more", parallel.tensor > 1),
+            "recomputation_communication_overlap": ("parallel.recompute", parallel.recompute != "none"),
+            "grad_computation_allreduce_overlap": ("parallel.data of 2 or more", parallel.data * parallel.expert > 1),
+            "computation_allgather_overlap": ("parallel.optimizer_shard", parallel.optimizer_shard),
+        }
+        for name in parallel.comm_overlap:
+            what, is_there = needed[name]
+            require(
+                is_there and on_ascend and (self.is_semi_auto or self.dry_run),
+                f"parallel.comm_overlap {name} needs {what}, on parallel.device_target Ascend with parallel.backend "
+                "semi_auto",
+            )
 
 
 def recipe_of(arguments: Sequence[str]) -> dict[str, dict[str, object]]:

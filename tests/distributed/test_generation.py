@@ -7,7 +7,7 @@ import mindspore as ms
 import pytest
 
 from tests.support.distributed_runs import PREDICT, finish_all, launch, log_of
-from tests.support.programs import random_model, run
+from tests.support.programs import ROOT, random_model, run
 
 PROMPTS = ["明月", "春风又绿江南岸，明月何时照我还。小明背起书包去上学", "the quick brown fox"]
 MODEL = {"vocab_size": 200, "num_layers": 3, "seq_length": 64}
@@ -15,6 +15,7 @@ EXPERTS = MODEL | {"num_layers": 2, "num_experts": 4, "expert_interval": 1, "exp
 GREEDY = ("--generation.max_new_tokens=20", "--prompt_file={prompts}")
 BEAMS = (*GREEDY, "--generation.method=beam", "--generation.num_beams=3", "--generation.num_samples=2")
 SAMPLING = (*GREEDY, "--generation.method=sample", "--generation.num_samples=2")
+EMULATED = ROOT / "tests/support/predict_emulated.py"
 STREAM = ("--generation.max_new_tokens=20", f"--prompt={PROMPTS[1]}", "--stream")
 TENSOR, PIPELINE, EXPERT = ("--parallel.tensor=2",), ("--parallel.pipeline=2",), ("--parallel.expert=2",)
 
@@ -84,6 +85,21 @@ def test_the_same_text(files, alone, tmp_path, ranks, plan, experts, generation)
     assert told == alone(experts, generation)
     assert len(set(told)) > 30  # the text does not repeat one token
     assert not any("put: " in log_of(tmp_path, rank) for rank in range(1, ranks))
+
+
+@pytest.mark.parametrize(
+    "ranks, plan, generation",
+    [
+        pytest.param(4, TENSOR + PIPELINE, GREEDY, id="tp2 x pp2"),
+        pytest.param(2, TENSOR, BEAMS, id="beams on tp2", marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_text_by_the_operators_of_ascend(files, alone, tmp_path, ranks, plan, generation):
+    """Each rank attends with its own heads, and each stage with its own layers."""
+    launcher = launch(ranks, EMULATED, *command(files, 0, generation, *plan), folder=tmp_path)
+    status, told, errors = finish_all(launcher, tmp_path)
+    assert status == 0, errors
+    assert told == alone(0, generation)
 
 
 def test_rank_0_asks_at_the_terminal_and_all_ranks_answer(files, alone, tmp_path):

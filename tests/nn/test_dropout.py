@@ -3,18 +3,27 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.nn.dropout import Dropout, DropoutKeys, dropout_keys, number_sites
+from src.nn.dropout import Dropout, DropoutKeys, HashMask, dropout_keys, number_sites
+from src.nn.product_mask import ProductMask, use_product_masks
 from tests.support.programs import TINY, random_model
 
 RATE = 0.3
 ROWS, WIDTH = 4, 50_000
 
 
-def kept(keys, site=0, width=WIDTH, rate=RATE):
-    """Return the mask (rows, width) of a site as 0 and 1."""
+@pytest.fixture(params=[HashMask, ProductMask], autouse=True)
+def kind(request, monkeypatch):
+    """Run each test with the mask of a CPU and with that of accelerators, whose operators a CPU has too."""
+    monkeypatch.setattr("src.nn.dropout.HashMask", request.param)
+    return request.param
+
+
+def kept(keys, site=0, shape=None, rate=RATE, part=0):
+    """Return the mask of a site as 0 and 1, for one row of WIDTH elements a key or another shape."""
     dropout = Dropout(rate)
-    dropout.site = site
-    return (dropout(Tensor(np.ones((len(keys), width), np.float32)), Tensor(keys)).asnumpy() > 0).astype(int)
+    dropout.site, dropout.part = site, part
+    x = np.ones(shape or (len(keys), WIDTH), np.float32)
+    return (dropout(Tensor(x), Tensor(keys)).asnumpy() > 0).astype(int)
 
 
 def assert_like_coin_flips(values, probability):
@@ -88,12 +97,71 @@ def test_a_mask_depends_on_its_row_s_key_alone():
     np.testing.assert_array_equal(whole, np.concatenate([kept(keys[:2], 2), kept(keys[2:], 2)]))
 
 
-def test_shapes_share_the_mask_of_their_rows():
+@pytest.mark.parametrize("shape", [(2 * 12, 20), (2, 4, 6, 6)])
+def test_parts_of_tokens_or_heads_have_the_mask_of_the_whole(shape):
     """Hidden states are (B * S, H), attention weights are (B, A, S, S)."""
+    keys = dropout_keys(0, 0, 0, 2)
+    whole = kept(keys, 3, shape).reshape(2, -1, shape[-1])
+    half = (shape[0] // 2, shape[1]) if len(shape) == 2 else (shape[0], shape[1] // 2, *shape[2:])
+    parts = [kept(keys, 3, half, part=part).reshape(2, -1, shape[-1]) for part in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(parts, 1), whole)
+
+
+def test_shapes_share_the_mask_of_their_rows(kind):
+    """They do on a CPU."""
+    if kind is ProductMask:
+        pytest.skip("the tree of accelerators follows the axes")
     keys, dropout = Tensor(dropout_keys(0, 0, 0, 2)), Dropout(RATE)
     flat = dropout(Tensor(np.ones((2, 24), np.float32)), keys).asnumpy()
     for shape in ((8, 6), (2, 3, 4, 2)):
         np.testing.assert_array_equal(dropout(Tensor(np.ones(shape, np.float32)), keys).asnumpy(), flat.reshape(shape))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_rows_and_columns_of_a_batch_are_independent(rate):
+    """A correlation of n pairs deviates by 1 / sqrt(n), and 32,640 of them from 0 by 6 of these hardly ever. Of the
+    rows of accelerators, a pair in a million is alike, so only the spread of their correlations is tested."""
+    mask = kept(dropout_keys(4, 2, 0, 2), 7, (2 * 2048, 256), rate)
+    values = (mask - (1 - rate)) / np.sqrt(rate * (1 - rate))
+    of_columns, of_rows = (
+        (one.T @ one / np.sqrt(len(one)))[np.triu_indices(256, 1)] for one in (values, values[:256].T)
+    )
+    assert np.abs(of_columns).max() < 6
+    for correlations in (of_columns, of_rows):
+        assert correlations.std() == pytest.approx(1, abs=0.03)
+    assert_like_coin_flips(mask, 1 - rate)
+
+
+@pytest.mark.parametrize("shape", [(2 * 3, 8192), (2, 3, 4, 5)])
+def test_the_mask_of_accelerators_by_its_definition(shape, kind):
+    """It is computed here by NumPy: no product reaches 2^31, and float32 divides exactly."""
+    if kind is HashMask:
+        pytest.skip("of the other mask")
+
+    def mixed(words):
+        for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            words = ((words ^ (words >> shift)) * multiplier) % 2**32
+        return words ^ (words >> 16)
+
+    def product(number, words, factors):
+        products = (number[None].astype(np.int64) ^ words[:, None]) * factors[:, None]
+        assert products.max() < 2**31
+        return products.ravel()
+
+    def numbers(words):
+        return mixed(np.asarray(words, np.int64) * 0x9E3779B1 % 2**32)
+
+    keys = dropout_keys(1, 2, 3, 2)
+    high = np.floor(np.float32(keys & ~0xFFFF) / np.float32(2**16)).astype(np.int64) & 0xFFFF
+    middle = (((keys & 0xFFFF) ^ high) * 0x79B1) & 0xFFFF00
+    words, factors = np.floor(np.float32(middle) / np.float32(2**8)).astype(np.int64), (high & 0x7FFE) + 1
+    axes = [3, 2] if len(shape) == 2 else [3, 4]  # two blocks of 4,096 columns; or heads and queries
+    for children in (np.array([6]), *map(np.arange, axes)):
+        both = (product(numbers(2 * children + kind) & 0xFFFF, words, factors) for kind in (0, 1))
+        words, factors = next(both) & 0xFFFF, (next(both) & 0x7FFE) + 1
+    order = np.argsort(numbers(np.arange(4096)), kind="stable")[: 4096 if len(shape) == 2 else 5]
+    last = product(order + (numbers(order + 4096) & 7) * 2**13, words, factors) & 0xFFFF
+    np.testing.assert_array_equal(kept(keys, 6, shape), (last >= int(RATE * 2**16)).reshape(shape))
 
 
 def test_without_key_or_rate_nothing_is_dropped():
@@ -117,10 +185,21 @@ def test_the_gradient_passes_through_the_same_mask():
     np.testing.assert_allclose(dropout(x, keys).asnumpy(), x.asnumpy() * gradient.asnumpy())
 
 
-def test_every_dropout_of_a_model_has_its_own_site():
+def test_every_dropout_of_a_model_has_its_own_site_and_may_have_another_mask():
     model, _ = random_model(dropout_rate=0.5)
+    use_product_masks(model)
     sites = [cell.site for _, cell in model.cells_and_names() if isinstance(cell, Dropout)]
     assert sorted(sites) == list(range(1 + 3 * TINY.num_layers))
+    masks = {type(cell.mask) for _, cell in model.cells_and_names() if isinstance(cell, Dropout)}
+    assert masks == {ProductMask}
+
+
+def test_attention_may_have_its_own_rate():
+    model, _ = random_model(dropout_rate=0.5, attention_dropout_rate=0.0)
+    rates = {name: cell.rate for name, cell in model.cells_and_names() if isinstance(cell, Dropout)}
+    assert {rate for name, rate in rates.items() if ".core." in name} == {0.0}
+    assert [rate for name, rate in rates.items() if ".core." not in name] == [0.5] * (1 + 2 * TINY.num_layers)
+    assert model.config.has_dropout and random_model(dropout_rate=0.1)[0].config.attention_dropout == 0.1
 
 
 def test_sites_follow_the_order_of_the_cells():

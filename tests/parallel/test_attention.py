@@ -97,6 +97,7 @@ HALF = ["--model.compute_dtype=float16", "--parallel.device_target=Ascend", "--m
         (["--parallel.chip=A2", "--model.dropout_rate=0.1", "--model.attention_dropout_rate=0"], "document ends"),
         (["--parallel.chip=A2", "--parallel.attention=plain"], "mask"),
         (["--parallel.chip=A2", "--model.compute_dtype=float32"], "mask"),
+        (["--parallel.chip=A2", "--model.num_heads=16"], "mask"),  # heads of 8
         (["--parallel.attention=flash"], "document ends"),
     ],
     ids=str,

@@ -141,6 +141,21 @@ def test_200_steps_straight_or_stopped_at_100(data, tmp_path):
 # The tests below run in this process.
 
 
+def test_a_run_whose_every_step_overflows_ends_in_one_line_and_keeps_its_checkpoint(data, tmp_path):
+    """Gradients times 2^30 are finite in float32, and not in float16, with which the run goes on."""
+    constant = dict(loss_scale=2.0**30, dynamic_loss_scale=False, max_skipped_steps=4, decay_steps=100)
+    flags = train_flags(data, tmp_path, steps=2, **constant)
+    assert run(TRAIN, *flags)[0] == 0
+    flags = train_flags(data, tmp_path, steps=100, **constant)
+    status, _, errors = run(TRAIN, *flags, "--model.compute_dtype=float16")
+    assert status == 2 and errors.splitlines()[-1].startswith(
+        "error: training stopped after step 6: the last 4 steps overflowed and did not update the weights (loss scale "
+    )
+    assert "Traceback" not in errors and os.listdir(tmp_path / "checkpoint") == ["step_00000002"]
+    assert [line["overflow"] for line in metrics(tmp_path)] == [False] * 2 + [True] * 4
+    assert run(TRAIN, *train_flags(data, tmp_path, steps=3, **constant))[0] == 0  # it is whole
+
+
 def config(data, output, *flags, **training):
     return parse(RunConfig, "train.py", [*train_flags(data, output, **dict(steps=4) | training), *flags])
 

@@ -18,6 +18,7 @@ from src.inference.mindspore.runtime import NextLogits, Reorder
 from src.inference.mindspore.scoring import HiddenStates, TokenLosses
 from src.inference.padding import SMALLEST_BUCKET
 from src.pangu_alpha import PanguAlphaModel
+from src.parallel.paged_attention import attends_by_caches
 
 
 class TextLogProbs(nn.Cell):
@@ -58,7 +59,7 @@ def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> No
 
     Args:
         model: The model with its weights.
-        manifest: Description of the export. Its fingerprints are filled in here.
+        manifest: Description of the export. Its attention and its fingerprints are filled in here.
         folder: Folder for the files. They are moved there when all of them are complete, and replace an earlier export.
 
     Raises:
@@ -69,6 +70,7 @@ def export_model(model: PanguAlphaModel, manifest: Manifest, folder: Path) -> No
     with naming(folder):
         try:
             temporary.mkdir(parents=True)
+            manifest.attention = "flash" if attends_by_caches(model) else "plain"
             _write_graphs(model, manifest, temporary)
             manifest.write(temporary)
             _put_in_place(temporary, folder)

@@ -30,14 +30,19 @@ class MindirRuntime:
         call: Runs the graph of a kind with int32 inputs. Replace it to run graphs in another way than in this process.
 
     Raises:
-        InputError: As `Manifest.read`; or the folder holds no MindIR graphs, or more than fits in memory. Later,
-            MindSpore cannot read a graph.
+        InputError: As `Manifest.read`; or the folder holds no MindIR graphs, or those of another device, or more than
+            fits in memory. Later, MindSpore cannot read a graph.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = Manifest.read_settings(self.folder)
         self.manifest.require_graphs(self.folder)
+        if self.manifest.attention == "flash" and ms.get_context("device_target") != "Ascend":
+            raise InputError(
+                f"{folder} was exported for Ascend A2 and A3 (parallel.attention flash); export it again with "
+                "--parallel.attention plain"
+            )
         if ms.get_context("device_target") == "CPU":
             needed = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
             require_memory(str(folder), needed, "export it with fewer --rows, or quantise it (src.cpu.quantize)")

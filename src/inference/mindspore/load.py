@@ -19,7 +19,9 @@ from src.inference.mindspore.scoring import TokenScorer
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig, load_config
 from src.parallel.build import build_inference, connect_inference
+from src.parallel.chip import settle_chip
 from src.parallel.mesh import Mesh, connect, prepare_device
+from src.parallel.paged_attention import attend_by_caches
 from src.parallel.plan.costs import weight_bytes
 from src.parallel.plan.plan import Plan
 from src.tokenization import Tokenizer, load_tokenizer
@@ -66,7 +68,10 @@ class OpenedCheckpoint:
             InputError: The weights do not fit the model.
         """
         model = load_model(self.config.model, self.weights, self.mesh)
-        return build_runtime(model, self.config.generation.use_past, self.cpu_kernels, self.mesh)
+        config = self.config
+        return build_runtime(
+            model, config.generation.use_past, self.cpu_kernels, self.mesh, config.has_flash_generation
+        )
 
     @property
     def model(self) -> PanguAlphaModel:
@@ -87,9 +92,11 @@ def open_checkpoint(config: RunConfig, weights: Path | None, cpu_kernels: bool |
         cpu_kernels: Whether to use the compiled kernels; None means what `config` says.
 
     Raises:
-        InputError: MindSpore has no such device, or another number of processes was started than the plan has ranks.
+        InputError: MindSpore has no such device, or the device is of another kind, or another number of processes was
+            started than the plan has ranks.
     """
     prepare_device(config.parallel)
+    settle_chip(config.parallel)
     mesh = connect(Plan.of(config.parallel, config.model))
     return OpenedCheckpoint(
         config, weights, mesh, config.parallel.uses_cpu_kernels if cpu_kernels is None else cpu_kernels
@@ -149,7 +156,11 @@ def load_model(config: PanguAlphaConfig, weights: Path | None, mesh: Mesh | None
 
 
 def build_runtime(
-    model: PanguAlphaModel, use_past: bool = True, cpu_kernels: bool = False, mesh: Mesh | None = None
+    model: PanguAlphaModel,
+    use_past: bool = True,
+    cpu_kernels: bool = False,
+    mesh: Mesh | None = None,
+    flash: bool = False,
 ) -> CachedRuntime | RecomputeRuntime:
     """Return the runtime of a model, and attach to the model what the runtime needs.
 
@@ -158,10 +169,14 @@ def build_runtime(
         use_past: True for a runtime with a KV cache; False for the slow one that recomputes everything.
         cpu_kernels: Whether to attach the compiled kernels where they fit (`ParallelConfig.uses_cpu_kernels`).
         mesh: The ranks that the model is spread over; all of them generate the same. None for one process.
+        flash: Whether to attend by Ascend's own operators, with the KV cache that they take. Without a cache, and in
+            scoring, the attention is plain.
     """
     if use_past and cpu_kernels:
         attach_to_model(model)
     relay = connect_inference(model, mesh)
     if not use_past:
         return RecomputeRuntime(model, relay)
+    if flash:
+        attend_by_caches(model)
     return CachedRuntime(model, relay, decode_by_kernel=cpu_kernels and (mesh is None or mesh.plan.world_size == 1))

@@ -13,7 +13,7 @@ from src.cpu_kernels.token_decoder import TokenDecoder
 from src.inference.padding import bucket
 from src.nn.operators import for_each
 from src.pangu_alpha import PanguAlphaModel
-from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.paged_attention import PagedCache, PagedPlaces, attends_by_caches
 from src.parallel.plan.sizes import ITEM_SIZE
 
 Relay = Callable[..., Tensor]  # see src.parallel.build.connect_inference
@@ -26,7 +26,7 @@ class KeyValueCache(nn.Cell):
     place. ScatterNdUpdate copies the whole cache, and so does ScatterUpdate with a Reshape after it.
 
     Inputs:
-        places (B, A, T, 3) int32: batch row, head and position of each token.
+        places (B, A, T, 3) int32: batch row, head and position of each token, from CachePlaces.
         key, value (B, A, T, d): keys and values of T consecutive tokens.
 
     Returns:
@@ -34,10 +34,10 @@ class KeyValueCache(nn.Cell):
         are the beginning of a text, and they are the inputs.
     """
 
-    def __init__(self, config: PanguAlphaConfig, num_heads: int, batch: int, capacity: int, name: str):
+    def __init__(self, num_heads: int, head_size: int, rows: int, capacity: int, dtype: ms.Type, name: str):
         super().__init__(auto_prefix=False)
-        shape = (batch, num_heads, capacity, config.head_size)
-        dtype = getattr(ms, config.compute_dtype)
+        self.rows = rows
+        shape = (rows, num_heads, capacity, head_size)
         self.keys, self.values = (
             Parameter(Tensor(np.zeros(shape), dtype), name=f"cache.{name}.{kind}", requires_grad=False)
             for kind in ("key", "value")
@@ -53,6 +53,34 @@ class KeyValueCache(nn.Cell):
         return ops.depend(key, keys), ops.depend(value, values)
 
 
+class CachePlaces(nn.Cell):
+    """Where new tokens lie in a KeyValueCache. All layers share it.
+
+    Inputs:
+        position_ids (B, T) int32: positions of the new tokens.
+        rows (B,) int32: rows of the cache.
+
+    Returns:
+        (B, A, T, 3) int32: batch row, head and position of each token.
+    """
+
+    def __init__(self, num_heads: int):
+        super().__init__(auto_prefix=False)
+        self.num_heads = num_heads
+
+    def construct(self, position_ids: Tensor, rows: Tensor) -> Tensor:
+        batch, tokens = position_ids.shape
+        heads = ops.cast(ops.range(0, self.num_heads, 1), ms.int32)
+        return ops.concat(
+            (
+                ops.tile(ops.reshape(rows, (batch, 1, 1, 1)), (1, self.num_heads, tokens, 1)),
+                ops.tile(ops.reshape(heads, (1, self.num_heads, 1, 1)), (batch, 1, tokens, 1)),
+                ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1)),
+            ),
+            -1,
+        )
+
+
 class Reorder(nn.Cell):
     """Replaces row i of all caches by row rows[i]; rows (B,) int32.
 
@@ -62,10 +90,14 @@ class Reorder(nn.Cell):
     def __init__(self, caches: nn.CellList):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple([parameter for cache in caches for parameter in (cache.keys, cache.values)])
+        self.blocks = caches[0].keys.shape[0] // caches[0].rows  # of a row, in a PagedCache
         self.gather = ops.Gather()
         self.assign = ops.Assign()
 
     def construct(self, rows: Tensor) -> bool:
+        if self.blocks > 1:
+            rows = ops.reshape(rows, (-1, 1)) * self.blocks + ops.cast(ops.range(0, self.blocks, 1), ms.int32)
+            rows = ops.reshape(rows, (-1,))
         return ops.depend(True, for_each(ops.partial(self._reorder, rows), self.parameters))
 
     def _reorder(self, rows: Tensor, cache: Parameter) -> Tensor:
@@ -108,31 +140,15 @@ class NextLogits(nn.Cell):
         self.capacity = capacity
         self.hidden_size = config.hidden_size
         self.has_head = model.backbone.top_query_layer in layers
-        self.num_heads = layers[0].attention.core.num_heads  # a slice of the model has fewer than the configuration
-        self.caches = (
-            nn.CellList(
-                [KeyValueCache(config, self.num_heads, batch, capacity, str(number)) for number in range(len(layers))],
-                auto_prefix=False,
-            )
-            if capacity
-            else None
-        )
+        self.places, self.caches = _make_caches(model, batch, capacity) if capacity else (None, None)
 
     def construct(self, ids: Tensor, position: Tensor, last: Tensor, rows: Tensor, x: Tensor | None = None) -> Tensor:
         batch, tokens = ids.shape
         position_ids = ops.reshape(position, (batch, 1)) + ops.cast(ops.range(0, tokens, 1), ms.int32)
         before = ids if x is None else x
-        if self.caches is None:
+        if self.places is None:
             return self._last_logits(before, position_ids, tokens, last, None)
-        heads = ops.cast(ops.range(0, self.num_heads, 1), ms.int32)
-        places = ops.concat(
-            (
-                ops.tile(ops.reshape(rows, (batch, 1, 1, 1)), (1, self.num_heads, tokens, 1)),
-                ops.tile(ops.reshape(heads, (1, self.num_heads, 1, 1)), (batch, 1, tokens, 1)),
-                ops.tile(ops.reshape(position_ids, (batch, 1, tokens, 1)), (1, self.num_heads, 1, 1)),
-            ),
-            -1,
-        )  # (B, A, T, 3)
+        places = self.places(position_ids, rows)
         caches = ()
         for cell in self.caches:
             caches += (ops.partial(cell, places),)
@@ -154,6 +170,17 @@ class NextLogits(nn.Cell):
             return x
         row = ops.cast(ops.range(0, batch, 1), ms.int32) * tokens + last
         return self.model.head(ops.gather(x, row, 0), table)
+
+
+def _make_caches(model: PanguAlphaModel, rows: int, capacity: int) -> tuple[nn.Cell, nn.CellList]:
+    """Return what computes the places of new tokens, and the KV cache of each layer: those that its attention takes."""
+    core = model.layers[0].attention.core  # a slice of the model has fewer heads than the configuration
+    config = model.config
+    shape = core.num_heads, config.head_size, rows, capacity, getattr(ms, config.compute_dtype)
+    is_paged = attends_by_caches(model)
+    make = PagedCache if is_paged else KeyValueCache
+    caches = nn.CellList([make(*shape, str(number)) for number in range(len(model.layers))], auto_prefix=False)
+    return PagedPlaces(capacity) if is_paged else CachePlaces(core.num_heads), caches
 
 
 class CachedRuntime:

@@ -1,20 +1,25 @@
 """A rank's part of a model and its train step: this file attaches all kinds of parallelism, in their order."""
 
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from src.cpu_kernels.attach import attach_to_training
 from src.nn.optimizer import Optimizer, keep_on_host
+from src.nn.product_mask import use_product_masks
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Stepper
 from src.parallel.attention import fuse_attention
 from src.parallel.chunked_loss import chunk_loss
 from src.parallel.explicit import data_parallel, expert_parallel, pipeline_parallel, tensor_parallel
+from src.parallel.explicit.collectives import AllReduce
 from src.parallel.explicit.data_parallel import GlobalNormOfRanks, Layout, ReduceGradients, ShardedOptimizer
 from src.parallel.explicit.pipeline_parallel import PipelineStepper, Relay
+from src.parallel.float_status import FiniteByRegister
 from src.parallel.initial_values import allocate
 from src.parallel.mesh import Mesh
 from src.parallel.plan import sharding
+from src.parallel.plan.plan import AXES
 from src.parallel.recompute import recompute_layers
 
 
@@ -49,6 +54,8 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
     if config.parallel.optimizer_offload:
         keep_on_host(optimizer)
     apply_gradients = ApplyGradients(optimizer, training.clip_norm, config.micro_steps)
+    if config.parallel.device_target != "CPU":
+        use_product_masks(model)
     # MindSpore's recomputation makes a graph with custom operators cyclic.
     if config.parallel.uses_cpu_kernels and config.parallel.recompute == "none":
         attach_to_training(network, apply_gradients)
@@ -65,6 +72,9 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
     if config.has_flash_attention:
         fuse_attention(model)
     recompute_layers(model, config.parallel.recompute)
+    if config.parallel.has_float_status:
+        ranks = mesh.group(*AXES)
+        apply_gradients.is_finite = FiniteByRegister(AllReduce(ranks) if ranks.size > 1 else nn.Identity())
     if mesh.plan.pipeline > 1:
         return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
     return Stepper(network, parameters, apply_gradients, mesh.total_of_data), optimizer

@@ -216,6 +216,7 @@ class PipelineStepper:
         sums = zero_sums(parameters)
         self._backward = Backward(network, parameters, sums, self._links)
         self._apply = ApplySums(apply_gradients, sums)
+        self.is_finite = apply_gradients.is_finite
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """Run one optimizer step over micro-batches. Each one holds the inputs of PanguAlphaWithLoss.
@@ -227,6 +228,7 @@ class PipelineStepper:
         weights = token_weights(list(batches), self._pad_token, self._total)
         scales = deque(Tensor(np.float32(loss_scale * weight)) for weight in weights)
         nothing = self._nothing(batches[0])
+        self.is_finite.begin()
 
         def forward(x: Tensor, batch: Inputs) -> Tensor | None:
             """Compute a micro-batch and send it up. The next stage sends the gradient of an earlier one back."""

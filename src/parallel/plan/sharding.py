@@ -12,6 +12,7 @@ from src.pangu_alpha_config import PanguAlphaConfig
 from src.parallel.plan.plan import Coordinates, Plan
 
 EXPERT = ".output.ffn."
+CACHE_BLOCK = 16  # tokens of a block of a KV cache in blocks (src/parallel/paged_attention.py)
 UNCUT = ".output.ffn.projection.bias"  # the compiler does not cut the moments of this bias; see compiled_box
 
 # The axis that tensor parallel slices, by the end of a parameter's name. All other parameters are whole on every rank.
@@ -43,6 +44,11 @@ _OF_OWN_TOKENS = (
     "output.projection.bias",
 )
 _ENDS = sorted(_TENSOR_AXES, key=len, reverse=True)
+
+
+def cache_blocks(tokens: int) -> int:
+    """Return the blocks of a row of `tokens` tokens in a KV cache in blocks."""
+    return -(-tokens // CACHE_BLOCK)
 
 
 @dataclass(frozen=True)

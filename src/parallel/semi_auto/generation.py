@@ -7,6 +7,7 @@ from mindspore.common.initializer import initializer
 
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
+from src.parallel.paged_attention import PagedCache, PagedPlaces, attend_by_caches
 from src.parallel.plan.plan import Plan
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -18,8 +19,8 @@ class ShardedCache(nn.Cell):
     It replaces `src.inference.mindspore.runtime.KeyValueCache`, because scattered writes can't be cut.
 
     Inputs:
-        position_ids (B, T) int32: Positions of the new keys and values.
-        rows (B,) int32: Their rows of the cache. With T = 1, B is all rows.
+        places: Positions of the new keys and values, (B, T) int32; and their rows of the cache, (B,) int32. With T = 1,
+            B is all rows.
         key, value (B, A, T, d): The new keys and values.
     """
 
@@ -31,7 +32,7 @@ class ShardedCache(nn.Cell):
             for kind in ("key", "value")
         )
         heads, whole = (1, tensor, 1, 1), (1, 1, 1, 1)
-        self.capacity = capacity
+        self.rows, self.capacity = batch, capacity
         self.places = Tensor(np.arange(capacity).reshape(1, 1, capacity, 1), ms.int32)
         self.reshape = ops.Reshape()
         self.equal = ops.Equal().shard((whole, whole))
@@ -43,7 +44,8 @@ class ShardedCache(nn.Cell):
         self.pad = ops.Concat(2).shard((heads, heads))
         self.write_rows = ops.ScatterUpdate().shard((heads, (1,), heads))
 
-    def construct(self, position_ids: Tensor, rows: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, places: tuple[Tensor, Tensor], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        position_ids, rows = places
         if key.shape[2] == 1:
             here = self.cast(self.equal(self.places, self.reshape(position_ids, (-1, 1, 1, 1))), key.dtype)
             others = self.others(1.0, here)
@@ -62,12 +64,46 @@ class ShardedCache(nn.Cell):
         return self.pad((x, ops.zeros((x.shape[0], x.shape[1], missing, x.shape[3]), x.dtype)))
 
 
-def make_caches(config: PanguAlphaConfig, plan: Plan, batch: int, capacity: int) -> nn.CellList:
-    """Return the KV caches of all layers."""
+def make_caches(model: PanguAlphaModel, plan: Plan, batch: int, capacity: int) -> nn.CellList:
+    """Return the KV caches of all layers of a model, for plain attention."""
+    config = model.config
     return nn.CellList(
         [ShardedCache(config, batch, capacity, plan.tensor, str(layer)) for layer in range(config.num_layers)],
         auto_prefix=False,
     )
+
+
+def make_paged_caches(model: PanguAlphaModel, plan: Plan, batch: int, capacity: int) -> nn.CellList:
+    """Return the KV caches of all layers for Ascend's own operators, and make the attention of a model use them.
+
+    Annotate the model before, because its attention is wrapped here.
+    """
+    config = model.config
+    shape = config.num_heads, config.head_size, batch, capacity, getattr(ms, config.compute_dtype)
+    caches = [PagedCache(*shape, str(layer), plan.tensor) for layer in range(config.num_layers)]
+    for cache in caches:
+        _shard_cache(cache, plan.tensor)
+    attend_by_caches(model)
+    return nn.CellList(caches, auto_prefix=False)
+
+
+def _shard_cache(cell: PagedCache, tensor: int) -> None:
+    """Cut a cache by heads."""
+    tokens, blocks = (1, 1, tensor), (1, 1, tensor, 1)
+    cell.scale.shard(((1, tensor), ()))
+    cell.write.shard((tokens, tokens, blocks, blocks, (1,)))
+    cell.prompt.shard((tokens, tokens, tokens, (1, 1)))
+    cell.paged.shard((tokens, blocks, blocks, (1, 1), (1,)))
+
+
+def _paged_places(capacity: int) -> PagedPlaces:
+    cell = PagedPlaces(capacity)
+    cell.times.shard(((1, 1), ()))
+    cell.add.shard(((1, 1), (1, 1)))
+    cell.add_one.shard(((1,), ()))
+    cell.range.shard(((1,),))
+    cell.greater.shard(((1, 1), (1, 1)))
+    return cell
 
 
 class SemiAutoNextLogits(nn.Cell):
@@ -75,13 +111,14 @@ class SemiAutoNextLogits(nn.Cell):
 
     Args:
         model: A whole model with its shard strategies (`annotate_model`).
-        caches: Caches from `make_caches`.
+        caches: Caches from `make_caches` or `make_paged_caches`.
         tokens: New tokens of a row in one call; 1 for decode.
     """
 
     def __init__(self, model: PanguAlphaModel, caches: nn.CellList, tokens: int):
         super().__init__(auto_prefix=False)
-        batch, _, capacity, _ = caches[0].keys.shape
+        batch, capacity = caches[0].rows, caches[0].capacity
+        self.cache_places = _paged_places(capacity) if isinstance(caches[0], PagedCache) else None
         seen = capacity if tokens == 1 else tokens
         self.model, self.caches, self.tokens = model, caches, tokens
         self.steps = Tensor(np.arange(tokens)[None], ms.int32)
@@ -97,9 +134,10 @@ class SemiAutoNextLogits(nn.Cell):
     def construct(self, ids: Tensor, position: Tensor, last: Tensor, rows: Tensor) -> Tensor:
         position_ids = self.add(self.reshape(position, (-1, 1)), self.steps)
         mask = self.less_equal(self.places, self.reshape(position_ids, (-1, self.tokens, 1)))
+        places = (position_ids, rows) if self.cache_places is None else self.cache_places(position_ids, rows)
         caches = ()
         for cache in self.caches:
-            caches += (ops.partial(cache, position_ids, rows),)
+            caches += (ops.partial(cache, places),)
         x, _ = self.model.backbone(ids, position_ids, mask, None, caches, False)
         x = self.pick(x, self.add_begins(self.row_begins, last), 0)
         logits = self.model.head(x, self.model.backbone.embedding.word_embedding.embedding_table)

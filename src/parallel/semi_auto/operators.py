@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from src.nn.dropout import Dropout
 from src.nn.operators import FastGelu
+from src.nn.product_mask import ProductMask
 
 ROW = 3  # kind of an operand (1, N); see _kind
 
@@ -116,26 +117,6 @@ class BiasedColumns(nn.Cell):
         return self.activation(self.add_bias(x, bias))
 
 
-class LongRange(nn.Cell):
-    """The int32 numbers begin, begin + 1, ..., end - 1, computed in the graph from rows of `width` numbers.
-
-    The compiler would fold a single long range into a constant of hundreds of megabytes for each layer.
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.width = width
-        self.range = ops.Range().shard(((1,),))
-        self.cast = ops.Cast().shard(((1,),))
-        self.add = ops.Add().shard(((1, 1), (1, 1)))
-        self.reshape = ops.Reshape()
-
-    def construct(self, begin: int, end: int, step: int) -> Tensor:
-        rows = self.cast(self.range(begin, end, self.width), ms.int32)
-        columns = self.cast(self.range(0, self.width, step), ms.int32)
-        return self.reshape(self.add(self.reshape(rows, (-1, 1)), self.reshape(columns, (1, -1))), (-1,))
-
-
 class CrossEntropy(nn.Cell):
     """Same as `src.nn.operators.CrossEntropy`, for logits (N, V) that are cut into `data` x `tensor` parts.
 
@@ -167,19 +148,27 @@ def activation(cell: nn.Cell, strategy: tuple[int, ...] | ms.Layout) -> ops.Prim
     return (ops.FastGeLU if isinstance(cell, FastGelu) else ops.GeLU)().shard((strategy,))
 
 
-def shard_dropout(cell: Dropout, width: int, *parts: int) -> None:
-    """Give the operators of a dropout their strategies, for arrays that are cut into `parts`.
+def shard_dropout(cell: Dropout, data: int, *parts: int) -> None:
+    """Give a dropout the mask of accelerators, and strategies.
 
-    `width` is the width of LongRange.
+    Args:
+        cell: The dropout.
+        data: Number of parts of the batch. They cut the nodes of the mask's tree, which are few.
+        parts: Number of parts of each axis of the elements.
     """
+    mask = ProductMask(cell.rate)
     for name, make in (
-        ("add", ops.Add),
-        ("mul", ops.Mul),
         ("xor", ops.BitwiseXor),
+        ("mul", ops.Mul),
         ("bit_and", ops.BitwiseAnd),
-        ("shift", ops.RightShift),
-        ("greater_equal", ops.GreaterEqual),
+        ("add", ops.Add),
+        ("floor_div", ops.FloorDiv),
     ):
-        setattr(cell, name, Pointwise(make, *parts))
+        setattr(mask, name, Pointwise(make, data))
+    mask.last_xor = ops.BitwiseXor().shard((parts, (1,)))
+    mask.last_mul = ops.Mul().shard((parts, parts))
+    mask.last_and = ops.BitwiseAnd().shard((parts, ()))
+    mask.last_greater_equal = ops.GreaterEqual().shard((parts, ()))
+    cell.mask = mask
+    cell.mul = Pointwise(ops.Mul, *parts)
     cell.cast = Pointwise(ops.Cast, *parts, operands=1)
-    cell.range = LongRange(width)

@@ -61,7 +61,6 @@ def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool =
     """Do what `annotate` does, for a model without its loss."""
     data, tensor = plan.data_ranks, plan.tensor
     rows = data * tensor if sequence_parallel else data
-    width = model.config.seq_length
     for _, cell in list(model.cells_and_names()):
         if isinstance(cell, EmbeddingTable):
             parts = plan.vocab_parts if cell.embedding_table.name == WORD_TABLE else 1
@@ -71,13 +70,13 @@ def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool =
         elif isinstance(cell, Embedding):
             cell.add = ops.Add().shard(((data, 1), (data, 1)))
             cell.cast = Pointwise(ops.Cast, rows, operands=1)
-            shard_dropout(cell.dropout, width, data)
+            shard_dropout(cell.dropout, data, data, 1)
         elif isinstance(cell, Attention):
-            _attention(cell, width, data, tensor, rows)
+            _attention(cell, data, tensor, rows)
         elif isinstance(cell, MixtureOfExperts):
-            _experts(cell, width, plan, rows)
+            _experts(cell, plan, rows)
         elif isinstance(cell, FeedForward):
-            _feed_forward(cell, width, data, tensor, rows)
+            _feed_forward(cell, data, tensor, rows)
         elif isinstance(cell, Block):
             cell.add = ops.Add().shard(((rows, 1), (rows, 1)))
     backbone = model.backbone
@@ -89,13 +88,13 @@ def annotate_model(model: PanguAlphaModel, plan: Plan, sequence_parallel: bool =
         _stages(model, plan)
 
 
-def _attention(cell: Attention, width: int, data: int, tensor: int, rows: int) -> None:
+def _attention(cell: Attention, data: int, tensor: int, rows: int) -> None:
     for linear in (cell.dense1, cell.dense2, cell.dense3):
         linear.product = ops.MatMul(transpose_b=True).shard(((data, 1), (tensor, 1)))
         linear.add_bias = ops.Add().shard(((data, tensor), (tensor,)))
     _row_parallel(cell.projection, data, tensor, rows)
-    _core_attention(cell.core, width, data, tensor)
-    shard_dropout(cell.output_dropout, width, rows)
+    _core_attention(cell.core, data, tensor)
+    shard_dropout(cell.output_dropout, data, rows, 1)
 
 
 def _attention_bias(cell: AttentionBias, data: int) -> None:
@@ -104,7 +103,7 @@ def _attention_bias(cell: AttentionBias, data: int) -> None:
     cell.sub, cell.mul = Pointwise(ops.Sub, data), Pointwise(ops.Mul, data)
 
 
-def _core_attention(cell: CoreAttention, width: int, data: int, tensor: int) -> None:
+def _core_attention(cell: CoreAttention, data: int, tensor: int) -> None:
     for swap in (cell.swap, cell.swap_scaled):
         swap.mul = ops.Mul().shard(((data, 1, tensor, 1), ()))
         swap.transpose = ops.Transpose().shard(((data, 1, tensor, 1),))
@@ -114,10 +113,10 @@ def _core_attention(cell: CoreAttention, width: int, data: int, tensor: int) -> 
     cell.weighted_sum = ops.BatchMatMul().shard((by_heads, by_heads))
     cell.softmax = MaskedSoftmax(data, tensor)
     cell.cast = Pointwise(ops.Cast, data, tensor, operands=1)
-    shard_dropout(cell.dropout, width, data, tensor)
+    shard_dropout(cell.dropout, data, data, tensor, 1, 1)
 
 
-def _feed_forward(cell: FeedForward, width: int, data: int, tensor: int, rows: int) -> None:
+def _feed_forward(cell: FeedForward, data: int, tensor: int, rows: int) -> None:
     mapping = cell.mapping
     mapping.product = ops.MatMul().shard(((data, 1), (1, tensor)))
     mapping.add_bias = ops.Add().shard(((data, tensor), (tensor,)))
@@ -125,10 +124,10 @@ def _feed_forward(cell: FeedForward, width: int, data: int, tensor: int, rows: i
     cell.activation = activation(cell.activation, (data, tensor))
     cell.biased_activation = BiasedColumns(mapping.add_bias, cell.activation)
     _row_parallel(cell.projection, data, tensor, rows)
-    shard_dropout(cell.dropout, width, rows)
+    shard_dropout(cell.dropout, data, rows, 1)
 
 
-def _experts(cell: MixtureOfExperts, width: int, plan: Plan, rows: int) -> None:
+def _experts(cell: MixtureOfExperts, plan: Plan, rows: int) -> None:
     """Cut the router by data, and the experts and their tokens by expert and by the remaining data parallel.
 
     The compiler inserts an AlltoAll where the cut changes.
@@ -151,7 +150,7 @@ def _experts(cell: MixtureOfExperts, width: int, plan: Plan, rows: int) -> None:
         )
         linear.add_bias = ops.Add().shard((layout("expert", "data", rows_out), layout("expert", "None", rows_out)))
         linear.expand_dims = ops.ExpandDims().shard((layout("expert", rows_out),))
-    shard_dropout(cell.dropout, width, rows)
+    shard_dropout(cell.dropout, data, rows, 1)
 
 
 def _router(cell: Router, data: int) -> None:

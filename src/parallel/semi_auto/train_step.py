@@ -17,6 +17,8 @@ from src.pangu_alpha_config import RunConfig
 from src.pangu_alpha_wrapcell import ApplyGradients, Inputs, StepResult, clear, counted_tokens
 from src.parallel.attention import fuse_attention
 from src.parallel.chunked_loss import chunk_loss
+from src.parallel.compiler_options import message_fusion
+from src.parallel.float_status import FiniteByRegister
 from src.parallel.plan import sharding
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
@@ -37,7 +39,7 @@ def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path
     """
     plan = Plan.of(config.parallel, config.model)
     ms.reset_auto_parallel_context()
-    settings: dict[str, object] = {}
+    settings = message_fusion(config.parallel)
     if plan.optimizer_shard:
         # Without optimizer_weight_shard_size, parameters that are whole on tensor-parallel ranks would be shared out
         # over these ranks too.
@@ -278,6 +280,8 @@ def build_train_step(config: RunConfig, model: PanguAlphaModel, rank: int) -> tu
             [_copies(config, plan, parameter.name) for parameter in held], plan.world_size == 1
         )
         step = SemiAutoTrainStep(network, objective, parameters, own, apply_gradients, several, plan.optimizer_shard)
+    if config.parallel.has_float_status:
+        apply_gradients.is_finite = FiniteByRegister(ops.AllReduce() if plan.world_size > 1 else nn.Identity())
     step.set_train()
     return step, optimizer
 
@@ -321,6 +325,7 @@ class SemiAutoStepper:
         values = (loss_scale, scalars.learning_rate, scalars.beta1_power, scalars.beta2_power)
         for name, value in zip(SCALARS, values, strict=True):
             getattr(self._step, name).set_data(Tensor(np.float32(value)))
+        self._step.apply_gradients.is_finite.begin()
         loss, norm, finite = self._step(*self._inputs(micro_batches, self._micro_batches))
         loss = float(loss.asnumpy()) / self._micro_batches * self._share
         return StepResult(loss, float(norm.asnumpy()), bool(finite.asnumpy()))

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
+from mindspore.train.mind_ir_pb2 import ModelProto
 
 from src.common.errors import InputError
 from src.common.settings import GenerationConfig
@@ -12,10 +14,11 @@ from src.common.vocabulary import vocabulary_md5
 from src.inference.loop import generate_tokens
 from src.inference.manifest import Manifest
 from src.inference.mindir.export import default_lengths, export_model
-from src.inference.mindir.runtime import MindirRuntime
+from src.inference.mindir.runtime import MindirRuntime, graph_name
 from src.inference.mindspore.runtime import CachedRuntime
 from src.inference.mindspore.scoring import TokenScorer
 from src.inference.score_request import Request
+from src.parallel.paged_attention import attend_by_caches
 from tests.support.programs import random_model
 
 ROWS, SEQ_LENGTH = 3, 48
@@ -49,6 +52,20 @@ def prompts(lengths=(3, 17, 1)):
 def generate(runtime, texts, **settings):
     config = GenerationConfig(**dict(max_new_tokens=32, end_token=9) | settings)
     return [[answer.tokens for answer in group] for group in generate_tokens(runtime, texts, config, 6)]
+
+
+def test_graphs_for_an_ascend_device_have_its_operators_and_are_refused_elsewhere(tmp_path):
+    """MindSpore exports them on a CPU, too. Both layers have one operator that writes and one that attends."""
+    model, _ = random_model(num_layers=2, compute_dtype="float16")
+    attend_by_caches(model)
+    export_model(model, Manifest(model.config, "jieba", None, 9, ROWS, [16], []), tmp_path)
+    for kind, attention in (("16", "PromptFlashAttention"), ("1", "PagedAttention")):
+        proto = ModelProto.FromString((tmp_path / graph_name(kind)).read_bytes())
+        counts = Counter(node.op_type.split(":")[2] for node in proto.graph.node if node.op_type.startswith("REF::"))
+        assert counts[attention] == counts["ReshapeAndCache"] == 2
+        assert not {"BatchMatMul", "ScatterNdMin", "ScatterNdMax", "Softmax"} & set(counts)
+    with pytest.raises(InputError, match="exported for Ascend A2 and A3 .* export it again with --parallel.attention"):
+        MindirRuntime(tmp_path)
 
 
 def test_default_lengths_end_with_the_table():

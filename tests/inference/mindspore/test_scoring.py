@@ -8,6 +8,7 @@ from src.inference.mindspore.load import build_runtime
 from src.inference.mindspore.scoring import TokenScorer, plan_rows
 from src.inference.padding import row_length
 from src.inference.score_request import Request
+from src.parallel.paged_attention import attend_by_caches
 from tests.support import numpy_pangu
 from tests.support.programs import TINY, random_model
 
@@ -91,6 +92,15 @@ def test_neither_batching_nor_sharing_nor_kernels_change_a_score(model_and_weigh
     np.testing.assert_allclose(flat(together), flat(alone), atol=1e-5)
     np.testing.assert_allclose(flat(scores(model, groups(), batch_size=4, cpu_kernels=True)), flat(alone), atol=1e-5)
     assert np.abs(flat(alone)).max() > 5
+
+
+def test_texts_are_scored_by_plain_attention_where_ascend_s_operators_generate():
+    """These operators are no part of the graph: a CPU does not have them."""
+    model, weights = random_model(seed=5, **CHANGES)
+    attend_by_caches(model)
+    for group, found in zip(groups()[:2], scores(model, groups()[:2]), strict=True):
+        for request, own in zip(group, found, strict=True):
+            np.testing.assert_allclose(own, truth(weights, model.config, request), atol=1e-4)
 
 
 def test_a_text_may_end_one_after_the_position_table(model_and_weights):

@@ -15,6 +15,8 @@ def test_a_layer_s_activations_by_hand():
     assert layer_activations(config_of(), 0) == (4 + 4) * 4 * kib + 2 * 16 * kib + 8 * kib
     dropout = config_of(model=dict(dropout_rate=0.1))  # two masks, and for the attention weights a mask and the result
     assert layer_activations(dropout, 0) == layer_activations(config_of(), 0) + 2 * 4 * kib + 2 * 8 * kib
+    without = config_of(model=dict(dropout_rate=0.1, attention_dropout_rate=0.0))
+    assert layer_activations(without, 0) == layer_activations(config_of(), 0) + 2 * 4 * kib
     tensor = config_of(dict(tensor=2))
     assert layer_activations(tensor, 0) == 4 * 4 * kib + (4 * 4 + 2 * 16 + 8) * kib // 2
     sequence = dict(tensor=2, sequence_parallel=True)  # halves both inputs, and with dropout both masks

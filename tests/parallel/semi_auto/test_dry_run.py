@@ -46,15 +46,28 @@ def differences(output):
 
 
 def test_every_kind_of_rank_is_as_planned():
+    """Two micro-batches have dropout without slow operators and the overflow register of a 910A, and the compiler has
+    heard of the options for communication."""
     status, output, errors = dry_run(
         *SPREAD,
         "--parallel.optimizer_shard",
+        "--parallel.chip=910A",
+        "--parallel.jit_level=O1",
+        "--parallel.fusion_megabytes=32",
+        "--parallel.comm_overlap=[grad_matmul_communication_overlap, computation_allgather_overlap]",
         "--model.dropout_rate=0.1",
         "--model.compute_dtype=float16",
         "--model.param_init_dtype=float16",
     )
     assert status == 0, errors
     assert re.findall(r"^rank (\d)", output, re.MULTILINE) == ["0", "4"]
+    assert output.count("on the AICPU: none; 1 NPUGetFloatStatusV2\n") == 2
+    assert re.findall(r"^  with    (.*)", output, re.MULTILINE) == 2 * [
+        "jit_level O1",
+        "grad_matmul_communication_overlap",
+        "computation_allgather_overlap",
+        "messages fused by size: allreduce 32 MB, allgather 32 MB, reducescatter 32 MB",
+    ]
     # The stage has both blocks and the embedding. Each parameter has a sum of gradients and two moments. The rest are
     # scalars and inputs.
     assert planned(output)[0][0] == 4 * (2 + 2 * 16) + 4 + 5
@@ -94,6 +107,7 @@ def test_a_whole_vocabulary_is_as_planned():
         "--rank=3",
     )
     assert status == 0, errors
+    assert "NPUGet" not in output and "  with  " not in output  # the default chip is not known to be a 910A
     assert planned(output) == [(167, 68)] and "44 AllReduce among 2" in output and "24 AllReduce among 4" in output
 
 
@@ -179,12 +193,44 @@ def test_experts_are_as_planned():
     assert planned(output) and "8 AlltoAll among 2" in output  # two in each layer, forward and backward
 
 
-def test_generation_is_as_planned():
-    status, output, errors = run(ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1")
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ([], ["fused operators: none; 6 BatchMatMul; on the AICPU: none"] * 2),
+        (
+            ["--model.compute_dtype=float16", "--parallel.chip=A2"],  # parallel.attention is auto
+            [
+                f"fused operators: 3 {attention}, 3 ReshapeAndCache; 0 BatchMatMul; on the AICPU: none"
+                for attention in ("PromptFlashAttention", "PagedAttention")
+            ],
+        ),
+    ],
+    ids=["plain", "flash"],
+)
+def test_generation_is_as_planned(flags, told):
+    """Of messages, there are AllReduces of the embedding and two in each layer, and an AllGather of the logits."""
+    status, output, errors = run(
+        ROOT / "predict.py", "--dry_run", "--mode=tiny", "--parallel.tensor=2", "--rank=1", *flags
+    )
     assert status == 0, errors
-    assert (
-        planned(output) == [(63, 8)] * 2
-    )  # AllReduces of the embedding and two in each layer; an AllGather of the logits
+    assert planned(output) == [(63, 8)] * 2
+    assert re.findall("runs    (.*)", output) == told
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--dry_run", "--generation.use_past=false"], "flash needs the KV cache, which generation.use_past false"),
+        (["--dry_run", "--model.hidden_size=1024", "--model.num_heads=2"], "heads of at most 256; they have 512"),
+        (["--random_weights=true"], "parallel.device_target is CPU or GPU"),
+    ],
+)
+def test_flash_generation_is_refused_where_it_cannot_be(flags, told):
+    told_by = run(
+        ROOT / "predict.py", "--mode=tiny", "--model.compute_dtype=float16", "--parallel.attention=flash", *flags
+    )
+    assert told_by[:2] == (2, "") and told_by[2].count("\n") == 1
+    assert told in told_by[2]
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,16 @@ from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, Tr
 from src.dataset import causal
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import StepScalars
+from src.nn.product_mask import use_product_masks
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.plan import Plan
 from src.parallel.recompute import recompute_layers
-from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
+from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches, make_paged_caches
 from src.parallel.semi_auto.strategies import annotate, annotate_model
 from src.parallel.semi_auto.train_step import Objective, SemiAutoStepper, build_train_step
 from src.training.config import TrainConfig
+from tests.support.ascend_operators import emulate
 from tests.support.programs import TINY, random_ids, random_model
 from tests.test_pangu_alpha import (  # noqa: F401
     CONFIG,
@@ -54,9 +56,10 @@ def test_annotated_logits_loss_and_gradients_are_the_peer_s(golden_model, golden
     ids=str,
 )
 def test_annotations_change_nothing(changes, recompute):
-    """Masks, places and losses stay the same, and gradients stay the same except for rounding. So they do with
-    recompute. One rank slices nothing of what is kept."""
+    """Masks, places and losses stay those of one device, and gradients stay the same except for rounding. So they do
+    with recompute. One rank slices nothing of what is kept."""
     model, _ = random_model(seed=5, **changes)
+    use_product_masks(model)
     network = PanguAlphaWithLoss(model.config, model)
     ids = random_ids(3, model.config)
     inputs = [Tensor(ids), *map(Tensor, causal(ids)), Tensor(np.ones((3, TINY.seq_length), np.float32))]
@@ -109,10 +112,12 @@ def test_gradients_are_sent_by_groups_of_layers():
     assert [layer.attention.dense1.weight.comm_fusion for layer in model.layers] == [1, 1, 2]
 
 
-def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
+@pytest.mark.parametrize("make", [make_caches, make_paged_caches])
+def test_generation_graphs_choose_the_peer_s_tokens(golden_model, make, monkeypatch):  # noqa: F811
+    emulate(monkeypatch.setattr)
     prompt = PEER["ids"][0, :7].tolist()
-    caches = make_caches(CONFIG, ONE_DEVICE, batch=1, capacity=CONFIG.seq_length)
     annotate_model(golden_model, ONE_DEVICE)
+    caches = make(golden_model, ONE_DEVICE, batch=1, capacity=CONFIG.seq_length)
     prefill, decode = (SemiAutoNextLogits(golden_model, caches, tokens) for tokens in (16, 1))
     zero = Tensor([0], ms.int32)
     padded = Tensor([prompt + [0] * (16 - len(prompt))], ms.int32)
@@ -166,6 +171,20 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model):  # noqa: F811
                 "--parallel.micro_batch_num=2",
             ],
             "work together only in steps of one micro-batch",
+        ),
+        (["--parallel.fusion_megabytes=32"], "parallel.fusion_megabytes and parallel.recompute_slice_activation need"),
+        (
+            ["--dry_run", "--parallel.fusion_megabytes=32", "--parallel.fusion_groups=2"],
+            "parallel.fusion_megabytes and parallel.fusion_groups are two ways to join messages",
+        ),
+        (["--parallel.jit_level=O1"], "parallel.jit_level O1 is for parallel.device_target Ascend, not CPU"),
+        (
+            ["--dry_run", "--parallel.data=2", "--parallel.comm_overlap=[computation_allgather_overlap]"],
+            "parallel.comm_overlap computation_allgather_overlap needs parallel.optimizer_shard, on",
+        ),
+        (
+            ["--parallel.data=2", "--parallel.comm_overlap=[grad_computation_allreduce_overlap]"],
+            "on parallel.device_target Ascend with parallel.backend semi_auto",
         ),
         (["--parallel.data=6", "--parallel.backend=semi_auto"], "on 1, 2, 4 or a multiple of 8 ranks"),
         (

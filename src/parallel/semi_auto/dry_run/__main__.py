@@ -28,6 +28,7 @@ def main() -> None:
         "collectives": collectives,
         "parameters": parameters,
         "operators": compiled.graph.operators,
+        "options": compiled.options,
         "alive": asdict(compiled.graph.alive),
     }
     (job_file.parent / "result.json").write_text(json.dumps(result))

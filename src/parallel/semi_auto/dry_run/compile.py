@@ -24,12 +24,14 @@ class Compiled:
         slices: Shape of each parameter before optimizer_shard cuts it, by name.
         seconds: Time of the compiler, in seconds.
         peak_memory: Most memory of the process, in bytes.
+        options: What the compiler was told, apart from defaults.
     """
 
     graph: Graph
     slices: dict[str, tuple[int, ...]]
     seconds: float
     peak_memory: int
+    options: list[str]
 
 
 def compile_graph(config: RunConfig, rank: int, graph: str, rows: int, folder: Path) -> Compiled:
@@ -63,7 +65,7 @@ def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Pa
 
     from src.pangu_alpha import PanguAlphaModel
     from src.parallel.plan.plan import Plan
-    from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches
+    from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches, make_paged_caches
     from src.parallel.semi_auto.strategies import annotate_model
     from src.parallel.semi_auto.train_step import enter
 
@@ -73,7 +75,8 @@ def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Pa
     with no_init_parameters():
         model = PanguAlphaModel(config.model)
         annotate_model(model, plan)
-        cell = SemiAutoNextLogits(model, make_caches(config.model, plan, rows, config.model.seq_length), tokens)
+        make = make_paged_caches if config.has_flash_generation else make_caches
+        cell = SemiAutoNextLogits(model, make(model, plan, rows, config.model.seq_length), tokens)
     cell.set_train(False)
     began = time.perf_counter()
     cell.compile(*inputs)
@@ -91,11 +94,16 @@ def _prepare(config: RunConfig, rank: int, folder: Path) -> None:
     simulate(config.parallel.device_target, config.parallel.world_size, rank)
     import mindspore as ms
 
+    from src.parallel.compiler_options import set_compiler_options
+
+    set_compiler_options(config.parallel)
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_recursion_limit(CALL_DEPTH)
 
 
 def _compiled(cell: Any, seconds: float, folder: Path, config: RunConfig) -> Compiled:
+    from src.parallel.compiler_options import compiler_options
+
     graph = read_graph(max(folder.glob("*validate*.ir")), config.model.num_layers)
     slices = {name: tuple(layout[2]) for name, layout in cell.parameter_layout_dict.items()}
-    return Compiled(graph, slices, seconds, peak_memory())
+    return Compiled(graph, slices, seconds, peak_memory(), compiler_options())

@@ -143,6 +143,7 @@ class _Node:
             ("micro_inputs-", "batch"),
             ("interleave_inputs-", "batch"),
             ("global_norm-", "norm"),
+            ("is_finite-", "norm"),
             ("layernorm", "final LayerNorm"),
         ):
             if mark in place:

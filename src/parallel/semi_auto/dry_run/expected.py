@@ -11,7 +11,16 @@ from src.nn.parameters import WORD_TABLE
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.compiled_memory import sliced_sums
 from src.parallel.plan.plan import Plan
-from src.parallel.plan.sharding import box, compiled_box, is_expert, parameter_shapes, stages, tensor_axis
+from src.parallel.plan.sharding import (
+    CACHE_BLOCK,
+    box,
+    cache_blocks,
+    compiled_box,
+    is_expert,
+    parameter_shapes,
+    stages,
+    tensor_axis,
+)
 
 Message = tuple[str, int, str, str]  # operation, ranks of its group, part of the model, phase
 
@@ -34,6 +43,8 @@ def inference_slices(config: RunConfig, plan: Plan, rank: int, rows: int) -> dic
     model, at = config.model, plan.coordinates(rank)
     found = {name: box(name, shape, plan, at).shape for name, shape in parameter_shapes(model).items()}
     cache = (rows, model.num_heads // plan.tensor, model.seq_length, model.head_size)
+    if config.has_flash_generation:
+        cache = (rows * cache_blocks(model.seq_length), CACHE_BLOCK, model.num_heads // plan.tensor, model.head_size)
     return found | {f"cache.{layer}.{kind}": cache for layer in range(model.num_layers) for kind in ("key", "value")}
 
 
@@ -89,7 +100,7 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
             _of_parameter(name, shape, plan, rank, add)
     if calls > 1:
         add(_inputs(config, first, last), "AllGather", plan.data_ranks, "batch", "forward")
-    add(1, "AllReduce", plan.world_size, "norm", "update")
+    add(1 + config.parallel.has_float_status, "AllReduce", plan.world_size, "norm", "update")
     for is_there, out, back in ((not last, "Send", "Receive"), (not first, "Receive", "Send")):
         if is_there:
             add(calls, out, plan.pipeline, "pipeline", "forward")

@@ -19,10 +19,14 @@ BATCHED = "BatchMatMul"  # of queries and keys, of weights and values, and of ex
 AICPU = ("RightShift", "ScatterNdMin", "ScatterNdMax", "ScatterNdUpdate")
 
 
+REGISTER = "NPUGetFloatStatusV2"  # reads the overflow register of a 910A; see src/parallel/float_status.py
+
+
 def told_operators(operators: Counter[str]) -> str:
     """Return what `--dry_run` says about the calls of operators in one run of a graph."""
     fused, slow = _counted(operators, FUSED), _counted(operators, AICPU)
-    return f"fused operators: {fused}; {operators[BATCHED]} {BATCHED}; on the AICPU: {slow}"
+    told = f"fused operators: {fused}; {operators[BATCHED]} {BATCHED}; on the AICPU: {slow}"
+    return f"{told}; {operators[REGISTER]} {REGISTER}" if operators[REGISTER] else told
 
 
 def _counted(operators: Counter[str], names: tuple[str, ...]) -> str:

@@ -110,7 +110,7 @@ def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
     slices = {name: tuple(shape) for name, shape in result["slices"].items()}
     alive = Alive(**result["alive"] | {"kinds": tuple(map(tuple, result["alive"]["kinds"]))})
     read = Graph(parameters, collectives, Counter(result["operators"]), alive)
-    return Compiled(read, slices, result["seconds"], result["peak_memory"])
+    return Compiled(read, slices, result["seconds"], result["peak_memory"], result["options"])
 
 
 def _deep_stack() -> None:
@@ -212,6 +212,7 @@ def describe(config: RunConfig, rank: int, graph: str, compiled: Compiled, diffe
         f"  sends   {sent or 'nothing'}",
         f"  groups  {'; '.join(groups) or 'none'}",
         f"  runs    {told_operators(compiled.graph.operators)}",
+        *(f"  with    {one}" for one in compiled.options),
         *told_alive(config, rank, graph, compiled),
     ]
     if config.parallel.strategy_search:

@@ -178,7 +178,7 @@ def test_weights_that_do_not_fit_are_refused(work, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"hidden_dropout_rate": 0.2}, "one rate of dropout"),
+        ({"hidden_dropout_rate": 0.2}, "one rate of dropout here, but embedding_dropout_prob is .* is 0.2"),
         ({"layernorm_compute_type": "float16"}, "LayerNorms are float32"),
         ({"num_heads": 5}, "num_heads 5 does not divide"),
         ({"expert_num": 4}, "expert_num is 4: the model of the plug-in has 1 alone"),
