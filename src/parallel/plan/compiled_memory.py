@@ -28,7 +28,7 @@ from src.parallel.plan.sizes import (
 )
 
 _LOGITS = 5  # float32 arrays of the logits' size that the loss and its gradient have at once
-_UPDATE = 3  # float32 arrays of a parameter's size that its update has at once
+_UPDATE = 4  # float32 arrays of a half-precision parameter's size that its update has at once
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,11 @@ class _Stage:
         return Moment("backward", copies, 0 if self.several else self.gradients, kept + self.working + self.batch)
 
     def update(self) -> Moment:
-        """At the first update of a parameter. All gradients are there, or the scattered parts of their sums."""
-        gradients = self.gradients
-        if self.several:
-            gradients = sum(FLOAT32 * part.size for _, held, part in self.parameters if part != held)
-        half = sum(part.size for name, _, part in self.parameters if item_size(self.model, name) < FLOAT32)
-        largest = max(part.size for _, _, part in self.parameters)
-        return Moment("update", 0, gradients + FLOAT32 * (half + _UPDATE * largest), self.inputs)
+        """In the update. The compiler's order computes that of all parameters side by side."""
+        arrays = sum(
+            part.size * (_UPDATE if item_size(self.model, name) < FLOAT32 else 1) for name, _, part in self.parameters
+        )
+        return Moment("update", 0, FLOAT32 * arrays, self.inputs)
 
     @property
     def gradients(self) -> int:

@@ -68,29 +68,7 @@ def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path
 
 
 class ClonedOptimizer(Optimizer):
-    """Optimizer with moments that the compiler slices like their parameters. They have no data before that.
-
-    It updates one parameter after the other. Side by side, the float32 arrays of all updates would be alive at once.
-    """
-
-    def construct(
-        self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
-    ) -> tuple[Tensor, ...]:
-        done: tuple[Tensor, ...] = (factor,)
-        for i, gradient in enumerate(gradients):
-            updated = self.update(
-                factor,
-                lr,
-                beta1_power,
-                beta2_power,
-                self.decays[i],
-                self.parameters[i],
-                self.first_moments[i],
-                self.second_moments[i],
-                after(done[-1], gradient),
-            )
-            done += (updated,)
-        return done
+    """Optimizer with moments that the compiler slices like their parameters. They have no data before that."""
 
     def _moments(self, prefix: str, names: list[str]) -> ParameterTuple:
         return ParameterTuple(
