@@ -142,7 +142,8 @@ class Dropout(nn.Cell):
     def construct(self, x: Tensor, key: Tensor | None) -> Tensor:
         if key is None or self.rate == 0:
             return x
-        kept = self.mask(x.shape, after(x, key), self.site, self.part)  # not all masks at the beginning of a step
+        # After x, or a graph may make the masks of all layers at the beginning of a step.
+        kept = self.mask(x.shape, after(x, key), self.site, self.part)
         scale = self.mul(self.cast(kept, x.dtype), 1.0 / (1.0 - self.rate))
         return self.mul(x, self.reshape(scale, x.shape))
 
