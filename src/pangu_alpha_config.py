@@ -239,12 +239,6 @@ class RunConfig:
             f"parallel.attention flash wants heads of a multiple of 16 up to {LARGEST_FLASH_HEAD}; they have "
             f"{model.head_size}{remedy}",
         )
-        rows = self.training.batch_size // parallel.micro_batch_interleaved
-        require(
-            self.attention_input == "documents" or rows * parallel.most_documents <= MOST_DOCUMENTS,
-            f"parallel.attention flash takes at most {MOST_DOCUMENTS} documents together; training.batch_size {rows} x "
-            f"parallel.most_documents {parallel.most_documents} are more: give a smaller one of the two",
-        )
 
     def _obstacle_to_semi_auto(self) -> str:
         """Return why MindSpore's semi-automatic parallel cannot do this run, with a remedy, or an empty string."""
@@ -293,14 +287,18 @@ class RunConfig:
         """What training gives to attention: a mask, the numbers of the tokens' documents, or the ends of documents."""
         if not self.has_flash_attention:
             return "mask"
-        return "documents" if self.model.attention_dropout else "document ends"
+        rows = self.training.batch_size // self.parallel.micro_batch_interleaved
+        fits = rows * self.parallel.most_documents <= MOST_DOCUMENTS
+        return "document ends" if fits and not self.model.attention_dropout else "documents"
 
     @property
     def loss_chunks(self) -> int:
         """Number of parts of a micro-batch whose logits are in memory one after the other (see chunked_loss)."""
         parallel = self.parallel
         cut = parallel.tensor > 1 and parallel.vocab_parallel
-        if parallel.device_target == "CPU" or (cut and not self.is_semi_auto):
+        # MindSpore can't compile it in a graph that is called for each micro-batch.
+        called = self.is_semi_auto and self.micro_steps > 1
+        if parallel.device_target == "CPU" or called or (cut and not self.is_semi_auto):
             return 1
         rows = self.training.batch_size // parallel.micro_batch_interleaved
         return max(part for part in range(1, MOST_CHUNKS + 1) if rows % part == 0)

@@ -19,6 +19,7 @@ from src.common.errors import InputError
 from src.cpu_kernels.attach import attach_to_model, cross_entropy
 from src.inference.mindspore.load import build_runtime
 from src.nn.parameters import official_name
+from src.nn.product_mask import use_product_masks
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.parallel.build import build_inference
 from src.parallel.plan.plan import Plan
@@ -147,6 +148,8 @@ class PanguAlphaHeadModel(_Pretrained):
         if is_compiled:
             plan = Plan(data=parallel.data_parallel, tensor=parallel.model_parallel, num_layers=model.config.num_layers)
             annotate(self.loss, plan, parallel.use_seq_parallel)
+        elif ms.get_context("device_target") != "CPU":
+            use_product_masks(model)
         if parallel.recompute.recompute:
             slices = parallel.recompute.recompute_slice_activation
             recompute_layers(model, "full", norms=True, slice_activation=is_compiled and slices)

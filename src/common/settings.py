@@ -19,6 +19,7 @@ CommOverlap = Literal[
     "grad_computation_allreduce_overlap",
     "computation_allgather_overlap",
 ]
+Chip = Literal["910A", "A2", "A3"]
 Recompute = Union[bool, Literal["none", "selective", "full"]]
 
 MOST_IDS = 10_000_000  # of a vocabulary

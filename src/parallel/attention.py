@@ -1,11 +1,11 @@
 """Ascend's fused attention, FlashAttentionScore, in the place of the plain one (parallel.attention flash).
 
-It never writes the scores of all pairs of tokens to memory. Where no weight of attention is dropped, the host sends the
-ends of documents instead of a mask, and the operator leaves out what lies between documents (layout TND). Otherwise the
-host sends the number of each token's document, and the mask is made on the device.
+It never writes the scores of all pairs of tokens to memory. Where no weight of attention is dropped, and documents are
+few enough, the host sends their ends instead of a mask, and the operator leaves out what lies between documents (layout
+TND). Otherwise the host sends the number of each token's document, and the mask is made on the device.
 
 The operators have no kernel on a CPU. The tests hold this wiring against the golden numbers, with an emulation of the
-documented formula in their place (tests/support/ascend_operators.py).
+documented formula in their place (tests/support/flash_attention.py).
 """
 
 from collections.abc import Callable
@@ -23,17 +23,17 @@ TRIANGLE = 2048  # sides of the mask that the operator wants for a causal attent
 MOST_TOKENS = 2**31 - 1  # "all", for the operator's window of tokens before a query
 
 
-def fuse_attention(model: PanguAlphaModel, data: int = 1, tensor: int = 1) -> None:
+def fuse_attention(model: PanguAlphaModel, by_ends: bool, data: int = 1, tensor: int = 1) -> None:
     """Replace the plain attention of a model, for training, by the fused operator.
 
     Args:
         model: A whole model with its shard strategies, or a rank's part of one with its collectives.
+        by_ends: The host sends the ends of documents, else their numbers.
         data, tensor: Parts into which a strategy cuts rows and heads, in semi-automatic parallel; else 1 and 1.
     """
     config, backbone = model.config, model.backbone
-    by_documents = config.attention_dropout == 0
-    backbone.attention_bias = DocumentEnds(data) if by_documents else DiscardMask(config.seq_length, data)
-    make = DocumentAttention if by_documents else MaskedAttention
+    backbone.attention_bias = DocumentEnds(data) if by_ends else DiscardMask(config.seq_length, data)
+    make = DocumentAttention if by_ends else MaskedAttention
     for layer in model.layers:
         layer.attention.core = make(layer.attention.core, config.seq_length, data, tensor)
 

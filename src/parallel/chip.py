@@ -3,10 +3,10 @@
 import mindspore as ms
 
 from src.common.errors import InputError
-from src.common.settings import ParallelConfig
+from src.common.settings import Chip, ParallelConfig
 
 # Beginnings of MindSpore's names of chips, the longer ones first.
-_KINDS = (("ascend910_93", "A3"), ("ascend910b", "A2"), ("ascend910", "910A"))
+_KINDS: tuple[tuple[str, Chip], ...] = (("ascend910_93", "A3"), ("ascend910b", "A2"), ("ascend910", "910A"))
 
 
 def settle_chip(config: ParallelConfig) -> None:
@@ -23,7 +23,7 @@ def settle_chip(config: ParallelConfig) -> None:
     config.chip = found
 
 
-def chip_of(name: str) -> str:
+def chip_of(name: str) -> Chip:
     """Return the kind of a chip, from MindSpore's name of it.
 
     Raises:

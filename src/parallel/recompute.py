@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from mindspore import Tensor, nn, ops
 
+from src.common.settings import Recompute
 from src.nn.attention import CoreAttention
 from src.nn.moe import MixtureOfExperts
 from src.pangu_alpha import FeedForward, PanguAlphaModel
@@ -36,7 +37,9 @@ class RecomputedActivation(nn.Cell):
         return self.activation(x)
 
 
-def recompute_layers(model: PanguAlphaModel, kind: str, norms: bool = False, slice_activation: bool = False) -> None:
+def recompute_layers(
+    model: PanguAlphaModel, kind: Recompute, norms: bool = False, slice_activation: bool = False
+) -> None:
     """Make the backward pass of each layer compute some of its forward pass again.
 
     `full` keeps the two sums of a layer and, by default, the outputs of its LayerNorms. If whole layers were

@@ -29,6 +29,8 @@ def test_loss_and_gradients_are_the_peer_s(golden_model, golden_batch, is_annota
         (5, dict(device_target="Ascend"), 1),
         (8, dict(device_target="Ascend", tensor=2, micro_batch_interleaved=4), 2),
         (8, dict(device_target="Ascend", tensor=2, backend="explicit"), 1),
+        (8, dict(device_target="Ascend", tensor=2, micro_batch_num=2), 1),
+        (8, dict(device_target="Ascend", micro_batch_num=2), 4),  # one device calls each micro-batch from the host
     ],
     ids=str,
 )

@@ -70,7 +70,7 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         apply_gradients.global_norm = GlobalNormOfRanks(apply_gradients.global_norm, layout)
     chunk_loss(network, config.loss_chunks)
     if config.has_flash_attention:
-        fuse_attention(model)
+        fuse_attention(model, config.attention_input == "document ends")
     recompute_layers(model, config.parallel.recompute)
     if config.parallel.has_float_status:
         ranks = mesh.group(*AXES)

@@ -65,9 +65,9 @@ def _generation(config: RunConfig, rank: int, rows: int, tokens: int, folder: Pa
 
     from src.pangu_alpha import PanguAlphaModel
     from src.parallel.plan.plan import Plan
+    from src.parallel.semi_auto.context import enter
     from src.parallel.semi_auto.generation import SemiAutoNextLogits, make_caches, make_paged_caches
     from src.parallel.semi_auto.strategies import annotate_model
-    from src.parallel.semi_auto.train_step import enter
 
     plan = Plan.of(config.parallel, config.model)
     inputs = [Tensor(np.zeros(shape, np.int32)) for shape in ((rows, tokens), (rows,), (rows,), (rows,))]
