@@ -15,6 +15,11 @@ def main() -> None:
     config = parse(TrainConfig, "train.py", after_mode=recipe)
     if recipe:
         print(told_recipe(recipe))
+    if config.search:
+        from src.parallel.plan.search.report import describe_search
+
+        print(describe_search(config))
+        return
     if config.plan:
         print(describe(config))
         return

@@ -15,16 +15,19 @@ class TrainConfig(RunConfig):
 
     Args:
         plan: Print what each rank holds, computes and sends, and stop without training.
+        search: With --plan: print the fastest plans for the cluster and its memory, by a model of the step time.
         dry_run: Compile for Ascend or GPU without such a device, compare the result with the plan, and stop.
         rank: Ranks that --dry_run compiles: a rank's number, all, or all-kinds for one rank of each kind of stage.
     """
 
     plan: bool = False
+    search: bool = False
     dry_run: bool = False
     rank: str = "all-kinds"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(not self.search or self.plan, "--search belongs to --plan, which trains nothing: give --plan --search")
         training, parallel, stages = self.training, self.parallel, self.parallel.pipeline
         require(
             self.micro_steps >= stages,

@@ -5,6 +5,7 @@ Execution, checkpoints, the plan's arithmetic and the tests all use this one tab
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import prod
 
 from src.nn.parameters import POSITION_TABLE, QUERY_TABLE, WORD_TABLE, block_number, layer_prefixes
@@ -68,7 +69,7 @@ class Box:
         """Number of elements along each axis."""
         return tuple(end - begin for begin, end in zip(self.begin, self.end, strict=True))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
@@ -120,6 +121,7 @@ def is_of_own_tokens(name: str) -> bool:
     return name.endswith(_OF_OWN_TOKENS)
 
 
+@lru_cache(maxsize=1 << 14)
 def stages(name: str, plan: Plan) -> tuple[int, ...]:
     """Return the stages that hold a parameter. It is one stage, except for the word table, which the head also uses."""
     last = plan.pipeline - 1
@@ -131,6 +133,7 @@ def stages(name: str, plan: Plan) -> tuple[int, ...]:
     return (0,) if name.startswith("backbone.embedding.") else (last,)
 
 
+@lru_cache(maxsize=1 << 14)
 def box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) -> Box:
     """Return the part of a parameter that a rank holds, if its stage holds the parameter.
 
@@ -152,6 +155,7 @@ def replicas(name: str, plan: Plan, at: Coordinates) -> tuple[int, int]:
     return (at.data, plan.data) if is_expert(name) else (at.data * plan.expert + at.expert, plan.data_ranks)
 
 
+@lru_cache(maxsize=1 << 14)
 def optimizer_box(name: str, shape: Sequence[int], plan: Plan, at: Coordinates) -> Box:
     """Return the part of a parameter that a rank updates. It keeps the moments of this part.
 
