@@ -257,7 +257,7 @@ class SemiAutoStepper:
         self._step, self._micro_batches = step, micro_batches
         self._loss, self._total = step.loss, total
         # All ranks of the last stage get the loss of the whole batch.
-        self._share = (plan.coordinates(rank).pipeline == plan.pipeline - 1) / plan.data_ranks
+        self._share = (plan.coordinates(rank).pipeline == plan.last_stage) / plan.data_ranks
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """Run one optimizer step over micro-batches. Each one holds the inputs of PanguAlphaWithLoss."""
