@@ -129,9 +129,9 @@ class Rank:
         return getattr(self, action)()
 
     def _build(self) -> tuple:
-        from src.parallel.explicit.build import build_model, build_stepper
+        from src.parallel.explicit.build import build_chunks, build_stepper
 
-        return build_stepper(self.config, build_model(self.config.model, self.mesh, seed=0), self.mesh)
+        return build_stepper(self.config, build_chunks(self.config.model, self.mesh, seed=0), self.mesh)
 
     def step(self) -> float:
         """Take an optimizer step and return its seconds."""

@@ -199,6 +199,13 @@ class RunConfig:
             f"parallel.pipeline {stages} is more than the model's {model.num_layers} layers (the "
             "query layer counted); at most that many fit",
         )
+        require(
+            stages * parallel.virtual_stages <= model.num_layers,
+            f"parallel.pipeline {stages} x virtual_stages {parallel.virtual_stages} makes "
+            f"{stages * parallel.virtual_stages} chunks, more than the model's {model.num_layers} layers (the query "
+            f"layer counted); parallel.virtual_stages {model.num_layers // stages} with parallel.pipeline_scheduler "
+            "1f1b would fit",
+        )
         most = min(parallel.expert, max(1, model.num_experts))
         fitting = max(part for part in range(1, most + 1) if model.num_experts % part == 0)
         require(

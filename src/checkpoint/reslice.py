@@ -94,6 +94,8 @@ def _with_plan(config: RunConfig, parallel: ParallelConfig | None) -> RunConfig:
             data=1,
             tensor=1,
             pipeline=1,
+            virtual_stages=1,
+            pipeline_scheduler="1f1b",
             expert=1,
             optimizer_shard=False,
             sequence_parallel=False,

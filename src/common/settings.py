@@ -200,6 +200,10 @@ class ParallelConfig:
         vocab_parallel: Split the vocabulary, too. false keeps the whole word embedding on each tensor-parallel rank
             (word_emb_dp of the ModelZoo).
         pipeline: Number of stages over which the layers are spread (pipeline parallel).
+        virtual_stages: Number of chunks of layers on each stage (interleaved pipeline). A micro-batch goes around the
+            stages once for each. Stages wait less, and send more.
+        pipeline_scheduler: Order of work in a pipeline. zero_bubble_v computes the gradients of weights later, where a
+            stage would wait; it needs 2 virtual stages, and the second lap goes back over the stages (semi_auto only).
         expert: Number of parts over which the experts of each MoE layer are spread (expert parallel). Each part trains
             on its own data.
         optimizer_shard: Split the optimizer's moments over the replicas, instead of keeping all on each (ZeRO-1).
@@ -239,6 +243,8 @@ class ParallelConfig:
     tensor: int = 1
     vocab_parallel: bool = True
     pipeline: int = 1
+    virtual_stages: int = 1
+    pipeline_scheduler: Literal["1f1b", "zero_bubble_v"] = "1f1b"
     expert: int = 1
     optimizer_shard: bool = False
     micro_batch_num: int = 1
@@ -269,6 +275,7 @@ class ParallelConfig:
             "data",
             "tensor",
             "pipeline",
+            "virtual_stages",
             "expert",
             "micro_batch_num",
             "fusion_groups",
@@ -286,6 +293,16 @@ class ParallelConfig:
             f"parallel.data {self.data} x tensor {self.tensor} x pipeline {self.pipeline} x expert {self.expert} "
             f"makes {self.data * others} ranks, but parallel.world_size is {self.world_size}; "
             f"{_next_multiple(self.world_size, others)} ranks would fit the last three",
+        )
+        require(
+            self.virtual_stages == 1 or self.pipeline > 1,
+            f"parallel.virtual_stages {self.virtual_stages} cuts the layers of each stage of a pipeline: it needs "
+            "parallel.pipeline of 2 or more",
+        )
+        require(
+            self.pipeline_scheduler != "zero_bubble_v" or self.virtual_stages == 2,
+            "parallel.pipeline_scheduler zero_bubble_v needs parallel.virtual_stages 2, not "
+            f"{self.virtual_stages}: the layers go over the stages and back",
         )
         require(
             not self.sequence_parallel or self.tensor > 1,

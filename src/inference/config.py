@@ -26,6 +26,14 @@ class CheckpointConfig(RunConfig):
     checkpoint_name: str = ""
     random_weights: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.parallel.virtual_stages == 1,
+            f"parallel.virtual_stages {self.parallel.virtual_stages} is for training: without micro-batches a pipeline "
+            "gains nothing by it; leave it at 1, whichever plan has written the checkpoint",
+        )
+
     def require_one_source(self, *others: str) -> None:
         """Check that exactly one flag says where the weights come from.
 

@@ -8,6 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.nn.operators import after
+
 
 def _signed(word: int) -> int:
     return word - (1 << 32) if word >= 1 << 31 else word
@@ -140,7 +142,8 @@ class Dropout(nn.Cell):
     def construct(self, x: Tensor, key: Tensor | None) -> Tensor:
         if key is None or self.rate == 0:
             return x
-        kept = self.mask(x.shape, key, self.site, self.part)
+        # After x, or a graph may make the masks of all layers at the beginning of a step.
+        kept = self.mask(x.shape, after(x, key), self.site, self.part)
         scale = self.mul(self.cast(kept, x.dtype), 1.0 / (1.0 - self.rate))
         return self.mul(x, self.reshape(scale, x.shape))
 

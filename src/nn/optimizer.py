@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.common.settings import TrainingConfig
-from src.nn.operators import after, for_each
+from src.nn.operators import for_each
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -116,7 +116,7 @@ class AdamUpdate(Update):
     ) -> Tensor:
         gradient = self.cast(gradient, ms.float32) * factor
         if parameter.dtype != ms.float32:
-            value = self.cast(after(gradient, parameter), ms.float32)
+            value = self.cast(parameter, ms.float32)
             change = self.direction(m, v, gradient, beta1_power, beta2_power) + decay * value
             return self.assign(parameter, self.cast(value - lr * change, parameter.dtype))
         if decay > 0:
@@ -142,7 +142,7 @@ class LambUpdate(Update):
         gradient: Tensor,
     ) -> Tensor:
         gradient = self.cast(gradient, ms.float32) * factor
-        value = self.cast(after(gradient, parameter), ms.float32)
+        value = self.cast(parameter, ms.float32)
         change = self.direction(m, v, gradient, beta1_power, beta2_power) + decay * value
         value_norm, change_norm = self.sqrt(sum_of_squares(value)), self.sqrt(sum_of_squares(change))
         both = ops.logical_and(value_norm > 0, change_norm > 0)

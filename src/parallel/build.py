@@ -43,9 +43,10 @@ def build_training(config: RunConfig, mesh: Mesh) -> TrainingParts:
     """
     if config.is_semi_auto:
         return TrainingParts(*semi_auto.build(config, mesh))
-    model = explicit.build_model(config.model, mesh, config.training.seed)
-    stepper, optimizer = explicit.build_stepper(config, model, mesh)
-    return TrainingParts(list(model.get_parameters()), stepper, optimizer, _holder(config.model, mesh))
+    models = explicit.build_chunks(config.model, mesh, config.training.seed)
+    stepper, optimizer = explicit.build_stepper(config, models, mesh)
+    parameters = [parameter for model in models for parameter in model.get_parameters()]
+    return TrainingParts(parameters, stepper, optimizer, _holder(config.model, mesh))
 
 
 def build_inference(
@@ -62,7 +63,8 @@ def build_inference(
         The model, and which part of each parameter this rank holds.
     """
     mesh = mesh or Mesh(Plan(num_layers=config.num_layers))
-    return explicit.build_model(config, mesh, seed), _holder(config, mesh)
+    [model] = explicit.build_chunks(config, mesh, seed)
+    return model, _holder(config, mesh)
 
 
 def connect_inference(model: PanguAlphaModel, mesh: Mesh | None) -> Relay | None:

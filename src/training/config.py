@@ -28,14 +28,8 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(not self.search or self.plan, "--search belongs to --plan, which trains nothing: give --plan --search")
-        training, parallel, stages = self.training, self.parallel, self.parallel.pipeline
-        require(
-            self.micro_steps >= stages,
-            f"parallel.micro_batch_num {parallel.micro_batch_num} x training.accumulation_steps "
-            f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
-            f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
-            "would fit",
-        )
+        training, parallel = self.training, self.parallel
+        self._check_micro_batches()
         require(
             training.batch_size % parallel.micro_batch_interleaved == 0,
             f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
@@ -65,14 +59,52 @@ class TrainConfig(RunConfig):
             "parallel.optimizer_offload works with Adam and model.param_init_dtype float32",
         )
 
+    def _check_micro_batches(self) -> None:
+        """Check that a step has as many micro-batches as its pipeline needs.
+
+        Raises:
+            InputError: It has fewer, or not a multiple of the stages.
+        """
+        training, parallel, stages = self.training, self.parallel, self.parallel.pipeline
+        require(
+            self.micro_steps >= stages,
+            f"parallel.micro_batch_num {parallel.micro_batch_num} x training.accumulation_steps "
+            f"{training.accumulation_steps} gives {self.micro_steps} micro-batches, fewer than the {stages} "
+            f"stages (parallel.pipeline); parallel.micro_batch_num {-(-stages // training.accumulation_steps)} "
+            "would fit",
+        )
+        fitting = next(
+            number
+            for number in range(parallel.micro_batch_num, parallel.micro_batch_num + stages)
+            if number * training.accumulation_steps % stages == 0
+        )
+        require(
+            parallel.virtual_stages == 1
+            or parallel.pipeline_scheduler == "zero_bubble_v"
+            or fitting == parallel.micro_batch_num,
+            f"parallel.virtual_stages {parallel.virtual_stages} needs a multiple of the {stages} stages "
+            f"(parallel.pipeline) as the number of micro-batches, which is {self.micro_steps}: "
+            f"parallel.micro_batch_num {fitting} would fit",
+        )
+        twice = -(-2 * stages // training.accumulation_steps)
+        require(
+            parallel.pipeline_scheduler == "1f1b" or parallel.micro_batch_num >= twice,
+            f"parallel.pipeline_scheduler zero_bubble_v needs twice as many micro-batches as the {stages} stages "
+            f"(parallel.pipeline), a limit of MindSpore; this run's steps have {self.micro_steps}: "
+            f"parallel.micro_batch_num {twice} would fit",
+        )
+
     def _check_compiler(self) -> None:
         """Check that the run uses the compiler, if it has options for it, and that they have an effect."""
         parallel = self.parallel
         joined = parallel.micro_batch_interleaved * parallel.fusion_groups > 1 or parallel.fusion_megabytes
         require(
-            self.is_semi_auto or self.dry_run or not (joined or parallel.recompute_slice_activation),
-            "parallel.micro_batch_interleaved, parallel.fusion_groups, parallel.fusion_megabytes and "
-            "parallel.recompute_slice_activation need parallel.backend semi_auto, which this run does not use",
+            self.is_semi_auto
+            or self.dry_run
+            or not (joined or parallel.recompute_slice_activation or parallel.pipeline_scheduler != "1f1b"),
+            "parallel.micro_batch_interleaved, parallel.fusion_groups, parallel.fusion_megabytes, "
+            "parallel.recompute_slice_activation and parallel.pipeline_scheduler need parallel.backend semi_auto, "
+            "which this run does not use",
         )
         on_ascend = parallel.device_target == "Ascend" or (self.dry_run and parallel.device_target == "CPU")
         require(

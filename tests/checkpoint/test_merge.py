@@ -21,6 +21,8 @@ PLANS = [
     plan(data=2, expert=2, optimizer_shard=True),
     plan(pipeline=3, expert=4, tensor=2),
     plan(pipeline=2, data=4, tensor=4, optimizer_shard=True),
+    plan(pipeline=2, tensor=2, virtual_stages=2),
+    plan(pipeline=2, data=2, optimizer_shard=True, virtual_stages=2, turns_back=True),
 ]
 
 

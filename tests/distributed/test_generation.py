@@ -6,6 +6,10 @@ import subprocess
 import mindspore as ms
 import pytest
 
+from src.checkpoint import store
+from src.checkpoint.reslice import reslice
+from src.common.settings import DataConfig, GenerationConfig, ParallelConfig, TrainingConfig
+from src.pangu_alpha_config import RunConfig
 from tests.support.distributed_runs import PREDICT, finish_all, launch, log_of
 from tests.support.programs import ROOT, random_model, run
 
@@ -85,6 +89,30 @@ def test_the_same_text(files, alone, tmp_path, ranks, plan, experts, generation)
     assert told == alone(experts, generation)
     assert len(set(told)) > 30  # the text does not repeat one token
     assert not any("put: " in log_of(tmp_path, rank) for rank in range(1, ranks))
+
+
+@pytest.mark.slow
+def test_slices_of_virtual_stages_are_continued_under_another_plan(files, tmp_path):
+    """A stage of such a run holds layers 0 and 2 or 1 and 3; one of prediction holds layers 0 and 1 or 2 and 3."""
+    model, _ = random_model(seed=5, **MODEL | {"num_layers": 4})
+    around = ParallelConfig(pipeline=2, virtual_stages=2)
+    config = RunConfig(model.config, DataConfig(), TrainingConfig(), ParallelConfig(), GenerationConfig())
+    whole = store.save(tmp_path / "whole", 1, model.get_parameters(), [], {}, config.save, 1)
+    reslice(whole, tmp_path / "sliced", around)
+    tokenizer = next(flag for flag in files["flags"][0] if flag.startswith("--data.tokenizer_path="))
+    flags = [tokenizer, *(flag.format_map(files) for flag in GREEDY)]
+    status, expected, errors = run(PREDICT, f"--checkpoint={whole}", *flags)
+    assert status == 0 and len(set(expected)) > 30, errors
+    launcher = launch(2, PREDICT, f"--checkpoint={tmp_path / 'sliced'}", *flags, *PIPELINE, folder=tmp_path)
+    status, told, errors = finish_all(launcher, tmp_path)
+    assert status == 0, errors
+    assert told == expected
+
+
+def test_virtual_stages_are_for_training():
+    status, told, errors = run(PREDICT, "--random_weights", "--prompt=a", *PIPELINE, "--parallel.virtual_stages=2")
+    assert (status, told) == (2, "")
+    assert errors.startswith("error: parallel.virtual_stages 2 is for training: ") and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

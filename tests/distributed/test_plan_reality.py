@@ -36,6 +36,16 @@ CASES = [
         MOE | {"expert_interval": 2},
     ),
     (
+        "tp2 x pp2 in virtual stages",
+        dict(tensor=2, pipeline=2, virtual_stages=2, micro_batch_num=2),
+        DENSE | {"num_layers": 5},
+    ),
+    (
+        "experts over ep2 x pp2 in virtual stages with recompute",
+        dict(expert=2, pipeline=2, virtual_stages=2, micro_batch_num=2, recompute="full"),
+        MOE | {"num_layers": 4, "expert_interval": 2},
+    ),
+    (
         "experts at a stage's end, tp2 x pp2",
         dict(tensor=2, pipeline=2, micro_batch_num=2),
         DENSE | {"num_experts": 4, "expert_interval": 2},

@@ -6,12 +6,13 @@ from tests.support.distributed_runs import DENSE, MOE, TRAINING, Run, difference
 from tests.support.programs import metrics
 
 TOLERANCE = {"loss": 1e-5, "grad_norm": 1e-5, "validation_loss": 1e-5, "weights": 1e-4}
+FOUR_LAYERS = DENSE | {"num_layers": 4}
 QUICK = {
     "dp2 with ZeRO": Run({"data": 2, "optimizer_shard": True}),
     "tp2 x pp2": Run({"tensor": 2, "pipeline": 2}),
     "experts over ep2": Run({"expert": 2}, MOE),
+    "pp2 in virtual stages": Run({"pipeline": 2, "virtual_stages": 2}, FOUR_LAYERS),
 }
-FOUR_LAYERS = DENSE | {"num_layers": 4}
 EVERY_SECOND = MOE | {"expert_interval": 2, "num_layers": 3}
 SLOW = {
     "tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True}),
@@ -38,6 +39,23 @@ SLOW = {
     "recompute on pp2": Run({"pipeline": 2, "recompute": True}),
     "selective recompute on tp2 x pp2": Run({"tensor": 2, "pipeline": 2, "recompute": "selective"}),
     "recompute of experts over ep2": Run({"expert": 2, "recompute": True}, MOE),
+    "tp2 x pp2 in virtual stages": Run({"tensor": 2, "pipeline": 2, "virtual_stages": 2}, FOUR_LAYERS, micro_batches=4),
+    "dp2 x tp2 x pp2 in virtual stages with ZeRO and sequence parallel": Run(
+        {
+            "data": 2,
+            "tensor": 2,
+            "pipeline": 2,
+            "virtual_stages": 2,
+            "optimizer_shard": True,
+            "sequence_parallel": True,
+        },
+        FOUR_LAYERS,
+    ),
+    "recompute on pp2 in virtual stages": Run({"pipeline": 2, "virtual_stages": 2, "recompute": "full"}, FOUR_LAYERS),
+    "pp3 in virtual stages": Run({"pipeline": 3, "virtual_stages": 2}, DENSE | {"num_layers": 7}, micro_batches=3),
+    "experts over pp2 in virtual stages": Run(
+        {"pipeline": 2, "virtual_stages": 2}, MOE | {"num_layers": 5, "expert_interval": 2}
+    ),
     "pp4": Run({"pipeline": 4}, FOUR_LAYERS, micro_batches=4),
     "experts over dp2 x ep2 with ZeRO": Run({"data": 2, "expert": 2, "optimizer_shard": True}, MOE),
     "experts over dp2 x ep2": Run({"data": 2, "expert": 2}, MOE),

@@ -108,6 +108,8 @@ def run_config(of):
     """Return the settings of a run of CONFIG's model with plan `of`."""
     parallel = ParallelConfig(
         pipeline=of.pipeline,
+        virtual_stages=of.virtual_stages,
+        pipeline_scheduler="zero_bubble_v" if of.turns_back else "1f1b",
         data=of.data,
         expert=of.expert,
         tensor=of.tensor,

@@ -1,5 +1,7 @@
 """A rank's part of a model and its train step: this file attaches all kinds of parallelism, in their order."""
 
+from collections.abc import Sequence
+
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
@@ -23,31 +25,37 @@ from src.parallel.plan.plan import AXES
 from src.parallel.recompute import recompute_layers
 
 
-def build_model(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> PanguAlphaModel:
-    """Build this rank's part of a model, not yet connected to the other ranks.
+def build_chunks(config: PanguAlphaConfig, mesh: Mesh, seed: int | None) -> list[PanguAlphaModel]:
+    """Build this rank's part of a model, not yet connected to the other ranks: a model for each chunk of its stage.
 
     Args:
         config: The whole model.
         mesh: This rank's place.
         seed: Seed of the initial weights; None for zeros, where weights are loaded.
     """
-    with no_init_parameters():
-        model = PanguAlphaModel(config)
-    pipeline_parallel.keep_stage(model, mesh)
-    shapes = {parameter.name: parameter.shape for parameter in model.get_parameters()}
-    allocate(model.get_parameters(), lambda name: sharding.box(name, shapes[name], mesh.plan, mesh.at), seed, shapes)
-    return model
+    models = []
+    for chunk in mesh.plan.chunks(mesh.at.pipeline):
+        with no_init_parameters():
+            model = PanguAlphaModel(config)
+        pipeline_parallel.keep_chunk(model, mesh.plan, chunk)
+        shapes = {parameter.name: parameter.shape for parameter in model.get_parameters()}
+        boxes = {name: sharding.box(name, shape, mesh.plan, mesh.at) for name, shape in shapes.items()}
+        allocate(model.get_parameters(), boxes.__getitem__, seed, shapes)
+        models.append(model)
+    return models
 
 
-def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tuple[Stepper | PipelineStepper, Optimizer]:
-    """Connect a model of `build_model` to the other ranks, and build what trains it.
+def build_stepper(
+    config: RunConfig, models: Sequence[PanguAlphaModel], mesh: Mesh
+) -> tuple[Stepper | PipelineStepper, Optimizer]:
+    """Connect the models of `build_chunks` to the other ranks, and build what trains them.
 
     Returns:
         The stepper, and the optimizer in it, which is a ShardedOptimizer with parallel.optimizer_shard.
     """
-    training, parameters = config.training, model.trainable_params()
+    training, parameters = config.training, [one for model in models for one in model.trainable_params()]
     layout = Layout(mesh, config.model, [parameter.name for parameter in parameters])
-    network = PanguAlphaWithLoss(config.model, model)
+    networks = [PanguAlphaWithLoss(config.model, model) for model in models]
     optimizer = (
         ShardedOptimizer(training, parameters, layout) if mesh.plan.optimizer_shard else Optimizer(training, parameters)
     )
@@ -55,33 +63,42 @@ def build_stepper(config: RunConfig, model: PanguAlphaModel, mesh: Mesh) -> tupl
         keep_on_host(optimizer)
     apply_gradients = ApplyGradients(optimizer, training.clip_norm, config.micro_steps)
     if config.parallel.device_target != "CPU":
-        use_product_masks(model)
+        for model in models:
+            use_product_masks(model)
     # MindSpore's recomputation makes a graph with custom operators cyclic.
     if config.parallel.uses_cpu_kernels and config.parallel.recompute == "none":
-        attach_to_training(network, apply_gradients)
+        for network in networks:
+            attach_to_training(network, apply_gradients)
     if mesh.plan.world_size > 1:
-        group = mesh.group("tensor")
-        tensor_parallel.attach_to_model(model, group, config.parallel.sequence_parallel, mesh.plan.vocab_parallel)
-        if mesh.plan.vocab_parallel:
-            tensor_parallel.attach_to_loss(network, group)
-        expert_parallel.attach_to_model(model, mesh.group("expert"))
-        data_parallel.attach_to_loss(network, mesh)
+        for network in networks:
+            _connect(network, config, mesh)
         apply_gradients.reduce_gradients = ReduceGradients(layout, config.parallel.sequence_parallel)
         apply_gradients.global_norm = GlobalNormOfRanks(apply_gradients.global_norm, layout)
-    chunk_loss(network, config.loss_chunks)
-    if config.has_flash_attention:
-        fuse_attention(model, config.attention_input == "document ends")
-    recompute_layers(model, config.parallel.recompute)
+    for network in networks:
+        chunk_loss(network, config.loss_chunks)
+        if config.has_flash_attention:
+            fuse_attention(network.model, config.attention_input == "document ends")
+        recompute_layers(network.model, config.parallel.recompute)
     if config.parallel.has_float_status:
         ranks = mesh.group(*AXES)
         apply_gradients.is_finite = FiniteByRegister(AllReduce(ranks) if ranks.size > 1 else nn.Identity())
     if mesh.plan.pipeline > 1:
-        return PipelineStepper(network, parameters, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
-    return Stepper(network, parameters, apply_gradients, mesh.total_of_data), optimizer
+        return PipelineStepper(networks, apply_gradients, mesh, config.parallel.sequence_parallel), optimizer
+    return Stepper(networks[0], parameters, apply_gradients, mesh.total_of_data), optimizer
+
+
+def _connect(network: PanguAlphaWithLoss, config: RunConfig, mesh: Mesh) -> None:
+    """Attach to a model and its loss the collectives of a training step."""
+    group, model = mesh.group("tensor"), network.model
+    tensor_parallel.attach_to_model(model, group, config.parallel.sequence_parallel, mesh.plan.vocab_parallel)
+    if mesh.plan.vocab_parallel:
+        tensor_parallel.attach_to_loss(network, group)
+    expert_parallel.attach_to_model(model, mesh.group("expert"))
+    data_parallel.attach_to_loss(network, mesh)
 
 
 def connect_inference(model: PanguAlphaModel, mesh: Mesh) -> Relay | None:
-    """Attach the collectives of generation and scoring to a model of `build_model`.
+    """Attach the collectives of generation and scoring to the one model of `build_chunks`.
 
     Args:
         model: This rank's part. Attach compiled kernels before, because their cells are wrapped here.

@@ -127,7 +127,7 @@ class ReduceGradients(nn.Cell):
     def __init__(self, layout: Layout, sequence_parallel: bool = False):
         super().__init__()
         mesh, names = layout.mesh, layout.names
-        first, last = (mesh.plan.at_stage(mesh.rank, stage) for stage in (0, mesh.plan.pipeline - 1))
+        first, last = (mesh.plan.at_stage(mesh.rank, stage) for stage in (0, mesh.plan.last_stage))
         self.tied = names.index(WORD_TABLE) if mesh.rank in (first, last) and first != last else -1
         if self.tied >= 0:
             self.sum_tied = AllReduce(mesh.group_of((first, last)))

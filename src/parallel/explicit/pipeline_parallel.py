@@ -1,15 +1,14 @@
 """Pipeline parallel: the layers are cut into stages on different ranks, and micro-batches follow each other (1F1B).
 
-A rank keeps only the input of a micro-batch in flight. The backward pass of a stage computes its forward pass again
-from it. The order of work is that of PipeDream-Flush (arXiv 2006.09503).
+A rank keeps only the input of a micro-batch in flight. The backward pass of a chunk computes its forward pass again
+from it. src/parallel/plan/schedule.py has the order of work.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import ParameterTuple, Tensor, nn, ops
 
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
@@ -26,27 +25,28 @@ from src.pangu_alpha_wrapcell import (
 )
 from src.parallel.explicit.collectives import AllReduce, NeighbourExchange
 from src.parallel.mesh import Mesh
+from src.parallel.plan.plan import Plan
+from src.parallel.plan.schedule import Schedule, Work
 
 
-def keep_stage(model: PanguAlphaModel, mesh: Mesh) -> None:
-    """Keep only the layers of this rank's stage in a model.
+def keep_chunk(model: PanguAlphaModel, plan: Plan, chunk: int) -> None:
+    """Keep only the layers of a chunk in a model.
 
-    The backbone of every stage but the first takes hidden states of the previous stage instead of ids. The backbone of
-    every stage but the last returns hidden states for the next stage. The last stage keeps the word table for the head.
+    The backbone of every chunk but the first takes hidden states of the previous chunk instead of ids. The backbone of
+    every chunk but the last returns hidden states for the next chunk. The last chunk keeps the word table for the head.
 
     Args:
         model: A model that was built without data.
-        mesh: This rank's place.
+        plan: How the run is spread.
+        chunk: Number of the chunk.
     """
-    plan, stage = mesh.plan, mesh.at.pipeline
-    if plan.pipeline == 1:
+    if plan.num_chunks == 1:
         return
     names = {id(parameter): parameter.name for parameter in model.get_parameters()}
-    backbone, layers = model.backbone, plan.layers(stage)
-    blocks = [backbone.blocks[i] for i in layers if i < plan.num_layers - 1]
-    backbone.blocks = nn.CellList(blocks)
-    is_last = stage == plan.pipeline - 1
-    if stage > 0:
+    backbone = model.backbone
+    backbone.blocks = nn.CellList([backbone.blocks[i] for i in plan.layers_of_chunk(chunk) if i < plan.num_layers - 1])
+    is_last = chunk == plan.num_chunks - 1
+    if chunk > 0:
         backbone.embedding = Received(backbone.embedding.word_embedding if is_last else None)
     if not is_last:
         backbone.layernorm = nn.Identity()
@@ -57,7 +57,7 @@ def keep_stage(model: PanguAlphaModel, mesh: Mesh) -> None:
 
 
 class Received(nn.Cell):
-    """Replaces the embedding of a later stage: it passes on the hidden states that were received."""
+    """Replaces the embedding of a later chunk: it passes on the hidden states that were received."""
 
     def __init__(self, word_embedding: nn.Cell | None):
         super().__init__()
@@ -69,7 +69,7 @@ class Received(nn.Cell):
 
 
 class PassOn(nn.Cell):
-    """Replaces the query layer of an earlier stage: it passes on the hidden states."""
+    """Replaces the query layer of an earlier chunk: it passes on the hidden states."""
 
     def construct(self, x: Tensor, *others: Tensor) -> tuple[Tensor, float]:
         return x, 0.0
@@ -78,19 +78,20 @@ class PassOn(nn.Cell):
 class Links:
     """Exchanges with the neighbouring stages. Both neighbours must call the same exchange at the same time.
 
+    With virtual stages, the last stage and the first one are neighbours too.
+
     Args:
         mesh: This rank's place.
     """
 
     def __init__(self, mesh: Mesh):
-        last, stage = mesh.plan.pipeline - 1, mesh.at.pipeline
-        self.is_first, self.is_last = stage == 0, stage == last
+        stages, stage = mesh.plan.pipeline, mesh.at.pipeline
+        edges = {stage, (stage - 1) % stages} - ({stages - 1} if mesh.plan.virtual_stages == 1 else set())
         self._exchanges = {}
         # Neighbours create their group together. The groups above even stages come first, so that none waits for ever.
-        for lower in sorted((stage - 1, stage), key=lambda number: number % 2):
-            if 0 <= lower < last:
-                pair = mesh.plan.at_stage(mesh.rank, lower), mesh.plan.at_stage(mesh.rank, lower + 1)
-                self._exchanges[lower == stage] = NeighbourExchange(mesh.group_of(pair))
+        for lower in sorted(edges, key=lambda number: (number % 2, number)):
+            pair = sorted(mesh.plan.at_stage(mesh.rank, number % stages) for number in (lower, lower + 1))
+            self._exchanges[lower == stage] = NeighbourExchange(mesh.group_of(tuple(pair)))
 
     def up(self, x: Tensor) -> Tensor:
         """Send to the next stage, and return what it sends."""
@@ -101,11 +102,11 @@ class Links:
         return self._exchanges[False](x)
 
 
-class Stage(nn.Cell):
-    """Forward pass of a stage. The last stage returns the loss, the others return hidden states.
+class Forward(nn.Cell):
+    """Forward pass of a chunk. The last chunk returns the loss, the others return hidden states.
 
     Inputs:
-        x: Ids (B, S) in the first stage, hidden states (B * S, H) in the others.
+        x: Ids (B, S) in the first chunk, hidden states (B * S, H) in the others.
         position_ids, attention_mask, dropout_key, ids, loss_mask: The inputs of PanguAlphaWithLoss.
     """
 
@@ -126,17 +127,17 @@ class Stage(nn.Cell):
         return self.network.of_hidden(x, ids, loss_mask) if self.is_last else x
 
 
-class StageObjective(nn.Cell):
-    """Scalar that is differentiated in a stage. Its gradients are this stage's gradients of the whole objective.
+class ChunkObjective(nn.Cell):
+    """Scalar that is differentiated in a chunk. Its gradients are this chunk's gradients of the whole objective.
 
     Inputs:
-        x: See Stage.
-        gradient: Gradient of the objective with respect to what the stage returns; None in the last stage.
+        x: See Forward.
+        gradient: Gradient of the objective with respect to what the chunk returns; None in the last chunk.
         loss_scale: Scale of the objective.
-        position_ids, attention_mask, dropout_key, ids, loss_mask: See Stage.
+        position_ids, attention_mask, dropout_key, ids, loss_mask: See Forward.
 
     Returns:
-        The scalar, and the loss in the last stage or 0 in the others.
+        The scalar, and the loss in the last chunk or 0 in the others.
     """
 
     def __init__(self, network: PanguAlphaWithLoss, is_last: bool):
@@ -164,19 +165,19 @@ class StageObjective(nn.Cell):
 
 
 class Backward(nn.Cell):
-    """Backward pass of a stage, which adds the gradients to their sums. It takes the inputs of StageObjective.
+    """Backward pass of a chunk, which adds the gradients to their sums. It takes the inputs of ChunkObjective.
 
     Returns:
-        The loss, and the gradient of x. In the first stage x is ids, and the second result is the loss again.
+        The loss, and the gradient of x. In the first chunk x is ids, and the second result is the loss again.
     """
 
-    def __init__(self, network: PanguAlphaWithLoss, parameters: list[Parameter], sums: ParameterTuple, links: Links):
+    def __init__(self, network: PanguAlphaWithLoss, sums: ParameterTuple, is_first: bool, is_last: bool):
         super().__init__(auto_prefix=False)
-        self.sums, self.is_first = sums, links.is_first
+        self.sums, self.is_first = sums, is_first
         self.value_and_gradients = ms.value_and_grad(
-            StageObjective(network, links.is_last),
-            None if links.is_first else 0,
-            ParameterTuple(parameters),
+            ChunkObjective(network, is_last),
+            None if is_first else 0,
+            ParameterTuple(network.model.trainable_params()),
             has_aux=True,
         )
 
@@ -191,32 +192,37 @@ class PipelineStepper:
     """Same as `src.pangu_alpha_wrapcell.Stepper`, for a rank that holds one pipeline stage.
 
     Args:
-        network: The loss of a model after `keep_stage`.
-        parameters: Parameters of this stage.
-        apply_gradients: Applies the summed gradients.
+        networks: The loss of a model after `keep_chunk`, for each chunk of this stage.
+        apply_gradients: Applies the summed gradients of the chunks' parameters, chunk by chunk.
         mesh: This rank's place.
         sequence_parallel: Each tensor-parallel rank sends only its own tokens to the next stage.
     """
 
     def __init__(
         self,
-        network: PanguAlphaWithLoss,
-        parameters: list[Parameter],
+        networks: Sequence[PanguAlphaWithLoss],
         apply_gradients: ApplyGradients,
         mesh: Mesh,
         sequence_parallel: bool = False,
     ):
-        self._pad_token, self._total = network.pad_token, mesh.total_of_data
-        self._stages_after = mesh.plan.pipeline - 1 - mesh.at.pipeline
-        self._links = Links(mesh)
-        model = network.model.config
+        plan, model = mesh.plan, networks[0].model.config
+        self._pad_token, self._total = networks[0].pad_token, mesh.total_of_data
         self._width, self._dtype = model.hidden_size, getattr(ms, model.compute_dtype)
-        self._token_parts = mesh.plan.tensor if sequence_parallel else 1
-        self._stage = Stage(network, self._links.is_last)
-        sums = zero_sums(parameters)
-        self._backward = Backward(network, parameters, sums, self._links)
-        self._apply = ApplySums(apply_gradients, sums)
+        self._token_parts = plan.tensor if sequence_parallel else 1
+        self._links = Links(mesh)
+        self._chunks = plan.chunks(mesh.at.pipeline)
+        self._first, self._last = 0, plan.num_chunks - 1
+        sums = [zero_sums(network.model.trainable_params()) for network in networks]
+        self._forward = [
+            Forward(network, chunk == self._last) for network, chunk in zip(networks, self._chunks, strict=True)
+        ]
+        self._backward = [
+            Backward(network, of_chunk, chunk == self._first, chunk == self._last)
+            for network, of_chunk, chunk in zip(networks, sums, self._chunks, strict=True)
+        ]
+        self._apply = ApplySums(apply_gradients, ParameterTuple([one for of_chunk in sums for one in of_chunk]))
         self.is_finite = apply_gradients.is_finite
+        self._slots = Schedule(plan, apply_gradients.micro_batches).of_stage(mesh.at.pipeline)
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """Run one optimizer step over micro-batches. Each one holds the inputs of PanguAlphaWithLoss.
@@ -224,63 +230,68 @@ class PipelineStepper:
         Returns:
             The result of the step. Its loss is 0 in all stages but the last.
         """
-        losses, batches, in_flight = [], deque(micro_batches), deque()
-        weights = token_weights(list(batches), self._pad_token, self._total)
-        scales = deque(Tensor(np.float32(loss_scale * weight)) for weight in weights)
-        nothing = self._nothing(batches[0])
+        batches = list(micro_batches)
+        weights = token_weights(batches, self._pad_token, self._total)
+        scales = [Tensor(np.float32(loss_scale * weight)) for weight in weights]
+        in_flight: dict[Work, Tensor] = {}
+        losses: list[Tensor] = []
+        nothing = x = gradient = self._nothing(batches[0])
         self.is_finite.begin()
-
-        def forward(x: Tensor, batch: Inputs) -> Tensor | None:
-            """Compute a micro-batch and send it up. The next stage sends the gradient of an earlier one back."""
-            in_flight.append((x, self._others(batch)))
-            return None if self._links.is_last else self._links.up(self._stage(x, *in_flight[-1][1]))
-
-        def backward(gradient: Tensor | None) -> Tensor:
-            x, others = in_flight.popleft()
-            loss, of_x = self._backward(x, gradient, scales.popleft(), *others)
-            losses.append(loss)
-            return of_x
-
-        for _ in range(min(self._stages_after, len(batches))):
-            batch = batches.popleft()
-            forward(self._from_below(batch, nothing), batch)
-        x = self._from_below(batches[0], nothing) if batches else nothing
-        while batches:
-            of_x = backward(forward(x, batches.popleft()))
-            if not self._links.is_first:
-                x = self._links.down(of_x)
-            elif batches:
-                x = self._from_below(batches[0], nothing)
-        while in_flight:
-            of_x = backward(self._links.up(nothing))
-            if not self._links.is_first:
-                self._links.down(of_x)
+        for slot in self._slots:
+            above = below = nothing  # what goes to the neighbours
+            if slot.forward:
+                lap, batch = slot.forward.lap, batches[slot.forward.micro_batch]
+                in_flight[slot.forward] = self._input(lap, batch, x)
+                if self._chunks[lap] != self._last:
+                    above = self._forward[lap](in_flight[slot.forward], *self._others(batch))
+            if slot.backward:
+                lap, number = slot.backward.lap, slot.backward.micro_batch
+                sent_back = gradient if self._chunks[lap] != self._last else None
+                loss, of_x = self._backward[lap](
+                    in_flight.pop(slot.backward), sent_back, scales[number], *self._others(batches[number])
+                )
+                if self._chunks[lap] != self._first:
+                    below = of_x
+                if lap == len(self._chunks) - 1:
+                    losses.append(loss)
+            for is_with_next in slot.exchanges:
+                if is_with_next:
+                    gradient = self._links.up(above)
+                else:
+                    x = self._links.down(below)
         norm, finite = self._apply(Tensor(np.float32(loss_scale)), *scalars.tensors())
         return StepResult(weighted_mean(losses, weights), float(norm.asnumpy()), bool(finite.asnumpy()))
 
     def evaluate(self, batch: Inputs) -> float:
         """Return this rank's share of the loss of a batch. It is 0 in all stages but the last."""
-        result = self._stage(self._from_below(batch, self._nothing(batch)), *self._others(batch))
-        if self._links.is_last:
-            return float(result.asnumpy())
-        self._links.up(result)
-        return 0.0
+        loss, nothing = 0.0, self._nothing(batch)
+        for lap, chunk in enumerate(self._chunks):
+            x = self._links.down(nothing) if chunk != self._first else nothing
+            result = self._forward[lap](self._input(lap, batch, x), *self._others(batch))
+            if chunk == self._last:
+                loss = float(result.asnumpy())
+            else:
+                self._links.up(result)
+        return loss
 
     def _nothing(self, batch: Inputs) -> Tensor:
         return ops.zeros((batch[1].size // self._token_parts, self._width), self._dtype)
 
-    def _from_below(self, batch: Inputs, nothing: Tensor) -> Tensor:
-        return batch[0][:, :-1] if self._links.is_first else self._links.down(nothing)
+    def _input(self, lap: int, batch: Inputs, x: Tensor) -> Tensor:
+        """Return the input of a chunk: ids in the first one, and the hidden states x in the others."""
+        return batch[0][:, :-1] if self._chunks[lap] == self._first else x
 
     @staticmethod
     def _others(batch: Inputs) -> tuple[Tensor | None, ...]:
-        """Return the inputs of Stage after x, from the inputs of PanguAlphaWithLoss."""
+        """Return the inputs of Forward after x, from the inputs of PanguAlphaWithLoss."""
         ids, position_ids, attention_mask, loss_mask, dropout_key = batch
         return position_ids, attention_mask, dropout_key, ids, loss_mask
 
 
 class Relay:
     """Runs the stages one after another in generation. All ranks get the logits of the last stage.
+
+    There are no virtual stages in generation.
 
     Args:
         mesh: This rank's place.
@@ -289,6 +300,7 @@ class Relay:
 
     def __init__(self, mesh: Mesh, config: PanguAlphaConfig):
         self._links = Links(mesh)
+        self._is_first, self._is_last = mesh.at.pipeline == 0, mesh.at.pipeline == mesh.plan.last_stage
         self._sum = AllReduce(mesh.group("pipeline"))
         self._width, self._vocab_size = config.hidden_size, config.vocab_size
         self._dtype = getattr(ms, config.compute_dtype)
@@ -304,10 +316,10 @@ class Relay:
             position, last, rows: See NextLogits; (B,) int32.
         """
         x = None
-        if not self._links.is_first:
+        if not self._is_first:
             x = self._links.down(ops.zeros((ids.size, self._width), self._dtype))
         result = stage(ids, position, last, rows, x)
-        if not self._links.is_last:
+        if not self._is_last:
             self._links.up(result)
             result = ops.zeros((ids.shape[0], self._vocab_size), ms.float32)
         return self._sum(result)

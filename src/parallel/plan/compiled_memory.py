@@ -9,6 +9,7 @@ from functools import cached_property
 
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.plan import Coordinates, Plan
+from src.parallel.plan.schedule import in_flight
 from src.parallel.plan.sharding import Box, box, compiled_box
 from src.parallel.plan.sizes import (
     FLOAT32,
@@ -28,7 +29,7 @@ from src.parallel.plan.sizes import (
 )
 
 _LOGITS = 5  # float32 arrays of the logits' size that the loss and its gradient have at once
-_UPDATE = 3  # float32 arrays of a parameter's size that its update has at once
+_UPDATE = 4  # float32 arrays of a half-precision parameter's size that its update has at once
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,15 @@ def most_alive(config: RunConfig, plan: Plan, at: Coordinates) -> Moment:
     return max((stage.loss(), stage.first_backward(), stage.last_backward(), stage.update()), key=lambda one: one.total)
 
 
-def sliced_sums(config: RunConfig, plan: Plan, stage: int) -> int:
-    """Return how many kept tensors of a stage the tensor-parallel ranks share out (recompute_slice_activation).
+def sliced_sums(config: RunConfig, plan: Plan, chunk: int) -> int:
+    """Return how many kept tensors of a chunk the tensor-parallel ranks share out (recompute_slice_activation).
 
     MindSpore's compiler shares out the input of each second LayerNorm. If several micro-batches are in one graph, it
     also shares out the input of each first LayerNorm that is the result of another block.
     """
     if not config.parallel.recompute_slice_activation:
         return 0
-    layers = plan.layers(stage)
+    layers = plan.layers_of_chunk(chunk)
     blocks = [layer for layer in layers[1:] if layer < plan.num_layers - 1]
     return len(layers) + (len(blocks) if config.micro_steps > 1 else 0)
 
@@ -80,10 +81,11 @@ class _Stage:
     def __init__(self, config: RunConfig, plan: Plan, at: Coordinates):
         self.config, self.plan = config, plan
         self.model, self.parallel = config.model, config.parallel
-        self.stage, self.layers = at.pipeline, plan.layers(at.pipeline)
-        self.is_first, self.is_last = at.pipeline == 0, at.pipeline == plan.pipeline - 1
+        self.chunks, self.layers = plan.chunks(at.pipeline), plan.layers(at.pipeline)
+        self.is_last = at.pipeline == plan.last_stage
         self.several = config.micro_steps > 1
-        self.in_flight = min(plan.pipeline - at.pipeline, config.micro_steps)
+        self.of_chunks = in_flight(config, plan, at.pipeline)  # micro-batches in flight
+        self.in_flight = max(self.of_chunks)
         self.item, self.softmax_item = ITEM_SIZE[self.model.compute_dtype], ITEM_SIZE[self.model.softmax_compute_dtype]
         self.hidden = hidden_bytes(config)
         self.own = self.hidden // token_parts(config)  # of the tokens that LayerNorms and dropouts see
@@ -107,23 +109,20 @@ class _Stage:
 
     def first_backward(self) -> Moment:
         """In the backward pass of the last layer. All micro-batches in flight are kept."""
-        activations = self.in_flight * self.kept + self.working + self.batch
-        return Moment("backward", self.copies, self.table_gradients, activations)
+        return Moment("backward", self.copies, self.table_gradients, self.kept + self.working + self.batch)
 
     def last_backward(self) -> Moment:
         """At the end of the backward pass: one layer is kept, and a step of one micro-batch has all gradients."""
-        kept = (self.in_flight - 1) * self.kept + self.kept_by_layer(self.layers[0])
+        kept = self.kept - self.kept_of(self.chunks[0]) + self.kept_by_layer(self.layers[0])
         copies = self.copies if self.several else 0
         return Moment("backward", copies, 0 if self.several else self.gradients, kept + self.working + self.batch)
 
     def update(self) -> Moment:
-        """At the first update of a parameter. All gradients are there, or the scattered parts of their sums."""
-        gradients = self.gradients
-        if self.several:
-            gradients = sum(FLOAT32 * part.size for _, held, part in self.parameters if part != held)
-        half = sum(part.size for name, _, part in self.parameters if item_size(self.model, name) < FLOAT32)
-        largest = max(part.size for _, _, part in self.parameters)
-        return Moment("update", 0, gradients + FLOAT32 * (half + _UPDATE * largest), self.inputs)
+        """In the update. The compiler's order computes that of all parameters side by side."""
+        arrays = sum(
+            part.size * (_UPDATE if item_size(self.model, name) < FLOAT32 else 1) for name, _, part in self.parameters
+        )
+        return Moment("update", 0, FLOAT32 * arrays, self.inputs)
 
     @property
     def gradients(self) -> int:
@@ -145,14 +144,18 @@ class _Stage:
 
     @cached_property
     def kept(self) -> int:
-        """Bytes that the stage keeps of a micro-batch for its backward pass."""
-        found = sum(map(self.kept_by_layer, self.layers))
-        found -= sliced_sums(self.config, self.plan, self.stage) * (self.own - self.own // self.plan.tensor)
+        """Bytes that the stage keeps of all micro-batches in flight for their backward passes."""
+        return sum(number * self.kept_of(chunk) for number, chunk in zip(self.of_chunks, self.chunks, strict=True))
+
+    def kept_of(self, chunk: int) -> int:
+        """Bytes that a chunk keeps of a micro-batch for its backward pass."""
+        found = sum(map(self.kept_by_layer, self.plan.layers_of_chunk(chunk)))
+        found -= sliced_sums(self.config, self.plan, chunk) * (self.own - self.own // self.plan.tensor)
         if self.parallel.recompute != "none" or self.config.has_flash_attention:
             found += mask_bytes(self.config)
-        if self.is_first and self.dropout:  # mask of the embedding
+        if chunk == 0 and self.dropout:  # mask of the embedding
             found += token_count(self.config) * self.model.hidden_size * FLOAT32
-        if self.is_last:  # inputs of the final LayerNorm, of the queries, and of the head
+        if chunk == self.plan.num_chunks - 1:  # inputs of the final LayerNorm, of the queries, and of the head
             found += self.own_float32 + self.hidden + self.own
         return found
 
@@ -171,7 +174,7 @@ class _Stage:
             return max(2 * scores - min(freed, self.pairs * self.item), units)
         attention = 3 * scores + 4 * self.heads + self.hidden
         if self.parallel.recompute == "selective":  # the layer's units are freed before its attention
-            return max(attention - self.products_of_units(last), units)
+            return max(attention - self.products_of_units(last), units + 2 * self.own_float32)
         return self.own_float32 + max(attention, 2 * units + self.hidden)
 
     @cached_property
@@ -189,7 +192,7 @@ class _Stage:
                 found += self.in_flight * held.size * self.item
         if self.is_last:
             found += self.words * self.item if self.item < FLOAT32 else 0
-            found += self.words * FLOAT32 if self.plan.pipeline > 1 else 0  # received from the first stage
+            found += self.words * FLOAT32 if self.plan.last_stage else 0  # received from the first stage
         return found
 
     @property

@@ -13,6 +13,7 @@ from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
 from src.parallel.plan import explicit_memory
 from src.parallel.plan.compiled_memory import most_alive
 from src.parallel.plan.plan import Plan
+from src.parallel.plan.schedule import messages_to_stages
 from src.parallel.plan.sharding import (
     box,
     compiled_box,
@@ -106,9 +107,13 @@ class Communication:
         return _RING_PASSES[self.operation] * self.payload * (self.ranks - 1) // self.ranks
 
 
-def bubble(stage_count: int, micro_batches: int) -> float:
-    """Return the share of a step during which a stage of a 1F1B pipeline waits."""
-    return (stage_count - 1) / (micro_batches + stage_count - 1)
+def bubble(stage_count: int, micro_batches: int, virtual_stages: int = 1) -> float:
+    """Return the share of a step during which a stage of a 1F1B pipeline waits.
+
+    It waits for the passes of a micro-batch through one chunk on each other stage. In a step it makes such passes for
+    each of its chunks and micro-batches.
+    """
+    return (stage_count - 1) / (micro_batches * virtual_stages + stage_count - 1)
 
 
 def rank_memory(config: RunConfig, rank: int) -> RankMemory:
@@ -164,9 +169,9 @@ def _sent_item_size(config: RunConfig) -> int:
     return FLOAT32 if config.parallel.device_target == "CPU" else ITEM_SIZE[config.model.compute_dtype]
 
 
-def _passes(config: RunConfig, plan: Plan, stage: int) -> int:
+def _passes(config: RunConfig, plan: Plan, chunk: int) -> int:
     """Return how many passes a layer makes for a micro-batch: forward, backward, and each recomputed forward pass."""
-    return 2 + (config.parallel.recompute == "full") + (stage < plan.pipeline - 1)
+    return 2 + (config.parallel.recompute == "full") + (chunk < plan.num_chunks - 1)
 
 
 def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
@@ -178,8 +183,10 @@ def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
     if plan.tensor == 1:
         return []
     at = plan.coordinates(rank)
-    of_micro_batch = _tensor_of_micro_batch(config, plan, at.pipeline)
-    payload = Counter({operation: config.micro_steps * size for operation, size in of_micro_batch.items()})
+    payload: Counter[str] = Counter()
+    for chunk in plan.chunks(at.pipeline):
+        for operation, size in _tensor_of_micro_batch(config, plan, chunk).items():
+            payload[operation] += config.micro_steps * size
     if config.parallel.sequence_parallel:
         payload["AllReduce"] += FLOAT32 * sum(
             box(name, shape, plan, at).size
@@ -192,11 +199,11 @@ def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
     ]
 
 
-def _tensor_of_micro_batch(config: RunConfig, plan: Plan, stage: int) -> Counter[str]:
-    """Return the payload of each operation that src/parallel/explicit/tensor_parallel.py attaches to a stage."""
+def _tensor_of_micro_batch(config: RunConfig, plan: Plan, chunk: int) -> Counter[str]:
+    """Return the payload of each operation that src/parallel/explicit/tensor_parallel.py attaches to a chunk."""
     model, tokens, payload = config.model, token_count(config), Counter()
-    first, last = stage == 0, stage == plan.pipeline - 1
-    layers, passes = plan.layers(stage), _passes(config, plan, stage)
+    first, last = chunk == 0, chunk == plan.num_chunks - 1
+    layers, passes = plan.layers_of_chunk(chunk), _passes(config, plan, chunk)
     dense = [layer for layer in layers if not model.has_experts(layer)]
     with_experts = len(layers) - len(dense)
     row = model.hidden_size * _sent_item_size(config)
@@ -243,25 +250,19 @@ def _data(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
 
 
 def _pipeline(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:
-    """Return the communication between neighbouring stages.
-
-    Each boundary has one exchange for each micro-batch, and one more for each stage after it. In those only one of the
-    neighbours has something to send, and the other one sends zeros.
-    """
-    boundaries = [lower for lower in (stage - 1, stage) if 0 <= lower < plan.pipeline - 1]
-    exchanges = sum(config.micro_steps + plan.pipeline - 1 - lower for lower in boundaries)
+    """Return the communication between neighbouring stages."""
     own_tokens = token_count(config) // token_parts(config) * config.model.hidden_size * _sent_item_size(config)
-    return [Communication("pipeline", "Exchange", 2, exchanges * own_tokens)]
+    return [Communication("pipeline", "Exchange", 2, messages_to_stages(config, plan, stage) * own_tokens)]
 
 
 def _expert(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:
     if plan.expert == 1:
         return []
     model = config.model
-    layers = sum(model.has_experts(layer) for layer in plan.layers(stage))
-    if not layers:
-        return []
+    passes = sum(
+        _passes(config, plan, plan.chunk_of_layer(layer)) for layer in plan.layers(stage) if model.has_experts(layer)
+    )
     rows = config.training.batch_size * expert_places(config)
     payload = rows * model.hidden_size * _sent_item_size(config)
-    payload *= 2 * _passes(config, plan, stage) * config.micro_steps * layers
+    payload *= 2 * passes * config.micro_steps
     return [Communication("expert", "AlltoAll", plan.expert, payload)]

@@ -2,6 +2,7 @@
 
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.plan import Plan
+from src.parallel.plan.schedule import in_flight
 from src.parallel.plan.sizes import (
     FLOAT32,
     INT32,
@@ -19,28 +20,28 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     """Estimate the largest number of bytes that a rank of a stage keeps for its backward pass, without `logits`.
 
     The estimate counts ids, positions and byte masks of all micro-batches of the step, and the tensors of one
-    micro-batch. A stage between the first and the last also keeps the input of each micro-batch in flight, because it
-    computes its layers again from it.
+    micro-batch in one chunk. Of a chunk between the first and the last, a rank also keeps the input of each micro-batch
+    in flight, because it computes its layers again from it.
     """
-    model, layers = config.model, plan.layers(stage)
+    model, chunks = config.model, plan.chunks(stage)
     own_tokens = hidden_bytes(config) // token_parts(config)
-    kept = sum(kept_by_layer(config, layer) for layer in layers)
-    computed_again = max(layer_activations(config, layer) for layer in layers)
+    kept = max(sum(kept_by_layer(config, layer) for layer in plan.layers_of_chunk(chunk)) for chunk in chunks)
+    computed_again = max(layer_activations(config, layer) for layer in plan.layers(stage))
     total = kept + (computed_again if config.parallel.recompute != "none" else 0)
     total += config.micro_steps * (token_count(config) * 2 * INT32 + attention_input_bytes(config))
     total += mask_bytes(config)
     if stage == 0 and model.dropout_rate:
         total += token_count(config) * model.hidden_size * FLOAT32  # dropout mask of the embedding
-    if stage == plan.pipeline - 1:  # inputs of the final LayerNorm, of the queries and of the head
+    if stage == plan.last_stage:  # inputs of the final LayerNorm, of the queries and of the head
         total += own_tokens + 2 * hidden_bytes(config)
-    elif stage > 0:
-        total += min(plan.pipeline - stage, config.micro_steps) * own_tokens
+    for chunk, number in zip(chunks, in_flight(config, plan, stage), strict=True):
+        total += number * own_tokens if 0 < chunk < plan.num_chunks - 1 else 0
     return total
 
 
 def logits(config: RunConfig, plan: Plan, stage: int) -> int:
     """Return the bytes of the logits and their gradient, which the last stage has, of one chunk at a time."""
-    rows = token_count(config) // config.loss_chunks if stage == plan.pipeline - 1 else 0
+    rows = token_count(config) // config.loss_chunks if stage == plan.last_stage else 0
     return 2 * rows * config.model.vocab_size * FLOAT32 // plan.vocab_parts
 
 

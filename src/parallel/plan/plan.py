@@ -1,5 +1,8 @@
 """Which rank does what: the numbering of ranks, their groups, and the layers of each pipeline stage.
 
+The layers are cut into pipeline * virtual_stages chunks, which micro-batches pass in order. A stage holds a chunk of
+each lap around the stages. With one virtual stage, a stage is a chunk.
+
 Ranks are numbered as MindSpore's semi-automatic parallel numbers the devices of its device matrix. The pipeline stage
 changes slowest, then data, then expert, then tensor. So the ranks of a tensor-parallel group are neighbours.
 """
@@ -44,6 +47,8 @@ class Plan:
         optimizer_shard: Each replica keeps and updates only its part of the moments (ZeRO-1).
         num_layers: Number of the model's layers, including the query layer.
         vocab_parallel: Tensor parallel cuts the vocabulary; if false, each tensor-parallel rank has all of it.
+        virtual_stages: Number of chunks of layers on each stage.
+        turns_back: Every second lap goes back over the stages, so that two laps make a V (zero_bubble_v).
     """
 
     pipeline: int = 1
@@ -53,6 +58,8 @@ class Plan:
     optimizer_shard: bool = False
     num_layers: int = 2
     vocab_parallel: bool = True
+    virtual_stages: int = 1
+    turns_back: bool = False
 
     @classmethod
     def of(cls, parallel: ParallelConfig, model: PanguAlphaConfig) -> "Plan":
@@ -65,6 +72,8 @@ class Plan:
             parallel.optimizer_shard,
             model.num_layers,
             parallel.vocab_parallel,
+            parallel.virtual_stages,
+            parallel.pipeline_scheduler == "zero_bubble_v",
         )
 
     @property
@@ -117,15 +126,51 @@ class Plan:
         """Return the rank of another stage that has the same other coordinates as `rank`."""
         return self.rank(replace(self.coordinates(rank), pipeline=stage))
 
-    def layers(self, stage: int) -> range:
-        """Return the layers of a stage. The query layer is the last layer of the last stage.
+    @property
+    def num_chunks(self) -> int:
+        """Number of chunks of layers in the whole model."""
+        return self.pipeline * self.virtual_stages
 
-        If the layers do not divide, the first stages get one more, because the last stage also has the head.
+    @property
+    def last_stage(self) -> int:
+        """Stage of the last chunk, with the query layer and the head. The embedding is always in stage 0."""
+        return self.stage_of_chunk(self.num_chunks - 1)
+
+    def chunks(self, stage: int) -> tuple[int, ...]:
+        """Return the chunks of a stage, one of each lap."""
+        return tuple(chunk for chunk in range(self.num_chunks) if self.stage_of_chunk(chunk) == stage)
+
+    def stage_of_chunk(self, chunk: int) -> int:
+        """Return the stage that holds a chunk."""
+        lap, place = divmod(chunk, self.pipeline)
+        return self.pipeline - 1 - place if self.turns_back and lap % 2 else place
+
+    def layers_of_chunk(self, chunk: int) -> range:
+        """Return the layers of a chunk. The query layer is the last layer of the last chunk.
+
+        If the layers do not divide, the first chunks get one more, because the last chunk also has the head.
         """
-        share, left = divmod(self.num_layers, self.pipeline)
-        begin = stage * share + min(stage, left)
-        return range(begin, begin + share + (stage < left))
+        share, left = divmod(self.num_layers, self.num_chunks)
+        begin = chunk * share + min(chunk, left)
+        return range(begin, begin + share + (chunk < left))
+
+    def sends(self, stage: int) -> tuple[int, int]:
+        """Return how many chunks of a stage send a micro-batch up to another stage, and its gradient down to one."""
+        ends = [(chunk, chunk + 1) for chunk in range(self.num_chunks - 1)]
+        crossed = [(self.stage_of_chunk(lower), self.stage_of_chunk(upper)) for lower, upper in ends]
+        return (
+            sum(lower == stage != upper for lower, upper in crossed),
+            sum(upper == stage != lower for lower, upper in crossed),
+        )
+
+    def layers(self, stage: int) -> tuple[int, ...]:
+        """Return the layers of a stage, in order."""
+        return tuple(layer for chunk in self.chunks(stage) for layer in self.layers_of_chunk(chunk))
 
     def stage_of_layer(self, layer: int) -> int:
         """Return the stage that holds a layer."""
-        return next(stage for stage in range(self.pipeline) if layer in self.layers(stage))
+        return self.stage_of_chunk(self.chunk_of_layer(layer))
+
+    def chunk_of_layer(self, layer: int) -> int:
+        """Return the chunk that holds a layer."""
+        return next(chunk for chunk in range(self.num_chunks) if layer in self.layers_of_chunk(chunk))

@@ -8,6 +8,7 @@ from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.costs import RankMemory, bubble, communication, rank_memory
 from src.parallel.plan.fitting import GB, nearest_fit, need_of
 from src.parallel.plan.plan import Plan
+from src.parallel.plan.schedule import in_flight, messages_to_stages
 
 MOST_ROWS = 16  # with more ranks, the table of ranks shows only the first and the last one of each stage
 _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
@@ -51,9 +52,19 @@ def _summary(config: RunConfig, plan: Plan) -> str:
             *([f"        with {', '.join(switched_on)}"] if switched_on else []),
             f"batch   {tokens:,} tokens a step = {plan.data_ranks} ranks with different data x {config.micro_steps} "
             f"micro-batches x {training.batch_size} sequences x {model.seq_length}",
-            f"bubble  {bubble(plan.pipeline, config.micro_steps):.1%} of a step = ({plan.pipeline} stages - 1) / "
-            f"({config.micro_steps} micro-batches + {plan.pipeline} - 1)",
+            f"bubble  {_bubble(config, plan)}",
         ]
+    )
+
+
+def _bubble(config: RunConfig, plan: Plan) -> str:
+    if plan.turns_back:
+        return "not known with zero_bubble_v: it depends on how long the gradients of weights take"
+    laps = f" x {plan.virtual_stages} virtual stages" if plan.virtual_stages > 1 else ""
+    share = bubble(plan.pipeline, config.micro_steps, plan.virtual_stages)
+    return (
+        f"{share:.1%} of a step = ({plan.pipeline} stages - 1) / "
+        f"({config.micro_steps} micro-batches{laps} + {plan.pipeline} - 1)"
     )
 
 
@@ -74,19 +85,32 @@ def _ranks(plan: Plan) -> str:
 
 
 def _stages(config: RunConfig, plan: Plan) -> str:
-    rows = []
+    header, rows, told = ["stage", "ranks", "layers", "parameters a rank"], [], ""
+    if plan.pipeline > 1:
+        header += ["in flight", "messages"]
+        told = (
+            f"\nin flight: micro-batches{' in each chunk' if plan.virtual_stages > 1 else ''}, at most; "
+            "messages: hidden states and gradients to other stages, a step"
+        )
     for stage in range(plan.pipeline):
         ranks = _stage_ranks(plan, stage)
-        rows.append([stage, _ranges(ranks), _layer_names(plan, stage), f"{rank_memory(config, ranks[0]).parameters:,}"])
-    return table(["stage", "ranks", "layers", "parameters a rank"], rows, "Stages")
+        row = [stage, _ranges(ranks), _layer_names(plan, stage), f"{rank_memory(config, ranks[0]).parameters:,}"]
+        if plan.pipeline > 1:
+            row += [" + ".join(map(str, in_flight(config, plan, stage))), messages_to_stages(config, plan, stage)]
+        rows.append(row)
+    return table(header, rows, "Stages") + told
 
 
 def _layer_names(plan: Plan, stage: int) -> str:
+    """Return what a stage holds, such as `embedding, blocks 0-3, 8-11`. Each chunk has its own span of blocks."""
     layers, query_layer = plan.layers(stage), plan.num_layers - 1
-    blocks = [layer for layer in layers if layer < query_layer]
-    names = ["embedding"] if stage == 0 else []
-    if blocks:
-        names.append(f"blocks {blocks[0]}-{blocks[-1]}" if len(blocks) > 1 else f"block {blocks[0]}")
+    names, spans = ["embedding"] if stage == 0 else [], []
+    for chunk in plan.chunks(stage):
+        blocks = [layer for layer in plan.layers_of_chunk(chunk) if layer < query_layer]
+        if blocks:
+            spans.append(f"{blocks[0]}-{blocks[-1]}" if len(blocks) > 1 else str(blocks[0]))
+    if spans:
+        names.append(f"block{'s' * (len(layers) - (query_layer in layers) > 1)} {', '.join(spans)}")
     if query_layer in layers:
         names += ["query layer", "head"]
     return ", ".join(names)

@@ -124,7 +124,7 @@ def is_of_own_tokens(name: str) -> bool:
 @lru_cache(maxsize=1 << 14)
 def stages(name: str, plan: Plan) -> tuple[int, ...]:
     """Return the stages that hold a parameter. It is one stage, except for the word table, which the head also uses."""
-    last = plan.pipeline - 1
+    last = plan.last_stage
     if name == WORD_TABLE:
         return (0, last) if last else (0,)
     block = block_number(name)

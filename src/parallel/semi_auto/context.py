@@ -34,6 +34,9 @@ def enter(config: RunConfig, rank: int, axes: Sequence[int], strategy_file: Path
         }
     if strategy_file is not None:
         settings["strategy_ckpt_config"] = {"save_file": str(strategy_file), "only_trainable_params": False}
+    if plan.virtual_stages > 1:
+        scheduler = config.parallel.pipeline_scheduler
+        settings["pipeline_config"] = {"pipeline_interleave": True, "pipeline_scheduler": scheduler}
     mode = ms.ParallelMode.SEMI_AUTO_PARALLEL
     if config.parallel.strategy_search:
         mode, settings["search_mode"] = ms.ParallelMode.AUTO_PARALLEL, "recursive_programming"

@@ -180,14 +180,17 @@ def _row_parallel(linear: Linear, data: int, tensor: int, rows: int) -> None:
 
 
 def _stages(model: PanguAlphaModel, plan: Plan) -> None:
-    """Put the embedding into the first stage, each block into its own, and what follows the blocks into the last."""
-    backbone, last = model.backbone, plan.pipeline - 1
-    backbone.embedding.pipeline_stage = 0
-    for layer, block in enumerate(model.layers):
-        block.pipeline_stage = plan.stage_of_layer(layer)
-    for cell in (backbone.layernorm, backbone.top_query_embedding, model.head):
-        cell.pipeline_stage = last
-    backbone.embedding.word_embedding.embedding_table.add_pipeline_stage(last)
+    """Put the embedding into the first chunk, each layer into its own, and what follows the blocks into the last."""
+    backbone, last = model.backbone, plan.num_chunks - 1
+    chunks = [(backbone.embedding, 0)]
+    chunks += [(layer, plan.chunk_of_layer(number)) for number, layer in enumerate(model.layers)]
+    chunks += [(cell, last) for cell in (backbone.layernorm, backbone.top_query_embedding, model.head)]
+    for cell, chunk in chunks:
+        cell.pipeline_stage = plan.stage_of_chunk(chunk)
+        if plan.virtual_stages > 1:
+            cell.pipeline_segment = chunk // plan.pipeline
+    if plan.last_stage:
+        backbone.embedding.word_embedding.embedding_table.add_pipeline_stage(plan.last_stage)
 
 
 def forget_strategies(cell: nn.Cell) -> None:

@@ -29,29 +29,7 @@ SCALARS = ("loss_scale", "lr", "beta1_power", "beta2_power")
 
 
 class ClonedOptimizer(Optimizer):
-    """Optimizer with moments that the compiler slices like their parameters. They have no data before that.
-
-    It updates one parameter after the other. Side by side, the float32 arrays of all updates would be alive at once.
-    """
-
-    def construct(
-        self, gradients: tuple[Tensor, ...], factor: Tensor, lr: Tensor, beta1_power: Tensor, beta2_power: Tensor
-    ) -> tuple[Tensor, ...]:
-        done: tuple[Tensor, ...] = (factor,)
-        for i, gradient in enumerate(gradients):
-            updated = self.update(
-                factor,
-                lr,
-                beta1_power,
-                beta2_power,
-                self.decays[i],
-                self.parameters[i],
-                self.first_moments[i],
-                self.second_moments[i],
-                after(done[-1], gradient),
-            )
-            done += (updated,)
-        return done
+    """Optimizer with moments that the compiler slices like their parameters. They have no data before that."""
 
     def _moments(self, prefix: str, names: list[str]) -> ParameterTuple:
         return ParameterTuple(
@@ -279,7 +257,7 @@ class SemiAutoStepper:
         self._step, self._micro_batches = step, micro_batches
         self._loss, self._total = step.loss, total
         # All ranks of the last stage get the loss of the whole batch.
-        self._share = (plan.coordinates(rank).pipeline == plan.pipeline - 1) / plan.data_ranks
+        self._share = (plan.coordinates(rank).pipeline == plan.last_stage) / plan.data_ranks
 
     def train(self, loss_scale: float, scalars: StepScalars, micro_batches: Iterable[Inputs]) -> StepResult:
         """Run one optimizer step over micro-batches. Each one holds the inputs of PanguAlphaWithLoss."""

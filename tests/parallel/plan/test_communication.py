@@ -134,6 +134,20 @@ def test_neighbouring_stages_exchange_hidden_states_and_gradients():
     assert payloads(config, 2) == {("pipeline", "Exchange", 2): 5 * HIDDEN} | tied
 
 
+def test_chunks_send_as_stages_do():
+    """Each of 4 chunks has a layer. Forward, the first sums the embedding and two results; the second and the third two
+    results. All three compute that again but for a last sum, and sum two gradients backward. Between them and around
+    the ring are 18 exchanges (tests/parallel/plan/test_schedule.py)."""
+    parallel = dict(tensor=2, pipeline=2, virtual_stages=2, micro_batch_num=4)
+    first, second = (payloads(config_of(parallel, dict(num_layers=4)), rank) for rank in (0, 2))
+    assert first["tensor", "AllReduce", 2] == 4 * ((3 + 4) + (2 + 3)) * HIDDEN
+    assert second["tensor", "AllReduce", 2] == 4 * ((2 + 3 + 4 + 1 + 1) * HIDDEN + 2 * 2 * 16 * 4)
+    assert first["pipeline", "Exchange", 2] == second["pipeline", "Exchange", 2] == 18 * HIDDEN
+    experts = dict(num_layers=4, num_experts=4, expert_interval=2)  # in the last layer of each lap, both on stage 1
+    spread = payloads(config_of(parallel | dict(expert=2), experts), 4)
+    assert spread["expert", "AlltoAll", 2] == 4 * (3 + 2) * 2 * 2 * 20 * 32 * 4
+
+
 def test_experts_have_replicas_and_exchanges_of_their_own():
     """A layer of 4 experts has 4 x 8,352 numbers and a router of 128 instead of 8,352. Each rank holds 2 experts."""
     config = config_of(dict(data=3, expert=2), dict(num_experts=4, expert_interval=3))
@@ -156,3 +170,4 @@ def test_what_a_rank_of_a_ring_of_4_sends_of_100_bytes(operation, sent):
 def test_bubble():
     assert bubble(1, 8) == 0
     assert math.isclose(bubble(4, 12), 3 / 15)
+    assert math.isclose(bubble(4, 12, 3), 3 / 39)

@@ -7,7 +7,7 @@ import mindspore as ms
 import pytest
 
 from src.pangu_alpha import PanguAlphaModel
-from src.parallel.explicit.build import build_model, build_stepper
+from src.parallel.explicit.build import build_chunks, build_stepper
 from src.parallel.mesh import Mesh
 from src.parallel.plan.costs import communication, rank_memory
 from src.parallel.plan.plan import Plan
@@ -70,6 +70,10 @@ EXECUTED = {
     "dp2 with ZeRO": (dict(data=2, optimizer_shard=True), {}),
     "tp2": (dict(tensor=2), {}),
     "tp2 x pp2": (dict(tensor=2, pipeline=2, micro_batch_num=2), {}),
+    "tp2 x pp2 in virtual stages": (
+        dict(tensor=2, pipeline=2, virtual_stages=2, micro_batch_num=2),
+        dict(num_layers=5),
+    ),
     "tp2, the word table whole": (dict(tensor=2, vocab_parallel=False), dict(vocab_size=47)),
     "experts over ep2 x tp2": (dict(expert=2, tensor=2), dict(num_experts=4)),
     "all at once, half precision": (
@@ -89,8 +93,8 @@ def test_each_rank_s_parameters_take_the_planned_bytes(monkeypatch, parallel, mo
     for rank in range(plan.world_size):
         others = parameters()
         mesh = Mesh(plan, rank)
-        model = build_model(config.model, mesh, seed=0)
-        stepper, _ = build_stepper(config, model, mesh)
+        models = build_chunks(config.model, mesh, seed=0)
+        stepper, _ = build_stepper(config, models, mesh)
         before = set(map(id, others))
         held = bytes_by_kind(parameter for parameter in parameters() if id(parameter) not in before)
         planned = rank_memory(config, rank)
@@ -100,17 +104,19 @@ def test_each_rank_s_parameters_take_the_planned_bytes(monkeypatch, parallel, mo
             "slices": planned.copies,
             "gradients": planned.sums,
         }
-        assert planned.parameters == sum(parameter.size for parameter in model.get_parameters())
+        assert planned.parameters == sum(parameter.size for model in models for parameter in model.get_parameters())
         del stepper
 
 
 def random_config(seed):
     draw = random.Random(seed)
     tensor, expert, pipeline = draw.choice([1, 2, 4]), draw.choice([1, 2]), draw.randint(1, 3)
+    virtual_stages = draw.randint(1, 2) if pipeline == 3 else 1  # they need a multiple of the stages as micro-batches
     parallel = dict(
         tensor=tensor,
         expert=expert,
         pipeline=pipeline,
+        virtual_stages=virtual_stages,
         data=draw.randint(1, 3),
         micro_batch_num=3,
         optimizer_shard=draw.random() < 0.7,
@@ -119,7 +125,7 @@ def random_config(seed):
         vocab_parallel=draw.random() < 0.7,
     )
     model = dict(
-        num_layers=draw.randint(3, 6),
+        num_layers=draw.randint(3 * virtual_stages, 7),
         num_experts=2 * expert * draw.randint(expert - 1, 1),
         dropout_rate=draw.choice([0.0, 0.1]),
         param_init_dtype=draw.choice(["float32", "float16"]),

@@ -82,6 +82,17 @@ def test_what_selective_recompute_does_not_keep():
     assert layer_activations(selective, 0) - kept_by_layer(selective, 0) == (8 + 16) * 1024
 
 
+def test_what_a_stage_keeps_of_its_chunks():
+    """Four chunks of a layer. A rank keeps the tensors of one of them, and of the two in the middle the input of each
+    micro-batch in flight: (3, 2) on the first stage, (2, 1) on the last."""
+    batches, mask = 8 * 2 * 16 * (4 + 4 + 16), 2 * 16 * 16 * 4
+    layer, top = layer_activations(config_of(), 0), 3 * HIDDEN
+    config = config_of(dict(pipeline=2, virtual_stages=2, micro_batch_num=8), dict(num_layers=4))
+    plan = Plan.of(config.parallel, config.model)
+    kept = [activations(config, plan, stage) - batches - mask for stage in (0, 1)]
+    assert kept == [layer + 2 * HIDDEN, layer + 2 * HIDDEN + top]
+
+
 def test_what_a_stage_keeps_with_sequence_parallel():
     """It keeps only the rank's own tokens of the stage's input and of the final LayerNorm's input."""
     staged = dict(pipeline=3, micro_batch_num=8, tensor=2)

@@ -15,16 +15,19 @@ SMALL = dict(hidden_size=32, num_layers=3, num_heads=4, vocab_size=52)
 
 
 def random_plan(seed):
-    """Return a plan of up to 5 x 4 x 3 x 4 ranks."""
+    """Return a plan of up to 5 x 4 x 3 x 4 ranks, half of them with virtual stages."""
     draw = random.Random(seed)
     pipeline = draw.randint(1, 5)
+    virtual_stages = draw.choice([1, 1, 2, 3]) if pipeline > 1 else 1
     return Plan(
         pipeline,
         draw.randint(1, 4),
         draw.randint(1, 3),
         draw.randint(1, 4),
         draw.random() < 0.5,
-        draw.randint(max(2, pipeline), 12),
+        draw.randint(max(2, pipeline * virtual_stages), 20),
+        virtual_stages=virtual_stages,
+        turns_back=virtual_stages > 1 and draw.random() < 0.5,
     )
 
 
@@ -61,11 +64,15 @@ def test_groups_are_lines_and_planes_of_the_mesh(seed):
 @pytest.mark.parametrize("seed", range(30))
 def test_layers_are_spread_evenly_and_in_order(seed):
     plan = random_plan(seed)
-    of_stages = [plan.layers(stage) for stage in range(plan.pipeline)]
-    assert [layer for layers in of_stages for layer in layers] == list(range(plan.num_layers))
-    sizes = [len(layers) for layers in of_stages]
+    of_chunks = [plan.layers_of_chunk(chunk) for chunk in range(plan.num_chunks)]
+    assert [layer for layers in of_chunks for layer in layers] == list(range(plan.num_layers))
+    sizes = [len(layers) for layers in of_chunks]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1
-    for stage, layers in enumerate(of_stages):
+    assert sorted(chunk for stage in range(plan.pipeline) for chunk in plan.chunks(stage)) == list(range(len(sizes)))
+    for stage in range(plan.pipeline):
+        assert len(plan.chunks(stage)) == plan.virtual_stages
+        layers = [layer for chunk in plan.chunks(stage) for layer in of_chunks[chunk]]
+        assert list(plan.layers(stage)) == layers
         assert [plan.stage_of_layer(layer) for layer in layers] == [stage] * len(layers)
 
 
@@ -94,6 +101,20 @@ def test_eight_ranks_by_hand():
     assert [list(plan.layers(stage)) for stage in (0, 1)] == [[0, 1, 2], [3, 4]]
 
 
+def test_virtual_stages_by_hand():
+    """Seven layers make chunks of 2, 2, 2 and 1, around two stages or over them and back."""
+    around = Plan(pipeline=2, virtual_stages=2, num_layers=7)
+    assert [around.chunks(stage) for stage in (0, 1)] == [(0, 2), (1, 3)]
+    assert [around.layers(stage) for stage in (0, 1)] == [(0, 1, 4, 5), (2, 3, 6)]
+    assert (around.last_stage, [around.sends(stage) for stage in (0, 1)]) == (1, [(2, 1), (1, 2)])
+    back = Plan(pipeline=2, virtual_stages=2, num_layers=7, turns_back=True)
+    assert [back.chunks(stage) for stage in (0, 1)] == [(0, 3), (1, 2)]
+    assert [back.layers(stage) for stage in (0, 1)] == [(0, 1, 6), (2, 3, 4, 5)]
+    assert (back.last_stage, [back.sends(stage) for stage in (0, 1)]) == (0, [(1, 1), (1, 1)])
+    deep = Plan(pipeline=3, virtual_stages=2, num_layers=6)
+    assert [deep.sends(stage) for stage in range(3)] == [(2, 1), (2, 2), (1, 2)]
+
+
 @pytest.mark.parametrize("rank", [-1, 8])
 def test_a_rank_that_is_not_there(rank):
     with pytest.raises(InputError, match=f"rank {rank} is outside this plan of 8 ranks"):
@@ -105,6 +126,10 @@ def test_the_plan_of_a_configuration():
     assert Plan.of(parallel, PanguAlphaConfig(**SMALL)) == Plan(3, 2, 2, 2, True, 3)
     whole = ParallelConfig(tensor=2, vocab_parallel=False)
     assert Plan.of(whole, PanguAlphaConfig(**SMALL)) == Plan(tensor=2, num_layers=3, vocab_parallel=False)
+    laps = ParallelConfig(pipeline=2, virtual_stages=2)
+    assert Plan.of(laps, PanguAlphaConfig(**SMALL)) == Plan(2, num_layers=3, virtual_stages=2)
+    laps.pipeline_scheduler = "zero_bubble_v"
+    assert Plan.of(laps, PanguAlphaConfig(**SMALL)).turns_back
     assert ParallelConfig(data=2, tensor=4).world_size == 8
     train_config(dict(vocab_size=53), {}, dict(tensor=2, vocab_parallel=False))  # 2 need not divide 53
 
@@ -130,6 +155,12 @@ def test_the_plan_of_a_configuration():
             "slice_activation .* parallel.tensor of 2 or more without",
         ),
         (dict(data=2, sequence_parallel=True), "sequence_parallel needs parallel.tensor of 2 or more"),
+        (dict(virtual_stages=0), "parallel.virtual_stages is 0; it must be at least 1"),
+        (dict(virtual_stages=2), "virtual_stages 2 cuts the layers .* it needs parallel.pipeline of 2 or more"),
+        (
+            dict(pipeline=2, pipeline_scheduler="zero_bubble_v"),
+            "zero_bubble_v needs parallel.virtual_stages 2, not 1: the layers go over the stages and back",
+        ),
     ],
 )
 def test_impossible_meshes(settings, told):
@@ -179,6 +210,33 @@ def train_config(model, training, parallel):
             r"stages \(parallel.pipeline\); parallel.micro_batch_num 3 would fit",
         ),
         ({}, dict(accumulation_steps=2), dict(pipeline=3), r"gives 2 micro-batches, .*micro_batch_num 2 would fit"),
+        (
+            dict(num_layers=5),
+            {},
+            dict(pipeline=2, virtual_stages=3),
+            r"parallel.pipeline 2 x virtual_stages 3 makes 6 chunks, more than the model's 5 layers \(the query layer "
+            "counted\\); parallel.virtual_stages 2 with parallel.pipeline_scheduler 1f1b would fit",
+        ),
+        (
+            dict(num_layers=6),
+            dict(accumulation_steps=2),
+            dict(pipeline=3, virtual_stages=2, micro_batch_num=2),
+            r"virtual_stages 2 needs a multiple of the 3 stages \(parallel.pipeline\) as the number of micro-batches, "
+            "which is 4: parallel.micro_batch_num 3 would fit",
+        ),
+        (
+            dict(num_layers=6),
+            {},
+            dict(pipeline=3, virtual_stages=2, micro_batch_num=5, pipeline_scheduler="zero_bubble_v"),
+            r"zero_bubble_v needs twice as many micro-batches as the 3 stages \(parallel.pipeline\), a limit of "
+            "MindSpore; this run's steps have 5: parallel.micro_batch_num 6 would fit",
+        ),
+        (
+            dict(num_layers=6),
+            {},
+            dict(pipeline=3, virtual_stages=2, micro_batch_num=6, pipeline_scheduler="zero_bubble_v"),
+            "parallel.pipeline_scheduler need parallel.backend semi_auto, which this run does not use",
+        ),
         ({}, {}, dict(expert=2), "parallel.expert 2 does not divide model.num_experts 0; 1 does"),
         (dict(num_experts=6), {}, dict(expert=4), "parallel.expert 4 does not divide model.num_experts 6; 3 does"),
         (dict(num_experts=2), {}, dict(expert=4), "parallel.expert 4 does not divide model.num_experts 2; 2 does"),

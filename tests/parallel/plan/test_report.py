@@ -98,6 +98,27 @@ def test_the_tables_hold_the_figures():
         ]
 
 
+def test_virtual_stages():
+    flags = ["--mode=tiny", "--model.num_layers=7", "--parallel.pipeline=2", "--parallel.micro_batch_num=4"]
+    around = [*flags, "--parallel.virtual_stages=2"]
+    report = describe(config_of(*around))
+    assert "bubble  11.1% of a step = (2 stages - 1) / (4 micro-batches x 2 virtual stages + 2 - 1)" in report
+    stages = rows(report, "Stages")
+    assert stages[0] == ["stage", "ranks", "layers", "parameters a rank", "in flight", "messages"]
+    assert [[row[2], *row[4:]] for row in stages[1:]] == [
+        ["embedding, blocks 0-1, 4-5", "3 + 2", "18"],
+        ["blocks 2-3, query layer, head", "2 + 1", "18"],
+    ]
+    assert "\nin flight: micro-batches in each chunk, at most; messages: " in report
+    back = ["--parallel.device_target=Ascend", "--parallel.pipeline_scheduler=zero_bubble_v"]
+    report = describe(config_of(*around, *back))
+    assert "\nbubble  not known with zero_bubble_v" in report
+    assert [[row[2], *row[4:]] for row in rows(report, "Stages")[1:]] == [
+        ["embedding, blocks 0-1, query layer, head", "2 + 2", "8"],
+        ["blocks 2-3, 4-5", "2 + 2", "8"],
+    ]
+
+
 def test_what_is_counted_is_told_where_a_cpu_sends_more():
     reports = [describe(config_of(*ALL_KINDS, f"--parallel.device_target={target}")) for target in ("CPU", "Ascend")]
     told = "\non a CPU all of these are made of float32 AllReduces, which send more"
@@ -113,8 +134,9 @@ def test_200_billion_on_2048_ranks():
     assert len(ranks) == 1 + 2 * 16
     assert ranks[-1] == ["2047", "15", "15", "0", "7", "2040-2047", "1927, 1935 .. 2047", "127, 255 .. 2047"]
     stages = rows(report, "Stages")
-    assert stages[1] == ["0", "0-127", "embedding, blocks 0-3", "1,709,760,512"]
-    assert stages[-1] == ["15", "1920-2047", "blocks 60-62, query layer, head", "1,709,793,280"]
+    # On a CPU's engine, each boundary has 32 exchanges and one more for each stage after it.
+    assert stages[1] == ["0", "0-127", "embedding, blocks 0-3", "1,709,760,512", "16", "47"]
+    assert stages[-1] == ["15", "1920-2047", "blocks 60-62, query layer, head", "1,709,793,280", "1", "33"]
     # A middle stage has 4 layers. A rank holds an eighth of the matrices (4 h^2 + 2 h f) and of the biases into heads
     # and units (3 h + f). The biases out of them and the LayerNorms (6 h) are whole.
     hidden = 16384

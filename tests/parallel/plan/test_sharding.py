@@ -126,6 +126,22 @@ def test_stages_by_hand():
     assert stages(WORD_TABLE, Plan(num_layers=7)) == (0,)
 
 
+def test_stages_of_chunks_by_hand():
+    """Layers 0-1, 2-3, 4-5 and 6 are chunks. Layer 6 is the query layer; over the stages and back, it is in stage 0."""
+    expected = {
+        WORD_TABLE: ((0, 1), (0,)),
+        "backbone.embedding.position_embedding.embedding_table": ((0,), (0,)),
+        "backbone.blocks.1.layernorm1.gamma": ((0,), (0,)),
+        "backbone.blocks.3.layernorm1.gamma": ((1,), (1,)),
+        "backbone.blocks.5.output.mapping.bias": ((0,), (1,)),
+        "backbone.layernorm.gamma": ((1,), (0,)),
+        "backbone.top_query_embedding.embedding_table": ((1,), (0,)),
+        "backbone.top_query_layer.attention.dense1.bias": ((1,), (0,)),
+    }
+    plans = [Plan(pipeline=2, virtual_stages=2, num_layers=7, turns_back=back) for back in (False, True)]
+    assert {name: tuple(stages(name, plan) for plan in plans) for name in expected} == expected
+
+
 def test_a_rank_s_slices_by_hand():
     plan = Plan(data=2, expert=2, tensor=2, optimizer_shard=True, num_layers=4)
     at = plan.coordinates(7)  # data 1, expert 1, tensor 1: replica 3 of 4 of the parameters outside experts

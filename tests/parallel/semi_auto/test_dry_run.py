@@ -95,6 +95,39 @@ def test_every_rank_of_eight_is_as_planned(flags):
     assert len(planned(output)) == 8
 
 
+VIRTUAL = ["--parallel.pipeline=2", "--parallel.virtual_stages=2", "--model.num_layers=4", "--model.dropout_rate=0.1"]
+
+
+def test_virtual_stages_are_as_planned():
+    """Each of 2 micro-batches crosses three boundaries up and three down. The last stage sends on one side of each of
+    them, and the gradient of the word table."""
+    status, output, errors = dry_run(*VIRTUAL, "--parallel.tensor=2", "--parallel.micro_batch_num=2", "--rank=2")
+    assert status == 0, errors
+    assert len(planned(output)) == 1 and f"{2 * (2 * 2 - 1) + 1} Send among 2" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags, sends",
+    [
+        (["--parallel.micro_batch_num=4"], 4 * 3 + 1),
+        (["--parallel.micro_batch_num=2", "--model.num_layers=7", "--parallel.optimizer_shard"], 2 * 3 + 1),
+        (["--parallel.micro_batch_num=2", "--parallel.recompute", "--parallel.recompute_slice_activation"], 2 * 3 + 1),
+        (["--parallel.micro_batch_num=4", "--parallel.pipeline_scheduler=zero_bubble_v"], 4 * 2),
+        (
+            ["--parallel.micro_batch_num=5", "--parallel.pipeline_scheduler=zero_bubble_v", "--model.num_layers=7"],
+            5 * 2,
+        ),
+    ],
+    ids=str,
+)
+def test_virtual_stages_of_eight_ranks_are_as_planned(flags, sends):
+    """Over the stages and back, both ends of the V are on the first stage: it keeps the word table for itself."""
+    status, output, errors = dry_run(*VIRTUAL, "--parallel.tensor=2", "--parallel.data=2", *flags)
+    assert status == 0, errors
+    assert len(planned(output)) == 2 and output.count(f" {sends} Send among 2") == 2
+
+
 def test_a_whole_vocabulary_is_as_planned():
     """Groups of 2 have 12 sums in the layers, none for the embedding and a row's loss, 2 for the losses of both
     replicas, and the gradients of 10 parameters in each layer. Groups of 4 have the gradients of 6 parameters in each

@@ -73,7 +73,7 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
     """Return the number of messages of a rank in an optimizer step."""
     at, found = plan.coordinates(rank), Counter()
     calls = config.micro_steps * config.parallel.micro_batch_interleaved
-    first, last, chunks = at.pipeline == 0, at.pipeline == plan.pipeline - 1, config.loss_chunks
+    first, last, chunks = at.pipeline == 0, at.pipeline == plan.last_stage, config.loss_chunks
 
     def add(number: int, operation: str, ranks: int, part: str, phase: str) -> None:
         if ranks > 1:
@@ -94,18 +94,18 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
             add(sums_of_rows * chunks * calls, "AllReduce", plan.vocab_parts, "head and loss", phase)
             add(calls, "AllReduce", plan.data_ranks, "head and loss", phase)
     _of_experts(config, plan, at.pipeline, calls, add)
-    add(calls * sliced_sums(config, plan, at.pipeline), "AllGather", plan.tensor, "activations", "backward")
+    sliced = sum(sliced_sums(config, plan, chunk) for chunk in plan.chunks(at.pipeline))
+    add(calls * sliced, "AllGather", plan.tensor, "activations", "backward")
     for name, shape in parameter_shapes(config.model).items():
         if at.pipeline in stages(name, plan):
             _of_parameter(name, shape, plan, rank, add)
     if calls > 1:
         add(_inputs(config, first, last), "AllGather", plan.data_ranks, "batch", "forward")
     add(1 + config.parallel.has_float_status, "AllReduce", plan.world_size, "norm", "update")
-    for is_there, out, back in ((not last, "Send", "Receive"), (not first, "Receive", "Send")):
-        if is_there:
-            add(calls, out, plan.pipeline, "pipeline", "forward")
-            add(calls, back, plan.pipeline, "pipeline", "backward")
-    if plan.pipeline > 1 and (first or last):  # the word table, and its gradient
+    for number, out, back in zip(plan.sends(at.pipeline), ("Send", "Receive"), ("Receive", "Send"), strict=True):
+        add(calls * number, out, plan.pipeline, "pipeline", "forward")
+        add(calls * number, back, plan.pipeline, "pipeline", "backward")
+    if first != last:  # the word table, and its gradient
         add(1, "Send" if first else "Receive", plan.pipeline, "pipeline", "forward")
         add(1, "Receive" if first else "Send", plan.pipeline, "pipeline", "backward")
     return found

@@ -77,9 +77,9 @@ def _ranks(plan: Plan, config: RunConfig, rank: str) -> list[int]:
         return [int(rank)]
     kinds, width = {}, plan.world_size // plan.pipeline
     for stage in range(plan.pipeline):
-        layers = plan.layers(stage)
-        experts = sum(map(config.model.has_experts, layers))
-        kinds.setdefault((stage == 0, stage == plan.pipeline - 1, len(layers), experts), stage * width)
+        chunks = [plan.layers_of_chunk(chunk) for chunk in plan.chunks(stage)]
+        shape = tuple((len(layers), sum(map(config.model.has_experts, layers))) for layers in chunks)
+        kinds.setdefault((stage == 0, stage == plan.last_stage, plan.sends(stage), shape), stage * width)
     return list(kinds.values())
 
 
