@@ -66,6 +66,7 @@ def _require_modelled(config: RunConfig) -> None:
         "parallel.micro_batch_interleaved": parallel.micro_batch_interleaved > 1,
         "parallel.recompute_slice_activation": parallel.recompute_slice_activation,
         "parallel.optimizer_offload": parallel.optimizer_offload,
+        "parallel.pipeline_scheduler": parallel.pipeline_scheduler != "1f1b",
     }
     for setting, given in others.items():
         require(not given, f"--search has no model of {setting}: leave it out, and add it to the plan that you take")
@@ -138,7 +139,7 @@ def _plans(memory: float, found: Shortlist, tied: float) -> str:
             ),
             f"{ties} plans tie: they differ by less than {tied:.0%}, the standard error of a difference of two "
             "predictions",
-            f"{found.tried} plans were tried; for each tp, pp and dp the best is listed. tokens/s are of one device; "
+            f"{found.tried} plans were tried; for each tp, pp and dp the best is listed. pp 4 x 2: 2 virtual stages; "
             "given: as in the settings",
             *_flags(first.config),
         ]
@@ -158,7 +159,8 @@ def _flags(config: RunConfig) -> list[str]:
         f"{parallel.data} --parallel.micro_batch_num {parallel.micro_batch_num}",
         f"        --training.batch_size {training.batch_size} --training.accumulation_steps 1 --parallel.recompute "
         f"{parallel.recompute}",
-        f"        --parallel.optimizer_shard {shard} --parallel.sequence_parallel {sequence}",
+        f"        --parallel.virtual_stages {parallel.virtual_stages} --parallel.optimizer_shard {shard} "
+        f"--parallel.sequence_parallel {sequence}",
     ]
 
 
@@ -168,11 +170,11 @@ def _row(place: str, candidate: Candidate, first: Candidate, tokens: int, tied: 
     return [
         place,
         str(plan.tensor),
-        str(plan.pipeline),
+        f"{plan.pipeline}{f' x {plan.virtual_stages}' * (plan.virtual_stages > 1)}",
         str(plan.data),
         f"{config.micro_steps} x {config.training.batch_size}",
         str(config.parallel.recompute),
-        f"{bubble(plan.pipeline, config.micro_steps):.0%}",
+        f"{bubble(plan.pipeline, config.micro_steps, plan.virtual_stages):.0%}",
         f"{candidate.memory / GB:.1f}",
         f"{candidate.seconds:.2f}",
         f"{tokens / candidate.seconds / plan.world_size:,.0f}",

@@ -19,6 +19,7 @@ from src.parallel.plan.sizes import token_count
 # taken only if no larger one fits.
 FEWEST_TOKENS = 2048
 HEADROOM = 0.1  # share of a device's memory for what a plan does not count: libraries, messages in transit
+VIRTUAL_STAGES = (1, 2, 4)
 _RECOMPUTE = ("none", "selective", "full")
 
 
@@ -96,18 +97,20 @@ def _timed(
 ) -> Iterator[tuple[float, RunConfig]]:
     """Yield the plans with these sizes and these sequences of a replica, and their seconds of a step.
 
-    Plans whose weights alone need too much are left out. All plans with several micro-batches have the same weights.
+    Plans whose weights alone need too much are left out. All plans with several micro-batches and the same virtual
+    stages have the same weights.
     """
-    held: dict[bool, list[RankMemory]] = {}
-    for recompute, batch_size in product(_RECOMPUTE, _divisors(sequences)):
-        made = _with_plan(config, sizes, recompute, batch_size, sequences // batch_size)
+    held: dict[tuple[bool, int], list[RankMemory]] = {}
+    for recompute, virtual_stages, batch_size in product(_RECOMPUTE, VIRTUAL_STAGES, _divisors(sequences)):
+        plan = sizes | {"virtual_stages": virtual_stages, "micro_batch_num": sequences // batch_size}
+        made = _with_plan(config, plan, recompute, batch_size)
         if made is None:
             continue
-        several = made.micro_steps > 1
-        if several not in held:
-            held[several] = stage_memories(made)
-        if max(one.held for one in held[several]) <= memory:
-            yield step_seconds(stage_costs(made, machine, memories=held[several]), machine.shares), made
+        weights = made.micro_steps > 1, virtual_stages
+        if weights not in held:
+            held[weights] = stage_memories(made)
+        if max(one.held for one in held[weights]) <= memory:
+            yield step_seconds(stage_costs(made, machine, memories=held[weights]), machine.shares), made
 
 
 def _fastest(timed: Sequence[tuple[float, RunConfig]], memory: float) -> Candidate | None:
@@ -127,18 +130,15 @@ def _need(config: RunConfig) -> int:
     return max(one.total for one in stage_memories(config))
 
 
-def _with_plan(
-    config: RunConfig, sizes: dict[str, int], recompute: str, batch_size: int, micro_batches: int
-) -> RunConfig | None:
+def _with_plan(config: RunConfig, plan: dict[str, int], recompute: str, batch_size: int) -> RunConfig | None:
     """Return the settings with another plan; None if they can't have it."""
     try:
         parallel = replace(
             config.parallel,
-            **sizes,
+            **plan,
             recompute=recompute,
-            micro_batch_num=micro_batches,
-            optimizer_shard=sizes["data"] > 1 and config.training.optimizer != "lamb",
-            sequence_parallel=sizes["tensor"] > 1,
+            optimizer_shard=plan["data"] > 1 and config.training.optimizer != "lamb",
+            sequence_parallel=plan["tensor"] > 1,
         )
         training = replace(config.training, batch_size=batch_size, accumulation_steps=1)
         return replace(config, parallel=parallel, training=training)

@@ -17,10 +17,10 @@ from src.parallel.plan.sizes import FLOAT32, ITEM_SIZE
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a run does that no setting of this project says. The defaults are this project's own runs.
+    """How a run works. Published runs have what no setting of this project says.
 
     Args:
-        virtual_stages: Number of parts of the layers that a stage computes in turns (interleaved 1F1B).
+        virtual_stages: Number of chunks of layers that a stage computes in turns (interleaved 1F1B).
         hidden_messages: Share of the tensor-parallel messages that hides behind products (MC2 of Ascend).
         sends_again: Full recompute repeats the messages of the forward pass. MindSpore's compiler leaves them out.
     """
@@ -103,8 +103,8 @@ def stage_costs(
         memories: `stage_memories` of these settings, or of others with the same weights; None means that they are
             computed.
     """
-    schedule, memories = schedule or Schedule(), memories or stage_memories(config)
     plan = Plan.of(config.parallel, config.model)
+    schedule, memories = schedule or Schedule(plan.virtual_stages), memories or stage_memories(config)
     # A stage computes its micro-batches, and waits as long as the other stages take for one part of their layers.
     turns = config.micro_steps + (plan.pipeline - 1) / schedule.virtual_stages
     found = []

@@ -54,10 +54,13 @@ def test_the_rows_are_those_of_the_search(small):
     assert len(rows) == min(MOST_ROWS, len(found.fitting)) and given[0] == "given"
     for place, (row, one) in enumerate(zip(rows, found.fitting, strict=False), start=1):
         parallel = one.config.parallel
+        stages = str(parallel.pipeline) + (f" x {parallel.virtual_stages}" if parallel.virtual_stages > 1 else "")
         tokens = 64 * 1024 / one.seconds / 8
         assert row[:5] == [
             str(place),
-            *map(str, (parallel.tensor, parallel.pipeline, parallel.data)),
+            str(parallel.tensor),
+            stages,
+            str(parallel.data),
             f"{parallel.micro_batch_num} x {one.config.training.batch_size}",
         ]
         assert row[5] == parallel.recompute
@@ -81,8 +84,7 @@ def test_the_printed_settings_make_the_first_plan(small):
     flags = shlex.split(small[small.index("\nplan 1: ") :].removeprefix("\nplan 1: "))
     config = parse(TrainConfig, "train.py", [*SMALL, *before, *flags])
     row = plans(small)[0]
-    sizes = (config.parallel.tensor, config.parallel.pipeline, config.parallel.data)
-    assert row[1:4] == [str(size) for size in sizes]
+    assert (row[1], row[3]) == (str(config.parallel.tensor), str(config.parallel.data))
     again = plans(describe_search(config))
     assert again[:-1] == plans(small)[:-1]  # it keeps the sequences of a step
     assert again[-1][1:10] == row[1:10]  # and is now the given plan
@@ -117,6 +119,11 @@ def test_attention_is_that_of_the_machine_or_the_settings(small):
         (["--model.compute_dtype=float32"], "give --model.compute_dtype float16 or bfloat16"),
         (["--model.num_experts=4"], "model.num_experts is 4: use --plan alone"),
         (["--parallel.optimizer_offload"], "--search has no model of parallel.optimizer_offload: leave it out"),
+        (
+            ["--parallel.pipeline=2", "--parallel.micro_batch_num=4", "--parallel.virtual_stages=2"]
+            + ["--parallel.pipeline_scheduler=zero_bubble_v", "--parallel.device_target=Ascend"],
+            "--search has no model of parallel.pipeline_scheduler",
+        ),
         (["--parallel.backend=explicit"], "--search has no model of parallel.backend explicit"),
         (["--parallel.world_size=12"], "works on 1, 2, 4 or a multiple of 8 ranks"),
     ],

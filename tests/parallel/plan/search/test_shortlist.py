@@ -1,6 +1,7 @@
 """Which plans a search tries, and which it lists."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -31,18 +32,21 @@ def sequences(config):
 def every_plan(config):
     """All plans of 8 ranks, made without the search."""
     for tensor, pipeline in ((t, p) for t in (1, 2, 4, 8) for p in (1, 2, 4) if t * p <= 8):
-        for recompute in ("none", "selective", "full"):
+        for recompute, virtual in product(("none", "selective", "full"), (1, 2, 4)):
             for batch in (1, 2, 4, 8, 16, 32):
                 data = 8 // tensor // pipeline
                 micro = sequences(config) // data // batch
                 if micro < pipeline or batch * micro * data != sequences(config):
                     continue
+                if virtual > 1 and (pipeline == 1 or micro % pipeline or pipeline * virtual > 6):
+                    continue  # 6 layers
                 parallel = replace(
                     config.parallel,
                     tensor=tensor,
                     pipeline=pipeline,
                     data=data,
                     micro_batch_num=micro,
+                    virtual_stages=virtual,
                     recompute=recompute,
                     optimizer_shard=data > 1,
                     sequence_parallel=tensor > 1,
@@ -100,6 +104,14 @@ def test_all_plans_keep_the_sequences_of_the_settings():
     assert {sequences(one.config) for one in found.fitting} == {found.sequences}
     assert {one.config.training.accumulation_steps for one in found.fitting} == {1}
     assert found.given.config == given and found.tried > len(found.fitting)
+
+
+def test_virtual_stages_shorten_the_bubble_of_few_micro_batches():
+    found = search(config_of("--mode=2.6B", "--parallel.world_size=8", "--training.batch_size=2"), A2, 60 * GB)
+    [deep] = [one for one in found.fitting if one.config.parallel.pipeline == 8]
+    assert deep.config.parallel.virtual_stages > 1
+    parallel = replace(deep.config.parallel, virtual_stages=1)
+    assert seconds(replace(deep.config, parallel=parallel)) > deep.seconds
 
 
 def test_plans_that_the_model_cannot_have_are_left_out():
