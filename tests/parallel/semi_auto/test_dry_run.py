@@ -151,7 +151,6 @@ def test_recomputed_activations_are_gathered_from_the_ranks_that_keep_their_slic
     )
     assert status == 0, errors
     assert planned(output) and "3 AllGather among 2 (1.5 MiB)" in output
-    assert max(map(abs, differences(output))) <= 10
 
 
 SIX_LAYERS = ["--model.hidden_size=256", "--model.num_heads=8", "--model.num_layers=6", "--model.vocab_size=1024"]
