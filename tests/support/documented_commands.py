@@ -22,6 +22,8 @@ RUN = {
     "python train.py --plan --mode 200B": ALL,
     "python train.py --dry_run --mode tiny --parallel.tensor 2 --parallel.data 2 --parallel.pipeline 2 "
     "--parallel.micro_batch_num 2 --parallel.optimizer_shard --rank 4": ALL,
+    "bash scripts/run_distribute_train.sh /path/dataset": NOTHING,
+    "bash scripts/run_distributed_train_moe_host_device.sh /path/dataset": NOTHING,
     "python -m src.preprocess": ALL_BUT_NUMBERS,
     'python -m src.parallel.hccl_tools --device_num "[0,8)" --server_ip 10.0.0.1': NOTHING,
     'python -m src.parallel.hccl_tools --device_num "[0,8)" --server_ip 10.0.0.2': NOTHING,
@@ -157,6 +159,7 @@ NOT_RUN = {
     "mv device0 device1": COPIES,
     "cp output/quickstart/tokenizer/vocab.model serving_increment/pangu_distributed": COPIES,
     "python train.py $HALF --mode 2.6B": MINUTES,
+    "python predict.py --dry_run --mode 2.6B --parallel.tensor 8 $HALF": MINUTES,
     "python train.py $HALF --mode 13B": MINUTES,
     "python train.py $HALF --mode 200B": MINUTES,
     "python train.py $HALF --mode 60B-moe": MINUTES,

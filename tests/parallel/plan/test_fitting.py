@@ -75,6 +75,8 @@ def test_each_mode_has_a_recipe_that_is_told_and_that_flags_win_over():
     assert config_of("--mode=13B", recipe=True).model.compute_dtype == "float32"
     for mode in ("tiny", "350M", "1.3B", "2.6B", "13B", "200B", "60B-moe"):
         assert config_of(f"--mode={mode}", device, recipe=True).model.compute_dtype == "float16"
-    status, output, _ = run(ROOT / "train.py", "--mode=13B", device, "--parallel.tensor=8", "--plan")
+    status, output, _ = run(
+        ROOT / "train.py", "--mode=13B", device, "--parallel.tensor=8", "--training.batch_size=64", "--plan"
+    )
     assert status == 0 and output.startswith("on a device this --mode has model.compute_dtype float16, parallel.")
     assert "\nDoes not fit: a rank of stage 0 needs " in output
