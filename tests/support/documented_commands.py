@@ -18,11 +18,15 @@ RUN = {
     "python train.py --plan --search --mode 13B": ALL,
     "python train.py --plan --search --mode 200B": ALL,
     "python train.py --plan --mode 2.6B": ALL,
+    "python train.py --plan --mode 2.6B --parallel.device_target Ascend --parallel.data 8": ALL,
     "python train.py --plan --mode 13B": ALL,
-    "python train.py --plan --mode 200B": ALL,
+    "python train.py --plan --mode 200B --parallel.device_target Ascend --model.compute_dtype": ALL,
+    "python train.py --plan --mode 200B --parallel.device_target Ascend --parallel.tensor": ALL,
     "python train.py --dry_run --mode tiny --parallel.tensor 2 --parallel.data 2 --parallel.pipeline 2 "
     "--parallel.micro_batch_num 2 --parallel.optimizer_shard --rank 4": ALL,
-    "bash scripts/run_distribute_train.sh /path/dataset": NOTHING,
+    "bash scripts/run_distribute_train.sh /path/dataset /path/hccl.json 8 fp32 2.6B": NOTHING,
+    "bash scripts/run_distribute_train.sh /path/dataset /path/hccl.json 16 fp32 2.6B": NOTHING,
+    "bash scripts/run_distribute_train.sh /path/dataset /path/hccl.json 16 fp32 13B": NOTHING,
     "bash scripts/run_distributed_train_moe_host_device.sh /path/dataset": NOTHING,
     "python -m src.preprocess": ALL_BUT_NUMBERS,
     'python -m src.parallel.hccl_tools --device_num "[0,8)" --server_ip 10.0.0.1': NOTHING,
@@ -58,7 +62,13 @@ ELSEWHERE = {
     "bash scripts/run_distribute_train.sh DATASET": TRAINING + "test_train",
     "DEVICE_TARGET=CPU bash scripts/run_distribute_train.sh": "tests/distributed/test_scripts.py::test_train",
     "python train.py --dry_run --mode tiny --parallel.tensor 2": DRY_RUN + "test_every_kind_of_rank_is_as_planned",
-    "python train.py $HALF --mode tiny": DRY_RUN + "test_every_rank_of_eight_is_as_planned",
+    "python train.py --dry_run --mode tiny --parallel.tensor 2 --parallel.data 2 --parallel.optimizer_shard": DRY_RUN
+    + "test_every_kind_of_rank_is_as_planned",
+    "python train.py $HALF --mode tiny --parallel.tensor 2": DRY_RUN + "test_every_rank_of_eight_is_as_planned",
+    "python train.py $HALF --mode tiny --model.num_layers 4 --parallel.pipeline 2 --parallel.virtual_stages 2 "
+    "--parallel.micro_batch_num 4 --rank": DRY_RUN + "test_virtual_stages_are_as_planned",
+    "python train.py $HALF --mode tiny --model.num_layers 4 --parallel.pipeline 2 --parallel.virtual_stages 2 "
+    "--parallel.micro_batch_num 4 --parallel.pipeline_scheduler": DRY_RUN + "test_virtual_stages_of_eight_ranks",
     "python -m src.preprocess --input_glob 'questions/": "tests/test_preprocess.py::"
     "test_finetune_mask_covers_completion_and_eot",
     "python train.py --mode tiny --data.train output/questions": "tests/training/test_run_folder.py::"
@@ -159,7 +169,8 @@ NOT_RUN = {
     "mv device0 device1": COPIES,
     "cp output/quickstart/tokenizer/vocab.model serving_increment/pangu_distributed": COPIES,
     "python train.py $HALF --mode 2.6B": MINUTES,
-    "python predict.py --dry_run --mode 2.6B --parallel.tensor 8 $HALF": MINUTES,
+    "python predict.py --dry_run --mode 2.6B": MINUTES,
+    "python train.py --dry_run --mode 2.6B": MINUTES,
     "python train.py $HALF --mode 13B": MINUTES,
     "python train.py $HALF --mode 200B": MINUTES,
     "python train.py $HALF --mode 60B-moe": MINUTES,
