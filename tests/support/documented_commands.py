@@ -68,7 +68,8 @@ ELSEWHERE = {
     "python train.py $HALF --mode tiny --model.num_layers 4 --parallel.pipeline 2 --parallel.virtual_stages 2 "
     "--parallel.micro_batch_num 4 --rank": DRY_RUN + "test_virtual_stages_are_as_planned",
     "python train.py $HALF --mode tiny --model.num_layers 4 --parallel.pipeline 2 --parallel.virtual_stages 2 "
-    "--parallel.micro_batch_num 4 --parallel.pipeline_scheduler": DRY_RUN + "test_virtual_stages_of_eight_ranks",
+    "--parallel.micro_batch_num 4 --parallel.pipeline_scheduler": DRY_RUN
+    + "test_virtual_stages_of_eight_ranks_are_as_planned",
     "python -m src.preprocess --input_glob 'questions/": "tests/test_preprocess.py::"
     "test_finetune_mask_covers_completion_and_eot",
     "python train.py --mode tiny --data.train output/questions": "tests/training/test_run_folder.py::"
