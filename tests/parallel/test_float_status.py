@@ -10,7 +10,7 @@ from src.common.settings import DataConfig, GenerationConfig, ParallelConfig
 from src.dataset import eod_reset
 from src.nn.optimizer import StepScalars
 from src.pangu_alpha_config import RunConfig
-from src.parallel.explicit.build import build_model, build_stepper
+from src.parallel.explicit.build import build_chunks, build_stepper
 from src.parallel.mesh import Mesh
 from src.parallel.plan.plan import Plan
 from src.parallel.semi_auto.train_step import SemiAutoStepper, build_train_step
@@ -70,11 +70,11 @@ class Steps:
         parallel = ParallelConfig(device_target="Ascend", chip="910A")
         training = replace(TRAINING, accumulation_steps=micro_batches, batch_size=2)
         config = RunConfig(replace(TINY, num_layers=2), DataConfig(), training, parallel, GenerationConfig())
-        model = build_model(config.model, Mesh(Plan(num_layers=2)), seed=None)
+        [model] = build_chunks(config.model, Mesh(Plan(num_layers=2)), seed=None)
         self.chip, self.others = Chip(), Others()
         self.others.number = others
         if engine == "explicit":
-            self.stepper, self.optimizer = build_stepper(config, model, Mesh(Plan(num_layers=2)))
+            self.stepper, self.optimizer = build_stepper(config, [model], Mesh(Plan(num_layers=2)))
             network, finite = self.stepper.network, self.stepper.is_finite
         else:
             step, self.optimizer = build_train_step(config, model, rank=0)

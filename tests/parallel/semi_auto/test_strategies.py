@@ -159,7 +159,7 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model, make, monkeypa
         ),
         (
             ["--parallel.tensor=2", "--parallel.recompute", "--parallel.recompute_slice_activation"],
-            "parallel.recompute_slice_activation need parallel.backend semi_auto, which this run does not use",
+            "parallel.recompute_slice_activation and parallel.pipeline_scheduler need parallel.backend semi_auto",
         ),
         (
             [
@@ -172,7 +172,10 @@ def test_generation_graphs_choose_the_peer_s_tokens(golden_model, make, monkeypa
             ],
             "work together only in steps of one micro-batch",
         ),
-        (["--parallel.fusion_megabytes=32"], "parallel.fusion_megabytes and parallel.recompute_slice_activation need"),
+        (
+            ["--parallel.fusion_megabytes=32"],
+            "parallel.fusion_megabytes, parallel.recompute_slice_activation and parallel.pipeline_",
+        ),
         (
             ["--dry_run", "--parallel.fusion_megabytes=32", "--parallel.fusion_groups=2"],
             "parallel.fusion_megabytes and parallel.fusion_groups are two ways to join messages",
