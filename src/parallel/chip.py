@@ -13,13 +13,17 @@ def settle_chip(config: ParallelConfig) -> None:
     """Ask the device for its kind, and put it in the place of `auto`. Call it after `prepare_device`.
 
     Raises:
-        InputError: The settings name another kind than the device.
+        InputError: The settings name another kind than the device, or ask for an operator that it lacks.
     """
     if config.device_target != "Ascend":
         return
     found = chip_of(ms.context.MSContext.get_instance().get_ascend_soc_version())
     if config.chip not in ("auto", found):
         raise InputError(f"parallel.chip is {config.chip}, but the device is a {found}; leave parallel.chip out")
+    if found == "910A" and config.attention == "flash":
+        raise InputError(
+            "parallel.attention flash is an operator of Ascend A2 and A3, but the device is a 910A; give auto"
+        )
     config.chip = found
 
 

@@ -130,11 +130,18 @@ class TrainConfig(RunConfig):
 def recipe_of(arguments: Sequence[str]) -> dict[str, dict[str, object]]:
     """Return the settings that the file of --mode has for training on a device, if the arguments name a device.
 
+    It leaves out optimizer_shard where the arguments ask for what can't have it.
+
     Raises:
         InputError: There is no such mode.
     """
     mode, device = flag_value("--mode", arguments), flag_value("--parallel.device_target", arguments)
-    return device_recipe(mode) if mode and device in ("Ascend", "GPU") else {}
+    recipe = device_recipe(mode) if mode and device in ("Ascend", "GPU") else {}
+    searches = any(argument.partition("=")[0] == "--parallel.strategy_search" for argument in arguments)
+    searches = searches and flag_value("--parallel.strategy_search", arguments) != "false"
+    if searches or flag_value("--training.optimizer", arguments) == "lamb":
+        recipe.get("parallel", {}).pop("optimizer_shard", None)
+    return recipe
 
 
 def told_recipe(recipe: Mapping[str, Mapping[str, object]]) -> str:

@@ -36,6 +36,11 @@ class Need:
         return self.bytes <= self.limit
 
 
+def is_known(parallel: ParallelConfig) -> bool:
+    """Return whether a run has a plan for devices, whose memory can be told before."""
+    return parallel.device_target != "CPU" and not parallel.strategy_search
+
+
 def device_memory(parallel: ParallelConfig) -> float:
     """Return the memory of a device in GB: parallel.device_memory, or that of the kind of device."""
     if parallel.device_memory:
@@ -54,12 +59,12 @@ def need_of(config: RunConfig) -> Need:
 
 
 def require_fit(config: RunConfig) -> None:
-    """Check that a run on devices fits their memory.
+    """Check that a run on devices fits their memory. Of a plan that the compiler searches for, nothing is known.
 
     Raises:
         InputError: It does not. The message names the nearest plan that does.
     """
-    if config.parallel.device_target == "CPU":
+    if not is_known(config.parallel):
         return
     need = need_of(config)
     if not need.fits:

@@ -6,7 +6,7 @@ from dataclasses import astuple
 from src.common.tables import table
 from src.pangu_alpha_config import RunConfig
 from src.parallel.plan.costs import RankMemory, bubble, communication, rank_memory
-from src.parallel.plan.fitting import GB, nearest_fit, need_of
+from src.parallel.plan.fitting import GB, is_known, nearest_fit, need_of
 from src.parallel.plan.plan import Plan
 from src.parallel.plan.schedule import in_flight, messages_to_stages
 
@@ -19,7 +19,7 @@ def describe(config: RunConfig) -> str:
     """Return the text that `--plan` prints."""
     plan = Plan.of(config.parallel, config.model)
     parts = [_summary(config, plan), _ranks(plan), _stages(config, plan), _memory(config, plan), _traffic(config, plan)]
-    return "\n\n".join(parts + ([_fit(config)] if config.parallel.device_target != "CPU" else []))
+    return "\n\n".join(parts + ([_fit(config)] if is_known(config.parallel) else []))
 
 
 def _fit(config: RunConfig) -> str:

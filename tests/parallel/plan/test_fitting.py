@@ -63,6 +63,19 @@ def test_no_plan_may_fit():
         fitting.require_fit(config)
 
 
+@pytest.mark.parametrize("flags", [["--parallel.strategy_search"], ["--training.optimizer=lamb"]], ids=str)
+def test_a_recipe_leaves_out_what_the_flags_cannot_have(flags):
+    config = config_of("--mode=2.6B", "--parallel.device_target=Ascend", "--parallel.data=8", *flags, recipe=True)
+    assert config.parallel.recompute == "full" and not config.parallel.optimizer_shard
+
+
+def test_nothing_is_known_of_a_plan_that_is_searched_for():
+    """By data parallel alone it would not fit."""
+    flags = ["--mode=13B", "--parallel.device_target=Ascend", "--parallel.world_size=8"]
+    assert not fitting.need_of(config_of(*flags, recipe=True)).fits
+    fitting.require_fit(config_of(*flags, "--parallel.strategy_search", recipe=True))
+
+
 def test_a_cpu_s_memory_is_checked_elsewhere():
     fitting.require_fit(config_of("--mode=200B"))
 
