@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCES = [Path(__file__).with_name(name) for name in ("training.cpp", "decoding.cpp", "quantized.cpp")]
+SOURCES = [
+    Path(__file__).with_name(name) for name in ("training.cpp", "half_products.cpp", "decoding.cpp", "quantized.cpp")
+]
 HEADERS = [Path(__file__).with_name(name) for name in ("common.h", "quantized_products.h")]
 COMPILER = "g++"
 FLAGS = [

@@ -37,7 +37,7 @@ def token_parts(config: RunConfig) -> int:
 
 def hidden_bytes(config: RunConfig) -> int:
     """Return the bytes of a micro-batch's hidden states."""
-    return token_count(config) * config.model.hidden_size * ITEM_SIZE[config.model.compute_dtype]
+    return token_count(config) * config.model.hidden_size * ITEM_SIZE[config.graph_model.compute_dtype]
 
 
 def pairs(config: RunConfig) -> int:
@@ -63,7 +63,7 @@ def feed_forward_bytes(config: RunConfig, layer: int) -> int:
 
     Experts keep their rows, and two routing tables.
     """
-    model, tensor = config.model, config.parallel.tensor
+    model, tensor = config.graph_model, config.parallel.tensor
     item = ITEM_SIZE[model.compute_dtype]
     if not model.has_experts(layer):
         return 2 * token_count(config) * model.ffn_hidden_size // tensor * item
@@ -79,7 +79,7 @@ def attention_bytes(config: RunConfig) -> int:
     Plain attention keeps its weights, after the softmax and in the compute dtype or dropped, and the mask of dropout.
     Fused attention keeps two times 8 float32 numbers for each token and head, and a bit for each weight if some drop.
     """
-    model, drops = config.model, bool(config.model.attention_dropout)
+    model, drops = config.graph_model, bool(config.model.attention_dropout)
     if config.has_flash_attention:
         statistics = 2 * 8 * FLOAT32 * token_count(config) * model.num_heads // config.parallel.tensor
         return statistics + drops * pairs(config) // 8
@@ -98,6 +98,6 @@ def attention_input_bytes(config: RunConfig) -> int:
 
 def mask_bytes(config: RunConfig) -> int:
     """Return the bytes of the mask of a micro-batch that attention makes of its input, for all layers."""
-    item = ITEM_SIZE[config.model.softmax_compute_dtype]
+    item = ITEM_SIZE[config.graph_model.softmax_compute_dtype]
     of_pair = {"mask": item, "documents": 1, "document ends": 0}[config.attention_input]
     return token_count(config) * config.model.seq_length * of_pair
