@@ -52,22 +52,20 @@ inline Half rounded(uint32_t bits) {
   return static_cast<Half>((bits & 0x7fffffff) > 0x7f800000 ? nan : nearest);
 }
 
-const Half *round(const float *x, int64_t size, Scratch &scratch) {
-  Half *y = scratch.of(size);
-  parallel(size, 1, [&](int64_t begin, int64_t end) {
+// Rounds a member's share of x.
+void round(const float *x, Half *y, int64_t size, const Team &team, int64_t member) {
+  const int64_t end = team.share(size, member + 1);
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      uint32_t bits;
-      std::memcpy(&bits, x + i, sizeof bits);
-      y[i] = rounded(bits);
-    }
-  });
-  return y;
+  for (int64_t i = team.share(size, member); i < end; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    y[i] = rounded(bits);
+  }
 }
 
 // A matrix in rows of `stride` numbers, or the transpose of what is stored so.
 struct Matrix {
-  const Half *data;
+  Half *data;
   int64_t stride;
   bool is_transposed;
 
@@ -88,61 +86,75 @@ int64_t parts_of_rows(int64_t rows, int64_t columns, int64_t threads) {
   return best;
 }
 
-// a (rows, inner), b (inner, columns) -> product (rows, columns)
-void multiply(const Matrix &a, const Matrix &b, float *product, int64_t rows, int64_t columns, int64_t inner) {
-  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const int64_t threads = std::clamp<int64_t>(rows * columns * inner / kLeastProduct, 1, cores);
-  const int64_t down = parts_of_rows(rows, columns, threads), across = threads / down;
-  std::atomic<bool> failed{false};
-  parallel(threads, kLeastWork, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      const int64_t i = part / across, j = part % across;
-      const int64_t top = rows * i / down, left = columns * j / across;
-      const int64_t height = rows * (i + 1) / down - top, width = columns * (j + 1) / across - left;
-      if (height == 0 || width == 0) continue;
-      const int status = gemm(a.op(), b.op(), height, width, inner, 1.0f, a.from_row(top), a.stride,
-                              b.from_column(left), b.stride, 0.0f, product + top * columns + left, columns, nullptr);
-      if (status != 0) failed = true;
-    }
-  });
-  if (failed) throw std::runtime_error("oneDNN's product failed");
+// Computes a member's block of the product of a (rows, inner) and b (inner, columns). Returns whether that worked.
+bool multiply(const Matrix &a, const Matrix &b, float *product, int64_t rows, int64_t columns, int64_t inner,
+              const Team &team, int64_t member) {
+  const int64_t down = parts_of_rows(rows, columns, team.size()), across = team.size() / down;
+  const int64_t i = member / across, j = member % across;
+  const int64_t top = rows * i / down, left = columns * j / across;
+  const int64_t height = rows * (i + 1) / down - top, width = columns * (j + 1) / across - left;
+  if (height == 0 || width == 0) return true;
+  return gemm(a.op(), b.op(), height, width, inner, 1.0f, a.from_row(top), a.stride, b.from_column(left), b.stride, 0.0f,
+              product + top * columns + left, columns, nullptr) == 0;
 }
 
-// The matrices of a product, rounded: op(a) (rows, inner) and op(b) (inner, columns).
+// The matrices of a product: op(a) (rows, inner) and op(b) (inner, columns).
 struct Operands {
   Matrix a, b;
   int64_t rows, inner, columns;
 
-  // Rounds the inputs 0 and 1 of a kernel. Input 2 says whether a is stored as (inner, rows), b as (columns, inner).
+  // Inputs 0 and 1 of a kernel. Input 2 says whether a is stored as (inner, rows), b as (columns, inner).
   explicit Operands(const Arguments &given)
-      : a{round(given[0], given.size(0), of_a), given.dim(0, 1), given.ints(2)[0] != 0},
-        b{round(given[1], given.size(1), of_b), given.dim(1, 1), given.ints(2)[1] != 0},
-        rows(given.dim(0, a.is_transposed ? 1 : 0)), inner(given.dim(0, a.is_transposed ? 0 : 1)),
+      : a{of_a.of(given.size(0)), given.dim(0, 1), given.ints(2)[0] != 0},
+        b{of_b.of(given.size(1)), given.dim(1, 1), given.ints(2)[1] != 0},
+        rows(given.dim(0, a.is_transposed ? 1 : 0)),
+        inner(given.dim(0, a.is_transposed ? 0 : 1)),
         columns(given.dim(1, b.is_transposed ? 0 : 1)) {}
+
+  int64_t threads() const {
+    const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+    return std::clamp<int64_t>(rows * columns * inner / kLeastProduct, 1, cores);
+  }
 };
 
 // a, b, {a is transposed, b is transposed} -> op(a) op(b)
 void half_product(const Arguments &given) {
   const std::lock_guard<std::mutex> lock(one_product);
   const Operands x(given);
-  multiply(x.a, x.b, given[3], x.rows, x.columns, x.inner);
+  Team team(x.threads());
+  std::atomic<bool> works{true};
+  team.run([&](int64_t member) {
+    round(given[0], x.a.data, given.size(0), team, member);
+    round(given[1], x.b.data, given.size(1), team, member);
+    team.wait();
+    if (!multiply(x.a, x.b, given[3], x.rows, x.columns, x.inner, team, member)) works = false;
+  });
+  if (!works) throw std::runtime_error("oneDNN's product failed");
 }
 
 // a, b, {a is transposed, b is transposed}, gradient of the product -> gradients of a and b
 void half_product_gradient(const Arguments &given) {
   const std::lock_guard<std::mutex> lock(one_product);
   const Operands x(given);
-  const Matrix dc{round(given[3], given.size(3), of_c), x.columns, false};
-  if (x.a.is_transposed) {
-    multiply(x.b, dc.transposed(), given[4], x.inner, x.rows, x.columns);
-  } else {
-    multiply(dc, x.b.transposed(), given[4], x.rows, x.inner, x.columns);
-  }
-  if (x.b.is_transposed) {
-    multiply(dc.transposed(), x.a, given[5], x.columns, x.inner, x.rows);
-  } else {
-    multiply(x.a.transposed(), dc, given[5], x.inner, x.columns, x.rows);
-  }
+  const Matrix dc{of_c.of(given.size(3)), x.columns, false};
+  const auto gradient_of_a = [&](const Team &team, int64_t member) {
+    return x.a.is_transposed ? multiply(x.b, dc.transposed(), given[4], x.inner, x.rows, x.columns, team, member)
+                             : multiply(dc, x.b.transposed(), given[4], x.rows, x.inner, x.columns, team, member);
+  };
+  const auto gradient_of_b = [&](const Team &team, int64_t member) {
+    return x.b.is_transposed ? multiply(dc.transposed(), x.a, given[5], x.columns, x.inner, x.rows, team, member)
+                             : multiply(x.a.transposed(), dc, given[5], x.inner, x.columns, x.rows, team, member);
+  };
+  Team team(x.threads());
+  std::atomic<bool> works{true};
+  team.run([&](int64_t member) {
+    round(given[0], x.a.data, given.size(0), team, member);
+    round(given[1], x.b.data, given.size(1), team, member);
+    round(given[3], dc.data, given.size(3), team, member);
+    team.wait();
+    if (!gradient_of_a(team, member) || !gradient_of_b(team, member)) works = false;
+  });
+  if (!works) throw std::runtime_error("oneDNN's product failed");
 }
 
 }  // namespace
