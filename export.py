@@ -35,7 +35,7 @@ def main() -> None:
     folder = Path(config.output.format(rank=opened.mesh.rank))
     require_writable(folder)  # before the model is loaded
     manifest = Manifest(
-        config.model,
+        config.graph_model,
         config.data.tokenizer,
         md5,
         config.generation.end_token,

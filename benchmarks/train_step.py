@@ -1,12 +1,15 @@
 """Training steps of this project and of PyTorch with the same shapes: `python -m benchmarks.train_step`.
 
 Both run in processes of their own and take turns step by step, so other load on the machine affects both. A step
-computes loss and gradients, clips them by global norm, and applies AdamW, in float32 and without dropout.
+computes loss and gradients, clips them by global norm, and applies AdamW; weights are float32, nothing is dropped. With
+`--dtype bfloat16` our products are in bfloat16, and PyTorch computes the loss under torch.autocast.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -36,6 +39,7 @@ class BenchmarkArguments:
         vocab_size: Rows of the word embedding.
         steps: Number of measured steps of each contestant, after two steps to warm up.
         threads: Number of processor cores for each contestant.
+        dtype: float32; or bfloat16 for our products in bfloat16 beside PyTorch's autocast.
         compile: Measure torch.compile too. It needs a C++ compiler.
         cpu_kernels: Use the compiled kernels of src/cpu_kernels in this project's steps.
     """
@@ -48,6 +52,7 @@ class BenchmarkArguments:
     vocab_size: int = 40000
     steps: int = 10
     threads: int = 2
+    dtype: Literal["float32", "bfloat16"] = "float32"
     compile: bool = True
     cpu_kernels: bool = True
 
@@ -78,7 +83,7 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
     """Return a function that takes a step with the trainer's cells: its seconds, its loss, and peak memory in bytes."""
     from mindspore import Tensor
 
-    from src.cpu_kernels.attach import attach_to_training
+    from src.cpu_kernels.attach import attach_half_products, attach_to_training
     from src.dataset import one_document
     from src.nn.optimizer import Optimizer, StepScalars
     from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
@@ -93,6 +98,8 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
     train_step = TrainStep(network, parameters, apply_gradients)
     if arguments.cpu_kernels:
         attach_to_training(network, apply_gradients)
+    if arguments.dtype == "bfloat16" and not attach_half_products(model):
+        raise RuntimeError("no products in bfloat16 here")
     ids = arguments.batch()
     scalars = StepScalars.at(arguments.training, step=0, applied_steps=0).tensors()
     scale = Tensor(np.float32(arguments.training.loss_scale))
@@ -129,10 +136,12 @@ def make_peer(arguments: BenchmarkArguments, compiled: bool) -> Callable[[], tup
     position_ids = torch.arange(arguments.seq_length).expand(arguments.batch_size, -1)
     bias = causal_bias(arguments.seq_length)
     compute_loss = torch.compile(model.loss) if compiled else model.loss
+    half = arguments.dtype == "bfloat16"
 
     def step() -> tuple[float, float, int]:
         begin = time.perf_counter()
-        loss = compute_loss(ids, position_ids, bias)
+        with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+            loss = compute_loss(ids, position_ids, bias)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
         optimizer.step()
@@ -166,12 +175,12 @@ def race(arguments: BenchmarkArguments) -> dict[str, list[tuple[float, float, in
     return {name: [turn[name] for turn in turns] for name in contestants}
 
 
-def report(results: dict[str, list[tuple[float, float, int]]], tokens: int) -> None:
+def report(results: dict[str, list[tuple[float, float, int]]], tokens: int, dtype: str) -> None:
     """Print a row for each contestant. `tokens` is the number of tokens in a step."""
     rates = {name: [tokens / seconds for seconds, _, _ in steps] for name, steps in results.items()}
     print(
         table(
-            ["training step", "median tokens/s", "slowest", "fastest", "peak GiB", "ours / this (spread)"],
+            [f"training step, {dtype}", "median tokens/s", "slowest", "fastest", "peak GiB", "ours / this (spread)"],
             [
                 [
                     name,
@@ -193,10 +202,10 @@ def main() -> None:
     require_room(arguments.model, 8)  # weights, gradients and two moments, ours and the peer
     print(
         f"{arguments.model.num_parameters / 1e6:.1f}M parameters, {arguments.batch_size} x {arguments.seq_length} "
-        f"tokens a step, float32, {arguments.threads} threads",
+        f"tokens a step, {arguments.dtype}, {arguments.threads} threads",
         flush=True,
     )
-    report(race(arguments), arguments.batch_size * arguments.seq_length)
+    report(race(arguments), arguments.batch_size * arguments.seq_length, arguments.dtype)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 The docstrings are the `--help` of programs. `configs/*.yaml` hold only what differs from the defaults.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
@@ -19,6 +19,7 @@ MOST_DOCUMENTS = 1024  # that FlashAttentionScore takes in the layout TND
 MOST_CHUNKS = 4  # of a loss; each adds a gradient of the word table, which the compiler sums up at the end
 LARGEST_FLASH_HEAD, LARGEST_PAGED_HEAD = 512, 256  # that FlashAttentionScore and PagedAttention take
 DType = Literal["float32", "float16", "bfloat16"]
+DTYPES = ("compute_dtype", "softmax_compute_dtype", "param_init_dtype")  # settings of the model
 
 
 def _dtype_name(dtype: object) -> str:
@@ -47,7 +48,9 @@ class PanguAlphaConfig:
         eod_token: Id that ends a document in the training data. In the released models it is 6.
         pad_token: Id of padding. The loss leaves out the labels that follow it. In the released models it is 6.
         eod_reset: Restart positions and attention after the end of each document in training.
-        compute_dtype: Dtype of the matrix products. Use float32 on a CPU, float16 or bfloat16 on Ascend and GPU.
+        compute_dtype: Dtype of products and hidden states. Use float16 or bfloat16 on Ascend and GPU, float32 on a CPU.
+            Training on a CPU with AVX-512 BF16 or AMX takes bfloat16, too: products round their operands, and all else
+            is float32. Other programs compute in float32 on a CPU, instead of bfloat16.
         softmax_compute_dtype: Dtype of the softmax in attention.
         param_init_dtype: Dtype of the weights. LayerNorms and embeddings are always float32.
         layernorm_epsilon: Number that LayerNorm adds to the variance.
@@ -113,7 +116,7 @@ class PanguAlphaConfig:
                 0 <= getattr(self, name) < self.vocab_size,
                 f"model.{name} {getattr(self, name)} is outside the vocabulary of {self.vocab_size} ids",
             )
-        for name in ("compute_dtype", "softmax_compute_dtype", "param_init_dtype"):
+        for name in DTYPES:
             setattr(self, name, _dtype_name(getattr(self, name)))
         epsilon = self.layernorm_epsilon
         require(
@@ -276,6 +279,18 @@ class RunConfig:
         return wanted and parallel.world_size > 1
 
     @property
+    def has_half_products(self) -> bool:
+        """Whether training rounds the operands of matrix products to bfloat16 on a CPU, if the processor can do it."""
+        return self.parallel.device_target == "CPU" and self.model.compute_dtype == "bfloat16"
+
+    @property
+    def graph_model(self) -> PanguAlphaConfig:
+        """The model as MindSpore's graph has it: in float32 instead of bfloat16 on a CPU, which lacks the operators."""
+        if self.parallel.device_target != "CPU":
+            return self.model
+        return replace(self.model, **{name: "float32" for name in DTYPES if getattr(self.model, name) == "bfloat16"})
+
+    @property
     def has_flash_attention(self) -> bool:
         """Whether training on these devices uses Ascend's fused attention (parallel.attention)."""
         parallel, head_size = self.parallel, self.model.head_size
@@ -287,8 +302,7 @@ class RunConfig:
     @property
     def has_compiled_attention(self) -> bool:
         """Whether training on these CPUs uses the attention of src/cpu_kernels, where there is a compiler."""
-        dtypes = self.model.compute_dtype, self.model.softmax_compute_dtype, self.model.param_init_dtype
-        fits = set(dtypes) == {"float32"} and not self.is_semi_auto and self.parallel.recompute == "none"
+        fits = all(getattr(self.graph_model, name) == "float32" for name in DTYPES) and not self.is_semi_auto and self.parallel.recompute == "none"
         return self.parallel.uses_cpu_kernels and fits
 
     @property

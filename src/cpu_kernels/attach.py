@@ -10,6 +10,7 @@ from src import pangu_alpha
 from src.common.settings import TrainingConfig
 from src.cpu_kernels import build, cells
 from src.cpu_kernels.attention import fuse_attention
+from src.cpu_kernels.half_gemm import has_half_gemm
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.nn import operators, optimizer
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
@@ -40,6 +41,33 @@ def attach_to_training(network: PanguAlphaWithLoss, apply_gradients: ApplyGradie
         if isinstance(cell, optimizer.Optimizer) and isinstance(cell.update, optimizer.AdamUpdate):
             cell.update = cells.AdamUpdate(library, cell.update.beta1, cell.update.beta2, cell.update.epsilon)
     return True
+
+
+def attach_half_products(model: PanguAlphaModel) -> bool:
+    """Replace the products of the Linear layers and of the head by products in bfloat16 with float32 sums.
+
+    Args:
+        model: A float32 model, before its first call and before collectives are attached to it.
+
+    Returns:
+        Whether they were replaced. If the processor or oneDNN can't, a line on stderr says so.
+    """
+    library = _library_for(model.config)
+    if library is None or not has_half_gemm(library):
+        return False
+    for _, cell in list(model.cells_and_names()):
+        if isinstance(cell, pangu_alpha.Linear):
+            cell.product = cells.HalfProduct(library, transpose_b=cell.product.weight_transposed)
+            cell.product_of_transposed = cells.HalfProduct(library, transpose_a=True)
+            cell.product_to_transposed = cells.HalfProduct(library, transpose_a=True, transpose_b=True)
+        elif isinstance(cell, pangu_alpha.Head):
+            cell.matmul = cells.HalfProduct(library, transpose_b=True)
+    return True
+
+
+def has_half_products(models: Iterable[PanguAlphaModel]) -> bool:
+    """Return whether `attach_half_products` replaced products of one of the models."""
+    return any(isinstance(cell, cells.HalfProduct) for model in models for _, cell in model.cells_and_names())
 
 
 def attach_to_model(model: PanguAlphaModel) -> bool:

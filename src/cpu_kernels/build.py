@@ -10,11 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCES = [
-    Path(__file__).with_name(f"{name}.cpp")
-    for name in ("instructions", "training", "attention", "decoding", "quantized")
-]
-HEADERS = [Path(__file__).with_name(name) for name in ("common.h", "small_products.h", "quantized_products.h")]
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 COMPILER = "g++"
 FLAGS = [
     "-std=c++17",

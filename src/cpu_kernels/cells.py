@@ -46,6 +46,41 @@ def _one(*_: Shape) -> Shape:
     return (1,)
 
 
+class HalfProduct(nn.Cell):
+    """Product of two float32 matrices: both are rounded to bfloat16, the sums and the result are float32.
+
+    So are the products that give its gradients. Call half_gemm.has_half_gemm before.
+
+    Args:
+        library: The compiled kernels.
+        transpose_a: a is (inner, rows) instead of (rows, inner).
+        transpose_b: b is (columns, inner) instead of (inner, columns).
+
+    Inputs:
+        a and b.
+
+    Returns:
+        (rows, columns).
+    """
+
+    def __init__(self, library: Path, transpose_a: bool = False, transpose_b: bool = False):
+        super().__init__()
+        self.transposed = Tensor(np.array([transpose_a, transpose_b], np.int32))
+
+        def out_shape(a: Shape, b: Shape, *_: Shape) -> Shape:
+            return a[1 if transpose_a else 0], b[0 if transpose_b else 1]
+
+        self.forward = _kernel(library, "half_product", out_shape)
+        self.backward = _kernel(library, "half_product_gradient", _as_first_two, outputs=2)
+
+    def construct(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.forward(a, b, self.transposed)
+
+    def bprop(self, a: Tensor, b: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of a and b."""
+        return self.backward(a, b, self.transposed, dout)
+
+
 class Normalize(nn.Cell):
     """LayerNorm. Its gradient computes means and variances again, because that is cheaper than keeping them."""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mindspore import Parameter
 
+from src.cpu_kernels.attach import has_half_products
 from src.nn.optimizer import Optimizer
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig, RunConfig
@@ -28,12 +29,14 @@ class TrainingParts:
         stepper: Runs one optimizer step or one validation batch.
         optimizer: The optimizer in the stepper. Its `state` holds the moments.
         holder: Which part of each parameter and moment this rank holds, for checkpoints.
+        in_half: Whether a CPU rounds the operands of products to bfloat16.
     """
 
     parameters: list[Parameter]
     stepper: Stepper | PipelineStepper | SemiAutoStepper
     optimizer: Optimizer | ShardedOptimizer
     holder: Holder
+    in_half: bool = False
 
 
 def build_training(config: RunConfig, mesh: Mesh) -> TrainingParts:
@@ -43,10 +46,10 @@ def build_training(config: RunConfig, mesh: Mesh) -> TrainingParts:
     """
     if config.is_semi_auto:
         return TrainingParts(*semi_auto.build(config, mesh))
-    models = explicit.build_chunks(config.model, mesh, config.training.seed)
+    models = explicit.build_chunks(config.graph_model, mesh, config.training.seed)
     stepper, optimizer = explicit.build_stepper(config, models, mesh)
     parameters = [parameter for model in models for parameter in model.get_parameters()]
-    return TrainingParts(parameters, stepper, optimizer, _holder(config.model, mesh))
+    return TrainingParts(parameters, stepper, optimizer, _holder(config.model, mesh), has_half_products(models))
 
 
 def build_inference(

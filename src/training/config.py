@@ -30,6 +30,7 @@ class TrainConfig(RunConfig):
         require(not self.search or self.plan, "--search belongs to --plan, which trains nothing: give --plan --search")
         training, parallel = self.training, self.parallel
         self._check_micro_batches()
+        self._check_dtypes()
         require(
             training.batch_size % parallel.micro_batch_interleaved == 0,
             f"parallel.micro_batch_interleaved {parallel.micro_batch_interleaved} does not divide "
@@ -58,6 +59,16 @@ class TrainConfig(RunConfig):
             or (training.optimizer != "lamb" and self.model.param_init_dtype == "float32"),
             "parallel.optimizer_offload works with Adam and model.param_init_dtype float32",
         )
+
+    def _check_dtypes(self) -> None:
+        """Raise InputError if a CPU would have to hold weights or compute a softmax in bfloat16."""
+        trains_here = self.parallel.device_target == "CPU" and not (self.plan or self.dry_run)
+        for name in ("param_init_dtype", "softmax_compute_dtype"):
+            require(
+                not trains_here or getattr(self.model, name) != "bfloat16",
+                f"model.{name} is bfloat16, which MindSpore does not have on a CPU; give --model.{name} float32 "
+                "(--model.compute_dtype bfloat16 rounds the operands of products only)",
+            )
 
     def _check_micro_batches(self) -> None:
         """Check that a step has as many micro-batches as its pipeline needs.

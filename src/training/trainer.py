@@ -168,8 +168,10 @@ class Trainer:
     def _summary(self) -> str:
         batches, parallel = self.train_batches, self.config.parallel
         ranks = f" x {parallel.world_size} ranks" if parallel.world_size > 1 else ""
+        products = f", products in {'bfloat16' if self.parts.in_half else 'float32'}"
         return (
-            f"{self.config.model.num_parameters / 1e6:.1f}M parameters on {parallel.device_target}{ranks}; "
+            f"{self.config.model.num_parameters / 1e6:.1f}M parameters on {parallel.device_target}{ranks}"
+            f"{products if self.config.has_half_products else ''}; "
             f"{batches.num_records} records, {batches.batches_per_epoch} batches an epoch "
             f"({batches.dropped_per_epoch} records left over); {self.config.training.steps} steps of "
             f"{self._tokens(1)} tokens"

@@ -67,8 +67,8 @@ class OpenedCheckpoint:
         Raises:
             InputError: The weights do not fit the model.
         """
-        model = load_model(self.config.model, self.weights, self.mesh)
         config = self.config
+        model = load_model(config.graph_model, self.weights, self.mesh)
         return build_runtime(
             model, config.generation.use_past, self.cpu_kernels, self.mesh, config.has_flash_generation
         )

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from src.cpu_kernels.attach import attach_to_training
+from src.cpu_kernels.attach import attach_half_products, attach_to_training
+from src.cpu_kernels.half_gemm import warn_of_float32
 from src.nn.optimizer import Optimizer, keep_on_host
 from src.nn.product_mask import use_product_masks
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
@@ -69,6 +70,10 @@ def build_stepper(
     if config.parallel.uses_cpu_kernels and config.parallel.recompute == "none":
         for network in networks:
             attach_to_training(network, apply_gradients)
+            if config.has_half_products:
+                attach_half_products(network.model)
+    elif config.has_half_products:
+        warn_of_float32("that needs parallel.cpu_kernels true and parallel.recompute none")
     if mesh.plan.world_size > 1:
         for network in networks:
             _connect(network, config, mesh)

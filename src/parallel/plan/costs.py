@@ -53,7 +53,8 @@ class RankMemory:
         copies: Bytes of weights beside those held. Explicit: of updated parts, with optimizer_shard. semi_auto: weights
             in the compute dtype, and weights that are gathered.
         gradients: Bytes of gradients that are not sums, and with semi_auto of the temporary arrays of the update.
-        activations: Bytes that the forward pass keeps, of what is computed again, and of the batch.
+        activations: Bytes that the forward pass keeps, of what is computed again, and of the batch. On a CPU with
+            bfloat16 also of rounded operands.
         logits: Bytes of the logits and of arrays of their size.
         moments_on_host: The moments are in the host's memory (parallel.optimizer_offload).
         moment: The moment that needs most (semi_auto): loss, backward or update.

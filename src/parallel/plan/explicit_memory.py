@@ -6,6 +6,7 @@ from src.parallel.plan.schedule import in_flight
 from src.parallel.plan.sizes import (
     FLOAT32,
     INT32,
+    ITEM_SIZE,
     attention_bytes,
     attention_input_bytes,
     feed_forward_bytes,
@@ -29,7 +30,7 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     computed_again = max(layer_activations(config, layer) for layer in plan.layers(stage))
     total = kept + (computed_again if config.parallel.recompute != "none" else 0)
     total += config.micro_steps * (token_count(config) * 2 * INT32 + attention_input_bytes(config))
-    total += mask_bytes(config)
+    total += mask_bytes(config) + rounded_operands(config, plan, stage)
     if stage == 0 and model.dropout_rate:
         total += token_count(config) * model.hidden_size * FLOAT32  # dropout mask of the embedding
     if stage == plan.last_stage:  # inputs of the final LayerNorm, of the queries and of the head
@@ -37,6 +38,22 @@ def activations(config: RunConfig, plan: Plan, stage: int) -> int:
     for chunk, number in zip(chunks, in_flight(config, plan, stage), strict=True):
         total += number * own_tokens if 0 < chunk < plan.num_chunks - 1 else 0
     return total
+
+
+def rounded_operands(config: RunConfig, plan: Plan, stage: int) -> int:
+    """Return the bytes that a CPU keeps for operands that are rounded to bfloat16: the largest of each kind.
+
+    The kinds are the first and the second operand of a product, and the gradient of a product.
+    """
+    if not config.has_half_products:
+        return 0
+    hidden, tokens = config.model.hidden_size, token_count(config)
+    units, words = config.model.ffn_hidden_size // plan.tensor, 0
+    if stage == plan.last_stage:
+        words = config.model.vocab_size // plan.vocab_parts
+    first = units * max(tokens, hidden)
+    second = hidden * max(units, words, tokens)
+    return ITEM_SIZE["bfloat16"] * (first + second + tokens * max(units, words, hidden))
 
 
 def logits(config: RunConfig, plan: Plan, stage: int) -> int:

@@ -46,7 +46,7 @@ def _summary(config: RunConfig, plan: Plan) -> str:
             f"model   {model.num_parameters:,} parameters: {model.num_layers} layers (the query layer counted), "
             f"hidden size {model.hidden_size}, {model.num_heads} heads,",
             f"        vocabulary {model.vocab_size}{experts}; weights {model.param_init_dtype}, computed in "
-            f"{model.compute_dtype}",
+            f"{model.compute_dtype}{' (the products; all else in float32)' if config.has_half_products else ''}",
             f"world   {plan.world_size} ranks = {plan.pipeline} pipeline (pp) x {plan.data} data (dp) x {plan.expert} "
             f"expert (ep) x {plan.tensor} tensor (tp)",
             *([f"        with {', '.join(switched_on)}"] if switched_on else []),

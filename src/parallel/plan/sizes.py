@@ -37,7 +37,7 @@ def token_parts(config: RunConfig) -> int:
 
 def hidden_bytes(config: RunConfig) -> int:
     """Return the bytes of a micro-batch's hidden states."""
-    return token_count(config) * config.model.hidden_size * ITEM_SIZE[config.model.compute_dtype]
+    return token_count(config) * config.model.hidden_size * ITEM_SIZE[config.graph_model.compute_dtype]
 
 
 def pairs(config: RunConfig) -> int:
@@ -63,7 +63,7 @@ def feed_forward_bytes(config: RunConfig, layer: int) -> int:
 
     Experts keep their rows, and two routing tables.
     """
-    model, tensor = config.model, config.parallel.tensor
+    model, tensor = config.graph_model, config.parallel.tensor
     item = ITEM_SIZE[model.compute_dtype]
     if not model.has_experts(layer):
         return 2 * token_count(config) * model.ffn_hidden_size // tensor * item
@@ -80,7 +80,7 @@ def attention_bytes(config: RunConfig) -> int:
     Fused attention keeps two times 8 float32 numbers for each token and head, and a bit for each weight if some drop.
     The compiled attention of CPUs keeps one number for each token and head.
     """
-    model, drops = config.model, bool(config.model.attention_dropout)
+    model, drops = config.graph_model, bool(config.model.attention_dropout)
     if config.has_compiled_attention:
         return FLOAT32 * token_count(config) * model.num_heads // config.parallel.tensor
     if config.has_flash_attention:
@@ -103,5 +103,5 @@ def mask_bytes(config: RunConfig) -> int:
     """Return the bytes of the mask of a micro-batch that attention makes of its input, for all layers."""
     if config.has_compiled_attention or config.attention_input == "document ends":
         return 0
-    of_pair = 1 if config.has_flash_attention else ITEM_SIZE[config.model.softmax_compute_dtype]
+    of_pair = 1 if config.has_flash_attention else ITEM_SIZE[config.graph_model.softmax_compute_dtype]
     return token_count(config) * config.model.seq_length * of_pair
