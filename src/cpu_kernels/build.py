@@ -10,7 +10,10 @@ import tempfile
 from pathlib import Path
 
 SOURCES = [Path(__file__).with_name(name) for name in ("training.cpp", "decoding.cpp", "quantized.cpp")]
-HEADERS = [Path(__file__).with_name(name) for name in ("common.h", "quantized_products.h")]
+HEADERS = [
+    Path(__file__).with_name(name)
+    for name in ("common.h", "vectors.h", "products.h", "cached_attention.h", "quantized_products.h")
+]
 COMPILER = "g++"
 FLAGS = [
     "-std=c++17",
