@@ -80,9 +80,7 @@ class Decoder {
            [&](int64_t item) { attend(layer, item / n_.heads, item % n_.heads, queries.data(), scratch); });
       add_product({layer.projection, layer.projection_bias, n_.hidden, n_.hidden}, mixed_, x_, member);
       each_token(member, [&](int64_t token) { normalize(token, layer.gamma2, layer.beta2, normed_); });
-      each_token(member, [this](int64_t token) { std::fill_n(inner_[token], n_.inner, 0.0f); });
-      add_product({layer.mapping, layer.mapping_bias, n_.hidden, n_.inner}, normed_, inner_, member);
-      each_token(member, [this](int64_t token) { activate(inner_[token]); });
+      map({layer.mapping, layer.mapping_bias, n_.hidden, n_.inner}, member);
       add_product({layer.output, layer.output_bias, n_.inner, n_.hidden}, inner_, x_, member);
     }
     head(member);
@@ -123,15 +121,24 @@ class Decoder {
     for (int64_t i = 0; i < n_.hidden; ++i) y[i] = (x[i] - mean) * scale * gamma[i] + beta[i];
   }
 
-  void activate(float *units) const {
-#pragma omp simd
-    for (int64_t i = 0; i < n_.inner; ++i) units[i] *= sigmoid(kGeluSlope * units[i]);
-  }
-
   // y += x times the weights + bias
   void add_product(const Weights &weights, Numbers &x, Numbers &y, int64_t member) {
     each_part(t_.count, weights.outputs, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
       pangu::add_product(weights, tokens, x.from(first), y.from(first), begin, end);
+    });
+  }
+
+  // Computes the hidden units.
+  void map(const Weights &weights, int64_t member) {
+    each_part(t_.count, n_.inner, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+      for (int64_t token = first; token < first + tokens; ++token)
+        std::fill_n(inner_[token] + begin, end - begin, 0.0f);
+      pangu::add_product(weights, tokens, normed_.from(first), inner_.from(first), begin, end);
+      for (int64_t token = first; token < first + tokens; ++token) {
+        float *units = inner_[token];
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) units[i] *= sigmoid(kGeluSlope * units[i]);
+      }
     });
   }
 

@@ -31,7 +31,7 @@ struct Rows {
 };
 
 // Asks for the weights that lie `distance` after the present ones, at every turn of a block of rows. The blocks take
-// turns, so that memory is read all the time.
+// turns, so that memory is read all the time. The weights go to the second-level cache: the first one is full.
 struct Ahead {
   int64_t distance, blocks, left;
 
@@ -39,7 +39,7 @@ struct Ahead {
   void ask(const float *weight, int64_t step) {
     if (left--) return;
     left = blocks - 1;
-    for (int j = 0; j < kWidth; ++j) __builtin_prefetch(weight + distance + j * step);
+    for (int j = 0; j < kWidth; ++j) __builtin_prefetch(weight + distance + j * step, 0, 2);
   }
 };
 
