@@ -302,8 +302,9 @@ class RunConfig:
     @property
     def has_compiled_attention(self) -> bool:
         """Whether training on these CPUs uses the attention of src/cpu_kernels, where there is a compiler."""
-        fits = all(getattr(self.graph_model, name) == "float32" for name in DTYPES) and not self.is_semi_auto and self.parallel.recompute == "none"
-        return self.parallel.uses_cpu_kernels and fits
+        parallel = self.parallel
+        fits = all(getattr(self.graph_model, name) == "float32" for name in DTYPES)
+        return fits and parallel.uses_cpu_kernels and parallel.recompute == "none" and not self.is_semi_auto
 
     @property
     def has_flash_generation(self) -> bool:

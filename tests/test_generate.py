@@ -40,8 +40,8 @@ class Script(ToyRuntime):
         super().prefill(ids, lengths, capacity)
         return self._say(lengths - 1)
 
-    def decode(self, ids, positions):
-        super().decode(ids, positions)
+    def decode(self, ids, positions, rows=None):
+        super().decode(ids, positions, rows)
         return self._say(positions)
 
     def _say(self, positions):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.cpu.cache import Cache
 from src.cpu.weight_file import TABLE, Format, Stored, matrices, tensors
+from src.inference.cache import Cache
 from src.pangu_alpha_config import PanguAlphaConfig
 
 _MOST_TOKENS = 256  # tokens that one call reads, to limit the memory
@@ -106,10 +106,9 @@ class KernelNetwork:
             found.append(self._run(words[places], np.full_like(places, row), places, cache, here))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def decode(self, words: np.ndarray, positions: np.ndarray, cache: Cache) -> np.ndarray:
+    def decode(self, words: np.ndarray, positions: np.ndarray, cache: Cache, rows: np.ndarray) -> np.ndarray:
         """See `src.cpu.runtime.Network`."""
-        rows = np.arange(len(words), dtype=np.int32)
-        return self._run(words, rows, positions.astype(np.int32), cache, rows)
+        return self._run(words, rows.astype(np.int32), positions.astype(np.int32), cache, np.arange(len(words)))
 
     def _run(
         self, words: np.ndarray, rows: np.ndarray, places: np.ndarray, cache: Cache, wanted: np.ndarray

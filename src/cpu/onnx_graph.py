@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from src.cpu.cache import cache_names
 from src.cpu.weight_file import TABLE, WEIGHTS_FILE, Format, Stored, layout, matrices
+from src.inference.cache import cache_names
 from src.pangu_alpha_config import PanguAlphaConfig
 
 _CONTRIB = "com.microsoft"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.cpu.cache import Cache
 from src.cpu.onnx_graph import build_graph
 from src.cpu.onnx_runtime import ort
 from src.cpu.weight_file import Format
+from src.inference.cache import Cache
 from src.pangu_alpha_config import PanguAlphaConfig
 
 
@@ -49,11 +49,11 @@ class OnnxNetwork:
         self._session.run_with_iobinding(_bind(self._session, inputs | cache.of_row(row), logits))
         return logits
 
-    def decode(self, words: np.ndarray, positions: np.ndarray, cache: Cache) -> np.ndarray:
+    def decode(self, words: np.ndarray, positions: np.ndarray, cache: Cache, rows: np.ndarray) -> np.ndarray:
         """See `src.cpu.runtime.Network`."""
         if self._decoding is None or self._decoding.cache() is not cache:
             self._decoding = _Decoding(self._session, self._config, cache)
-        return self._decoding.run(words, positions)
+        return self._decoding.run(words, positions, rows)
 
 
 class _Decoding:
@@ -73,13 +73,14 @@ class _Decoding:
         self._logits = np.empty((rows, config.vocab_size), np.float32)
         self._binding = _bind(session, self._inputs | cache.values, self._logits)
 
-    def run(self, words: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return the logits (B, V) after tokens with embeddings (B, H) at positions (B,)."""
+    def run(self, words: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the logits (n, V) after tokens with embeddings (n, H) at positions (n,). All rows are computed."""
         inputs = self._inputs
-        inputs["words_read"][:, 0], inputs["places"][:, 0] = words, positions
-        inputs["last"][:], inputs["total"][()] = positions, positions.max() + 1
+        inputs["places"][:] = 0
+        inputs["words_read"][rows, 0], inputs["places"][rows, 0] = words, positions
+        inputs["last"][:], inputs["total"][()] = inputs["places"][:, 0], positions.max() + 1
         self._session.run_with_iobinding(self._binding)
-        return self._logits.copy()
+        return self._logits[rows]
 
 
 def _bind(session: ort.InferenceSession, inputs: dict[str, np.ndarray], logits: np.ndarray) -> ort.IOBinding:

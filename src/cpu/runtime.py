@@ -12,7 +12,6 @@ from src.common.container import count_cores, cpu_quota
 from src.common.errors import BackendError, InputError
 from src.common.files import file_state
 from src.common.memory import require_memory
-from src.cpu.cache import Cache, cache_bytes
 from src.cpu.kernel_network import KernelNetwork
 from src.cpu.machine import has_vnni, require_avx2
 from src.cpu.onnx_network import OnnxNetwork
@@ -28,7 +27,9 @@ from src.cpu.weight_file import (
     tensors,
     total_bytes,
 )
+from src.inference.cache import Cache, CacheOwner, cache_bytes
 from src.inference.manifest import MANIFEST_FILE, Manifest
+from src.inference.padding import every_row
 from src.inference.sampling import log_normalizer
 from src.inference.score_request import check_scored
 from src.pangu_alpha_config import PanguAlphaConfig
@@ -54,20 +55,21 @@ class Network(Protocol):
             float32 (N, V), the logits after these tokens.
         """
 
-    def decode(self, words: np.ndarray, positions: np.ndarray, cache: Cache) -> np.ndarray:
-        """Read one token in each row of the cache.
+    def decode(self, words: np.ndarray, positions: np.ndarray, cache: Cache, rows: np.ndarray) -> np.ndarray:
+        """Read one token in some rows of the cache. The other rows are undefined afterwards.
 
         Args:
-            words: float32 (B, H), word embeddings of the tokens.
-            positions: int32 (B,), their positions.
+            words: float32 (n, H), word embeddings of the tokens.
+            positions: int32 (n,), their positions.
             cache: The KV cache.
+            rows: int64 (n,), their rows of the cache.
 
         Returns:
-            float32 (B, V), the logits after these tokens.
+            float32 (n, V), the logits after these tokens.
         """
 
 
-class CpuRuntime:
+class CpuRuntime(CacheOwner):
     """The runtime of a quantised folder.
 
     Args:
@@ -82,6 +84,8 @@ class CpuRuntime:
         InputError: As `Manifest.read`; or the folder holds another kind of model, or this machine lacks memory or AVX2.
         BackendError: Later, from all methods that compute: the weight file was changed.
     """
+
+    reads_together = False
 
     def __init__(
         self, folder: str | Path, threads: int = 0, cpu_kernels: bool = True, tokenizer_path: str | Path | None = None
@@ -114,7 +118,6 @@ class CpuRuntime:
         data = np.memmap(self._file, np.uint8, "r")
         self._words = _WordTable(data, self.config, self.format, stored)
         self.network = self._build_network(data, stored, threads, cpu_kernels)
-        self._cache: Cache | None = None
 
     def _build_network(self, data: np.ndarray, stored: dict[str, Stored], threads: int, cpu_kernels: bool) -> Network:
         if cpu_kernels and KernelNetwork.fits(self.format) and has_vnni():
@@ -155,22 +158,6 @@ class CpuRuntime:
             )
         return self.manifest.load_tokenizer(path or own)
 
-    def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
-        """See `Runtime`."""
-        self.open(len(ids), capacity)
-        return self.join(ids, lengths, np.arange(len(ids)))
-
-    def open(self, rows: int, capacity: int) -> None:
-        """See `RowRuntime`."""
-        if self._cache is None or (self._cache.rows, self._cache.capacity) != (rows, capacity):
-            self._cache = None  # free the memory of the old cache first
-            require_memory(
-                f"{rows} texts of {capacity} tokens at once",
-                cache_bytes(self.config, rows, capacity),
-                "ask for fewer at once (--rows)",
-            )
-            self._cache = Cache(self.config, rows, capacity)
-
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """See `RowRuntime`."""
         self._check_weights()
@@ -181,18 +168,10 @@ class CpuRuntime:
             ]
         )
 
-    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def decode(self, ids: np.ndarray, positions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """See `Runtime`."""
         self._check_weights()
-        return self.network.decode(self._words[ids], positions, self._opened())
-
-    def reorder(self, rows: np.ndarray) -> None:
-        """See `Runtime`."""
-        self._opened().reorder(rows)
-
-    def _opened(self) -> Cache:
-        assert self._cache, "open() comes first"
-        return self._cache
+        return self.network.decode(self._words[ids], positions, self._opened(), every_row(ids, rows))
 
     def score(self, tokens: Sequence[int], start: int) -> np.ndarray:
         """Return the natural log-probabilities of tokens[start:], each given all tokens before it; float32.

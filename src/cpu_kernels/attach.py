@@ -1,6 +1,6 @@
 """Replace the plain cells of a built float32 model by kernels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import mindspore as ms
@@ -16,8 +16,6 @@ from src.nn import operators, optimizer
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import ApplyGradients
-
-MOST_ROWS = 8  # with more rows, a matrix product reads the weights less often
 
 
 def attach_to_training(network: PanguAlphaWithLoss, apply_gradients: ApplyGradients) -> bool:
@@ -91,18 +89,13 @@ def cross_entropy(config: PanguAlphaConfig) -> cells.CrossEntropy | None:
     return cells.CrossEntropy(library) if library else None
 
 
-def token_decoder(model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]) -> TokenDecoder | None:
-    """Return the kernel that decodes one token for few rows, or None if none fits.
-
-    Args:
-        model: The model.
-        caches: Keys and values of each layer, (B, A, capacity, d) each.
-    """
+def token_decoder(model: PanguAlphaModel) -> TokenDecoder | None:
+    """Return the kernel that runs the whole network on tokens, or None if none fits."""
     config = model.config
-    if caches[0][0].shape[0] > MOST_ROWS or config.hidden_act != "fast_gelu" or config.num_experts:
+    if config.hidden_act != "fast_gelu" or config.num_experts:
         return None
     library = _library_for(config)
-    return TokenDecoder(library, model, caches) if library else None
+    return TokenDecoder(library, model) if library else None
 
 
 def _attach_to_layers(model: PanguAlphaModel, library: Path) -> None:

@@ -5,7 +5,6 @@
 
 #include <limits>
 
-#include "common.h"
 #include "small_products.h"
 
 namespace pangu {
@@ -106,15 +105,15 @@ void copy_rows(const float *rows, int64_t stride, int64_t count, int64_t size, i
 
 // rows (count, size) that are `stride` apart -> blocks of kKeys columns (size, kKeys)
 void copy_blocks(const float *rows, int64_t stride, int64_t count, int64_t size, Vector &blocks) {
-  for (int64_t first = 0; first < count; first += kVector) {  // divides kKeys
+  for (int64_t first = 0; first < count; first += kLanes) {  // divides kKeys
     const float *row = rows + first * stride;
     float *column = blocks.data() + first / kKeys * kKeys * size + first % kKeys;
     int64_t j = 0;
-    if (first + kVector <= count) {
-      for (; j + kVector <= size; j += kVector) transpose_tile(row + j, stride, column + j * kKeys, kKeys);
+    if (first + kLanes <= count) {
+      for (; j + kLanes <= size; j += kLanes) transpose_tile(row + j, stride, column + j * kKeys, kKeys);
     }
     for (; j < size; ++j) {
-      for (int64_t i = 0; i < std::min(kVector, count - first); ++i) column[j * kKeys + i] = row[i * stride + j];
+      for (int64_t i = 0; i < std::min(kLanes, count - first); ++i) column[j * kKeys + i] = row[i * stride + j];
     }
   }
 }
@@ -181,8 +180,8 @@ class Head {
   void weigh(int64_t i, int64_t width) {
     float *scores = scores_.data() + i * kKeys;
     Floats highest = Floats{} + largest_[i], total{};
-    for (int64_t j = 0; j < width; j += kVector) {
-      const Floats x = load(scores + j);
+    for (int64_t j = 0; j < width; j += kLanes) {
+      const Floats x = load<Floats>(scores + j);
       highest = x > highest ? x : highest;
     }
     const float largest = largest_of(highest);
@@ -190,8 +189,8 @@ class Head {
       std::fill_n(scores, width, 0.0f);
       return;
     }
-    for (int64_t j = 0; j < width; j += kVector) {
-      const Floats weight = exponential<Floats, Ints>(load(scores + j) - largest);
+    for (int64_t j = 0; j < width; j += kLanes) {
+      const Floats weight = exponential<Floats, Ints>(load<Floats>(scores + j) - largest);
       store(weight, scores + j);
       total += weight;
     }
@@ -200,7 +199,7 @@ class Head {
     largest_[i] = largest;
     if (kept == 1.0f) return;
     float *sums = sums_.data() + i * s_.padded;
-    for (int64_t j = 0; j < s_.padded; j += kVector) store(load(sums + j) * kept, sums + j);
+    for (int64_t j = 0; j < s_.padded; j += kLanes) store(load<Floats>(sums + j) * kept, sums + j);
   }
 
   const Shape &s_;
@@ -256,10 +255,10 @@ class HeadGradient {
     for (int64_t i = 0; i < rows; ++i) {
       float *weight = weights + i * kKeys, *dscore = dscores + i * kKeys;
       if (dropped.any()) dropped.apply(first + i, begin, count, dscore);
-      for (int64_t j = 0; j < width; j += kVector) {
-        const Floats x = exponential<Floats, Ints>(load(weight + j) - logs_[first + i]);
+      for (int64_t j = 0; j < width; j += kLanes) {
+        const Floats x = exponential<Floats, Ints>(load<Floats>(weight + j) - logs_[first + i]);
         store(x, weight + j);
-        store(x * (load(dscore + j) - dots_[first + i]), dscore + j);
+        store(x * (load<Floats>(dscore + j) - dots_[first + i]), dscore + j);
       }
       if (dropped.any()) dropped.apply(first + i, begin, count, weight);
     }

@@ -70,8 +70,8 @@ class HalfProduct(nn.Cell):
         def out_shape(a: Shape, b: Shape, *_: Shape) -> Shape:
             return a[1 if transpose_a else 0], b[0 if transpose_b else 1]
 
-        self.forward = _kernel(library, "half_product", out_shape)
-        self.backward = _kernel(library, "half_product_gradient", _as_first_two, outputs=2)
+        self.forward = kernel(library, "half_product", out_shape)
+        self.backward = kernel(library, "half_product_gradient", _as_first_two, outputs=2)
 
     def construct(self, a: Tensor, b: Tensor) -> Tensor:
         return self.forward(a, b, self.transposed)

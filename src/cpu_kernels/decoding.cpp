@@ -1,185 +1,225 @@
-// Decodes one token in one call. On a CPU this takes as long as reading the weights once. A graph of hundreds of
-// operators would add its own time.
+// Runs a float32 network on prompts, or on one new token of each text, in one call. Few tokens take as long as reading
+// the weights once; a graph of hundreds of operators would add its own time. A text gets the same numbers, to the last
+// bit, whatever other texts a call reads and however many threads compute.
 
-#include "common.h"
+#include "cached_attention.h"
+#include "products.h"
 
 namespace pangu {
 namespace {
 
-// y (B, O) += x (B, I) times weight (I, O), for inputs [first, last) and columns [begin, end) only. Each weight is read
-// once, four rows of weights at a time.
-void add_product(int64_t rows, const float *x, int64_t inputs, int64_t first, int64_t last, const float *weight,
-                 int64_t outputs, float *y, int64_t begin, int64_t end) {
-  for (int64_t input = first; input < last; input += 4) {
-    const float *w[4];
-    for (int64_t i = 0; i < 4; ++i) w[i] = weight + std::min(input + i, last - 1) * outputs;
-    for (int64_t row = 0; row < rows; ++row) {
-      float part[4] = {};
-      std::copy(x + row * inputs + input, x + row * inputs + std::min(input + 4, last), part);
-      float *sums = y + row * outputs;
-#pragma omp simd
-      for (int64_t i = begin; i < end; ++i) {
-        sums[i] += part[0] * w[0][i] + part[1] * w[1][i] + part[2] * w[2][i] + part[3] * w[3][i];
-      }
-    }
-  }
-}
-
-// The parameters of a layer, in the order in which token_decoder.py passes them.
+// These structures have the layout in which token_decoder.py passes them.
 struct Layer {
   const float *gamma1, *beta1, *query, *query_bias, *key, *key_bias, *value, *value_bias, *projection, *projection_bias;
   const float *gamma2, *beta2, *mapping, *mapping_bias, *output, *output_bias;
-  float *keys, *values;  // the caches (B, A, C, d)
+  float *keys, *values;  // the caches (rows, A, capacity, d)
 };
-constexpr int kIds = 0, kPositions = 1, kEpsilon = 2, kWords = 3, kPlaces = 4, kQueries = 5, kFinal = 6,
-              kFirstLayer = 8;
-constexpr int kLayerInputs = 18;
 
-// Passes one token of each row through all layers. A member of the team computes whole heads and a share of the hidden
-// units, and their part of the products that follow. All members sum these parts, so they wait for each other twice in
-// a layer. The last bits of the sums depend on the number of threads.
+struct Network {
+  int64_t hidden, inner, heads, classes, layers;
+  float epsilon;
+  const float *words, *places, *queries;  // tables: (V, H), and two of (S, H)
+  const float *gamma, *beta;              // of the final LayerNorm
+  const Layer *layer;
+};
+
+// The tokens of a text follow each other, from a multiple of kLanes on.
+struct Tokens {
+  int64_t count, wanted, capacity, threads;
+  const int32_t *ids, *rows, *places;  // (count): token, row and position in the cache
+  const int32_t *which;                // (wanted): tokens that need logits
+  float *logits;                       // (wanted, V)
+};
+
+constexpr int64_t kTokensAtOnce = 128;  // tokens whose numbers stay in the second-level cache during a product
+
+// Rows of numbers, each from a new cache line on.
+class Numbers {
+ public:
+  Numbers(int64_t rows, int64_t width) : vectors_((width + kLanes - 1) / kLanes), data_(rows * vectors_) {}
+  float *operator[](int64_t row) { return reinterpret_cast<float *>(data_.data() + row * vectors_); }
+  Rows<float> from(int64_t row) { return {(*this)[row], vectors_ * kLanes}; }
+
+ private:
+  const int64_t vectors_;
+  std::vector<Floats> data_;
+};
+
 class Decoder {
  public:
-  explicit Decoder(const Arguments &a)
-      : a_(a), rows_(a.dim(kIds, 0)), width_(a.dim(kWords, 1)), layers_((a.count - kFirstLayer - 1) / kLayerInputs),
-        heads_(a.dim(kFirstLayer + 16, 1)), capacity_(a.dim(kFirstLayer + 16, 2)), head_size_(width_ / heads_),
-        inner_(a.dim(kFirstLayer + 12, 1)), classes_(a.dim(kWords, 0)),
-        team_(std::max(1u, std::thread::hardware_concurrency())), attended_(team_.size()), fed_(team_.size()) {}
+  Decoder(const Network &network, const Tokens &tokens)
+      : n_(network), t_(tokens), head_size_(n_.hidden / n_.heads),
+        factor_(1 / std::sqrt(std::sqrt(static_cast<float>(head_size_)))), team_(t_.threads), x_(t_.count, n_.hidden),
+        normed_(t_.count, n_.hidden), top_queries_(t_.count, n_.hidden), mixed_(t_.count, n_.hidden),
+        inner_(t_.count, n_.inner) {
+    for (int64_t token = 0; token < t_.count; ++token) {
+      const bool goes_on = token && t_.rows[token] == t_.rows[token - 1] && token - tiles_.back() < kLanes;
+      if (!goes_on) tiles_.push_back(token);
+    }
+    tiles_.push_back(t_.count);
+  }
 
   void run() {
     team_.run([this](int64_t member) { work(member); });
   }
 
  private:
-  using Vector = std::vector<float>;
-
-  // Every member has its own copy of the residual stream.
   void work(int64_t member) {
-    Vector x(rows_ * width_), top_query(x.size()), normed(x.size());
-    embed(x, top_query);
-    for (int64_t index = 0; index < layers_; ++index) {
-      Layer layer;
-      std::memcpy(&layer, a_.data + kFirstLayer + index * kLayerInputs, sizeof layer);
-      const bool is_query_layer = index == layers_ - 1;
-      if (is_query_layer) normalize(x, a_[kFinal], a_[kFinal + 1], x);
-      normalize(x, layer.gamma1, layer.beta1, normed);
-      attend(layer, is_query_layer ? top_query.data() : normed.data(), normed.data(), member);
-      team_.wait();
-      add(attended_, layer.projection_bias, x);
-      normalize(x, layer.gamma2, layer.beta2, normed);
-      feed(layer, normed.data(), member);
-      team_.wait();
-      add(fed_, layer.output_bias, x);
+    AttentionScratch scratch(t_.capacity);
+    std::vector<Floats> queries(head_size_);
+    each_token(member, [this](int64_t token) { embed(token); });
+    for (int64_t index = 0; index < n_.layers; ++index) {
+      const Layer &layer = n_.layer[index];
+      const bool is_query_layer = index == n_.layers - 1;
+      each_token(member, [&](int64_t token) {
+        if (is_query_layer) normalize(token, n_.gamma, n_.beta, x_);
+        normalize(token, layer.gamma1, layer.beta1, normed_);
+      });
+      project(layer, is_query_layer ? top_queries_ : normed_, member);
+      each(static_cast<int64_t>(tiles_.size() - 1) * n_.heads, member,
+           [&](int64_t item) { attend(layer, item / n_.heads, item % n_.heads, queries.data(), scratch); });
+      add_product({layer.projection, layer.projection_bias, n_.hidden, n_.hidden}, mixed_, x_, member);
+      each_token(member, [&](int64_t token) { normalize(token, layer.gamma2, layer.beta2, normed_); });
+      map({layer.mapping, layer.mapping_bias, n_.hidden, n_.inner}, member);
+      add_product({layer.output, layer.output_bias, n_.inner, n_.hidden}, inner_, x_, member);
     }
-    const float *table = a_[kWords];
-    for (int64_t i = team_.share(classes_, member); i < team_.share(classes_, member + 1); ++i) {
-      for (int64_t row = 0; row < rows_; ++row) {
-        a_[a_.count - 1][row * classes_ + i] = dot(x.data() + row * width_, table + i * width_, width_);
-      }
-    }
+    head(member);
   }
 
-  void embed(Vector &x, Vector &top_query) const {
-    for (int64_t row = 0; row < rows_; ++row) {
-      const float *word = a_[kWords] + static_cast<int64_t>(a_.ints(kIds)[row]) * width_;
-      const int64_t place = static_cast<int64_t>(a_.ints(kPositions)[row]) * width_;
-      for (int64_t i = 0; i < width_; ++i) x[row * width_ + i] = word[i] + a_[kPlaces][place + i];
-      std::copy_n(a_[kQueries] + place, width_, top_query.data() + row * width_);
-    }
+  // Calls body(item) for all of `count` items, each in one thread of the team.
+  template <class Body>
+  void each(int64_t count, int64_t member, const Body &body) {
+    for (int64_t item; (item = team_.next(count, member)) < count;) body(item);
+    team_.wait();
   }
 
-  void normalize(const Vector &x, const float *gamma, const float *beta, Vector &normed) const {
-    for (int64_t row = 0; row < rows_; ++row) {
-      const float *from = x.data() + row * width_;
-      float *to = normed.data() + row * width_;
-      const auto [mean, scale] = moments(from, width_, a_.scalar(kEpsilon));
-      for (int64_t i = 0; i < width_; ++i) to[i] = (from[i] - mean) * scale * gamma[i] + beta[i];
-    }
+  template <class Body>
+  void each_token(int64_t member, const Body &body) {
+    each(t_.count, member, body);
   }
 
-  void add(const std::vector<Vector> &shares, const float *bias, Vector &x) const {
-    for (int64_t i = 0; i < rows_ * width_; ++i) x[i] += bias[i % width_];
-    for (const Vector &share : shares) {
-      for (int64_t i = 0; i < rows_ * width_; ++i) x[i] += share[i];
-    }
+  // Calls body(first token, tokens, first column, last column) for all parts of a product.
+  template <class Body>
+  void each_part(int64_t tokens, int64_t columns, int64_t member, const Body &body) {
+    const int64_t chunks = (tokens + kTokensAtOnce - 1) / kTokensAtOnce, panels = (columns + kColumns - 1) / kColumns;
+    each(chunks * panels, member, [&](int64_t item) {
+      const int64_t first = item % chunks * kTokensAtOnce, begin = item / chunks * kColumns;
+      body(first, std::min(kTokensAtOnce, tokens - first), begin, std::min(begin + kColumns, columns));
+    });
   }
 
-  // factor * (x (B, H) weight^T + bias) for one head -> y. Rows of y are `stride` apart; a row is written at its
-  // position.
-  void project(const float *x, const float *weight, const float *bias, int64_t head, float factor, float *y,
-               const int32_t *positions, int64_t stride) const {
-    for (int64_t i = 0; i < head_size_; ++i) {
-      const int64_t output = head * head_size_ + i;
-      for (int64_t row = 0; row < rows_; ++row) {
-        y[row * stride + (positions ? positions[row] : 0) * head_size_ + i] =
-            factor * (dot(x + row * width_, weight + output * width_, width_) + bias[output]);
-      }
-    }
+  void embed(int64_t token) {
+    const float *word = n_.words + t_.ids[token] * n_.hidden, *place = n_.places + t_.places[token] * n_.hidden;
+    for (int64_t i = 0; i < n_.hidden; ++i) x_[token][i] = word[i] + place[i];
+    std::copy_n(n_.queries + t_.places[token] * n_.hidden, n_.hidden, top_queries_[token]);
   }
 
-  // Computes the member's heads: writes new keys and values to the caches, attends to them, and adds up the heads' part
-  // of the projection.
-  void attend(const Layer &layer, const float *query, const float *x, int64_t member) {
-    const float factor = 1.0f / std::sqrt(std::sqrt(static_cast<float>(head_size_)));
-    const int64_t cache = capacity_ * head_size_, first = team_.share(heads_, member),
-                  last = team_.share(heads_, member + 1);
-    Vector q(rows_ * head_size_), weights(capacity_), mixed(rows_ * width_);
-    for (int64_t head = first; head < last; ++head) {
-      float *keys = layer.keys + head * cache, *values = layer.values + head * cache;
-      project(query, layer.query, layer.query_bias, head, factor, q.data(), nullptr, head_size_);
-      project(x, layer.key, layer.key_bias, head, factor, keys, a_.ints(kPositions), heads_ * cache);
-      project(x, layer.value, layer.value_bias, head, 1.0f, values, a_.ints(kPositions), heads_ * cache);
-      for (int64_t row = 0; row < rows_; ++row) {
-        mix(q.data() + row * head_size_, keys + row * heads_ * cache, values + row * heads_ * cache,
-            a_.ints(kPositions)[row] + 1, weights, mixed.data() + row * width_ + head * head_size_);
-      }
-    }
-    attended_[member].assign(rows_ * width_, 0.0f);
-    add_product(rows_, mixed.data(), width_, first * head_size_, last * head_size_, layer.projection, width_,
-                attended_[member].data(), 0, width_);
+  void normalize(int64_t token, const float *gamma, const float *beta, Numbers &to) {
+    const float *x = x_[token];
+    float *y = to[token];
+    const auto [mean, scale] = moments(x, n_.hidden, n_.epsilon);
+    for (int64_t i = 0; i < n_.hidden; ++i) y[i] = (x[i] - mean) * scale * gamma[i] + beta[i];
   }
 
-  // softmax(q keys^T) values, over the first `count` keys and values -> mixed (d)
-  void mix(const float *q, const float *keys, const float *values, int64_t count, Vector &weights, float *mixed) const {
-    for (int64_t i = 0; i < count; ++i) weights[i] = dot(q, keys + i * head_size_, head_size_);
-    const float largest = maximum(weights.data(), count);
-    float total = 0;
-    for (int64_t i = 0; i < count; ++i) total += weights[i] = exponential(weights[i] - largest);
-    for (int64_t i = 0; i < count; ++i) {
-      const float share = weights[i] / total;
+  // y += x times the weights + bias
+  void add_product(const Weights &weights, Numbers &x, Numbers &y, int64_t member) {
+    each_part(t_.count, weights.outputs, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+      pangu::add_product(weights, tokens, x.from(first), y.from(first), begin, end);
+    });
+  }
+
+  // Computes the hidden units.
+  void map(const Weights &weights, int64_t member) {
+    each_part(t_.count, n_.inner, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+      for (int64_t token = first; token < first + tokens; ++token)
+        std::fill_n(inner_[token] + begin, end - begin, 0.0f);
+      pangu::add_product(weights, tokens, normed_.from(first), inner_.from(first), begin, end);
+      for (int64_t token = first; token < first + tokens; ++token) {
+        float *units = inner_[token];
 #pragma omp simd
-      for (int64_t j = 0; j < head_size_; ++j) mixed[j] += share * values[i * head_size_ + j];
+        for (int64_t i = begin; i < end; ++i) units[i] *= sigmoid(kGeluSlope * units[i]);
+      }
+    });
+  }
+
+  // Computes queries into mixed_, and writes new keys and values to the caches.
+  void project(const Layer &layer, Numbers &query_input, int64_t member) {
+    each_part(t_.count, 3 * n_.hidden, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+      while (begin < end) {
+        const int64_t kind = begin / n_.hidden, start = kind * n_.hidden, last = std::min(end, start + n_.hidden);
+        const float *weight = kind == 0 ? layer.query : kind == 1 ? layer.key : layer.value;
+        const float *bias = kind == 0 ? layer.query_bias : kind == 1 ? layer.key_bias : layer.value_bias;
+        Numbers &input = kind == 0 ? query_input : normed_;
+        multiply_transposed({weight, bias, n_.hidden, n_.hidden}, tokens, input.from(first), begin - start,
+                            last - start, [&](int64_t row, int64_t output, float product) {
+                              const int64_t token = first + row;
+                              if (kind == 0) {
+                                mixed_[token][output] = product * factor_;
+                              } else {
+                                cached(kind == 1 ? layer.keys : layer.values, token,
+                                       output / head_size_)[t_.places[token] * head_size_ + output % head_size_] =
+                                    kind == 1 ? product * factor_ : product;
+                              }
+                            });
+        begin = last;
+      }
+    });
+  }
+
+  // Returns the cached keys or values (capacity, d) of one head, for the text of a token.
+  float *cached(float *cache, int64_t token, int64_t head) const {
+    return cache + (t_.rows[token] * n_.heads + head) * t_.capacity * head_size_;
+  }
+
+  // Replaces the queries of one head by its output, for a tile of tokens of one text.
+  void attend(const Layer &layer, int64_t tile, int64_t head, Floats *queries, AttentionScratch &scratch) {
+    const int64_t begin = tiles_[tile], end = tiles_[tile + 1], first = head * head_size_;
+    const CachedHead text{cached(layer.keys, begin, head), cached(layer.values, begin, head), head_size_};
+    if (end - begin <= kLanes / 4) {
+      for (int64_t token = begin; token < end; ++token) {
+        attend_token(text, t_.places[token] + 1, 1.0f, mixed_[token] + first, scratch);
+      }
+      return;
+    }
+    Ints places{};
+    for (int64_t token = begin; token < end; ++token) {
+      places[token - begin] = t_.places[token];
+      for (int64_t k = 0; k < head_size_; ++k) queries[k][token - begin] = mixed_[token][first + k];
+    }
+    attend_tile(text, places, t_.places[end - 1] + 1, 1.0f, queries, queries, scratch);
+    for (int64_t token = begin; token < end; ++token) {
+      for (int64_t k = 0; k < head_size_; ++k) mixed_[token][first + k] = queries[k][token - begin];
     }
   }
 
-  // Computes the member's hidden units, and their part of the output.
-  void feed(const Layer &layer, const float *x, int64_t member) {
-    const int64_t begin = team_.share(inner_, member), end = team_.share(inner_, member + 1);
-    Vector hidden(rows_ * inner_);
-    for (int64_t row = 0; row < rows_; ++row) {
-      std::copy(layer.mapping_bias + begin, layer.mapping_bias + end, hidden.data() + row * inner_ + begin);
-    }
-    add_product(rows_, x, width_, 0, width_, layer.mapping, inner_, hidden.data(), begin, end);
-    for (int64_t row = 0; row < rows_; ++row) {
-      float *units = hidden.data() + row * inner_;
-#pragma omp simd
-      for (int64_t i = begin; i < end; ++i) units[i] *= sigmoid(kGeluSlope * units[i]);
-    }
-    fed_[member].assign(rows_ * width_, 0.0f);
-    add_product(rows_, hidden.data(), inner_, begin, end, layer.output, width_, fed_[member].data(), 0, width_);
+  void head(int64_t member) {
+    each(t_.wanted, member, [this](int64_t i) { std::copy_n(x_[t_.which[i]], n_.hidden, normed_[i]); });
+    const Weights words{n_.words, nullptr, n_.hidden, n_.classes};
+    each_part(t_.wanted, n_.classes, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+      multiply_transposed(words, tokens, normed_.from(first), begin, end, [&](int64_t row, int64_t word, float logit) {
+        t_.logits[(first + row) * n_.classes + word] = logit;
+      });
+    });
   }
 
-  const Arguments &a_;
-  const int64_t rows_, width_, layers_, heads_, capacity_, head_size_, inner_, classes_;
+  const Network &n_;
+  const Tokens &t_;
+  const int64_t head_size_;
+  const float factor_;  // of queries and of keys
   Team team_;
-  std::vector<Vector> attended_, fed_;  // the parts of each member
+  Numbers x_, normed_, top_queries_, mixed_, inner_;
+  std::vector<int64_t> tiles_;  // first token of each, and the end
 };
-
-// ids (B), positions (B), epsilon; tables of words (V, H), positions and top queries (S, H); final gamma and beta (H);
-// the Layers -> logits (B, V). The caches change in place.
-void decode_token(const Arguments &a) { Decoder(a).run(); }
 
 }  // namespace
 }  // namespace pangu
 
-KERNEL(decode_token)
+// Returns 0, or 1 after an exception.
+extern "C" int pangu_decode_tokens(const pangu::Network *network, const pangu::Tokens *tokens) {
+  try {
+    pangu::Decoder(*network, *tokens).run();
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}

@@ -1,5 +1,6 @@
 // Runs a network with 4 or 8 bits a weight on a prompt, or on one new token of each text, in one call.
 
+#include "cached_attention.h"
 #include "quantized_products.h"
 
 namespace pangu {
@@ -48,12 +49,13 @@ class Reader {
   // Memory of one thread.
   struct Scratch {
     Multiplier multiplier;
-    Lanes means, factors, weights;
-    std::vector<float> query, scores;
+    AttentionScratch attention;
+    Lanes means, factors;
+    std::vector<float> query;
 
     explicit Scratch(const Reader &r)
-        : multiplier(std::max(r.tiles_, r.wanted_input_.tiles)), means(r.tiles_), factors(r.tiles_),
-          weights(r.t_.capacity), query(r.head_size_), scores(r.t_.capacity) {}
+        : multiplier(std::max(r.tiles_, r.wanted_input_.tiles)), attention(r.t_.capacity), means(r.tiles_),
+          factors(r.tiles_), query(r.head_size_) {}
   };
 
   void work(int64_t member) {
@@ -199,68 +201,27 @@ class Reader {
   }
 
   void attend(float *const *caches, int64_t member) {
+    AttentionScratch &attention = scratch_[member].attention;
+    float *query = scratch_[member].query.data();
     for (int64_t item; (item = team_.next(tiles_ * n_.heads, member)) < tiles_ * n_.heads;) {
-      const int64_t tile = item / n_.heads, head = item % n_.heads;
+      const int64_t tile = item / n_.heads, head = item % n_.heads, first = tile * n_.hidden + head * head_size_;
       const int64_t begin = tile * kLanes, end = std::min(begin + kLanes, t_.count);
-      const bool one_text = std::all_of(t_.rows + begin, t_.rows + end, [&](int row) { return row == t_.rows[begin]; });
-      if (one_text && end - begin > kLanes / 4) {
-        mix_tile(cached(caches[0], begin, head), cached(caches[1], begin, head), tile, head, scratch_[member]);
-      } else {
-        for (int64_t token = begin; token < end; ++token) {
-          mix_token(cached(caches[0], token, head), cached(caches[1], token, head), token, head, scratch_[member]);
-        }
+      const auto text = [&](int64_t token) {
+        return CachedHead{cached(caches[0], token, head), cached(caches[1], token, head), head_size_};
+      };
+      if (end - begin > kLanes / 4 && t_.rows[begin] == t_.rows[end - 1]) {
+        Ints places{};
+        std::copy(t_.places + begin, t_.places + end, reinterpret_cast<int32_t *>(&places));
+        attend_tile(text(begin), places, t_.places[end - 1] + 1, factor_, &queries_[first], &mixed_[first], attention);
+        continue;
+      }
+      for (int64_t token = begin; token < end; ++token) {
+        for (int64_t k = 0; k < head_size_; ++k) query[k] = queries_[first + k][token - begin];
+        attend_token(text(token), t_.places[token] + 1, factor_, query, attention);
+        for (int64_t k = 0; k < head_size_; ++k) mixed_[first + k][token - begin] = query[k];
       }
     }
     team_.wait();
-  }
-
-  // Attention of one head for one token: softmax(query keys^T) values.
-  void mix_token(const float *keys, const float *values, int64_t token, int64_t head, Scratch &scratch) {
-    const int64_t first = token / kLanes * n_.hidden + head * head_size_, lane = token % kLanes;
-    const int64_t length = t_.places[token] + 1;
-    float *query = scratch.query.data(), *scores = scratch.scores.data(), total = 0;
-    for (int64_t k = 0; k < head_size_; ++k) query[k] = factor_ * queries_[first + k][lane];
-    for (int64_t i = 0; i < length; ++i) scores[i] = dot(query, keys + i * head_size_, head_size_);
-    const float largest = maximum(scores, length);
-#pragma omp simd reduction(+ : total)
-    for (int64_t i = 0; i < length; ++i) total += scores[i] = exponential(scores[i] - largest);
-    std::fill_n(query, head_size_, 0.0f);
-    for (int64_t i = 0; i < length; ++i) {
-#pragma omp simd
-      for (int64_t k = 0; k < head_size_; ++k) query[k] += scores[i] * values[i * head_size_ + k];
-    }
-    for (int64_t k = 0; k < head_size_; ++k) mixed_[first + k][lane] = query[k] / total;
-  }
-
-  // Attention of one head for a tile that holds tokens of one text.
-  void mix_tile(const float *keys, const float *values, int64_t tile, int64_t head, Scratch &scratch) {
-    const int64_t first = tile * n_.hidden + head * head_size_;
-    const int32_t *begin = t_.places + tile * kLanes, *end = t_.places + std::min((tile + 1) * kLanes, t_.count);
-    const int32_t length = *std::max_element(begin, end) + 1;
-    Ints places{};
-    for (const int32_t *place = begin; place < end; ++place) places[place - begin] = *place;
-    const Floats masked = Floats{} - 1e30f;
-    Floats *weights = scratch.weights.data(), largest = masked, total{};
-    for (int32_t i = 0; i < length; i += 8) {
-      const float *key[8];  // past the end, the last key is repeated
-      for (int32_t j = 0; j < 8; ++j) key[j] = keys + std::min(i + j, length - 1) * head_size_;
-      Floats scores[8] = {};
-      for (int64_t k = 0; k < head_size_; ++k) {
-        for (int j = 0; j < 8; ++j) scores[j] += queries_[first + k] * key[j][k];
-      }
-      for (int32_t j = 0; j < 8 && i + j < length; ++j) {
-        weights[i + j] = i + j <= places ? scores[j] * factor_ : masked;
-        largest = weights[i + j] > largest ? weights[i + j] : largest;
-      }
-    }
-    for (int32_t i = 0; i < length; ++i) total += weights[i] = exponential<Floats, Ints>(weights[i] - largest);
-    for (int64_t k = 0; k < head_size_; k += 8) {  // the engine refuses head sizes that are no multiple of 8
-      Floats sums[8] = {};
-      for (int32_t i = 0; i < length; ++i) {
-        for (int j = 0; j < 8; ++j) sums[j] += weights[i] * values[i * head_size_ + k + j];
-      }
-      for (int j = 0; j < 8; ++j) mixed_[first + k + j] = sums[j] / total;
-    }
   }
 
   void head(int64_t member) {

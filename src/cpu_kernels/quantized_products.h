@@ -6,21 +6,9 @@
 
 #pragma once
 
-#include "common.h"
-
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 namespace pangu {
-
-#if defined(__AVX512VNNI__)
-inline constexpr int64_t kLanes = 16;
-#else
-inline constexpr int64_t kLanes = 8;
-#endif
-using Floats = float __attribute__((vector_size(4 * kLanes)));
-using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
 
 inline constexpr int64_t kVector = sizeof(Ints);  // bytes
 inline constexpr int64_t kFew = 8;                // up to this number of tokens, the lanes are weights
@@ -37,24 +25,7 @@ struct Matrix {
   const float *scales, *bias;  // bias may be null
 };
 
-template <class V>
-inline V load(const void *from) {
-  V v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
-
 inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
-
-inline float sum(Floats x) {
-#if defined(__AVX512VNNI__)
-  return _mm512_reduce_add_ps((__m512)x);
-#else
-  float total = 0;
-  for (int64_t i = 0; i < kLanes; ++i) total += x[i];
-  return total;
-#endif
-}
 
 // In each lane: sums + the products of four unsigned codes and four signed 8-bit numbers.
 inline Ints dot(Ints sums, Ints codes, Ints x) {

@@ -1,75 +1,122 @@
-"""The kernel that decodes one token. It is called through ctypes, because MindSpore needs 2 ms to launch it."""
+"""The kernel that runs a float32 network on tokens. It is called through ctypes: MindSpore needs 2 ms to launch it."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping
+from ctypes import c_float, c_int64, c_void_p
 from pathlib import Path
 
 import numpy as np
 from mindspore import Parameter
 
-from src.pangu_alpha import PanguAlphaModel
+from src.common.container import count_cores
+from src.pangu_alpha import Block, PanguAlphaModel
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        (name, c_void_p)
+        for name in (
+            *("gamma1", "beta1", "query", "query_bias", "key", "key_bias", "value", "value_bias"),
+            *("projection", "projection_bias", "gamma2", "beta2", "mapping", "mapping_bias", "output", "output_bias"),
+            *("keys", "values"),
+        )
+    ]
+
+
+class _Network(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("hidden", "inner", "heads", "classes", "layers")),
+        ("epsilon", c_float),
+        *((name, c_void_p) for name in ("words", "places", "queries", "gamma", "beta", "layer")),
+    ]
+
+
+class _Tokens(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("count", "wanted", "capacity", "threads")),
+        *((name, c_void_p) for name in ("ids", "rows", "places", "which", "logits")),
+    ]
 
 
 class TokenDecoder:
-    """Computes the logits after one new token of each row. It reads the memory of MindSpore's own parameters.
+    """Computes the logits after new tokens. It reads the memory of MindSpore's own parameters.
 
     Args:
         library: File of the compiled kernels.
         model: A float32 model with fast_gelu and without experts.
-        caches: Keys and values of each layer, (B, A, capacity, d) each. The kernel writes the new ones into them.
     """
 
-    def __init__(self, library: Path, model: PanguAlphaModel, caches: Sequence[tuple[Parameter, Parameter]]):
+    def __init__(self, library: Path, model: PanguAlphaModel):
+        self._config, self._threads = model.config, count_cores()
         backbone = model.backbone
-        embedding = backbone.embedding
-        self._parameters = [
-            embedding.word_embedding.embedding_table,
-            embedding.position_embedding.embedding_table,
-            backbone.top_query_embedding.embedding_table,
-            backbone.layernorm.gamma,
-            backbone.layernorm.beta,
-        ]
-        for layer, cache in zip([*backbone.blocks, backbone.top_query_layer], caches, strict=True):
-            attention, feed = layer.attention, layer.output
-            self._parameters += [layer.layernorm1.gamma, layer.layernorm1.beta]
-            for linear in (attention.dense1, attention.dense2, attention.dense3, attention.projection):
-                self._parameters += [linear.weight, linear.bias]
-            self._parameters += [layer.layernorm2.gamma, layer.layernorm2.beta]
-            for linear in (feed.mapping, feed.projection):
-                self._parameters += [linear.weight, linear.bias]
-            self._parameters += cache
-        batch = caches[0][0].shape[0]
-        self._ids, self._positions = np.zeros((2, batch), np.int32)
-        self._epsilon = np.array(model.config.layernorm_epsilon, np.float32)
-        self._logits = np.zeros((batch, model.config.vocab_size), np.float32)
-        self._kernel = ctypes.CDLL(str(library)).pangu_decode_token
-        shapes = [
-            self._ids.shape,
-            self._positions.shape,
-            self._epsilon.shape,
-            *(parameter.shape for parameter in self._parameters),
-            self._logits.shape,
-        ]
-        self._count = len(shapes)
-        self._shapes = (ctypes.POINTER(ctypes.c_int64) * self._count)(
-            *((ctypes.c_int64 * len(shape))(*shape) for shape in shapes)
-        )
-        self._ranks = (ctypes.c_int * self._count)(*map(len, shapes))
-        self._addresses = (ctypes.c_void_p * self._count)()
+        self._tables = {
+            "words": backbone.embedding.word_embedding.embedding_table,
+            "places": backbone.embedding.position_embedding.embedding_table,
+            "queries": backbone.top_query_embedding.embedding_table,
+            "gamma": backbone.layernorm.gamma,
+            "beta": backbone.layernorm.beta,
+        }
+        self._weights = [_weights(layer) for layer in [*backbone.blocks, backbone.top_query_layer]]
+        self._kernel = ctypes.CDLL(str(library)).pangu_decode_tokens
 
-    def locate(self) -> None:
-        """Note the addresses of the parameters. Call it whenever MindSpore has written to them."""
-        own = [array.ctypes.data for array in (self._ids, self._positions, self._epsilon)]
-        self._addresses[:] = [*own, *(parameter.data_ptr() for parameter in self._parameters), self._logits.ctypes.data]
+    def __call__(
+        self, ids: np.ndarray, rows: np.ndarray, places: np.ndarray, which: np.ndarray, caches: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Read n tokens. The tokens of a text follow each other; pieces of a text begin at multiples of 16.
 
-    def __call__(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return the logits (B, V) after the tokens `ids` (B,) at `positions` (B,).
+        Args:
+            ids: int32 (n,), the tokens.
+            rows: int32 (n,), their rows of the cache.
+            places: int32 (n,), their positions.
+            which: int32 (m,), indices of the tokens for which to compute logits.
+            caches: The values of a `src.inference.cache.Cache`. The kernel writes new keys and values into them.
+
+        Returns:
+            float32 (m, V), the logits.
 
         Raises:
             MemoryError: There is no memory or thread left.
         """
-        self._ids[:], self._positions[:] = ids, positions
-        status = self._kernel(self._count, self._addresses, self._ranks, self._shapes, None, None, None)
-        if status:
+        config = self._config
+        values = list(caches.values())
+        # The addresses are asked for each time, because MindSpore may move a parameter when it runs a graph.
+        layers = (_Layer * config.num_layers)(
+            *(
+                _Layer(*(weight.data_ptr() for weight in weights), keys.ctypes.data, values.ctypes.data)
+                for weights, keys, values in zip(self._weights, values[::2], values[1::2], strict=True)
+            )
+        )
+        network = _Network(
+            config.hidden_size,
+            config.ffn_hidden_size,
+            config.num_heads,
+            config.vocab_size,
+            config.num_layers,
+            config.layernorm_epsilon,
+            *(table.data_ptr() for table in self._tables.values()),
+            ctypes.addressof(layers),
+        )
+        logits = np.empty((len(which), config.vocab_size), np.float32)
+        ids, rows, places, which = (np.ascontiguousarray(array, np.int32) for array in (ids, rows, places, which))
+        tokens = _Tokens(
+            len(ids),
+            len(which),
+            values[0].shape[2],
+            self._threads,
+            *(array.ctypes.data for array in (ids, rows, places, which, logits)),
+        )
+        if self._kernel(ctypes.byref(network), ctypes.byref(tokens)):
             raise MemoryError("the decoding kernel found no memory or thread for its work")
-        return self._logits.copy()
+        return logits
+
+
+def _weights(layer: Block) -> list[Parameter]:
+    """Return the parameters of a layer in the order of `_Layer`."""
+    attention, feed = layer.attention, layer.output
+    parameters = [layer.layernorm1.gamma, layer.layernorm1.beta]
+    for linear in (attention.dense1, attention.dense2, attention.dense3, attention.projection):
+        parameters += [linear.weight, linear.bias]
+    parameters += [layer.layernorm2.gamma, layer.layernorm2.beta]
+    for linear in (feed.mapping, feed.projection):
+        parameters += [linear.weight, linear.bias]
+    return parameters

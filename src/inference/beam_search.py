@@ -95,13 +95,14 @@ def search_beams(job: Job) -> Iterator[list[list[Completion]]]:
     batch = Batch(job, num_beams)
     penalties = Penalties(batch.prompts, job.vocab_size, job.config, job.bias)
     searches = [_Beams(job, prompt) for prompt in job.prompts]
-    logits = batch.prefill()
+    live = np.arange(0, len(batch.prompts), num_beams)
+    logits = batch.prefill()[live]
     while True:
-        for first_row, search in zip(range(0, len(batch.prompts), num_beams), searches):
+        for number, search in enumerate(searches):
             if search.growing:
-                rows = np.arange(first_row, first_row + len(search.growing))
-                own = logits[rows]
-                search.advance(own, penalties.apply(own[:, : job.vocab_size], rows))
+                is_own = live // num_beams == number
+                own = logits[is_own]
+                search.advance(own, penalties.apply(own[:, : job.vocab_size], live[is_own]))
         live = np.array(
             [number * num_beams + beam for number, search in enumerate(searches) for beam in range(len(search.growing))]
         )

@@ -1,7 +1,8 @@
 """Continuous batching: callers share the rows of one runtime, and join and leave between tokens.
 
-One thread owns the runtime. In each round it admits the next waiting call if enough rows are free, and decodes one
-token in every row. The rows of a call become free as soon as its answers end, or when nobody reads them any more.
+One thread owns the runtime. In each round it admits waiting calls while enough rows are free, and decodes one token in
+every row that has an answer. The rows of a call become free as soon as its answers end, or when nobody reads them any
+more.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from src.inference.loop import Sampling
 from src.inference.runtime import RowRuntime
 
 Answers = list[list[Completion]]
+_PROMPT_TOKENS = 128  # of several calls that are read in one round; running answers wait for them
 _LOOK_SECONDS = 0.1  # how often a waiting call looks whether its caller has gone
 Result = TypeVar("Result")
 
@@ -199,7 +201,10 @@ class ContinuousBatch:
             while self._errands:
                 self._errands.popleft()()
             try:
-                self._admit()
+                calls = self._take()
+                self._running += calls
+                if calls:
+                    self._admit(calls)
                 self._decode()
             except Exception as error:  # ends the running calls; the thread goes on for later calls
                 for call in self._running:
@@ -209,27 +214,50 @@ class ContinuousBatch:
         for call in [*self._running, *self._waiting]:
             call.steps.put(BusyError("the server is ending"))
 
-    def _admit(self) -> None:
-        """Admit the first waiting call if there are enough free rows."""
+    def _take(self) -> list[_Call]:
+        """Take the waiting calls, in order, for which there are free rows and whose prompts are read together."""
+        calls: list[_Call] = []
+        room = _PROMPT_TOKENS if self.runtime.reads_together else 0
         with self._changed:
-            while self._waiting and self._waiting[0].abandoned:
+            while self._waiting:
+                call = self._waiting[0]
+                if not call.abandoned:
+                    count, tokens = len(call.positions), int(call.positions.sum())
+                    if count > len(self._free) or (calls and tokens > room):
+                        break
+                    call.rows, self._free = np.array(self._free[:count]), self._free[count:]
+                    room -= tokens
+                    calls.append(call)
                 self._waiting.popleft()
-            if not self._waiting or len(self._waiting[0].positions) > len(self._free):
-                return
-            call = self._waiting.popleft()
-        count = len(call.positions)
-        call.rows, self._free = np.array(self._free[:count]), self._free[count:]
-        self._running.append(call)
-        prompts = call.sampling.prompts
+        return calls
+
+    def _admit(self, calls: list[_Call]) -> None:
+        """Read the prompts of calls that have rows, and give them their first tokens."""
         try:
-            logits = [
-                self.runtime.join(np.array([prompt], np.int32), np.array([len(prompt)], np.int32), call.rows[i : i + 1])
-                for i, prompt in enumerate(prompts)
-            ]
-        except Exception as error:  # only the rows of this call were written
-            self._fail(call, error)
+            logits = self._read(calls)
+        except Exception as error:  # only the rows of these calls were written
+            if len(calls) == 1:
+                self._fail(calls[0], error)
+                return
+            for call in calls:  # so that a call ends by its own error only
+                self._admit([call])
             return
-        self._advance(call, np.concatenate(logits))
+        for call, own in zip(calls, _shares(calls, logits)):
+            self._advance(call, own)
+
+    def _read(self, calls: list[_Call]) -> np.ndarray:
+        """Read the prompts of calls; return the logits after them, float32 (n, V)."""
+        prompts = [prompt for call in calls for prompt in call.sampling.prompts]
+        rows = np.concatenate([call.rows for call in calls])
+        size = len(prompts) if self.runtime.reads_together else 1
+        logits = []
+        for first in range(0, len(prompts), size):
+            lengths = np.array([len(prompt) for prompt in prompts[first : first + size]], np.int32)
+            ids = np.zeros((len(lengths), lengths.max()), np.int32)
+            for row, prompt in zip(ids, prompts[first:]):
+                row[: len(prompt)] = prompt
+            logits.append(self.runtime.join(ids, lengths, rows[first : first + size]))
+        return np.concatenate(logits)
 
     def _fail(self, call: _Call, error: Exception) -> None:
         """End one call with an error. Its rows become free before the next token."""
@@ -237,20 +265,19 @@ class ContinuousBatch:
         call.abandoned = True
 
     def _decode(self) -> None:
-        """Decode one more token in every row."""
+        """Decode one more token in every row that has a growing answer."""
         for call in [call for call in self._running if call.abandoned]:
             self._running.remove(call)
             self._free += call.live_rows.tolist()
-        if not self._running:
+        calls = self._running.copy()
+        if not calls:
             return
-        ids, positions = np.zeros((2, self.rows), np.int32)
-        for call in self._running:
-            ids[call.live_rows] = call.tokens
-            positions[call.live_rows] = call.positions[call.sampling.live]
-        logits = self.runtime.decode(ids, positions)
-        for call in self._running.copy():
+        ids = np.concatenate([call.tokens for call in calls]).astype(np.int32)
+        positions = np.concatenate([call.positions[call.sampling.live] for call in calls]).astype(np.int32)
+        logits = self.runtime.decode(ids, positions, np.concatenate([call.live_rows for call in calls]))
+        for call, own in zip(calls, _shares(calls, logits)):
             call.positions[call.sampling.live] += 1
-            self._advance(call, logits[call.live_rows])
+            self._advance(call, own)
 
     def _advance(self, call: _Call, logits: np.ndarray) -> None:
         """Give a call its logits, and free the rows of answers that ended."""
@@ -265,3 +292,8 @@ class ContinuousBatch:
         self._free += ended.tolist()
         if not len(call.live_rows):
             self._running.remove(call)
+
+
+def _shares(calls: list[_Call], logits: np.ndarray) -> list[np.ndarray]:
+    """Divide logits (n, V) among calls by their live rows."""
+    return np.split(logits, np.cumsum([len(call.live_rows) for call in calls])[:-1])

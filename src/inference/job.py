@@ -140,11 +140,9 @@ class Batch:
         return self.runtime.prefill(ids, self.lengths, self.capacity)
 
     def decode(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Read one token in each of `rows`; return logits float32 (B, V), which are valid in these rows only."""
-        ids = np.full(len(self.prompts), self.pad_token, np.int32)
-        ids[rows] = tokens
+        """Read one token in each of `rows`, and return the logits after them, float32 (n, V)."""
         self.positions[rows] += 1
-        return self.runtime.decode(ids, self.positions.copy())
+        return self.runtime.decode(tokens.astype(np.int32), self.positions[rows], rows)
 
     def reorder(self, parents: np.ndarray) -> None:
         """Replace row i by a copy of row parents[i]; parents is int64 (B,)."""

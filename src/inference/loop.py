@@ -131,7 +131,7 @@ def _sample(job: Job) -> Iterator[list[list[Completion]]]:
     batch = Batch(job, job.config.num_samples)
     logits = batch.prefill()
     while True:
-        tokens = sampling.advance(logits[sampling.live])
+        tokens = sampling.advance(logits)
         yield sampling.answers
         if not len(tokens):
             return

@@ -30,16 +30,16 @@ class Runtime(Protocol):
             float32 (B, V), the logits after the last token of each prompt.
         """
 
-    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Read one more token in each row.
+    def decode(self, ids: np.ndarray, positions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Read one more token in some rows. The other rows hold no text afterwards.
 
         Args:
-            ids: int32 (B,).
-            positions: int32 (B,), each below the capacity. A row whose answer has ended gets a pad token at a position
-                that it has already read.
+            ids: int32 (n,).
+            positions: int32 (n,), each below the capacity.
+            rows: int64 (n,), different row numbers; None for all rows in order.
 
         Returns:
-            float32 (B, V), the logits after these tokens.
+            float32 (n, V), the logits after these tokens.
         """
 
     def reorder(self, rows: np.ndarray) -> None:
@@ -47,10 +47,16 @@ class Runtime(Protocol):
 
 
 class RowRuntime(Runtime, Protocol):
-    """A runtime that can start a new text in some rows while the others continue."""
+    """A runtime that can start a new text in some rows while the others continue.
+
+    Attributes:
+        reads_together: Whether `join` reads several short texts in less time than one after the other.
+    """
+
+    reads_together: bool
 
     def open(self, rows: int, capacity: int) -> None:
-        """Allocate a cache of `rows` rows with undefined content. After it, `decode` takes all rows each time.
+        """Allocate a cache of `rows` rows with undefined content.
 
         Raises:
             InputError: This runtime has no room for so many rows.

@@ -146,12 +146,12 @@ def open_trained(
         InputError: There is no such checkpoint, or the vocabulary does not fit.
     """
     from src.inference.mindspore.load import open_run
-    from src.inference.mindspore.runtime import CachedRuntime
+    from src.inference.mindspore.runtime import RecomputeRuntime
 
     opened = open_run(path, tokenizer_path)
     tokenizer, end_token = opened.tokenizer, opened.config.generation.end_token
     runtime = opened.runtime
-    assert isinstance(runtime, CachedRuntime), "open_run sets use_past"
+    assert not isinstance(runtime, RecomputeRuntime), "open_run sets use_past"
     scorer = opened.scorer()
     limits = waiting_limit, time_limit
     return TextService(runtime, scorer.score_text, tokenizer, end_token, rows, *limits, logits=scorer.predictions)

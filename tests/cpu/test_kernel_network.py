@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from src.cpu import machine
-from src.cpu.cache import Cache
 from src.cpu.kernel_network import KernelNetwork
 from src.cpu.onnx_network import OnnxNetwork
 from src.cpu.runtime import CpuRuntime
 from src.cpu.weight_file import WEIGHTS_FILE, Format, layout
 from src.cpu_kernels import build
+from src.inference.cache import Cache
 from tests.cpu.test_engine import write_model
 from tests.cpu.test_packing import restored, rms, saturating_product
 from tests.support.programs import TINY, random_model

@@ -11,7 +11,6 @@ from src.cpu_kernels import build, cells
 from src.cpu_kernels.attach import attach_to_training, token_decoder
 from src.dataset import documents_of
 from src.inference.mindspore.load import build_runtime
-from src.inference.mindspore.runtime import NextLogits
 from src.nn import operators, optimizer
 from src.nn.dropout import dropout_keys
 from src.nn.optimizer import Optimizer, StepScalars
@@ -238,8 +237,23 @@ def test_decoding_by_kernel(sizes, library):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_only_what_the_kernel_computes_is_decoded_by_it(library):
-    for sizes, rows, fits in ((dict(), 8, True), (dict(), 9, False), (dict(hidden_act="gelu"), 1, False)):
-        model, _ = random_model(num_layers=2, **sizes)
-        caches = [(cache.keys, cache.values) for cache in NextLogits(model, rows, 16).caches]
-        assert (token_decoder(model, caches) is not None) == fits
+def test_a_text_gets_the_same_numbers_to_the_last_bit_whatever_else_is_read(library):
+    """Texts of many lengths are read alone, together, and in other rows; nothing differs."""
+    model, _ = random_model(num_layers=2, seq_length=600)
+    runtime, draw = build_runtime(model, cpu_kernels=True), np.random.default_rng(0)
+    lengths = np.array([1, 3, 590, 14, 22, 28, 17, 530, 5, 31, 16, 4], np.int32)
+    ids = draw.integers(0, model.config.vocab_size, (len(lengths), 590), dtype=np.int32)
+    next_ids = draw.integers(0, model.config.vocab_size, len(lengths), dtype=np.int32)
+    together = [runtime.prefill(ids, lengths, 600), runtime.decode(next_ids, lengths)]
+    together.append(runtime.decode(next_ids[::2], lengths[::2] + 1, np.arange(len(lengths))[::2]))
+    for number, length in enumerate(lengths):
+        row, own = np.array([(number + 5) % len(lengths)]), slice(number, number + 1)
+        alone = [runtime.join(ids[own, :length], lengths[own], row)]
+        alone += [runtime.decode(next_ids[own], lengths[own] + step, row) for step in range(2)]
+        for step in range(2 + (number % 2 == 0)):
+            np.testing.assert_array_equal(alone[step][0], together[step][number // 2 if step == 2 else number])
+
+
+def test_only_what_the_kernel_computes_is_run_by_it(library):
+    for sizes, fits in ((dict(), True), (dict(hidden_act="gelu"), False), (dict(num_experts=2), False)):
+        assert (token_decoder(random_model(num_layers=2, **sizes)[0]) is not None) == fits

@@ -40,8 +40,8 @@ class OneTokenAtATime(SlowRuntime):
         self.tokens = tokens
         self.told = 0
 
-    def _logits(self, positions):
-        logits = super()._logits(positions).copy()
+    def _logits(self, positions, rows):
+        logits = super()._logits(positions, rows).copy()
         logits[:, self.tokens[self.told]] = 50
         self.told += 1
         return logits
@@ -49,7 +49,7 @@ class OneTokenAtATime(SlowRuntime):
     def join(self, ids, lengths, rows):
         super().join(ids, lengths, rows)
         self.told = 0
-        return self._logits(lengths - 1)
+        return self._logits(lengths - 1, rows)
 
 
 @contextlib.contextmanager

@@ -8,11 +8,15 @@ import time
 import numpy as np
 import pytest
 
+from src.inference.padding import every_row
+
 PAD = 0
 
 
 class ToyRuntime:
     """Looks up its logits by the last two tokens in its cache, and checks that it is used correctly."""
+
+    reads_together = True
 
     def __init__(self, vocab_size, seq_length=64, seed=0, spread=2.0):
         self.vocab_size, self.seq_length = vocab_size, seq_length
@@ -31,13 +35,12 @@ class ToyRuntime:
         for row, prompt, length in zip(self.cache, ids, lengths, strict=True):
             row[:length] = prompt[:length]
             assert (prompt[length:] == PAD).all()
-        return self._logits(lengths - 1)
+        return self._logits(lengths - 1, np.arange(len(ids)))
 
     def open(self, rows, capacity):
         assert capacity <= self.seq_length
         self.capacity, self.decoded, self.joined = capacity, [], []
         self.cache = np.full((rows, capacity), -1)
-        self.cache[:, 0] = PAD  # unused rows read a pad token each time
 
     def join(self, ids, lengths, rows):
         assert ids.dtype == lengths.dtype == np.int32
@@ -48,21 +51,23 @@ class ToyRuntime:
         before = np.where(lengths > 1, self.cache[rows, np.maximum(lengths - 2, 0)], self.vocab_size)
         return self.table[before, self.cache[rows, lengths - 1]]
 
-    def decode(self, ids, positions):
+    def decode(self, ids, positions, rows=None):
         assert ids.dtype == positions.dtype == np.int32
         assert (positions < self.capacity).all()
-        rows = np.arange(len(ids))
+        rows = every_row(ids, rows)
+        assert len(np.unique(rows)) == len(rows) == len(ids) == len(positions)
         assert (self.cache[rows, np.maximum(positions - 1, 0)] >= 0).all(), "a gap in the cache"
-        self.decoded.append((ids.copy(), positions.copy()))
+        self.decoded.append((ids.copy(), positions.copy(), rows))
+        others = np.setdiff1d(np.arange(len(self.cache)), rows)
+        self.cache[others] = -1
         self.cache[rows, positions] = ids
-        return self._logits(positions)
+        return self._logits(positions, rows)
 
     def reorder(self, rows):
         self.reorders += 1
         self.cache = self.cache[rows]
 
-    def _logits(self, positions):
-        rows = np.arange(len(positions))
+    def _logits(self, positions, rows):
         before = np.where(positions > 0, self.cache[rows, positions - 1], self.vocab_size)
         return self.table[before, self.cache[rows, positions]]
 
@@ -80,20 +85,20 @@ class SlowRuntime(ToyRuntime):
         self.allowed = threading.Semaphore(0)
         self.failure = None
 
-    def decode(self, ids, positions):
+    def decode(self, ids, positions, rows=None):
         assert self.allowed.acquire(timeout=20)
         if self.failure:
             failure, self.failure = self.failure, None
             raise failure
-        return super().decode(ids, positions)
+        return super().decode(ids, positions, rows)
 
 
 class PacedRuntime(ToyRuntime):
     """Waits at each token, so that callers see the tokens one by one."""
 
-    def decode(self, ids, positions):
+    def decode(self, ids, positions, rows=None):
         time.sleep(0.01)
-        return super().decode(ids, positions)
+        return super().decode(ids, positions, rows)
 
 
 def greedy_answer(runtime, prompt, end_token, limit):

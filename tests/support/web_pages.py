@@ -28,9 +28,9 @@ class EndlessRuntime(ToyRuntime):
         super().__init__(160, spread=1.0)
         self.table[..., 9] = -1e9
 
-    def decode(self, ids, positions):
+    def decode(self, ids, positions, rows=None):
         time.sleep(0.05)
-        return super().decode(ids, positions)
+        return super().decode(ids, positions, rows)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 from src.common.errors import InputError
 from src.common.memory import require_memory
 from src.inference.manifest import Manifest
+from src.inference.padding import every_row, spread
 from src.inference.score_request import check_scored
 
 
@@ -33,6 +34,8 @@ class MindirRuntime:
         InputError: As `Manifest.read`; or the folder holds no MindIR graphs, or those of another device, or more than
             fits in memory. Later, MindSpore cannot read a graph.
     """
+
+    reads_together = False
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -74,12 +77,11 @@ class MindirRuntime:
             logits.append(self._run(str(size), _padded(prompt[:length], size), [0], [length - 1], [row]))
         return np.concatenate(logits)
 
-    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `Runtime`."""
-        rows = self.manifest.rows
-        all_ids, all_positions = np.zeros((2, rows), np.int32)
-        all_ids[: len(ids)], all_positions[: len(ids)] = ids, positions
-        return self._run("1", all_ids[:, None], all_positions, np.zeros(rows), np.arange(rows))[: len(ids)]
+    def decode(self, ids: np.ndarray, positions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """See `Runtime`. The graph computes all rows."""
+        rows, count = every_row(ids, rows), self.manifest.rows
+        all_ids, all_positions = spread(ids, positions, rows, count)
+        return self._run("1", all_ids[:, None], all_positions, np.zeros(count), np.arange(count))[rows]
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `Runtime`."""

@@ -13,7 +13,8 @@ from src.checkpoint.vocabulary import check_trained_with, located
 from src.common.errors import InputError
 from src.common.settings import ParallelConfig
 from src.common.vocabulary import check_vocabulary_size
-from src.cpu_kernels.attach import attach_to_model
+from src.cpu_kernels.attach import attach_to_model, token_decoder
+from src.inference.mindspore.kernel_runtime import KernelRuntime
 from src.inference.mindspore.runtime import CachedRuntime, RecomputeRuntime
 from src.inference.mindspore.scoring import TokenScorer
 from src.pangu_alpha import PanguAlphaModel
@@ -61,7 +62,7 @@ class OpenedCheckpoint:
         return tokenizer
 
     @cached_property
-    def runtime(self) -> CachedRuntime | RecomputeRuntime:
+    def runtime(self) -> KernelRuntime | CachedRuntime | RecomputeRuntime:
         """The model as a runtime of the generation loop.
 
         Raises:
@@ -161,13 +162,13 @@ def build_runtime(
     cpu_kernels: bool = False,
     mesh: Mesh | None = None,
     flash: bool = False,
-) -> CachedRuntime | RecomputeRuntime:
+) -> KernelRuntime | CachedRuntime | RecomputeRuntime:
     """Return the runtime of a model, and attach to the model what the runtime needs.
 
     Args:
         model: A model of `load_model`, before its first call.
         use_past: True for a runtime with a KV cache; False for the slow one that recomputes everything.
-        cpu_kernels: Whether to attach the compiled kernels where they fit (`ParallelConfig.uses_cpu_kernels`).
+        cpu_kernels: Whether to use the compiled kernels where they fit (`ParallelConfig.uses_cpu_kernels`).
         mesh: The ranks that the model is spread over; all of them generate the same. None for one process.
         flash: Whether to attend by Ascend's own operators, with the KV cache that they take. Without a cache, and in
             scoring, the attention is plain.
@@ -179,4 +180,5 @@ def build_runtime(
         return RecomputeRuntime(model, relay)
     if flash:
         attend_by_caches(model)
-    return CachedRuntime(model, relay, decode_by_kernel=cpu_kernels and (mesh is None or mesh.plan.world_size == 1))
+    decoder = token_decoder(model) if cpu_kernels and (mesh is None or mesh.plan.world_size == 1) else None
+    return KernelRuntime(model, decoder) if decoder else CachedRuntime(model, relay)

@@ -8,9 +8,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.common.memory import require_memory
-from src.cpu_kernels.attach import token_decoder
-from src.cpu_kernels.token_decoder import TokenDecoder
-from src.inference.padding import bucket
+from src.inference.padding import bucket, every_row, spread
 from src.nn.operators import for_each
 from src.pangu_alpha import PanguAlphaModel
 from src.parallel.paged_attention import PagedCache, PagedPlaces, attends_by_caches
@@ -194,18 +192,17 @@ class CachedRuntime:
     Args:
         model: The model, or this rank's slice of it.
         relay: Passes hidden states between pipeline stages; None for a model in one piece.
-        decode_by_kernel: Whether to decode with the compiled kernel where it fits.
     """
 
-    def __init__(self, model: PanguAlphaModel, relay: Relay | None = None, decode_by_kernel: bool = False):
+    reads_together = False  # there would be a graph for each number of texts
+
+    def __init__(self, model: PanguAlphaModel, relay: Relay | None = None):
         self.seq_length = model.config.seq_length
         self.vocab_size = model.config.vocab_size
         self.model = model
         self._relay = relay
-        self._decode_by_kernel = decode_by_kernel
         self._next_logits: Callable[..., Tensor] = _not_open
         self._reorder: Callable[[Tensor], bool] = _not_open
-        self._token_decoder: TokenDecoder | None = None
         self._cached_for = (0, 0)
 
     def prefill(self, ids: np.ndarray, lengths: np.ndarray, capacity: int) -> np.ndarray:
@@ -218,33 +215,26 @@ class CachedRuntime:
         wanted = (rows, bucket(capacity, self.seq_length))
         if self._cached_for == wanted:
             return
-        self._next_logits, self._reorder, self._token_decoder = _not_open, _not_open, None  # free the old caches first
+        self._next_logits, self._reorder = _not_open, _not_open  # free the old caches first
         cell = NextLogits(self.model, *wanted)
         self._cached_for = wanted
         self._next_logits, self._reorder = _compiled(cell), _compiled(Reorder(cell.caches))
-        if self._decode_by_kernel:
-            self._token_decoder = token_decoder(self.model, [(cache.keys, cache.values) for cache in cell.caches])
 
     def join(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """See `RowRuntime`."""
         padded = _pad(ids, bucket(ids.shape[1], self.seq_length))
-        logits = _compute(self._next_logits, self._relay, padded, np.zeros(len(ids)), lengths - 1, rows)
-        if self._token_decoder:
-            self._token_decoder.locate()
-        return logits
+        return _compute(self._next_logits, self._relay, padded, np.zeros(len(ids)), lengths - 1, rows)
 
-    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `Runtime`."""
-        if self._token_decoder:
-            return self._token_decoder(ids, positions)
-        rows = np.arange(len(ids))
-        return _compute(self._next_logits, self._relay, ids[:, None], positions, np.zeros(len(ids)), rows)
+    def decode(self, ids: np.ndarray, positions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """See `Runtime`. The graph computes all rows."""
+        rows, (count, _) = every_row(ids, rows), self._cached_for
+        ids, positions = spread(ids, positions, rows, count)
+        inputs = ids[:, None], positions, np.zeros(count), np.arange(count)
+        return _compute(self._next_logits, self._relay, *inputs)[rows]
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `Runtime`."""
         self._reorder(Tensor(rows.astype(np.int32)))
-        if self._token_decoder:
-            self._token_decoder.locate()
 
 
 class RecomputeRuntime:
@@ -263,10 +253,12 @@ class RecomputeRuntime:
         self._ids = _pad(ids, bucket(capacity, self.seq_length))
         return self._next_logits(lengths - 1)
 
-    def decode(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `Runtime`."""
-        self._ids[np.arange(len(ids)), positions] = ids
-        return self._next_logits(positions)
+    def decode(self, ids: np.ndarray, positions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """See `Runtime`. The graph computes all rows."""
+        rows = every_row(ids, rows)
+        self._ids[rows, positions] = ids
+        _, last = spread(ids, positions, rows, len(self._ids))
+        return self._next_logits(last)[rows]
 
     def reorder(self, rows: np.ndarray) -> None:
         """See `Runtime`."""
