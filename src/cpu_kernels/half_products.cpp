@@ -94,8 +94,8 @@ bool multiply(const Matrix &a, const Matrix &b, float *product, int64_t rows, in
   const int64_t top = rows * i / down, left = columns * j / across;
   const int64_t height = rows * (i + 1) / down - top, width = columns * (j + 1) / across - left;
   if (height == 0 || width == 0) return true;
-  return gemm(a.op(), b.op(), height, width, inner, 1.0f, a.from_row(top), a.stride, b.from_column(left), b.stride, 0.0f,
-              product + top * columns + left, columns, nullptr) == 0;
+  return gemm(a.op(), b.op(), height, width, inner, 1.0f, a.from_row(top), a.stride, b.from_column(left), b.stride,
+              0.0f, product + top * columns + left, columns, nullptr) == 0;
 }
 
 // The matrices of a product: op(a) (rows, inner) and op(b) (inner, columns).
@@ -106,10 +106,8 @@ struct Operands {
   // Inputs 0 and 1 of a kernel. Input 2 says whether a is stored as (inner, rows), b as (columns, inner).
   explicit Operands(const Arguments &given)
       : a{of_a.of(given.size(0)), given.dim(0, 1), given.ints(2)[0] != 0},
-        b{of_b.of(given.size(1)), given.dim(1, 1), given.ints(2)[1] != 0},
-        rows(given.dim(0, a.is_transposed ? 1 : 0)),
-        inner(given.dim(0, a.is_transposed ? 0 : 1)),
-        columns(given.dim(1, b.is_transposed ? 0 : 1)) {}
+        b{of_b.of(given.size(1)), given.dim(1, 1), given.ints(2)[1] != 0}, rows(given.dim(0, a.is_transposed ? 1 : 0)),
+        inner(given.dim(0, a.is_transposed ? 0 : 1)), columns(given.dim(1, b.is_transposed ? 0 : 1)) {}
 
   int64_t threads() const {
     const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
