@@ -130,29 +130,36 @@ class PanguAlphaPeer(nn.Module):
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
         """Load weights with the official checkpoint's names and layouts."""
-        for name in ("embedding.word_embedding", "embedding.position_embedding", "top_query_embedding"):
-            _copy(
-                self.get_submodule(name.removeprefix("embedding.")).weight, weights[f"backbone.{name}.embedding_table"]
-            )
-        _load_layernorm(self.layernorm, weights, "backbone.layernorm")
+        with torch.no_grad():
+            for name, (parameter, is_transposed) in self._official().items():
+                value = weights[name].T if is_transposed else weights[name]
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Return the gradients with the official checkpoint's names and layouts, after `backward`."""
+        return {
+            name: (parameter.grad.T if is_transposed else parameter.grad).numpy()
+            for name, (parameter, is_transposed) in self._official().items()
+        }
+
+    def _official(self) -> dict[str, tuple[nn.Parameter, bool]]:
+        """Return the parameters by official names, and whether the official checkpoint has their transposes."""
+        found = {
+            f"backbone.{name}.embedding_table": (self.get_submodule(name.removeprefix("embedding.")).weight, False)
+            for name in ("embedding.word_embedding", "embedding.position_embedding", "top_query_embedding")
+        }
         layers = {f"backbone.blocks.{number}": block for number, block in enumerate(self.blocks)}
-        for prefix, block in (layers | {"backbone.top_query_layer": self.top_query_layer}).items():
-            for name in ("layernorm1", "layernorm2"):
-                _load_layernorm(block.get_submodule(name), weights, f"{prefix}.{name}")
+        layers |= {"backbone.top_query_layer": self.top_query_layer}
+        norms = {"backbone.layernorm": self.layernorm}
+        for prefix, block in layers.items():
+            norms |= {f"{prefix}.{name}": block.get_submodule(name) for name in ("layernorm1", "layernorm2")}
             for name, official in LINEARS.items():
-                weight = weights[f"{prefix}.{official}.weight"]
-                _copy(block.get_submodule(name).weight, weight if name in STORED_OUT_IN else weight.T)
-                _copy(block.get_submodule(name).bias, weights[f"{prefix}.{official}.bias"])
-
-
-def _load_layernorm(module: nn.LayerNorm, weights: Mapping[str, np.ndarray], name: str) -> None:
-    _copy(module.weight, weights[f"{name}.gamma"])
-    _copy(module.bias, weights[f"{name}.beta"])
-
-
-@torch.no_grad()
-def _copy(parameter: Tensor, value: np.ndarray) -> None:
-    parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+                linear = block.get_submodule(name)
+                found[f"{prefix}.{official}.weight"] = linear.weight, name not in STORED_OUT_IN
+                found[f"{prefix}.{official}.bias"] = linear.bias, False
+        for name, norm in norms.items():
+            found |= {f"{name}.gamma": (norm.weight, False), f"{name}.beta": (norm.bias, False)}
+        return found
 
 
 def causal_bias(length: int) -> Tensor:

@@ -191,7 +191,7 @@ class ParallelConfig:
         micro_batch_interleaved: Number of parts of a micro-batch. One part is computed while another one communicates
             (semi_auto only).
         strategy_search: Let MindSpore's compiler choose how to split the parameters over all ranks (semi_auto only).
-        cpu_kernels: Use the compiled kernels of src/cpu_kernels for a float32 model on a CPU. They need g++.
+        cpu_kernels: Use the compiled kernels of src/cpu_kernels on a CPU, in float32 and bfloat16. They need g++.
         world_size: Number of ranks of the run. The default is data x tensor x pipeline x expert.
         data: Number of replicas of the model; each trains on its own data (data parallel). The default is the number
             that makes world_size with the other three.

@@ -51,7 +51,7 @@ def rounded_operands(config: RunConfig, plan: Plan, stage: int) -> int:
     units, words = config.model.ffn_hidden_size // plan.tensor, 0
     if stage == plan.last_stage:
         words = config.model.vocab_size // plan.vocab_parts
-    first = units * max(tokens, hidden)
+    first = max(units * tokens, units * hidden, tokens * hidden)
     second = hidden * max(units, words, tokens)
     return ITEM_SIZE["bfloat16"] * (first + second + tokens * max(units, words, hidden))
 

@@ -41,6 +41,18 @@ def test_an_expert_layer_s_activations_by_hand():
     assert layer_activations(parts[0], 1) - layer_activations(parts[1], 1) == 3 * HIDDEN // 2
 
 
+def test_bfloat16_on_a_cpu_keeps_float32_activations_and_rounded_operands():
+    """32 tokens, hidden size 32, 128 units, 48 words: 2 bytes for each number of the largest first and second operand,
+    (32, 128) and (32, 128), and of the largest gradient, (32, 128)."""
+    full, half = config_of(), config_of(model=dict(compute_dtype="bfloat16"))
+    plan = Plan.of(full.parallel, full.model)
+    assert layer_activations(half, 0) == layer_activations(full, 0)
+    assert activations(half, plan, 0) == activations(full, plan, 0) + 2 * 3 * 32 * 128
+    on_ascend = config_of(dict(device_target="Ascend"), dict(compute_dtype="bfloat16"))
+    assert layer_activations(on_ascend, 0) < layer_activations(full, 0)
+    assert activations(on_ascend, plan, 0) < activations(full, plan, 0)
+
+
 @pytest.mark.parametrize("tensor", [1, 2, 8])
 def test_a_layer_s_activations_are_those_of_megatron(tensor):
     """Equation 2 of Korthikanti et al. (arXiv 2205.05198) without dropout: s b h (8 + 24 / t) + 2 a s^2 b / t bytes."""
