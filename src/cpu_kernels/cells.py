@@ -15,15 +15,23 @@ Shape = Sequence[int]
 
 
 def _kernel(
-    library: Path, name: str, out_shapes: Callable[..., Shape | tuple[Shape, ...]], outputs: int = 1
+    library: Path,
+    name: str,
+    out_shapes: Callable[..., Shape | tuple[Shape, ...]],
+    outputs: int = 1,
+    bprop: Callable[..., tuple[Tensor, ...]] | None = None,
 ) -> ops.Custom:
-    """Make an operator with float32 outputs from a kernel. `out_shapes` maps the shapes of the inputs to theirs."""
+    """Make an operator with float32 outputs from a kernel. `out_shapes` maps the shapes of the inputs to theirs.
+
+    `bprop` takes the inputs, the output and its gradient, and returns the gradients of the inputs. It belongs to the
+    operator, because MindSpore keeps all inputs and outputs of a cell that has its own, even if the cell is recomputed.
+    """
     dtypes = ms.float32 if outputs == 1 else (ms.float32,) * outputs
 
     def out_dtypes(*_: ms.Type) -> ms.Type | tuple[ms.Type, ...]:
         return dtypes
 
-    return ops.Custom(f"{library}:pangu_{name}", out_shapes, out_dtypes, func_type="aot")
+    return ops.Custom(f"{library}:pangu_{name}", out_shapes, out_dtypes, func_type="aot", bprop=bprop)
 
 
 def _as_first(first: Shape, *_: Shape) -> Shape:
@@ -56,31 +64,34 @@ class Normalize(nn.Cell):
     def __init__(self, library: Path, epsilon: float):
         super().__init__()
         self.epsilon = Tensor(np.float32(epsilon))
-        self.forward = _kernel(library, "layernorm", _as_first)
-        self.backward = _kernel(library, "layernorm_gradient", _as_first_and_width, outputs=3)
+        backward = _kernel(library, "layernorm_gradient", _as_first_and_width, outputs=3)
+
+        def bprop(
+            x: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor, out: Tensor, dout: Tensor
+        ) -> tuple[Tensor, ...]:
+            dx, dgamma, dbeta = backward(x, gamma, epsilon, dout)
+            return dx, dgamma, dbeta, ops.zeros_like(epsilon)
+
+        self.forward = _kernel(library, "layernorm", _as_first, bprop=bprop)
 
     def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return self.forward(x, gamma, beta, self.epsilon)
 
-    def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of x, gamma and beta."""
-        return self.backward(x, gamma, self.epsilon, dout)
-
 
 class MaskedSoftmax(nn.Cell):
-    """Softmax of scores (B, A, Q, K) + bias (B, 1, Q, K)."""
+    """Softmax of scores (B, A, Q, K) + bias (B, 1, Q, K). The bias has no gradient."""
 
     def __init__(self, library: Path):
         super().__init__()
-        self.forward = _kernel(library, "masked_softmax", _as_first)
-        self.backward = _kernel(library, "masked_softmax_gradient", _as_first)
+        backward = _kernel(library, "masked_softmax_gradient", _as_first)
+
+        def bprop(scores: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+            return backward(out, dout), ops.zeros_like(bias)
+
+        self.forward = _kernel(library, "masked_softmax", _as_first, bprop=bprop)
 
     def construct(self, scores: Tensor, bias: Tensor) -> Tensor:
         return self.forward(scores, bias)
-
-    def bprop(self, scores: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient of the scores, and zeros for the bias."""
-        return self.backward(out, dout), ops.zeros_like(bias)
 
 
 class SwapAxes(nn.Cell):
@@ -89,14 +100,15 @@ class SwapAxes(nn.Cell):
     def __init__(self, library: Path, factor: float):
         super().__init__()
         self.factor = Tensor(np.float32(factor))
-        self.swap = _kernel(library, "swap_axes", _swapped)
+        backward = _kernel(library, "swap_axes", _swapped)
+
+        def bprop(x: Tensor, factor: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+            return backward(dout, factor), ops.zeros_like(factor)
+
+        self.swap = _kernel(library, "swap_axes", _swapped, bprop=bprop)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.swap(x, self.factor)
-
-    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        """Return the gradient of x."""
-        return (self.swap(dout, self.factor),)
 
 
 class BiasedFastGelu(nn.Cell):
@@ -104,15 +116,16 @@ class BiasedFastGelu(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.forward = _kernel(library, "biased_fast_gelu", _as_first)
-        self.backward = _kernel(library, "biased_fast_gelu_gradient", _as_first_two, outputs=2)
+        backward = _kernel(library, "biased_fast_gelu_gradient", _as_first_two, outputs=2)
+
+        def bprop(x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+            dx, dbias = backward(x, bias, dout)
+            return dx, dbias
+
+        self.forward = _kernel(library, "biased_fast_gelu", _as_first, bprop=bprop)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.forward(x, bias)
-
-    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of x and bias."""
-        return self.backward(x, bias, dout)
 
 
 class CrossEntropy(nn.Cell):
@@ -120,15 +133,15 @@ class CrossEntropy(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.forward = _kernel(library, "cross_entropy", _as_rows)
-        self.backward = _kernel(library, "cross_entropy_gradient", _as_first)
+        backward = _kernel(library, "cross_entropy_gradient", _as_first)
+
+        def bprop(logits: Tensor, labels: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+            return backward(logits, labels, out, dout), ops.zeros_like(labels)
+
+        self.forward = _kernel(library, "cross_entropy", _as_rows, bprop=bprop)
 
     def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self.forward(logits, labels)
-
-    def bprop(self, logits: Tensor, labels: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient of the logits, and zeros for the labels."""
-        return self.backward(logits, labels, out, dout), ops.zeros_like(labels)
 
 
 class GlobalNorm(nn.Cell):

@@ -65,8 +65,7 @@ def build_stepper(
     if config.parallel.device_target != "CPU":
         for model in models:
             use_product_masks(model)
-    # MindSpore's recomputation makes a graph with custom operators cyclic.
-    if config.parallel.uses_cpu_kernels and config.parallel.recompute == "none":
+    if config.parallel.uses_cpu_kernels:
         for network in networks:
             attach_to_training(network, apply_gradients)
     if mesh.plan.world_size > 1:
