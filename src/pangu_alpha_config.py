@@ -304,7 +304,7 @@ class RunConfig:
         """Whether training on these CPUs uses the attention of src/cpu_kernels, where there is a compiler."""
         parallel = self.parallel
         fits = all(getattr(self.graph_model, name) == "float32" for name in DTYPES)
-        return fits and parallel.uses_cpu_kernels and parallel.recompute == "none" and not self.is_semi_auto
+        return fits and parallel.uses_cpu_kernels and not self.is_semi_auto
 
     @property
     def has_flash_generation(self) -> bool:

@@ -8,7 +8,7 @@ from mindspore import Tensor, nn, ops
 
 from src.cpu_kernels.cells import Shape, kernel
 from src.nn.attention import CoreAttention
-from src.nn.operators import after
+from src.nn.operators import after, for_each
 from src.pangu_alpha import PanguAlphaModel
 from src.pangu_alpha_config import PanguAlphaConfig
 
@@ -92,26 +92,27 @@ class WeightedSums(nn.Cell):
         def as_inputs(q: Shape, *_: Shape) -> tuple[Shape, Shape, Shape]:
             return q, q, q
 
-        self.forward = kernel(library, "attention", sums_and_logs, outputs=2)
-        self.backward = kernel(library, "attention_gradient", as_inputs, outputs=3)
+        backward = kernel(library, "attention_gradient", as_inputs, outputs=3)
+
+        def bprop(
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            documents: Tensor,
+            head_size: Tensor,
+            key: Tensor,
+            dropout: Tensor,
+            scale: Tensor,
+            out: tuple[Tensor, Tensor],
+            dout: tuple[Tensor, Tensor],
+        ) -> tuple[Tensor, ...]:
+            dq, dk, dv = backward(q, k, v, documents, head_size, key, dropout, scale, out[0], out[1], dout[0])
+            constants = documents, head_size, key, dropout, scale
+            return (dq, dk, dv) + for_each(ops.zeros_like, constants)
+
+        self.forward = kernel(library, "attention", sums_and_logs, outputs=2, bprop=bprop)
 
     def construct(
         self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor, dropout_key: Tensor, dropout: Tensor
     ) -> tuple[Tensor, Tensor]:
         return self.forward(q, k, v, documents, self.head_size, dropout_key, dropout, self.scale)
-
-    def bprop(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        documents: Tensor,
-        dropout_key: Tensor,
-        dropout: Tensor,
-        out: tuple[Tensor, Tensor],
-        dout: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, ...]:
-        """Return the gradients of q, k and v, and zeros for the others."""
-        inputs = (q, k, v, documents, self.head_size, dropout_key, dropout, self.scale)
-        no_gradients = ops.zeros_like(documents), ops.zeros_like(dropout_key), ops.zeros_like(dropout)
-        return self.backward(*inputs, *out, dout[0]) + no_gradients

@@ -15,15 +15,23 @@ Shape = Sequence[int]
 
 
 def kernel(
-    library: Path, name: str, out_shapes: Callable[..., Shape | tuple[Shape, ...]], outputs: int = 1
+    library: Path,
+    name: str,
+    out_shapes: Callable[..., Shape | tuple[Shape, ...]],
+    outputs: int = 1,
+    bprop: Callable[..., tuple[Tensor, ...]] | None = None,
 ) -> ops.Custom:
-    """Make an operator with float32 outputs from a kernel. `out_shapes` maps the shapes of the inputs to theirs."""
+    """Make an operator with float32 outputs from a kernel. `out_shapes` maps the shapes of the inputs to theirs.
+
+    `bprop` takes the inputs, the output and its gradient, and returns the gradients of the inputs. It belongs to the
+    operator, because MindSpore keeps all inputs and outputs of a cell that has its own, even if the cell is recomputed.
+    """
     dtypes = ms.float32 if outputs == 1 else (ms.float32,) * outputs
 
     def out_dtypes(*_: ms.Type) -> ms.Type | tuple[ms.Type, ...]:
         return dtypes
 
-    return ops.Custom(f"{library}:pangu_{name}", out_shapes, out_dtypes, func_type="aot")
+    return ops.Custom(f"{library}:pangu_{name}", out_shapes, out_dtypes, func_type="aot", bprop=bprop)
 
 
 def _as_first(first: Shape, *_: Shape) -> Shape:
@@ -70,15 +78,16 @@ class HalfProduct(nn.Cell):
         def out_shape(a: Shape, b: Shape, *_: Shape) -> Shape:
             return a[1 if transpose_a else 0], b[0 if transpose_b else 1]
 
-        self.forward = kernel(library, "half_product", out_shape)
-        self.backward = kernel(library, "half_product_gradient", _as_first_two, outputs=2)
+        backward = kernel(library, "half_product_gradient", _as_first_two, outputs=2)
+
+        def bprop(a: Tensor, b: Tensor, transposed: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            da, db = backward(a, b, transposed, dout)
+            return da, db, ops.zeros_like(transposed)
+
+        self.forward = kernel(library, "half_product", out_shape, bprop=bprop)
 
     def construct(self, a: Tensor, b: Tensor) -> Tensor:
         return self.forward(a, b, self.transposed)
-
-    def bprop(self, a: Tensor, b: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of a and b."""
-        return self.backward(a, b, self.transposed, dout)
 
 
 class Normalize(nn.Cell):
@@ -87,15 +96,18 @@ class Normalize(nn.Cell):
     def __init__(self, library: Path, epsilon: float):
         super().__init__()
         self.epsilon = Tensor(np.float32(epsilon))
-        self.forward = kernel(library, "layernorm", _as_first)
-        self.backward = kernel(library, "layernorm_gradient", _as_first_and_width, outputs=3)
+        backward = kernel(library, "layernorm_gradient", _as_first_and_width, outputs=3)
+
+        def bprop(
+            x: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor, out: Tensor, dout: Tensor
+        ) -> tuple[Tensor, ...]:
+            dx, dgamma, dbeta = backward(x, gamma, epsilon, dout)
+            return dx, dgamma, dbeta, ops.zeros_like(epsilon)
+
+        self.forward = kernel(library, "layernorm", _as_first, bprop=bprop)
 
     def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return self.forward(x, gamma, beta, self.epsilon)
-
-    def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of x, gamma and beta."""
-        return self.backward(x, gamma, self.epsilon, dout)
 
 
 class BiasedFastGelu(nn.Cell):
@@ -103,15 +115,16 @@ class BiasedFastGelu(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.forward = kernel(library, "biased_fast_gelu", _as_first)
-        self.backward = kernel(library, "biased_fast_gelu_gradient", _as_first_two, outputs=2)
+        backward = kernel(library, "biased_fast_gelu_gradient", _as_first_two, outputs=2)
+
+        def bprop(x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+            dx, dbias = backward(x, bias, dout)
+            return dx, dbias
+
+        self.forward = kernel(library, "biased_fast_gelu", _as_first, bprop=bprop)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.forward(x, bias)
-
-    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of x and bias."""
-        return self.backward(x, bias, dout)
 
 
 class CrossEntropy(nn.Cell):
@@ -119,15 +132,15 @@ class CrossEntropy(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.forward = kernel(library, "cross_entropy", _as_rows)
-        self.backward = kernel(library, "cross_entropy_gradient", _as_first)
+        backward = kernel(library, "cross_entropy_gradient", _as_first)
+
+        def bprop(logits: Tensor, labels: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+            return backward(logits, labels, out, dout), ops.zeros_like(labels)
+
+        self.forward = kernel(library, "cross_entropy", _as_rows, bprop=bprop)
 
     def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self.forward(logits, labels)
-
-    def bprop(self, logits: Tensor, labels: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient of the logits, and zeros for the labels."""
-        return self.backward(logits, labels, out, dout), ops.zeros_like(labels)
 
 
 class GlobalNorm(nn.Cell):

@@ -7,7 +7,8 @@ from mindspore import Tensor, nn, ops
 from src.common.settings import Recompute
 from src.nn.attention import CoreAttention
 from src.nn.moe import MixtureOfExperts
-from src.pangu_alpha import FeedForward, PanguAlphaModel
+from src.nn.operators import BiasedRows, Product
+from src.pangu_alpha import Block, FeedForward, PanguAlphaModel
 
 
 class KeptSum(nn.Cell):
@@ -28,13 +29,13 @@ class KeptSum(nn.Cell):
 class RecomputedActivation(nn.Cell):
     """An activation whose result is computed again in the backward pass, from its input, which is kept."""
 
-    def __init__(self, activation: Callable[[Tensor], Tensor]):
+    def __init__(self, activation: Callable[..., Tensor]):
         super().__init__()
         self.activation = activation
         self.recompute(output_recompute=True)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.activation(x)
+    def construct(self, *inputs: Tensor) -> Tensor:
+        return self.activation(*inputs)
 
 
 def recompute_layers(
@@ -56,6 +57,7 @@ def recompute_layers(
     if kind == "none":
         return
     for layer in model.layers:
+        _use_plain_products(layer)
         for norm in (layer.layernorm1, layer.layernorm2):
             norm.recompute(output_recompute=norms)
         if kind == "full":
@@ -64,12 +66,24 @@ def recompute_layers(
             if slice_activation:
                 layer.add = KeptSum(layer.add)
         else:
-            if isinstance(layer.attention.core, CoreAttention):
+            if type(layer.attention.core) is CoreAttention:
                 layer.attention.core.recompute()
             _recompute_activation(layer.output)
 
 
+def _use_plain_products(layer: Block) -> None:
+    """Replace products by the operator in them. A cell with its own bprop keeps its inputs; the gradients are equal."""
+    for _, cell in list(layer.cells_and_names()):
+        for name, part in list(cell.name_cells().items()):
+            if type(part) is Product:
+                setattr(cell, name, part.matmul)
+
+
 def _recompute_activation(output: FeedForward | MixtureOfExperts) -> None:
-    # MindSpore can't compile this with the sum of the bias inside, in a graph that is called for each micro-batch.
-    holder = output.biased_activation if isinstance(output, FeedForward) else output.ffn
-    holder.activation = RecomputedActivation(holder.activation)
+    if not isinstance(output, FeedForward):
+        output.ffn.activation = RecomputedActivation(output.ffn.activation)
+    elif isinstance(output.biased_activation, BiasedRows):
+        # MindSpore can't compile this with the sum of the bias inside, in a graph that is called for each micro-batch.
+        output.biased_activation.activation = RecomputedActivation(output.biased_activation.activation)
+    else:
+        output.biased_activation = RecomputedActivation(output.biased_activation)

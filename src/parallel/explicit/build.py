@@ -66,14 +66,13 @@ def build_stepper(
     if config.parallel.device_target != "CPU":
         for model in models:
             use_product_masks(model)
-    # MindSpore's recomputation makes a graph with custom operators cyclic.
-    if config.parallel.uses_cpu_kernels and config.parallel.recompute == "none":
+    if config.parallel.uses_cpu_kernels:
         for network in networks:
             attach_to_training(network, apply_gradients)
             if config.has_half_products:
                 attach_half_products(network.model)
     elif config.has_half_products:
-        warn_of_float32("that needs parallel.cpu_kernels true and parallel.recompute none")
+        warn_of_float32("that needs parallel.cpu_kernels true")
     if mesh.plan.world_size > 1:
         for network in networks:
             _connect(network, config, mesh)

@@ -70,7 +70,8 @@ def kept_by_layer(config: RunConfig, layer: int) -> int:
     kept = layer_activations(config, layer)
     if config.parallel.recompute == "selective":
         units = 0 if config.model.has_experts(layer) else feed_forward_bytes(config, layer) // 2
-        kept -= units + (0 if config.has_flash_attention else attention_bytes(config))
+        fused = config.has_flash_attention or config.has_compiled_attention
+        kept -= units + (0 if fused else attention_bytes(config))
     return kept
 
 
