@@ -220,8 +220,8 @@ class ParallelConfig:
             attention.
         recompute: Activations that the backward pass computes again, to save memory of the device: none; selective
             (outputs of LayerNorms and of the feed-forward activation, and attention where it is not fused); full (all
-            of each layer). `--parallel.recompute` alone means full. On a CPU this saves no memory, and turns off the
-            compiled kernels.
+            of each layer). `--parallel.recompute` alone means full. On a CPU it saves memory with
+            the compiled kernels only.
         recompute_slice_activation: Split the activations that recompute keeps over the tensor-parallel ranks (semi_auto
             only).
         optimizer_offload: Keep the moments in the memory of the host, and update the weights there (heterogeneous

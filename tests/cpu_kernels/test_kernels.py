@@ -16,6 +16,7 @@ from src.nn.dropout import dropout_keys
 from src.nn.optimizer import Optimizer, StepScalars
 from src.pangu_alpha import PanguAlphaWithLoss
 from src.pangu_alpha_wrapcell import ApplyGradients, GlobalNorm, Stepper
+from src.parallel.recompute import recompute_layers
 from tests.support.programs import TINY, random_ids, random_model
 
 TINIEST = 1e-37  # kernels treat smaller numbers as 0
@@ -144,7 +145,7 @@ def test_adam_update(library, powers, decay):
 class Steps:
     """A tiny model with a stepper over two micro-batches, with or without kernels."""
 
-    def __init__(self, with_kernels, name="adam_weight_decay", **changes):
+    def __init__(self, with_kernels, name="adam_weight_decay", recompute="none", **changes):
         self.model, _ = random_model(seed=1, num_layers=2, dropout_rate=0.1, **changes)
         parameters = self.model.trainable_params()
         self.network = PanguAlphaWithLoss(self.model.config, self.model)
@@ -152,6 +153,7 @@ class Steps:
         apply_gradients = ApplyGradients(self.optimizer, 1.0, micro_batches=2)
         self.stepper = Stepper(self.network, parameters, apply_gradients)
         self.attached = with_kernels and attach_to_training(self.network, apply_gradients)
+        recompute_layers(self.model, recompute)
 
     def take(self, number, scale=1024.0):
         """Return the loss, the norm and whether it is finite."""
@@ -186,6 +188,15 @@ def test_steps_repeat_and_an_overflow_changes_nothing(library):
     *_, finite = steppers[0].take(1, scale=3e38)
     assert finite is False
     assert all((value == before[name]).all() for name, value in steppers[0].state().items())
+
+
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_recompute_changes_no_bit(library, kind):
+    plain, saving = Steps(True), Steps(True, recompute=kind)
+    for number in range(2):
+        assert saving.take(number) == plain.take(number)
+    before = plain.state()
+    assert all((value == before[name]).all() for name, value in saving.state().items())
 
 
 @pytest.mark.parametrize("dtype", ["compute_dtype", "softmax_compute_dtype", "param_init_dtype"])

@@ -3,6 +3,7 @@
 import pytest
 
 from src.nn.attention import CoreAttention
+from src.nn.operators import Product
 from src.pangu_alpha import Attention, FeedForward, LayerNorm
 from src.parallel.attention import fuse_attention
 from src.parallel.recompute import RecomputedActivation, recompute_layers
@@ -28,6 +29,15 @@ def test_kinds(kind, wanted):
     model, _ = random_model()
     recompute_layers(model, kind, norms=True)
     assert recomputed(model) == wanted
+
+
+@pytest.mark.parametrize("kind, kept", [("none", True), ("selective", False), ("full", False)])
+def test_products_keep_their_inputs_only_without_recompute(kind, kept):
+    model, _ = random_model()
+    recompute_layers(model, kind)
+    for layer in model.layers:
+        products = layer.attention.dense1.product, layer.output.projection.product_of_transposed
+        assert [isinstance(product, Product) for product in products] == [kept, kept]
 
 
 def test_selective_leaves_fused_attention():
