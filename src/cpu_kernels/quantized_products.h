@@ -11,7 +11,7 @@
 namespace pangu {
 
 inline constexpr int64_t kVector = sizeof(Ints);  // bytes
-inline constexpr int64_t kFew = 8;                // up to this number of tokens, the lanes are weights
+inline constexpr int64_t kFew = 4;                // up to this number of tokens, the lanes are weights
 inline constexpr int64_t kPanel = 80;             // rows of a matrix that a thread multiplies at once
 inline constexpr int64_t kChunk = 512;            // columns at once; they stay in the first-level cache
 inline constexpr int64_t kTileRows = 5;           // rows that are multiplied with two tiles at once, in registers
@@ -148,9 +148,7 @@ class Multiplier {
   template <int kBits>
   void multiply(const Matrix &matrix, const Input &input, int64_t begin, int64_t end) {
     if (!input.few) return multiply_tiles<kBits>(matrix, input, begin, end);
-    if (input.tokens == 1) return multiply_rows<kBits, 1>(matrix, input, begin, end);
-    input.tokens <= kFew / 2 ? multiply_rows<kBits, kFew / 2>(matrix, input, begin, end)
-                             : multiply_rows<kBits, kFew>(matrix, input, begin, end);
+    with_constant<kFew>(input.tokens, [&](auto tokens) { multiply_rows<kBits, tokens()>(matrix, input, begin, end); });
   }
 
   template <int kBits, int kTokens>
@@ -170,7 +168,7 @@ class Multiplier {
       for (int64_t group = 0; group < groups; ++group, codes += bytes) {
         const Floats scale = __builtin_shuffle(load<Floats>(scales + (group * bytes >> shift)),
                                                group + 1 < groups ? spread : last_spread);
-        for (int64_t i = 0; i < vectors; ++i) __builtin_prefetch(codes + i * kVector + kAhead);
+        for (int64_t i = 0; i < vectors; ++i) __builtin_prefetch(codes + i * kVector + kAhead, 0, 2);
         for (int token = 0; token < kTokens; ++token) {
           const Ints *x = input.codes(token) + group * (vectors * kParts + 2), *others = x + vectors * kParts;
           Ints total = others[0];
@@ -207,13 +205,26 @@ class Multiplier {
         const bool two = input.tiles - tile > 1;
         for (int64_t row = begin; row < end;) {
           const bool whole = row + kTileRows <= end;
+          const int64_t rows = whole ? kTileRows : 1;
+          if (tile == 0)
+            prefetch<kBits>(matrix.codes + (row + kPanel) * columns * kBits / 8, rows, columns, first, count);
           const auto multiply_some = whole ? two ? multiply_tile<kTileRows, 2> : multiply_tile<kTileRows, 1>
                                      : two ? multiply_tile<1, 2>
                                            : multiply_tile<1, 1>;
           multiply_some(codes + (row - begin) * stride, stride, matrix.scales + row * input.blocks, input, tile, first,
                         count, products_.data() + tile * kPanel + row - begin);
-          row += whole ? kTileRows : 1;
+          row += rows;
         }
+      }
+    }
+  }
+
+  // Asks for the codes that the next panel takes for the same columns.
+  template <int kBits>
+  static void prefetch(const uint8_t *codes, int64_t rows, int64_t columns, int64_t first, int64_t count) {
+    for (int64_t row = 0; row < rows; ++row, codes += columns * kBits / 8) {
+      for (int64_t byte = first * kBits / 8; byte < (first + count) * kBits / 8; byte += 64) {
+        __builtin_prefetch(codes + byte, 0, 2);
       }
     }
   }
