@@ -11,7 +11,7 @@
 namespace pangu {
 
 inline constexpr int64_t kVector = sizeof(Ints);  // bytes
-inline constexpr int64_t kFew = 8;                // up to this number of tokens, the lanes are weights
+inline constexpr int64_t kFew = 4;                // up to this number of tokens, the lanes are weights
 inline constexpr int64_t kPanel = 80;             // rows of a matrix that a thread multiplies at once
 inline constexpr int64_t kChunk = 512;            // columns at once; they stay in the first-level cache
 inline constexpr int64_t kTileRows = 5;           // rows that are multiplied with two tiles at once, in registers
