@@ -159,17 +159,16 @@ class Multiplier {
         codes[i] = matrix.codes + here * row_bytes;
         row_scales[i] = matrix.scales + here * input.blocks;
       }
-      Floats sums[kTokens] = {};
+      Floats sums[kTokens] = {}, scales[kLanes];  // scales of the rows, for kLanes blocks
       for (int64_t group = 0; group < input.groups; ++group) {
-        for (int64_t i = 0; i < kLanes; ++i) {
-          for (int64_t v = 0; v < bytes; v += 64) {
-            __builtin_prefetch(codes[i] + group * bytes + kLanes * row_bytes + v, 0, 2);
-          }
-        }
+        const uint8_t *next = codes[0] + kLanes * (row_bytes + group * bytes);  // in the order of the file
+        for (int64_t byte = 0; byte < kLanes * bytes; byte += 64) __builtin_prefetch(next + byte, 0, 2);
         const int64_t first = group * blocks, count = std::min(blocks, input.blocks - first);
-        Floats scales[kLanes];
-        for (int64_t block = 0; block < count; ++block) {
-          for (int64_t i = 0; i < kLanes; ++i) scales[block][i] = row_scales[i][first + block];
+        if (first % kLanes == 0) {
+          Ints some[kLanes];
+          for (int64_t i = 0; i < kLanes; ++i) some[i] = load<Ints>(row_scales[i] + first);
+          add_lanes<kLanes>(some, kLanes);
+          std::memcpy(scales, some, sizeof scales);
         }
         for (int token = 0; token < kTokens; ++token) {
           const Ints *x = input.codes(token) + group * vectors * kParts;
@@ -187,7 +186,8 @@ class Multiplier {
           add_lanes<kLanes>(totals, blocks);
           for (int64_t block = 0; block < count; ++block) {
             const Ints products = totals[block] + input.offsets(0)[first + block][token];
-            sums[token] += to_floats(products) * (input.scales(0)[first + block][token] * scales[block]);
+            sums[token] +=
+                to_floats(products) * (input.scales(0)[first + block][token] * scales[(first + block) % kLanes]);
           }
         }
       }
