@@ -38,6 +38,7 @@ class LoadArguments:
     Args:
         model: A checkpoint, a training run's output folder, or a folder that export.py wrote.
         tokenizer: Folder of vocab.model, if the model's settings do not name it.
+        rows: Numbers of answers that the server makes at once, each measured. An exported model has its own.
         one_at_a_time: For an exported `model`: a folder that was exported with --rows 1, for the comparison.
         prompt_tokens: Length of the prompts in tokens.
         new_tokens: Largest number of tokens in an answer.
@@ -49,6 +50,7 @@ class LoadArguments:
 
     model: str
     tokenizer: str = ""
+    rows: list[int] = field(default_factory=lambda: [8])
     one_at_a_time: str = ""
     prompt_tokens: int = 12
     new_tokens: int = 32
@@ -63,6 +65,8 @@ class LoadArguments:
         whole_numbers(0, 10**9, self, "memory_requests")
         if not self.clients or not all(1 <= clients <= 10_000 for clients in self.clients):
             raise InputError(f"--clients is {self.clients}; it needs one number or more, each from 1 to 10000")
+        if not self.rows or not all(1 < rows <= 10_000 for rows in self.rows):
+            raise InputError(f"--rows is {self.rows}; it needs one number or more, each from 2 to 10000")
 
 
 @dataclass
@@ -229,7 +233,7 @@ def run(arguments: LoadArguments) -> None:
         "lost, other than alone",
     ]
     table_rows, rates = [], {}
-    for rows in [8, 1] if arguments.compared_clients else [8]:
+    for rows in [*arguments.rows, 1] if arguments.compared_clients else arguments.rows:
         with server(arguments, rows) as (port, process):
             prompts = [[draw.randrange(20, 100) for _ in range(arguments.prompt_tokens)] for _ in range(16)]
             alone = [ask(port, number, prompt, arguments.new_tokens).text for number, prompt in enumerate(prompts)]
@@ -243,8 +247,11 @@ def run(arguments: LoadArguments) -> None:
                 watch_memory(port, process, prompts, alone, arguments)
     print(table(header, table_rows), flush=True)
     if arguments.compared_clients:
-        many, one = (rates[rows, arguments.compared_clients] for rows in (8, 1))
-        print(f"{arguments.compared_clients} clients: 8 rows give {many / one:.2f} times the tokens/s of one at a time")
+        many, one = (rates[rows, arguments.compared_clients] for rows in (arguments.rows[-1], 1))
+        print(
+            f"{arguments.compared_clients} clients: {arguments.rows[-1]} rows give {many / one:.2f} times the tokens/s of "
+            "one at a time"
+        )
 
 
 def watch_memory(

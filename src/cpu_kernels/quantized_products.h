@@ -11,12 +11,11 @@
 namespace pangu {
 
 inline constexpr int64_t kVector = sizeof(Ints);  // bytes
-inline constexpr int64_t kFew = 8;                // up to this number of tokens, the lanes are weights
+inline constexpr int64_t kFew = 4;                // up to this number of tokens, the lanes are weights
 inline constexpr int64_t kPanel = 80;             // rows of a matrix that a thread multiplies at once
 inline constexpr int64_t kChunk = 512;            // columns at once; they stay in the first-level cache
 inline constexpr int64_t kTileRows = 5;           // rows that are multiplied with two tiles at once, in registers
 inline constexpr int64_t kMostBlock = 256;        // largest number of weights that share a scale
-inline constexpr int64_t kAhead = 6144;           // bytes by which products of few tokens prefetch weights
 
 // A weight is scale * (code - middle code). Each block of a row has its scale.
 struct Matrix {
@@ -46,7 +45,7 @@ inline Ints dot(Ints sums, Ints codes, Ints x) {
 //
 // A tile has codes (columns / 4), offsets (blocks) and scales (blocks). With few tokens, `codes` holds all of them, in
 // groups. A group belongs to the vectors of one block of a row, or to one vector that covers several blocks. It has the
-// codes for each part of a byte (low half, then high half), then the offsets and the scales of the lanes.
+// codes for each part of a byte (low half, then high half).
 class Input {
  public:
   const int64_t tokens, tiles, parts, block_size, blocks;  // parts: codes of the matrix in one byte
@@ -58,8 +57,8 @@ class Input {
         blocks((columns + block_size - 1) / block_size), block_bytes(block_size / parts),
         vectors(std::max<int64_t>(1, block_bytes / kVector)),
         groups((blocks * block_bytes + vectors * kVector - 1) / (vectors * kVector)), few(tokens <= kFew),
-        stride_(few ? groups * (vectors * parts + 2) : blocks * block_size / 4), codes_(stride_ * (few ? kFew : tiles)),
-        offsets_(few ? 0 : tiles * blocks), scales_(offsets_.size()) {}
+        stride_(few ? groups * vectors * parts : blocks * block_size / 4), codes_(stride_ * (few ? kFew : tiles)),
+        offsets_(tiles * blocks), scales_(offsets_.size()) {}
 
   const Ints *codes(int64_t tile_or_token) const { return codes_.data() + tile_or_token * stride_; }
   const Ints *offsets(int64_t tile) const { return offsets_.data() + tile * blocks; }
@@ -72,52 +71,44 @@ class Input {
       const Floats size = values[i] < 0 ? -values[i] : values[i];
       largest = size > largest ? size : largest;
     }
-    const Floats inverse = largest > 0 ? 127 / largest : Floats{}, scale = largest / 127;
-    Ints codes[kMostBlock];
+    const Floats inverse = largest > 0 ? 127 / largest : Floats{};
+    Ints codes[kMostBlock], total{};
     for (int64_t i = 0; i < block_size; ++i) {
       codes[i] = (Ints)(values[i] * inverse + kRounder) - 0x4b400000;  // the low bits hold the integer
+      total += codes[i];
     }
+    offsets_[tile * blocks + block] = total * (parts == 2 ? -8 : -128);
+    scales_[tile * blocks + block] = largest / 127;
     if (few) {
-      for (int64_t token = 0; token < tokens; ++token) put_token(token, block, codes, scale[token]);
+      for (int64_t token = 0; token < tokens; ++token) put_token(token, block, codes);
     } else {
-      put_tile(tile, block, codes, scale);
+      put_tile(tile, block, codes);
     }
   }
 
  private:
-  void put_tile(int64_t tile, int64_t block, const Ints *codes, Floats scale) {
-    Ints total{}, *to = codes_.data() + tile * stride_ + block * block_size / 4;
+  void put_tile(int64_t tile, int64_t block, const Ints *codes) {
+    Ints *to = codes_.data() + tile * stride_ + block * block_size / 4;
     for (int64_t i = 0; i < block_size; i += 4) {
-      total += codes[i] + codes[i + 1] + codes[i + 2] + codes[i + 3];
       *to++ = (codes[i] & 255) | (codes[i + 1] & 255) << 8 | (codes[i + 2] & 255) << 16 | codes[i + 3] << 24;
     }
-    offsets_[tile * blocks + block] = total * offset_of_one();
-    scales_[tile * blocks + block] = scale;
   }
 
   // Writes lane by lane, because another thread may write the other lanes of a vector.
-  void put_token(int64_t token, int64_t block, const Ints *codes, float scale) {
+  void put_token(int64_t token, int64_t block, const Ints *codes) {
     const int64_t group_lanes = vectors * kLanes, count = block_bytes / 4, first = block * count % group_lanes;
-    Ints *group = codes_.data() + token * stride_ + block * count / group_lanes * (vectors * parts + 2);
-    int32_t totals[kLanes] = {}, *lanes = reinterpret_cast<int32_t *>(group), *others = lanes + group_lanes * parts;
+    Ints *group = codes_.data() + token * stride_ + block * count / group_lanes * vectors * parts;
+    int32_t *lanes = reinterpret_cast<int32_t *>(group);
     for (int64_t lane = first; lane < first + count; ++lane) {
       for (int64_t part = 0; part < parts; ++part) {
         uint32_t four = 0;
         for (int64_t i = 0; i < 4; ++i) {
-          const int32_t code = codes[((lane - first) * 4 + i) * parts + part][token];
-          four |= static_cast<uint32_t>(code & 255) << 8 * i;
-          totals[lane % kLanes] += code;
+          four |= static_cast<uint32_t>(codes[((lane - first) * 4 + i) * parts + part][token] & 255) << 8 * i;
         }
         lanes[(lane / kLanes * parts + part) * kLanes + lane % kLanes] = static_cast<int32_t>(four);
       }
     }
-    for (int64_t lane = first; lane < first + std::min(count, kLanes); ++lane) {
-      others[lane] = totals[lane] * offset_of_one();
-      std::memcpy(others + kLanes + lane, &scale, sizeof scale);
-    }
   }
-
-  int32_t offset_of_one() const { return parts == 2 ? -8 : -128; }
 
   const int64_t stride_;
   std::vector<Ints> codes_, offsets_;
@@ -148,45 +139,83 @@ class Multiplier {
   template <int kBits>
   void multiply(const Matrix &matrix, const Input &input, int64_t begin, int64_t end) {
     if (!input.few) return multiply_tiles<kBits>(matrix, input, begin, end);
-    if (input.tokens == 1) return multiply_rows<kBits, 1>(matrix, input, begin, end);
-    input.tokens <= kFew / 2 ? multiply_rows<kBits, kFew / 2>(matrix, input, begin, end)
-                             : multiply_rows<kBits, kFew>(matrix, input, begin, end);
+    with_constant<kFew>(input.tokens, [&](auto tokens) {
+      input.block_bytes < kVector ? multiply_rows<kBits, tokens(), false>(matrix, input, begin, end)
+                                  : multiply_rows<kBits, tokens(), true>(matrix, input, begin, end);
+    });
   }
 
-  template <int kBits, int kTokens>
+  // Multiplies kLanes rows at once. Their sums have the same order as in multiply_tile.
+  template <int kBits, int kTokens, bool kIsOneBlock>
   void multiply_rows(const Matrix &matrix, const Input &input, int64_t begin, int64_t end) {
     constexpr int kParts = 8 / kBits;
-    const int64_t vectors = input.vectors, groups = input.groups, bytes = vectors * kVector;
-    const int shift = __builtin_ctzll(input.block_bytes);
-    Ints spread{}, last_spread{};  // index of the scale of each lane, from the first scale of a group
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      spread[lane] = lane * 4 >> shift;
-      last_spread[lane] = std::min<int64_t>(spread[lane], input.blocks - 1 - ((groups - 1) * bytes >> shift));
-    }
-    for (int64_t row = begin; row < end; ++row) {
-      const uint8_t *codes = matrix.codes + row * input.blocks * input.block_bytes;
-      const float *scales = matrix.scales + row * input.blocks;
-      Floats sums[kTokens] = {};
-      for (int64_t group = 0; group < groups; ++group, codes += bytes) {
-        const Floats scale = __builtin_shuffle(load<Floats>(scales + (group * bytes >> shift)),
-                                               group + 1 < groups ? spread : last_spread);
-        for (int64_t i = 0; i < vectors; ++i) __builtin_prefetch(codes + i * kVector + kAhead);
+    const int64_t vectors = input.vectors, bytes = vectors * kVector, row_bytes = input.blocks * input.block_bytes;
+    const int64_t blocks = kIsOneBlock ? 1 : bytes / input.block_bytes;  // of a group
+    for (int64_t row = begin; row < end; row += kLanes) {
+      const uint8_t *codes[kLanes];
+      const float *row_scales[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const int64_t here = std::min(row + i, end - 1);  // past the end, the last row is repeated
+        codes[i] = matrix.codes + here * row_bytes;
+        row_scales[i] = matrix.scales + here * input.blocks;
+      }
+      Floats sums[kTokens] = {}, scales[kLanes];  // scales of the rows, for kLanes blocks
+      for (int64_t group = 0; group < input.groups; ++group) {
+        const uint8_t *next = codes[0] + kLanes * (row_bytes + group * bytes);  // in the order of the file
+        for (int64_t byte = 0; byte < kLanes * bytes; byte += 64) __builtin_prefetch(next + byte, 0, 2);
+        const int64_t first = group * blocks, count = std::min(blocks, input.blocks - first);
+        if (first % kLanes == 0) {
+          Ints some[kLanes];
+          for (int64_t i = 0; i < kLanes; ++i) some[i] = load<Ints>(row_scales[i] + first);
+          add_lanes<kLanes>(some, kLanes);
+          std::memcpy(scales, some, sizeof scales);
+        }
         for (int token = 0; token < kTokens; ++token) {
-          const Ints *x = input.codes(token) + group * (vectors * kParts + 2), *others = x + vectors * kParts;
-          Ints total = others[0];
-          for (int64_t i = 0; i < vectors; ++i, x += kParts) {
-            const Ints packed = load<Ints>(codes + i * kVector);
-            if constexpr (kBits == 4) {
-              total = dot(dot(total, packed & 0x0f0f0f0f, x[0]), packed >> 4 & 0x0f0f0f0f, x[1]);
-            } else {
-              total = dot(total, packed, x[0]);
+          const Ints *x = input.codes(token) + group * vectors * kParts;
+          Ints totals[kLanes] = {};
+          for (int64_t v = 0; v < vectors; ++v) {
+            for (int i = 0; i < kLanes; ++i) {
+              const Ints packed = load<Ints>(codes[i] + group * bytes + v * kVector);
+              if constexpr (kBits == 4) {
+                totals[i] = dot(dot(totals[i], packed & 0x0f0f0f0f, x[2 * v]), packed >> 4 & 0x0f0f0f0f, x[2 * v + 1]);
+              } else {
+                totals[i] = dot(totals[i], packed, x[v]);
+              }
             }
           }
-          sums[token] += to_floats(total) * (scale * (Floats)others[1]);
+          add_lanes<kLanes>(totals, blocks);
+          for (int64_t block = 0; block < count; ++block) {
+            const Ints products = totals[block] + input.offsets(0)[first + block][token];
+            sums[token] +=
+                to_floats(products) * (input.scales(0)[first + block][token] * scales[(first + block) % kLanes]);
+          }
         }
       }
-      products_[row - begin] = Floats{};
-      for (int token = 0; token < kTokens; ++token) products_[row - begin][token] = sum(sums[token]);
+      for (int64_t i = row; i < std::min(row + kLanes, end); ++i) {
+        products_[i - begin] = Floats{};
+        for (int token = 0; token < kTokens; ++token) products_[i - begin][token] = sums[token][i - row];
+      }
+    }
+  }
+
+  // The lanes of each vector belong to `blocks` blocks in turn. Adds up the lanes of a block: afterwards lane i of
+  // vector b is the sum of block b of vector i.
+  template <int kCount>
+  [[gnu::always_inline]] static void add_lanes(Ints *vectors, int64_t blocks) {
+    if constexpr (kCount > 1) {
+      Ints even, odd, odds[kCount / 2];
+      for (int64_t i = 0; i < kLanes; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
+      for (int i = 0; i < kCount / 2; ++i) {
+        odds[i] = __builtin_shuffle(vectors[2 * i], vectors[2 * i + 1], odd);
+        vectors[i] = __builtin_shuffle(vectors[2 * i], vectors[2 * i + 1], even);
+      }
+      if (kCount > blocks) {
+        for (int i = 0; i < kCount / 2; ++i) vectors[i] += odds[i];
+        return add_lanes<kCount / 2>(vectors, blocks);
+      }
+      add_lanes<kCount / 2>(vectors, blocks / 2);
+      add_lanes<kCount / 2>(odds, blocks / 2);
+      for (int i = kCount / 2 - 1; i >= 0; --i) vectors[2 * i + 1] = odds[i], vectors[2 * i] = vectors[i];
     }
   }
 
@@ -207,13 +236,26 @@ class Multiplier {
         const bool two = input.tiles - tile > 1;
         for (int64_t row = begin; row < end;) {
           const bool whole = row + kTileRows <= end;
+          const int64_t rows = whole ? kTileRows : 1;
+          if (tile == 0)
+            prefetch<kBits>(matrix.codes + (row + kPanel) * columns * kBits / 8, rows, columns, first, count);
           const auto multiply_some = whole ? two ? multiply_tile<kTileRows, 2> : multiply_tile<kTileRows, 1>
                                      : two ? multiply_tile<1, 2>
                                            : multiply_tile<1, 1>;
           multiply_some(codes + (row - begin) * stride, stride, matrix.scales + row * input.blocks, input, tile, first,
                         count, products_.data() + tile * kPanel + row - begin);
-          row += whole ? kTileRows : 1;
+          row += rows;
         }
+      }
+    }
+  }
+
+  // Asks for the codes that the next panel takes for the same columns.
+  template <int kBits>
+  static void prefetch(const uint8_t *codes, int64_t rows, int64_t columns, int64_t first, int64_t count) {
+    for (int64_t row = 0; row < rows; ++row, codes += columns * kBits / 8) {
+      for (int64_t byte = first * kBits / 8; byte < (first + count) * kBits / 8; byte += 64) {
+        __builtin_prefetch(codes + byte, 0, 2);
       }
     }
   }
@@ -231,7 +273,10 @@ class Multiplier {
   static void multiply_tile(const uint8_t *codes, int64_t stride, const float *scales, const Input &input, int64_t tile,
                             int64_t first, int64_t count, Floats *to) {
     const int64_t size = input.block_size, fours = size / 4, first_block = first / size, blocks = count / size;
-    Floats sums[kRows][kTiles] = {};
+    Floats sums[kRows][kTiles];
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kTiles; ++j) sums[i][j] = to[j * kPanel + i];
+    }
     const Ints *x[kTiles], *offsets[kTiles];
     const Floats *x_scales[kTiles];
     for (int j = 0; j < kTiles; ++j) {
@@ -259,7 +304,7 @@ class Multiplier {
       }
     }
     for (int i = 0; i < kRows; ++i) {
-      for (int j = 0; j < kTiles; ++j) to[j * kPanel + i] += sums[i][j];
+      for (int j = 0; j < kTiles; ++j) to[j * kPanel + i] = sums[i][j];
     }
   }
 

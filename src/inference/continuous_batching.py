@@ -22,6 +22,7 @@ from src.common.errors import BackendError, BusyError, InputError, TimeLimitErro
 from src.inference.job import Completion, Job
 from src.inference.loop import Sampling
 from src.inference.runtime import RowRuntime
+from src.inference.sampling import log_normalizer
 
 Answers = list[list[Completion]]
 _PROMPT_TOKENS = 128  # of several calls that are read in one round; running answers wait for them
@@ -51,9 +52,9 @@ class _Call:
         """Rows of the runtime with growing answers."""
         return self.rows[self.sampling.live]
 
-    def advance(self, logits: np.ndarray) -> None:
+    def advance(self, logits: np.ndarray, normalizers: np.ndarray | None) -> None:
         """Choose tokens from the logits of the live rows, and give the caller the new step."""
-        self.tokens = self.sampling.advance(logits)
+        self.tokens = self.sampling.advance(logits, normalizers)
         self.steps.put([[answer.copy() for answer in group] for group in self.sampling.answers])
 
 
@@ -242,8 +243,7 @@ class ContinuousBatch:
             for call in calls:  # so that a call ends by its own error only
                 self._admit([call])
             return
-        for call, own in zip(calls, _shares(calls, logits)):
-            self._advance(call, own)
+        self._share(calls, logits)
 
     def _read(self, calls: list[_Call]) -> np.ndarray:
         """Read the prompts of calls; return the logits after them, float32 (n, V)."""
@@ -275,25 +275,29 @@ class ContinuousBatch:
         ids = np.concatenate([call.tokens for call in calls]).astype(np.int32)
         positions = np.concatenate([call.positions[call.sampling.live] for call in calls]).astype(np.int32)
         logits = self.runtime.decode(ids, positions, np.concatenate([call.live_rows for call in calls]))
-        for call, own in zip(calls, _shares(calls, logits)):
+        for call in calls:
             call.positions[call.sampling.live] += 1
-            self._advance(call, own)
+        self._share(calls, logits)
 
-    def _advance(self, call: _Call, logits: np.ndarray) -> None:
+    def _share(self, calls: list[_Call], logits: np.ndarray) -> None:
+        """Give each call the logits of its live rows. What all rows need is computed in one go, which is much faster."""
+        try:
+            normalizers = log_normalizer(logits)
+        except InputError:  # the calls with these rows raise it again
+            normalizers = None
+        ends = np.cumsum([len(call.live_rows) for call in calls])
+        for call, first, end in zip(calls, [0, *ends], ends):
+            self._advance(call, logits[first:end], None if normalizers is None else normalizers[first:end])
+
+    def _advance(self, call: _Call, logits: np.ndarray, normalizers: np.ndarray | None) -> None:
         """Give a call its logits, and free the rows of answers that ended."""
         before = call.live_rows
         self.generated_tokens += len(before)
         try:
-            call.advance(logits)
-            ended = np.setdiff1d(before, call.live_rows)
+            call.advance(logits, normalizers)
         except Exception as error:  # concerns this call only
             self._fail(call, error)
             return
-        self._free += ended.tolist()
+        self._free += set(before.tolist()) - set(call.live_rows.tolist())
         if not len(call.live_rows):
             self._running.remove(call)
-
-
-def _shares(calls: list[_Call], logits: np.ndarray) -> list[np.ndarray]:
-    """Divide logits (n, V) among calls by their live rows."""
-    return np.split(logits, np.cumsum([len(call.live_rows) for call in calls])[:-1])

@@ -95,17 +95,19 @@ class Sampling:
         self._generators = [row_generator(job.config.seed, number, sample) for number in numbers for sample in samples]
         self._penalties = Penalties(self.prompts, job.vocab_size, job.config, job.bias)
 
-    def advance(self, logits: np.ndarray) -> np.ndarray:
+    def advance(self, logits: np.ndarray, normalizers: np.ndarray | None = None) -> np.ndarray:
         """Add a token to each live answer, and remove the rows of ended answers from `live`.
 
         Args:
             logits: float32 (number of live rows, V).
+            normalizers: float64 (number of live rows,), their `log_normalizer` if it is known.
 
         Returns:
             int64 (number of rows still live,), the next tokens for these rows to read.
         """
         job, live = self.job, self.live
-        normalizers = log_normalizer(logits)
+        if normalizers is None:
+            normalizers = log_normalizer(logits)
         tokens = choose_tokens(
             self._penalties.apply(logits[:, : job.vocab_size], live),
             job.config,

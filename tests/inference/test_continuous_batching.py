@@ -100,6 +100,41 @@ def test_a_job_joins_while_another_runs_and_leaves_before_it(slow):
     assert last(long) == last(run_alone(job([[5, 6]], end_token=0, max_new_tokens=15)))
 
 
+@pytest.mark.parametrize("together, joined", [(True, [2, 1]), (False, [1, 1, 1])])
+def test_waiting_prompts_are_read_together(slow, monkeypatch, together, joined):
+    """Two calls of 60 tokens fit into a round, the third waits for the next round."""
+    join, counts = slow.runtime.join, []
+    slow.runtime.join = lambda ids, lengths, rows: counts.append(len(rows)) or join(ids, lengths, rows)
+    monkeypatch.setattr(type(slow.runtime), "reads_together", together)
+    slow.waiting_limit = 3
+    running = slow.run(job([[5, 6]], end_token=0, max_new_tokens=3))
+    next(running)
+    prompts = [[4 + (number + place) % 8 for place in range(60 - number)] for number in range(3)]
+    waiting = [slow.run(job([prompt], end_token=0, max_new_tokens=3)) for prompt in prompts]
+    slow.runtime.allowed.release(100)
+    for prompt, steps in zip(prompts, waiting, strict=True):
+        assert last(steps) == last(run_alone(job([prompt], end_token=0, max_new_tokens=3)))
+    assert counts == [1, *joined]
+
+
+def test_logits_that_are_not_finite_end_their_own_call_only(slow):
+    decode = slow.runtime.decode
+
+    def damaged(ids, positions, rows):
+        logits = decode(ids, positions, rows)
+        logits[rows == 1] = np.nan
+        return logits
+
+    slow.runtime.decode = damaged
+    good = slow.run(job([[5]], end_token=0, max_new_tokens=5))
+    next(good)
+    bad = slow.run(job([[6]], end_token=0, max_new_tokens=5))
+    slow.runtime.allowed.release(100)
+    with pytest.raises(InputError, match="not finite"):
+        last(bad)
+    assert last(good) == last(run_alone(job([[5]], end_token=0, max_new_tokens=5)))
+
+
 def test_rows_of_a_caller_who_leaves_are_free(slow):
     steps = slow.run(job([[5, 6]] * ROWS, end_token=0))
     next(steps)

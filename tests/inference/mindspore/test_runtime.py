@@ -136,7 +136,7 @@ def test_a_text_joins_while_others_continue(model_and_weights, runtimes, flash):
         runtime.join(padded(texts[::2], 5), np.array([5, 3]), np.array([0, 2]))
         for number in (0, 2):
             grown[number].append(11 + number)
-        runtime.decode(np.array([11, CONFIG.pad_token, 13], np.int32), np.array([5, 0, 3]))
+        runtime.decode(np.array([11, 13], np.int32), np.array([5, 3]), np.array([0, 2]))
         runtime.join(padded(texts[1:2], 12), np.array([12]), np.array([1]))
         for number in range(3):
             grown[number].append(21 + number)
