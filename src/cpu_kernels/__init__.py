@@ -3,6 +3,6 @@
 `build` compiles the C++ sources on first use (`library`). `training.cpp` holds the kernels of a float32 training step
 and `decoding.cpp` runs a whole float32 network on prompts and on new tokens; `cells` and `token_decoder` wrap them for
 MindSpore, and `attach` puts them into a built model (`attach_to_training`, `attach_to_model`, `cross_entropy`,
-`token_decoder`). `quantized.cpp` runs a whole quantised network for `src.cpu.kernel_network`, which needs `build` only. May import `src.common`,
-`src.nn`, the model and its training step.
+`token_decoder`). `quantized.cpp` runs a whole quantised network for `src.cpu.kernel_network`, which needs `build` only.
+May import `src.common`, `src.nn`, the model and its training step.
 """
