@@ -249,8 +249,8 @@ def run(arguments: LoadArguments) -> None:
     if arguments.compared_clients:
         many, one = (rates[rows, arguments.compared_clients] for rows in (arguments.rows[-1], 1))
         print(
-            f"{arguments.compared_clients} clients: {arguments.rows[-1]} rows give {many / one:.2f} times the tokens/s of "
-            "one at a time"
+            f"{arguments.compared_clients} clients: {arguments.rows[-1]} rows give {many / one:.2f} times the tokens/s "
+            "of one at a time"
         )
 
 

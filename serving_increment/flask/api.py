@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
 from pydantic import ValidationError
@@ -155,15 +156,19 @@ def _events(
     steps: Iterator[list[TextCompletion]],
     asked: CompletionRequest | ChatRequest,
 ) -> Iterator[str]:
-    """Yield server-sent events. The web server closes this iterator if the caller hangs up, which ends generation."""
-    answers = first
+    """Yield server-sent events, all of a step at once: a write costs as much as a short answer of a small model.
+
+    The web server closes this iterator if the caller hangs up, which ends generation.
+    """
     try:
-        yield from map(_event, writer.pieces(first))
-        for answers in steps:
-            yield from map(_event, writer.pieces(answers))
-        if asked.stream_options and asked.stream_options.include_usage:
-            yield _event(writer.closing(answers))
-        yield "data: [DONE]\n\n"
+        for answers in chain([first], steps):
+            events = [_event(piece) for piece in writer.pieces(answers)]
+            if all(answer.finish_reason for answer in answers):
+                if asked.stream_options and asked.stream_options.include_usage:
+                    events.append(_event(writer.closing(answers)))
+                events.append("data: [DONE]\n\n")
+            if events:
+                yield "".join(events)
     except Exception as error:  # too late for a status
         message, status = message_and_status(error)
         yield _event({"error": {"message": message, "code": status}})

@@ -51,7 +51,8 @@ class Decoder {
       : n_(network), t_(tokens), head_size_(n_.hidden / n_.heads),
         factor_(1 / std::sqrt(std::sqrt(static_cast<float>(head_size_)))), team_(t_.threads), x_(t_.count, n_.hidden),
         normed_(t_.count, n_.hidden), top_queries_(t_.count, n_.hidden), mixed_(t_.count, n_.hidden),
-        inner_(t_.count, n_.inner) {
+        inner_(t_.count, n_.inner), scratch_(t_.threads, AttentionScratch(t_.capacity)),
+        queries_(t_.threads * head_size_) {
     for (int64_t token = 0; token < t_.count; ++token) {
       const bool goes_on = token && t_.rows[token] == t_.rows[token - 1] && token - tiles_.back() < kLanes;
       if (!goes_on) tiles_.push_back(token);
@@ -65,8 +66,6 @@ class Decoder {
 
  private:
   void work(int64_t member) {
-    AttentionScratch scratch(t_.capacity);
-    std::vector<Floats> queries(head_size_);
     each_token(member, [this](int64_t token) { embed(token); });
     for (int64_t index = 0; index < n_.layers; ++index) {
       const Layer &layer = n_.layer[index];
@@ -76,8 +75,9 @@ class Decoder {
         normalize(token, layer.gamma1, layer.beta1, normed_);
       });
       project(layer, is_query_layer ? top_queries_ : normed_, member);
-      each(static_cast<int64_t>(tiles_.size() - 1) * n_.heads, member,
-           [&](int64_t item) { attend(layer, item / n_.heads, item % n_.heads, queries.data(), scratch); });
+      each(static_cast<int64_t>(tiles_.size() - 1) * n_.heads, member, [&](int64_t item) {
+        attend(layer, item / n_.heads, item % n_.heads, queries_.data() + member * head_size_, scratch_[member]);
+      });
       add_product({layer.projection, layer.projection_bias, n_.hidden, n_.hidden}, mixed_, x_, member);
       each_token(member, [&](int64_t token) { normalize(token, layer.gamma2, layer.beta2, normed_); });
       map({layer.mapping, layer.mapping_bias, n_.hidden, n_.inner}, member);
@@ -208,6 +208,8 @@ class Decoder {
   const float factor_;  // of queries and of keys
   Team team_;
   Numbers x_, normed_, top_queries_, mixed_, inner_;
+  std::vector<AttentionScratch> scratch_;  // of each thread, as are the queries
+  std::vector<Floats> queries_;
   std::vector<int64_t> tiles_;  // first token of each, and the end
 };
 

@@ -280,7 +280,7 @@ class ContinuousBatch:
         self._share(calls, logits)
 
     def _share(self, calls: list[_Call], logits: np.ndarray) -> None:
-        """Give each call the logits of its live rows. What all rows need is computed at once, which is much faster."""
+        """Give each call the logits of its live rows. What all rows need is computed in one go, which is faster."""
         try:
             normalizers = log_normalizer(logits)
         except InputError:  # the calls with these rows raise it again

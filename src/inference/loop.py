@@ -16,7 +16,7 @@ from src.common.settings import GenerationConfig
 from src.inference.beam_search import search_beams
 from src.inference.job import Batch, Completion, Job
 from src.inference.runtime import Runtime
-from src.inference.sampling import Penalties, choose_tokens, likeliest_tokens, log_normalizer, row_generator
+from src.inference.sampling import Penalties, choose_tokens, is_greedy, likeliest_tokens, log_normalizer, row_generator
 
 
 def stream_tokens(
@@ -92,7 +92,11 @@ class Sampling:
         self.prompts = [prompt for prompt in job.prompts for _ in samples]
         self.live = np.arange(len(self.prompts))
         numbers = range(len(job.prompts)) if job.numbers is None else job.numbers
-        self._generators = [row_generator(job.config.seed, number, sample) for number in numbers for sample in samples]
+        self._generators = [
+            row_generator(job.config.seed, number, sample)
+            for number in ([] if is_greedy(job.config) else numbers)
+            for sample in samples
+        ]
         self._penalties = Penalties(self.prompts, job.vocab_size, job.config, job.bias)
 
     def advance(self, logits: np.ndarray, normalizers: np.ndarray | None = None) -> np.ndarray:
@@ -111,7 +115,7 @@ class Sampling:
         tokens = choose_tokens(
             self._penalties.apply(logits[:, : job.vocab_size], live),
             job.config,
-            [self._generators[row] for row in live],
+            [self._generators[row] for row in live] if self._generators else [],
         )
         log_probs = logits[np.arange(len(live)), tokens] - normalizers
         growing = []

@@ -88,9 +88,9 @@ def choose_tokens(
     Args:
         logits: float32 (B, V), after penalties.
         config: Method (temperature 0 means greedy), temperature, top_k and top_p.
-        generators: A random generator for each row, so that rows are independent. Greedy search draws nothing.
+        generators: A random generator for each row, so that rows are independent. Greedy search needs none.
     """
-    if config.method == "greedy" or config.temperature == 0:
+    if is_greedy(config):
         return logits.argmax(axis=-1)
     logits = apply_temperature(logits, config.temperature)
     if 0 < config.top_k < logits.shape[-1]:
@@ -98,6 +98,11 @@ def choose_tokens(
     if config.top_p < 1:
         logits = keep_top_p(logits, config.top_p)
     return draw(logits, np.array([generator.random() for generator in generators]))
+
+
+def is_greedy(config: GenerationConfig) -> bool:
+    """Return whether `choose_tokens` takes the likeliest token and draws nothing."""
+    return config.method == "greedy" or config.temperature == 0
 
 
 def row_generator(seed: int, prompt: int, sample: int) -> np.random.Generator:
