@@ -72,7 +72,8 @@ ELSEWHERE = {
     + "test_virtual_stages_of_eight_ranks_are_as_planned",
     "python -m src.preprocess --input_glob 'questions/": "tests/test_preprocess.py::"
     "test_finetune_mask_covers_completion_and_eot",
-    "python train.py --mode tiny --model.compute_dtype bfloat16": "tests/cpu_kernels/test_half_products.py::",
+    "python train.py --mode tiny --model.compute_dtype bfloat16": "tests/cpu_kernels/test_half_products.py::"
+    "test_training_goes_as_in_float32",
     "python train.py --mode tiny --data.train output/questions": "tests/training/test_run_folder.py::"
     "test_a_run_that_began_with_other_weights_goes_on_with_the_same_command",
     "python -m src.checkpoint.convert --from official": "tests/checkpoint/formats/test_official.py::"
