@@ -79,7 +79,7 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
     from mindspore import Tensor
 
     from src.cpu_kernels.attach import attach_to_training
-    from src.dataset import causal
+    from src.dataset import one_document
     from src.nn.optimizer import Optimizer, StepScalars
     from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
     from src.pangu_alpha_wrapcell import ApplyGradients, TrainStep
@@ -96,7 +96,7 @@ def make_ours(arguments: BenchmarkArguments) -> Callable[[], tuple[float, float,
     ids = arguments.batch()
     scalars = StepScalars.at(arguments.training, step=0, applied_steps=0).tensors()
     scale = Tensor(np.float32(arguments.training.loss_scale))
-    inputs = [scale, *scalars, *map(Tensor, (ids, *causal(ids)))]
+    inputs = [scale, *scalars, *map(Tensor, (ids, *one_document(ids)))]
 
     def step() -> tuple[float, float, int]:
         begin = time.perf_counter()

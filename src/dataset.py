@@ -106,7 +106,7 @@ class Batch:
     def tensors(self, config: RunConfig) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return ids, position_ids, attention_mask and loss_mask, as PanguAlphaWithLoss takes them.
 
-        Fused attention takes documents in the place of the mask: see `RunConfig.attention_input`.
+        Documents may take the place of the mask: see `RunConfig.attention_input`.
         """
         model, parallel = config.model, config.parallel
         position_ids, document = documents_of(self.ids, model.eod_token) if model.eod_reset else one_document(self.ids)

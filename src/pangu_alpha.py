@@ -260,7 +260,8 @@ class PanguAlphaModel(nn.Cell):
     Inputs:
         input_ids (B, S) int32: The tokens.
         position_ids (B, S) int32: Their rows in the position tables.
-        attention_mask (B, S, S), any number type: 1 where the token of axis 1 may attend to that of axis 2, else 0.
+        attention_mask (B, S, S), any number type: 1 where the token of axis 1 may attend to that of axis 2, else 0. Or
+            documents (B, S) int32 in its place: see src.nn.attention.AttentionBias.
         dropout_key (B,) int32: Key of each row (see src/nn/dropout.py). None means no dropout.
 
     Returns:

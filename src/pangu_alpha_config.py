@@ -285,6 +285,13 @@ class RunConfig:
         return fits and (has_it or parallel.attention == "flash")
 
     @property
+    def has_compiled_attention(self) -> bool:
+        """Whether training on these CPUs uses the attention of src/cpu_kernels, where there is a compiler."""
+        dtypes = self.model.compute_dtype, self.model.softmax_compute_dtype, self.model.param_init_dtype
+        fits = set(dtypes) == {"float32"} and not self.is_semi_auto and self.parallel.recompute == "none"
+        return self.parallel.uses_cpu_kernels and fits
+
+    @property
     def has_flash_generation(self) -> bool:
         """Whether generation on these devices uses Ascend's operators for prompts and for a KV cache in blocks."""
         return self.has_flash_attention and self.generation.use_past and self.model.head_size <= LARGEST_PAGED_HEAD
@@ -293,7 +300,7 @@ class RunConfig:
     def attention_input(self) -> Literal["mask", "documents", "document ends"]:
         """What training gives to attention: a mask, the numbers of the tokens' documents, or the ends of documents."""
         if not self.has_flash_attention:
-            return "mask"
+            return "documents" if self.parallel.device_target == "CPU" and not self.is_semi_auto else "mask"
         rows = self.training.batch_size // self.parallel.micro_batch_interleaved
         fits = rows * self.parallel.most_documents <= MOST_DOCUMENTS
         return "document ends" if fits and not self.model.attention_dropout else "documents"

@@ -9,9 +9,9 @@ from mindspore import Parameter
 from src import pangu_alpha
 from src.common.settings import TrainingConfig
 from src.cpu_kernels import build, cells
+from src.cpu_kernels.attention import fuse_attention
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.nn import operators, optimizer
-from src.nn.attention import CoreAttention
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
 from src.pangu_alpha_config import PanguAlphaConfig
 from src.pangu_alpha_wrapcell import ApplyGradients
@@ -71,13 +71,10 @@ def token_decoder(model: PanguAlphaModel) -> TokenDecoder | None:
 
 
 def _attach_to_layers(model: PanguAlphaModel, library: Path) -> None:
+    fuse_attention(model, library)
     for _, cell in list(model.cells_and_names()):
         if isinstance(cell, pangu_alpha.LayerNorm):
             cell.normalize = cells.Normalize(library, model.config.layernorm_epsilon)
-        elif isinstance(cell, CoreAttention):
-            cell.softmax = cells.MaskedSoftmax(library)
-            for name in ("swap", "swap_back", "swap_scaled"):
-                setattr(cell, name, cells.SwapAxes(library, getattr(cell, name).factor))
         elif isinstance(cell, pangu_alpha.FeedForward) and isinstance(cell.activation, operators.FastGelu):
             cell.biased_activation = cells.BiasedFastGelu(library)
 

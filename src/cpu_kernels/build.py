@@ -1,5 +1,6 @@
 """Compile the C++ sources for this machine on first use, and keep the result in the user's cache folder."""
 
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -9,10 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCES = [Path(__file__).with_name(name) for name in ("training.cpp", "decoding.cpp", "quantized.cpp")]
+SOURCES = [
+    Path(__file__).with_name(f"{name}.cpp")
+    for name in ("instructions", "training", "attention", "decoding", "quantized")
+]
 HEADERS = [
-    Path(__file__).with_name(name)
-    for name in ("common.h", "vectors.h", "products.h", "cached_attention.h", "quantized_products.h")
+    Path(__file__).with_name(f"{name}.h")
+    for name in ("common", "vectors", "products", "cached_attention", "small_products", "quantized_products")
 ]
 COMPILER = "g++"
 FLAGS = [
@@ -41,14 +45,18 @@ def library(instead: str = "MindSpore's plain operators", off: str = "--parallel
         off: Flag that turns the kernels off, for the warning.
 
     Returns:
-        Path of the library. None, after one line on stderr, if it cannot be compiled.
+        Path of the library. None, after one line on stderr, if it cannot be compiled, or cannot run in this process.
     """
     try:
-        return _compiled(_cache() / f"kernels-{_fingerprint()}.so")
+        path = _compiled(_cache() / f"kernels-{_fingerprint()}.so")
+        if not ctypes.CDLL(str(path)).pangu_can_run():
+            raise RuntimeError(f"this process lacks instructions that {COMPILER} found on this machine (an emulator?)")
+        return path
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = " ".join((getattr(error, "stderr", None) or str(error)).split())[:200]
+        remedy = "" if isinstance(error, RuntimeError) else f"install {COMPILER}, or "
         print(
-            f"warning: no compiled kernels, so {instead}, which are slower: {reason}; install {COMPILER}, or say {off}",
+            f"warning: no compiled kernels, so {instead}, which are slower: {reason}; {remedy}say {off}",
             file=sys.stderr,
             flush=True,
         )

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 Shape = Sequence[int]
 
 
-def _kernel(
+def kernel(
     library: Path, name: str, out_shapes: Callable[..., Shape | tuple[Shape, ...]], outputs: int = 1
 ) -> ops.Custom:
     """Make an operator with float32 outputs from a kernel. `out_shapes` maps the shapes of the inputs to theirs."""
@@ -42,10 +42,6 @@ def _as_rows(first: Shape, *_: Shape) -> Shape:
     return first[:1]
 
 
-def _swapped(first: Shape, *_: Shape) -> Shape:
-    return first[0], first[2], first[1], first[3]
-
-
 def _one(*_: Shape) -> Shape:
     return (1,)
 
@@ -56,8 +52,8 @@ class Normalize(nn.Cell):
     def __init__(self, library: Path, epsilon: float):
         super().__init__()
         self.epsilon = Tensor(np.float32(epsilon))
-        self.forward = _kernel(library, "layernorm", _as_first)
-        self.backward = _kernel(library, "layernorm_gradient", _as_first_and_width, outputs=3)
+        self.forward = kernel(library, "layernorm", _as_first)
+        self.backward = kernel(library, "layernorm_gradient", _as_first_and_width, outputs=3)
 
     def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return self.forward(x, gamma, beta, self.epsilon)
@@ -67,45 +63,13 @@ class Normalize(nn.Cell):
         return self.backward(x, gamma, self.epsilon, dout)
 
 
-class MaskedSoftmax(nn.Cell):
-    """Softmax of scores (B, A, Q, K) + bias (B, 1, Q, K)."""
-
-    def __init__(self, library: Path):
-        super().__init__()
-        self.forward = _kernel(library, "masked_softmax", _as_first)
-        self.backward = _kernel(library, "masked_softmax_gradient", _as_first)
-
-    def construct(self, scores: Tensor, bias: Tensor) -> Tensor:
-        return self.forward(scores, bias)
-
-    def bprop(self, scores: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient of the scores, and zeros for the bias."""
-        return self.backward(out, dout), ops.zeros_like(bias)
-
-
-class SwapAxes(nn.Cell):
-    """Swaps the middle axes of four, and multiplies by a constant."""
-
-    def __init__(self, library: Path, factor: float):
-        super().__init__()
-        self.factor = Tensor(np.float32(factor))
-        self.swap = _kernel(library, "swap_axes", _swapped)
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.swap(x, self.factor)
-
-    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        """Return the gradient of x."""
-        return (self.swap(dout, self.factor),)
-
-
 class BiasedFastGelu(nn.Cell):
     """FastGelu of x (F, N) + bias (F,). One pass computes both gradients."""
 
     def __init__(self, library: Path):
         super().__init__()
-        self.forward = _kernel(library, "biased_fast_gelu", _as_first)
-        self.backward = _kernel(library, "biased_fast_gelu_gradient", _as_first_two, outputs=2)
+        self.forward = kernel(library, "biased_fast_gelu", _as_first)
+        self.backward = kernel(library, "biased_fast_gelu_gradient", _as_first_two, outputs=2)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.forward(x, bias)
@@ -120,8 +84,8 @@ class CrossEntropy(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.forward = _kernel(library, "cross_entropy", _as_rows)
-        self.backward = _kernel(library, "cross_entropy_gradient", _as_first)
+        self.forward = kernel(library, "cross_entropy", _as_rows)
+        self.backward = kernel(library, "cross_entropy_gradient", _as_first)
 
     def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self.forward(logits, labels)
@@ -136,7 +100,7 @@ class GlobalNorm(nn.Cell):
 
     def __init__(self, library: Path):
         super().__init__()
-        self.norm = _kernel(library, "global_norm", _one)
+        self.norm = kernel(library, "global_norm", _one)
         self.reshape = ops.Reshape()
 
     def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
@@ -150,7 +114,7 @@ class AdamUpdate(nn.Cell):
         super().__init__()
         constants = [beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon]
         self.constants = Tensor(np.array(constants, np.float32))
-        self.update = _kernel(library, "adam_update", _one)
+        self.update = kernel(library, "adam_update", _one)
         self.update.add_prim_attr("side_effect_mem", True)  # later readers of the parameter get the new values
 
     def construct(

@@ -9,43 +9,6 @@
 namespace pangu {
 namespace {
 
-// scores (B, A, Q, K), bias (B, 1, Q, K) -> softmax(scores + bias) (B, A, Q, K)
-void masked_softmax(const Arguments &a) {
-  const int64_t heads = a.dim(0, 1), queries = a.dim(0, 2), keys = a.dim(0, 3);
-  parallel(a.size(0) / keys, keys, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float *scores = a[0] + row * keys;
-      const float *bias = a[1] + (row / (heads * queries) * queries + row % queries) * keys;
-      float *weights = a[2] + row * keys;
-#pragma omp simd
-      for (int64_t i = 0; i < keys; ++i) weights[i] = scores[i] + bias[i];
-      const float largest = maximum(weights, keys);
-      float total = 0;
-#pragma omp simd reduction(+ : total)
-      for (int64_t i = 0; i < keys; ++i) total += weights[i] = exponential(weights[i] - largest);
-      const float share = 1.0f / total;
-#pragma omp simd
-      for (int64_t i = 0; i < keys; ++i) weights[i] *= share;
-    }
-  });
-}
-
-// weights p (..., K), their gradient (..., K) -> gradient of the scores, p * (dp - sum(p * dp))
-void masked_softmax_gradient(const Arguments &a) {
-  const int64_t keys = a.last_dim(0);
-  parallel(a.size(0) / keys, keys, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float *p = a[0] + row * keys, *dp = a[1] + row * keys;
-      float *gradient = a[2] + row * keys;
-      float dot = 0;
-#pragma omp simd reduction(+ : dot)
-      for (int64_t i = 0; i < keys; ++i) dot += p[i] * dp[i];
-#pragma omp simd
-      for (int64_t i = 0; i < keys; ++i) gradient[i] = p[i] * (dp[i] - dot);
-    }
-  });
-}
-
 // x (..., H), gamma (H), beta (H), epsilon -> (..., H)
 void layernorm(const Arguments &a) {
   const int64_t width = a.last_dim(0);
@@ -127,21 +90,6 @@ void biased_fast_gelu_gradient(const Arguments &a) {
         total += dx[i];
       }
       a[4][row] = total;
-    }
-  });
-}
-
-// x (B, M, N, d), factor -> factor * x with the middle axes swapped (B, N, M, d)
-void swap_axes(const Arguments &a) {
-  const int64_t middle = a.dim(0, 1), inner = a.dim(0, 2), width = a.dim(0, 3);
-  const float factor = a.scalar(1);
-  parallel(a.dim(0, 0) * inner * middle, width, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t batch = row / (inner * middle), n = row / middle % inner, m = row % middle;
-      const float *x = a[0] + ((batch * middle + m) * inner + n) * width;
-      float *swapped = a[2] + row * width;
-#pragma omp simd
-      for (int64_t i = 0; i < width; ++i) swapped[i] = factor * x[i];
     }
   });
 }
@@ -244,13 +192,10 @@ void adam_update(const Arguments &a) {
 }  // namespace
 }  // namespace pangu
 
-KERNEL(masked_softmax)
-KERNEL(masked_softmax_gradient)
 KERNEL(layernorm)
 KERNEL(layernorm_gradient)
 KERNEL(biased_fast_gelu)
 KERNEL(biased_fast_gelu_gradient)
-KERNEL(swap_axes)
 KERNEL(cross_entropy)
 KERNEL(cross_entropy_gradient)
 KERNEL(global_norm)

@@ -14,10 +14,18 @@ from src.nn.operators import MaskedSoftmax, SwapAxes
 from src.pangu_alpha_config import PanguAlphaConfig
 
 MASKED_SCORE = -10000.0  # finite in float16, too
+SHARED = -1  # number of the beginning of a row that all documents of the row attend to
 
 
 class AttentionBias(nn.Cell):
-    """attention_mask (B, S, S), 1 where attention may go and else 0 -> what is added to the scores, (B, 1, S, S)."""
+    """What attention may see -> what is added to the scores, (B, 1, Q, K).
+
+    Inputs:
+        visible: One of these two.
+            A mask (B, Q, K), any number type: 1 where the query of axis 1 may attend to the key of axis 2, else 0.
+            Documents (B, S) int32: the number of each token's document. A token attends to itself and to the tokens
+            before it that have its number, or the number SHARED.
+    """
 
     def __init__(self, config: PanguAlphaConfig):
         super().__init__()
@@ -27,9 +35,20 @@ class AttentionBias(nn.Cell):
         self.mul = ops.Mul()
         self.cast = ops.Cast()
 
-    def construct(self, attention_mask: Tensor) -> Tensor:
-        allowed = self.expand_dims(self.cast(attention_mask, self.softmax_dtype), 1)
+    def construct(self, visible: Tensor) -> Tensor:
+        mask = mask_of_documents(visible) if len(visible.shape) == 2 else visible
+        allowed = self.expand_dims(self.cast(mask, self.softmax_dtype), 1)
         return self.mul(self.sub(1.0, allowed), MASKED_SCORE)
+
+
+def mask_of_documents(documents: Tensor) -> Tensor:
+    """Return the mask (B, S, S) bool of documents (B, S)."""
+    rows, length = documents.shape
+    place = ops.range(0, length, 1)
+    earlier = ops.reshape(place, (1, length)) <= ops.reshape(place, (length, 1))  # (S, S)
+    keys = ops.reshape(documents, (rows, 1, length))
+    visible = ops.logical_or(keys == SHARED, keys == ops.reshape(documents, (rows, length, 1)))
+    return ops.logical_and(visible, earlier)
 
 
 class CoreAttention(nn.Cell):

@@ -161,9 +161,12 @@ class NextLogits(nn.Cell):
             # The reshape only moves this read before the write of the caches, where the embedding reads the table too.
             # MindSpore makes two copies of a parameter that is read before and after a write.
             table = ops.reshape(self.model.backbone.embedding.word_embedding.embedding_table, (-1, self.hidden_size))
-        mask = ops.range(0, seen, 1) <= ops.reshape(position_ids, (batch, tokens, 1))
+        if tokens == 1 and self.capacity:
+            visible = ops.range(0, seen, 1) <= ops.reshape(position_ids, (batch, tokens, 1))
+        else:
+            visible = ops.zeros((batch, tokens), ms.int32)  # each row is one document
         # False: experts drop no tokens, so that the result of a token does not depend on the rest of the batch.
-        x, _ = self.model.backbone(before, position_ids, mask, None, caches, False)
+        x, _ = self.model.backbone(before, position_ids, visible, None, caches, False)
         if not self.has_head:
             return x
         row = ops.cast(ops.range(0, batch, 1), ms.int32) * tokens + last

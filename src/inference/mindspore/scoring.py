@@ -17,6 +17,7 @@ from mindspore import Tensor, nn, ops
 from src.cpu_kernels.attach import cross_entropy
 from src.inference.padding import row_length
 from src.inference.score_request import Request, check_scored
+from src.nn import attention
 from src.nn.operators import CrossEntropy
 from src.pangu_alpha import PanguAlphaModel
 
@@ -40,13 +41,9 @@ class HiddenStates(nn.Cell):
         self.backbone = model.backbone
 
     def construct(self, ids: Tensor, positions: Tensor, branches: Tensor) -> Tensor:
-        rows, length = ids.shape
-        place = ops.range(0, length, 1)
-        earlier = ops.reshape(place, (1, length)) <= ops.reshape(place, (length, 1))  # (S, S)
-        seen = ops.reshape(branches, (rows, 1, length))
-        visible = ops.logical_or(seen == SHARED, seen == ops.reshape(branches, (rows, length, 1)))
+        documents = branches + (attention.SHARED - SHARED)
         # False: experts drop no tokens, so that the result of a token does not depend on the rest of the batch.
-        x, _ = self.backbone(ids, positions, ops.logical_and(visible, earlier), None, None, False)
+        x, _ = self.backbone(ids, positions, documents, None, None, False)
         return x
 
 

@@ -78,8 +78,11 @@ def attention_bytes(config: RunConfig) -> int:
 
     Plain attention keeps its weights, after the softmax and in the compute dtype or dropped, and the mask of dropout.
     Fused attention keeps two times 8 float32 numbers for each token and head, and a bit for each weight if some drop.
+    The compiled attention of CPUs keeps one number for each token and head.
     """
     model, drops = config.model, bool(config.model.attention_dropout)
+    if config.has_compiled_attention:
+        return FLOAT32 * token_count(config) * model.num_heads // config.parallel.tensor
     if config.has_flash_attention:
         statistics = 2 * 8 * FLOAT32 * token_count(config) * model.num_heads // config.parallel.tensor
         return statistics + drops * pairs(config) // 8
@@ -98,6 +101,7 @@ def attention_input_bytes(config: RunConfig) -> int:
 
 def mask_bytes(config: RunConfig) -> int:
     """Return the bytes of the mask of a micro-batch that attention makes of its input, for all layers."""
-    item = ITEM_SIZE[config.model.softmax_compute_dtype]
-    of_pair = {"mask": item, "documents": 1, "document ends": 0}[config.attention_input]
+    if config.has_compiled_attention or config.attention_input == "document ends":
+        return 0
+    of_pair = 1 if config.has_flash_attention else ITEM_SIZE[config.model.softmax_compute_dtype]
     return token_count(config) * config.model.seq_length * of_pair
