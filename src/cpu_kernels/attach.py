@@ -10,7 +10,7 @@ from src import pangu_alpha
 from src.common.settings import TrainingConfig
 from src.cpu_kernels import build, cells
 from src.cpu_kernels.attention import fuse_attention
-from src.cpu_kernels.half_gemm import has_half_gemm
+from src.cpu_kernels.onednn import has_gemm, has_half_gemm
 from src.cpu_kernels.token_decoder import TokenDecoder
 from src.nn import operators, optimizer
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
@@ -33,6 +33,8 @@ def attach_to_training(network: PanguAlphaWithLoss, apply_gradients: ApplyGradie
     if library is None:
         return False
     _attach_to_layers(network.model, library)
+    if has_gemm(library):
+        _attach_products(network.model, library, cells.Product)
     network.row_losses.cross_entropy = cells.CrossEntropy(library)
     apply_gradients.global_norm = cells.GlobalNorm(library)
     for _, cell in apply_gradients.cells_and_names():
@@ -53,13 +55,7 @@ def attach_half_products(model: PanguAlphaModel) -> bool:
     library = _library_for(model.config)
     if library is None or not has_half_gemm(library):
         return False
-    for _, cell in list(model.cells_and_names()):
-        if isinstance(cell, pangu_alpha.Linear):
-            cell.product = cells.HalfProduct(library, transpose_b=cell.product.weight_transposed)
-            cell.product_of_transposed = cells.HalfProduct(library, transpose_a=True)
-            cell.product_to_transposed = cells.HalfProduct(library, transpose_a=True, transpose_b=True)
-        elif isinstance(cell, pangu_alpha.Head):
-            cell.matmul = cells.HalfProduct(library, transpose_b=True)
+    _attach_products(model, library, cells.HalfProduct)
     return True
 
 
@@ -105,6 +101,16 @@ def _attach_to_layers(model: PanguAlphaModel, library: Path) -> None:
             cell.normalize = cells.Normalize(library, model.config.layernorm_epsilon)
         elif isinstance(cell, pangu_alpha.FeedForward) and isinstance(cell.activation, operators.FastGelu):
             cell.biased_activation = cells.BiasedFastGelu(library)
+
+
+def _attach_products(model: PanguAlphaModel, library: Path, kind: type[cells.Product]) -> None:
+    for _, cell in list(model.cells_and_names()):
+        if isinstance(cell, pangu_alpha.Linear):
+            cell.product = kind(library, weight_transposed=cell.product.weight_transposed)
+            cell.product_of_transposed = kind(library, input_transposed=True)
+            cell.product_to_transposed = kind(library, input_transposed=True, weight_transposed=True)
+        elif isinstance(cell, pangu_alpha.Head):
+            cell.matmul = kind(library, weight_transposed=True)
 
 
 def _library_for(config: PanguAlphaConfig) -> Path | None:

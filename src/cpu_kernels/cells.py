@@ -54,15 +54,13 @@ def _one(*_: Shape) -> Shape:
     return (1,)
 
 
-class HalfProduct(nn.Cell):
-    """Product of two float32 matrices: both are rounded to bfloat16, the sums and the result are float32.
-
-    So are the products that give its gradients. Call half_gemm.has_half_gemm before.
+class Product(nn.Cell):
+    """Product of two float32 matrices. Call onednn.has_gemm before.
 
     Args:
         library: The compiled kernels.
-        transpose_a: a is (inner, rows) instead of (rows, inner).
-        transpose_b: b is (columns, inner) instead of (inner, columns).
+        input_transposed: a is (inner, rows) instead of (rows, inner).
+        weight_transposed: b is (columns, inner) instead of (inner, columns).
 
     Inputs:
         a and b.
@@ -71,23 +69,35 @@ class HalfProduct(nn.Cell):
         (rows, columns).
     """
 
-    def __init__(self, library: Path, transpose_a: bool = False, transpose_b: bool = False):
+    KERNEL = "product"
+
+    def __init__(self, library: Path, input_transposed: bool = False, weight_transposed: bool = False):
         super().__init__()
-        self.transposed = Tensor(np.array([transpose_a, transpose_b], np.int32))
+        self.weight_transposed = weight_transposed
+        self.transposed = Tensor(np.array([input_transposed, weight_transposed], np.int32))
 
         def out_shape(a: Shape, b: Shape, *_: Shape) -> Shape:
-            return a[1 if transpose_a else 0], b[0 if transpose_b else 1]
+            return a[1 if input_transposed else 0], b[0 if weight_transposed else 1]
 
-        backward = kernel(library, "half_product_gradient", _as_first_two, outputs=2)
+        backward = kernel(library, f"{self.KERNEL}_gradient", _as_first_two, outputs=2)
 
         def bprop(a: Tensor, b: Tensor, transposed: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             da, db = backward(a, b, transposed, dout)
             return da, db, ops.zeros_like(transposed)
 
-        self.forward = kernel(library, "half_product", out_shape, bprop=bprop)
+        self.forward = kernel(library, self.KERNEL, out_shape, bprop=bprop)
 
     def construct(self, a: Tensor, b: Tensor) -> Tensor:
         return self.forward(a, b, self.transposed)
+
+
+class HalfProduct(Product):
+    """The same with both matrices rounded to bfloat16, and float32 sums. So are the products that give its gradients.
+
+    Call onednn.has_half_gemm before.
+    """
+
+    KERNEL = "half_product"
 
 
 class Normalize(nn.Cell):

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import half_gradients, half_training, train_step
 from src.common.errors import InputError
 from src.cpu_kernels import build
-from src.cpu_kernels.half_gemm import has_half_gemm
+from src.cpu_kernels.onednn import has_half_gemm
 from tests.support.programs import random_ids, write_mindrecord
 
 

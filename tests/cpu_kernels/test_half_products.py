@@ -9,7 +9,7 @@ from mindspore.common import np_dtype
 
 from src.common.cli import parse
 from src.common.errors import InputError
-from src.cpu_kernels import build, cells, half_gemm
+from src.cpu_kernels import build, cells, onednn
 from src.cpu_kernels.attach import attach_half_products, has_half_products
 from src.inference.mindspore.load import build_runtime, open_run
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
@@ -28,7 +28,7 @@ def library():
     path = build.library()
     if path is None:
         pytest.skip("no compiler here")
-    if not half_gemm.has_half_gemm(path):
+    if not onednn.has_half_gemm(path):
         pytest.skip("this processor has neither AVX-512 BF16 nor AMX")
     return path
 
@@ -136,12 +136,12 @@ def test_all_products_of_a_model_are_replaced(library):
 @pytest.mark.parametrize("missing", ["isa", "symbol", "library"])
 def test_without_bfloat16_one_line_says_so(missing, monkeypatch, capsys):
     if missing == "isa":
-        monkeypatch.setattr(half_gemm, "BFLOAT16", 1 << 30)
+        monkeypatch.setattr(onednn, "BFLOAT16", 1 << 30)
     elif missing == "symbol":
-        monkeypatch.setattr(half_gemm, "GEMM", "dnnl_no_such_function")
+        monkeypatch.setattr(onednn, "HALF_GEMM", "dnnl_no_such_function")
     else:
-        monkeypatch.setattr(half_gemm, "ONEDNN", half_gemm.ONEDNN.with_name("libnone.so"))
-    assert not half_gemm.has_half_gemm.__wrapped__(build.library())
+        monkeypatch.setattr(onednn, "ONEDNN", onednn.ONEDNN.with_name("libnone.so"))
+    assert not onednn.has_half_gemm.__wrapped__(build.library())
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("warning: products are computed in float32, not bfloat16: ")
 

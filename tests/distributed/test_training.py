@@ -3,7 +3,7 @@
 import pytest
 
 from src.cpu_kernels import build
-from src.cpu_kernels.half_gemm import has_half_gemm
+from src.cpu_kernels.onednn import has_half_gemm
 from tests.support.distributed_runs import DENSE, MOE, TRAINING, Run, differences
 from tests.support.programs import metrics
 

@@ -6,7 +6,7 @@ from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from src.cpu_kernels.attach import attach_half_products, attach_to_training
-from src.cpu_kernels.half_gemm import warn_of_float32
+from src.cpu_kernels.onednn import warn_of_float32
 from src.nn.optimizer import Optimizer, keep_on_host
 from src.nn.product_mask import use_product_masks
 from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
