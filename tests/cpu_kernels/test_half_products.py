@@ -1,6 +1,7 @@
 """Products in bfloat16: rounding and sums against float64, gradients against golden ones, and whole runs."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -72,16 +73,19 @@ def test_nan_stays_nan_and_too_large_is_infinite(library, bits):
 @pytest.mark.parametrize("transpose_a", [False, True])
 @pytest.mark.parametrize("transpose_b", [False, True])
 @pytest.mark.parametrize("rows, columns, inner", [(1, 1, 1), (3, 5, 7), (130, 33, 517), (257, 700, 64)])
-def test_products_and_their_gradients(library, transpose_a, transpose_b, rows, columns, inner):
+@pytest.mark.parametrize("kind", [cells.Product, cells.HalfProduct])
+def test_products_and_their_gradients(library, kind, transpose_a, transpose_b, rows, columns, inner):
+    assert onednn.has_gemm(library)
+    seen = rounded if kind is cells.HalfProduct else partial(np.asarray, dtype=np.float64)
     a, b = normal(rows, inner), normal(inner, columns, seed=1)
     a, b = (np.ascontiguousarray(x.T) if flip else x for x, flip in ((a, transpose_a), (b, transpose_b)))
     dout = normal(rows, columns, seed=2)
-    cell = cells.HalfProduct(library, transpose_a, transpose_b)
+    cell = kind(library, transpose_a, transpose_b)
     ours = [
         cell(Tensor(a), Tensor(b)),
         *ops.GradOperation(get_all=True, sens_param=True)(cell)(*map(Tensor, (a, b, dout))),
     ]
-    left, right, above = rounded(a), rounded(b), rounded(dout)
+    left, right, above = seen(a), seen(b), seen(dout)
     left, right = left.T if transpose_a else left, right.T if transpose_b else right
     of_a, of_b = above @ right.T, left.T @ above
     for found, truth in zip(
