@@ -82,7 +82,7 @@ class Ours:
         from mindspore import ParameterTuple, Tensor, ops
 
         from src.cpu_kernels.attach import attach_half_products
-        from src.dataset import causal
+        from src.dataset import one_document
         from src.pangu_alpha import PanguAlphaModel, PanguAlphaWithLoss
         from src.parallel.mesh import prepare_device
 
@@ -97,7 +97,7 @@ class Ours:
         self.weights = {parameter.name: parameter.asnumpy() for parameter in model.get_parameters()}
         parameters, ids = ParameterTuple(model.trainable_params()), arguments.ids()
         compute = ops.GradOperation(get_by_list=True)(PanguAlphaWithLoss(arguments.model, model), parameters)
-        found = compute(*map(Tensor, (ids, *causal(ids))))
+        found = compute(*map(Tensor, (ids, *one_document(ids))))
         self.gradients = {one.name: value.asnumpy() for one, value in zip(parameters, found, strict=True)}
 
 

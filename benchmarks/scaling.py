@@ -109,7 +109,7 @@ class Rank:
         os.environ.update(environment)
         from mindspore import Tensor
 
-        from src.dataset import causal
+        from src.dataset import one_document
         from src.parallel.mesh import connect, prepare_device
         from src.parallel.plan.plan import Plan
 
@@ -121,7 +121,7 @@ class Rank:
         ids = draw.integers(
             SPECIAL_IDS, arguments.vocab_size, (arguments.batch_size, arguments.seq_length + 1), dtype=np.int32
         )
-        self.batch = (*map(Tensor, (ids, *causal(ids))), None, None)
+        self.batch = (*map(Tensor, (ids, *one_document(ids))), None, None)
         self.stepper, self.optimizer = self._build()
         self.silent = None
 

@@ -10,7 +10,7 @@
 namespace pangu {
 namespace {
 
-constexpr int64_t kQueries = 48, kKeys = 128;  // in a block; queries are a multiple of kTileRows
+constexpr int64_t kQueries = 48, kKeys = 128;  // in a block; queries are a multiple of kTileHeight
 constexpr int32_t kShared = -1;                // number of a beginning that all documents of a row attend to
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 

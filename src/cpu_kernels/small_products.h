@@ -7,11 +7,11 @@
 namespace pangu {
 
 #if defined(__AVX512F__)
-inline constexpr int64_t kTileVectors = 4;
+inline constexpr int64_t kTileWidth = 4;
 #else
-inline constexpr int64_t kTileVectors = 2;
+inline constexpr int64_t kTileWidth = 2;
 #endif
-inline constexpr int64_t kTileRows = 6;  // with kTileVectors vectors each, and room for what is multiplied
+inline constexpr int64_t kTileHeight = 6;  // with kTileWidth vectors each, and room for what is multiplied
 
 inline int64_t padded_to_vector(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
@@ -86,8 +86,8 @@ inline void multiply_columns(Strided a, const float *b, int64_t b_row, float *c,
                              int64_t depth, bool adds) {
   int64_t i = 0;
   const auto at = [&](int64_t row) { return Strided{a.data + row * a.row, a.row, a.column}; };
-  for (; i + kTileRows <= rows; i += kTileRows) {
-    multiply_tile<kTileRows, Vectors>(at(i), b, b_row, c + i * c_row, c_row, depth, adds);
+  for (; i + kTileHeight <= rows; i += kTileHeight) {
+    multiply_tile<kTileHeight, Vectors>(at(i), b, b_row, c + i * c_row, c_row, depth, adds);
   }
   for (; i + 2 <= rows; i += 2) multiply_tile<2, Vectors>(at(i), b, b_row, c + i * c_row, c_row, depth, adds);
   if (i < rows) multiply_tile<1, Vectors>(at(i), b, b_row, c + i * c_row, c_row, depth, adds);
@@ -98,8 +98,8 @@ inline void multiply_columns(Strided a, const float *b, int64_t b_row, float *c,
 inline void multiply(Strided a, const float *b, int64_t b_row, float *c, int64_t c_row, int64_t rows, int64_t columns,
                      int64_t depth, bool adds) {
   int64_t j = 0;
-  for (; j + kTileVectors * kLanes <= columns; j += kTileVectors * kLanes) {
-    multiply_columns<kTileVectors>(a, b + j, b_row, c + j, c_row, rows, depth, adds);
+  for (; j + kTileWidth * kLanes <= columns; j += kTileWidth * kLanes) {
+    multiply_columns<kTileWidth>(a, b + j, b_row, c + j, c_row, rows, depth, adds);
   }
   for (; j < columns; j += kLanes) multiply_columns<1>(a, b + j, b_row, c + j, c_row, rows, depth, adds);
 }

@@ -74,7 +74,8 @@ def recompute_layers(
 def _use_plain_products(layer: Block) -> None:
     """Replace products by the operator in them. A cell with its own bprop keeps its inputs; the gradients are equal."""
     for _, cell in list(layer.cells_and_names()):
-        for name, part in list(cell.name_cells().items()):
+        for name in list(cell.name_cells()):
+            part = getattr(cell, name)  # name_cells() still has what an operator with a strategy has replaced
             if type(part) is Product:
                 setattr(cell, name, part.matmul)
 

@@ -274,7 +274,7 @@ def test_too_little_memory(folders, monkeypatch, capsys):
     assert "needs 0.3 GiB of memory, and 0.1 GiB are available" in errors
     monkeypatch.setattr(memory, "available_memory", lambda: 300 << 20)
     runtime = CpuRuntime(folders / "8")
-    with pytest.raises(InputError, match="20000 texts of 48 tokens at once: this needs"):
+    with pytest.raises(InputError, match="20000 texts of 48 tokens: this needs"):
         runtime.open(20000, 48)
 
 
