@@ -94,6 +94,8 @@ class HashMask(Hash):
         bool (B, elements of a row), true where an element is kept.
     """
 
+    waits = False  # for the input; else a pass that computes the mask again computes and sends the input again, too
+
     def __init__(self, rate: float):
         super().__init__()
         self.threshold = int(rate * 2**31)
@@ -142,8 +144,8 @@ class Dropout(nn.Cell):
     def construct(self, x: Tensor, key: Tensor | None) -> Tensor:
         if key is None or self.rate == 0:
             return x
-        # After x, or a graph may make the masks of all layers at the beginning of a step.
-        kept = self.mask(x.shape, after(x, key), self.site, self.part)
+        key = after(x, key) if self.mask.waits else key
+        kept = self.mask(x.shape, key, self.site, self.part)
         scale = self.mul(self.cast(kept, x.dtype), 1.0 / (1.0 - self.rate))
         return self.mul(x, self.reshape(scale, x.shape))
 
