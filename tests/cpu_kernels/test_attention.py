@@ -4,18 +4,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from src.cpu_kernels import build
 from src.cpu_kernels.attention import DocumentsOrBias, FusedAttention
 from src.nn.attention import SHARED, AttentionBias, CoreAttention
 from src.pangu_alpha_config import PanguAlphaConfig
-
-
-@pytest.fixture(scope="module")
-def library():
-    path = build.library()
-    if path is None:
-        pytest.skip("no compiler here")
-    return path
 
 
 class Case:

@@ -23,14 +23,6 @@ TINIEST = 1e-37  # kernels treat smaller numbers as 0
 TRAINING = TrainingConfig(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0, steps=9)
 
 
-@pytest.fixture(scope="module")
-def library():
-    path = build.library()
-    if path is None:
-        pytest.skip("no compiler here")
-    return path
-
-
 def normal(*shape, scale=1.0, seed=0):
     return np.random.default_rng([seed, *shape]).normal(0, scale, shape).astype(np.float32)
 
