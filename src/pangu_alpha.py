@@ -20,7 +20,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from src.nn.attention import AttentionBias, CoreAttention
-from src.nn.dropout import Dropout, number_sites
+from src.nn.dropout import Dropout, key_after, number_sites
 from src.nn.moe import MixtureOfExperts
 from src.nn.operators import AddBias, BiasedRows, CrossEntropy, FastGelu, Normalize, Product
 from src.pangu_alpha_config import PanguAlphaConfig
@@ -129,7 +129,7 @@ class Attention(nn.Cell):
         self, query: Tensor, x: Tensor, bias: Tensor, dropout_key: Tensor | None = None, cache: Callable | None = None
     ) -> Tensor:
         mixed = self.core(self.dense1(query), self.dense2(x), self.dense3(x), bias, dropout_key, cache)
-        return self.output_dropout(self.projection(mixed), dropout_key)  # (B * S, H)
+        return self.output_dropout(self.projection(mixed), key_after(mixed, dropout_key))  # (B * S, H)
 
 
 class FeedForward(nn.Cell):
@@ -149,11 +149,12 @@ class FeedForward(nn.Cell):
 
     def construct(self, x: Tensor, dropout_key: Tensor | None = None) -> Tensor:
         if x.shape[0] < FEW_ROWS:
-            output = self.projection(self.activation(self.mapping(x)))
+            hidden = self.activation(self.mapping(x))
+            output = self.projection(hidden)
         else:
             hidden = self.biased_activation(*self.mapping.to_transposed(x))  # (4H, N)
             output = self.projection.of_transposed(hidden)
-        return self.dropout(output, dropout_key)
+        return self.dropout(output, key_after(hidden, dropout_key))
 
 
 class Block(nn.Cell):

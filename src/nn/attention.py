@@ -9,7 +9,7 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.nn.dropout import Dropout
+from src.nn.dropout import Dropout, key_after
 from src.nn.operators import MaskedSoftmax, SwapAxes
 from src.pangu_alpha_config import PanguAlphaConfig
 
@@ -97,7 +97,7 @@ class CoreAttention(nn.Cell):
             k, v = cache(k, v)
         scores = self.cast(self.scores(q, k), self.softmax_dtype)  # (B, A, S, S)
         weights = self.cast(self.softmax(scores, bias), v.dtype)
-        weights = self.dropout(weights, dropout_key)
+        weights = self.dropout(weights, key_after(weights, dropout_key))
         mixed = self.swap_back(self.weighted_sum(weights, v))  # (B, S, A, d)
         return self.reshape(mixed, (-1, self.num_heads * self.head_size))
 

@@ -94,8 +94,6 @@ class HashMask(Hash):
         bool (B, elements of a row), true where an element is kept.
     """
 
-    waits = False  # for the input; else a pass that computes the mask again computes and sends the input again, too
-
     def __init__(self, rate: float):
         super().__init__()
         self.threshold = int(rate * 2**31)
@@ -144,10 +142,17 @@ class Dropout(nn.Cell):
     def construct(self, x: Tensor, key: Tensor | None) -> Tensor:
         if key is None or self.rate == 0:
             return x
-        key = after(x, key) if self.mask.waits else key
         kept = self.mask(x.shape, key, self.site, self.part)
         scale = self.mul(self.cast(kept, x.dtype), 1.0 / (1.0 - self.rate))
         return self.mul(x, self.reshape(scale, x.shape))
+
+
+def key_after(x: Tensor, key: Tensor | None) -> Tensor | None:
+    """Return the key for a mask that is made after x, or a graph may make the masks of all layers at its beginning.
+
+    What is dropped must not be x if it is a sum over tensor-parallel ranks: the recomputed mask would need it again.
+    """
+    return key if key is None else after(x, key)
 
 
 def _int32(value: int) -> Tensor:

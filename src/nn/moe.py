@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from src.nn.dropout import Dropout
+from src.nn.dropout import Dropout, key_after
 from src.nn.operators import FastGelu
 from src.pangu_alpha_config import PanguAlphaConfig
 
@@ -178,7 +178,7 @@ class MixtureOfExperts(nn.Cell):
         back = self.transpose_back(self.reshape(back, (-1, batch, capacity, hidden)), (1, 0, 2, 3))
         back = self.reshape(back, (batch, -1, hidden))  # (B, E * C, H)
         output = self.reshape(self.combine(self.cast(combine, x.dtype), back), (-1, hidden))
-        return self.dropout(output, dropout_key), balance
+        return self.dropout(output, key_after(x, dropout_key)), balance
 
     def _capacity(self, tokens: int, drop_tokens: bool) -> int:
         if not drop_tokens:

@@ -31,8 +31,6 @@ class ProductMask(nn.Cell):
         bool in the shape of the dropout's input, or with the last axis in blocks; true where an element is kept.
     """
 
-    waits = True  # for the input, or a graph may make the masks of all layers at the beginning of a step
-
     def __init__(self, rate: float):
         super().__init__()
         self.threshold = int(rate * (_WORD + 1))

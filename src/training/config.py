@@ -48,6 +48,13 @@ class TrainConfig(RunConfig):
             "parallel.backend semi_auto needs parallel.device_target Ascend or GPU, because MindSpore does not have it "
             "on a CPU; --dry_run compiles it, and parallel.backend explicit runs",
         )
+        require(
+            self.is_semi_auto
+            or self.dry_run
+            or not (self.model.num_experts and parallel.sequence_parallel and parallel.recompute == "full"),
+            "parallel.recompute full with parallel.sequence_parallel and experts makes a graph that MindSpore can't "
+            "compile with parallel.backend explicit: give parallel.recompute selective",
+        )
         sliced = parallel.tensor > 1 or parallel.expert > 1 or parallel.optimizer_shard
         require(
             training.optimizer != "lamb" or not sliced,

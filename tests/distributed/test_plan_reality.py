@@ -45,6 +45,22 @@ CASES = [
         dict(expert=2, pipeline=2, virtual_stages=2, micro_batch_num=2, recompute="full"),
         MOE | {"num_layers": 4, "expert_interval": 2},
     ),
+    ("tp2 x pp2 with recompute", dict(tensor=2, pipeline=2, micro_batch_num=2, recompute="full"), DENSE),
+    (
+        "tp2 x pp2 with sequence parallel and recompute",
+        dict(tensor=2, pipeline=2, micro_batch_num=2, sequence_parallel=True, recompute="full"),
+        DENSE,
+    ),
+    (
+        "experts over tp2 x pp2 with recompute",
+        dict(tensor=2, pipeline=2, micro_batch_num=2, recompute="full"),
+        MOE | {"num_layers": 4},
+    ),
+    (
+        "experts over ep2 x tp2 with sequence parallel and selective recompute",
+        dict(expert=2, tensor=2, sequence_parallel=True, recompute="selective"),
+        MOE,
+    ),
     (
         "experts at a stage's end, tp2 x pp2",
         dict(tensor=2, pipeline=2, micro_batch_num=2),

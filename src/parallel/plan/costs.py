@@ -170,9 +170,22 @@ def _sent_item_size(config: RunConfig) -> int:
     return FLOAT32 if config.parallel.device_target == "CPU" else ITEM_SIZE[config.model.compute_dtype]
 
 
-def _passes(config: RunConfig, plan: Plan, chunk: int) -> int:
-    """Return how many passes a layer makes for a micro-batch: forward, backward, and each recomputed forward pass."""
-    return 2 + (config.parallel.recompute == "full") + (chunk < plan.num_chunks - 1)
+def _passes(plan: Plan, chunk: int) -> int:
+    """Return how many passes a layer makes for a micro-batch.
+
+    They are the forward and the backward pass. A chunk that is not the last makes the forward pass again.
+    """
+    return 2 + (chunk < plan.num_chunks - 1)
+
+
+def _expert_passes(config: RunConfig, plan: Plan, layer: int) -> tuple[int, int]:
+    """Return how often a layer with experts sends tokens to them and, in whatever way, their outputs back.
+
+    Recomputed experts do both again. Then the forward pass that a chunk makes again has no use for the last outputs.
+    """
+    chunk, full = plan.chunk_of_layer(layer), config.parallel.recompute == "full"
+    there = _passes(plan, chunk) + full
+    return there, there - (full and chunk < plan.num_chunks - 1 and layer == plan.layers_of_chunk(chunk)[-1])
 
 
 def _tensor(config: RunConfig, plan: Plan, rank: int) -> list[Communication]:
@@ -204,9 +217,9 @@ def _tensor_of_micro_batch(config: RunConfig, plan: Plan, chunk: int) -> Counter
     """Return the payload of each operation that src/parallel/explicit/tensor_parallel.py attaches to a chunk."""
     model, tokens, payload = config.model, token_count(config), Counter()
     first, last = chunk == 0, chunk == plan.num_chunks - 1
-    layers, passes = plan.layers_of_chunk(chunk), _passes(config, plan, chunk)
+    layers, passes = plan.layers_of_chunk(chunk), _passes(plan, chunk)
     dense = [layer for layer in layers if not model.has_experts(layer)]
-    with_experts = len(layers) - len(dense)
+    experts = [layer for layer in layers if layer not in dense]
     row = model.hidden_size * _sent_item_size(config)
     if first and plan.vocab_parallel:
         payload["AllReduce"] += (1 if last else 2) * tokens * model.hidden_size * FLOAT32  # word embedding, forward
@@ -215,18 +228,19 @@ def _tensor_of_micro_batch(config: RunConfig, plan: Plan, chunk: int) -> Counter
     if last and plan.vocab_parallel:
         payload["AllReduce"] += 2 * tokens * FLOAT32  # loss
         payload["AllGather"] += plan.tensor * tokens * FLOAT32  # largest logits
-    payload["AllReduce"] += passes * with_experts * config.training.batch_size * expert_places(config) * row
+    outputs = sum(_expert_passes(config, plan, layer)[1] for layer in experts)
+    payload["AllReduce"] += outputs * config.training.batch_size * expert_places(config) * row
     # Attention and feed-forward layers need a sum in each pass. A head with a part of the vocabulary needs one in the
-    # backward pass. A recomputed forward pass leaves out a layer's last sum, if nothing after it is recomputed and no
-    # router's gradient needs it.
+    # backward pass. The forward pass that a chunk makes again has no use for the last sum. Recomputed layers need none,
+    # since what follows their sums is kept.
     of_head = last and plan.vocab_parallel
     sums = passes * (len(layers) + len(dense)) + of_head
-    left_out = (config.parallel.recompute == "full") * len(dense) + (not last and layers[-1] in dense)
+    left_out = not last and layers[-1] in dense
     if config.parallel.sequence_parallel:
         payload["ReduceScatter"] += (sums - left_out) * tokens * row
         # Each sum has one gather as its counterpart. The others are: a router's input or its gradient, the embedding's
         # gradient, and the input of a head with the whole vocabulary.
-        payload["AllGather"] += (sums + passes * with_experts + first + last - of_head) * tokens * row
+        payload["AllGather"] += (sums + passes * len(experts) + first + last - of_head) * tokens * row
     else:
         payload["AllReduce"] += (sums - left_out) * tokens * row
     return payload
@@ -260,10 +274,10 @@ def _expert(config: RunConfig, plan: Plan, stage: int) -> list[Communication]:
     if plan.expert == 1:
         return []
     model = config.model
-    passes = sum(
-        _passes(config, plan, plan.chunk_of_layer(layer)) for layer in plan.layers(stage) if model.has_experts(layer)
+    exchanges = sum(
+        sum(_expert_passes(config, plan, layer)) for layer in plan.layers(stage) if model.has_experts(layer)
     )
     rows = config.training.batch_size * expert_places(config)
     payload = rows * model.hidden_size * _sent_item_size(config)
-    payload *= 2 * passes * config.micro_steps
+    payload *= exchanges * config.micro_steps
     return [Communication("expert", "AlltoAll", plan.expert, payload)]

@@ -44,7 +44,7 @@ class Plan:
         data: Number of replicas of the model.
         expert: Number of parts that the experts are cut into. Each part has its own data.
         tensor: Number of parts that heads, feed-forward units and vocabulary are cut into.
-        optimizer_shard: Each replica keeps and updates only its part of the moments (ZeRO-1).
+        optimizer_shard: Each of several replicas keeps and updates only its part of the moments (ZeRO-1).
         num_layers: Number of the model's layers, including the query layer.
         vocab_parallel: Tensor parallel cuts the vocabulary; if false, each tensor-parallel rank has all of it.
         virtual_stages: Number of chunks of layers on each stage.
@@ -69,7 +69,7 @@ class Plan:
             parallel.data,
             parallel.expert,
             parallel.tensor,
-            parallel.optimizer_shard,
+            parallel.optimizer_shard and parallel.data * parallel.expert > 1,
             model.num_layers,
             parallel.vocab_parallel,
             parallel.virtual_stages,

@@ -237,6 +237,12 @@ def train_config(model, training, parallel):
             dict(pipeline=3, virtual_stages=2, micro_batch_num=6, pipeline_scheduler="zero_bubble_v"),
             "parallel.pipeline_scheduler need parallel.backend semi_auto, which this run does not use",
         ),
+        (
+            dict(num_experts=4),
+            {},
+            dict(tensor=2, sequence_parallel=True, recompute="full"),
+            r"recompute full with parallel.sequence_parallel and experts .* give parallel.recompute selective",
+        ),
         ({}, {}, dict(expert=2), "parallel.expert 2 does not divide model.num_experts 0; 1 does"),
         (dict(num_experts=6), {}, dict(expert=4), "parallel.expert 4 does not divide model.num_experts 6; 3 does"),
         (dict(num_experts=2), {}, dict(expert=4), "parallel.expert 4 does not divide model.num_experts 2; 2 does"),

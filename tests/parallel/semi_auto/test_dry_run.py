@@ -46,11 +46,12 @@ def differences(output):
 
 
 def test_every_kind_of_rank_is_as_planned():
-    """Two micro-batches have dropout without slow operators and the overflow register of a 910A, and the compiler has
-    heard of the options for communication."""
+    """Two micro-batches have dropout without slow operators and without another message of recomputed layers, and the
+    overflow register of a 910A; and the compiler has heard of the options for communication."""
     status, output, errors = dry_run(
         *SPREAD,
         "--parallel.optimizer_shard",
+        "--parallel.recompute",
         "--parallel.chip=910A",
         "--parallel.jit_level=O1",
         "--parallel.fusion_megabytes=32",
@@ -164,12 +165,15 @@ HALF = "--model.param_init_dtype=float16"
     [
         [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1"],
         [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1", "--parallel.sequence_parallel"],
+        [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1", "--parallel.recompute"],
         [HALF, "--parallel.tensor=2", "--parallel.recompute=selective"],
         [HALF, "--parallel.tensor=2", "--parallel.recompute", "--parallel.sequence_parallel"],
         [HALF, "--parallel.tensor=2", "--training.batch_size=1", "--model.seq_length=64"],  # the update needs most
         ["--parallel.data=2", "--parallel.optimizer_shard"],
         ["--parallel.data=2", "--parallel.optimizer_shard", "--parallel.recompute"],
         ["--parallel.tensor=2", "--parallel.micro_batch_num=4"],
+        [*SPREAD, "--parallel.pipeline=1", "--parallel.micro_batch_interleaved=2"],
+        ["--parallel.tensor=2", "--parallel.optimizer_shard"],  # no replicas
         ["--parallel.tensor=2", "--parallel.pipeline=4", "--parallel.micro_batch_num=4"],
         [*SPREAD, HALF, "--parallel.optimizer_shard", "--parallel.micro_batch_num=4", "--parallel.recompute"],
         [*SPREAD, "--parallel.optimizer_shard", "--parallel.micro_batch_num=4"],

@@ -204,7 +204,7 @@ def _nodes(body: str, num_layers: int) -> Iterator[_Node]:
 def _parameter(line: str, defined: dict[str, str]) -> str:
     """Return the parameter that a message sends, or sends the gradient sum of; an empty string for another message.
 
-    It follows the operand back through operators that change no number.
+    It follows the operand back through operators that compute nothing from it.
     """
     while True:
         operand = re.search(r" = \w+\((%\w+?)(?:_([\w.]+))?[,)]", line)
@@ -213,7 +213,7 @@ def _parameter(line: str, defined: dict[str, str]) -> str:
         if operand[2]:
             return operand[2]
         line = defined.get(operand[1], "")
-        if not re.search(r" = (Depend|Load|Receive|AllGather|AllReduce|ReduceScatter)\(", line):
+        if not re.search(r" = (PrimFunc_Cast|Depend|Load|Receive|AllGather|AllReduce|ReduceScatter)\(", line):
             return ""
 
 
