@@ -209,7 +209,8 @@ class Frame:
             line += say(language, "forgotten", forgotten=answer.forgotten) if answer.forgotten else ""
         except Exception as error:
             line = _alert(explain(language, error))
-        yield dict(zip(self.outputs, [line, *_buttons(running=False)], strict=True))
+        # The whole text again: a busy browser may drop a change that another one follows at once.
+        yield dict(zip(self.outputs, [line, *_buttons(running=False)], strict=True)) | show(answer.text)
 
     def remark(self, name: str, what: str) -> dict[Any, str]:
         """Return the change that shows the text `what` in the status line, in the language `name`."""

@@ -22,14 +22,19 @@ NAME = "a model"
 
 
 class EndlessRuntime(ToyRuntime):
-    """Generates different samples that never end, slowly enough to act in the middle of one."""
+    """Generates different samples that never end, slowly enough to act in the middle of one.
+
+    From the token `slow_from` on it takes half a second for each.
+    """
+
+    slow_from = 40
 
     def __init__(self):
         super().__init__(160, spread=1.0)
         self.table[..., 9] = -1e9
 
     def decode(self, ids, positions, rows=None):
-        time.sleep(0.05)
+        time.sleep(0.05 if positions.max() < self.slow_from else 0.5)
         return super().decode(ids, positions, rows)
 
 

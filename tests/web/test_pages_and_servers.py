@@ -68,11 +68,12 @@ def test_a_server_in_another_process(tiny_vocab, desktop):
         with paged(text_page.build(engine)) as port, paged(chat_page.build(engine)) as chat_port:
             visit(desktop, port, "English")
             assert value(desktop, "model") == "pangu-alpha"
+            write(desktop, "length", "30" + Keys.TAB)
             write(desktop, "text", "明月")
             click(desktop, "send")
             seen = set()
             until(desktop, lambda: seen.add(value(desktop, "text")) or "seed" in status(desktop))
-            assert len(seen) > 5
+            assert len(seen) > 2  # what was written, some of the answer, and all of it
             write(desktop, "text", PROMPT * 30)
             click(desktop, "send")
             until(desktop, lambda: "The text is too long" in status(desktop))
