@@ -325,9 +325,9 @@ class RunConfig:
         """Number of parts of a micro-batch whose logits are in memory one after the other (see chunked_loss)."""
         parallel = self.parallel
         cut = parallel.tensor > 1 and parallel.vocab_parallel
-        # MindSpore can't compile it in a graph that is called for each micro-batch.
-        called = self.is_semi_auto and self.micro_steps > 1
-        if parallel.device_target == "CPU" or called or (cut and not self.is_semi_auto):
+        # MindSpore can't compile it in a graph that is called for each micro-batch, and its search crashes.
+        fails = self.is_semi_auto and (self.micro_steps > 1 or parallel.strategy_search)
+        if parallel.device_target == "CPU" or fails or (cut and not self.is_semi_auto):
             return 1
         rows = self.training.batch_size // parallel.micro_batch_interleaved
         return max(part for part in range(1, MOST_CHUNKS + 1) if rows % part == 0)

@@ -56,6 +56,7 @@ CASES = [
         dict(tensor=2, pipeline=2, micro_batch_num=2, recompute="full"),
         MOE | {"num_layers": 4},
     ),
+    ("experts over ep2 x tp2 with recompute", dict(expert=2, tensor=2, recompute="full"), MOE),
     (
         "experts over ep2 x tp2 with sequence parallel and selective recompute",
         dict(expert=2, tensor=2, sequence_parallel=True, recompute="selective"),

@@ -121,7 +121,7 @@ def random_config(seed):
         micro_batch_num=3,
         optimizer_shard=draw.random() < 0.7,
         sequence_parallel=tensor > 1 and draw.random() < 0.5,
-        recompute=draw.random() < 0.5,
+        recompute=draw.choice(["none", "selective", "full"]),
         vocab_parallel=draw.random() < 0.7,
     )
     model = dict(
@@ -130,6 +130,8 @@ def random_config(seed):
         dropout_rate=draw.choice([0.0, 0.1]),
         param_init_dtype=draw.choice(["float32", "float16"]),
     )
+    if model["num_experts"] and parallel["sequence_parallel"] and parallel["recompute"] == "full":  # refused
+        parallel["recompute"] = "selective"
     return config_of(parallel, model)
 
 

@@ -315,7 +315,6 @@ def test_a_checkpoint_is_loaded_by_the_compiler_s_layout(tmp_path, flags):
         require_model(tmp_path / "strategy", model.config)  # the file of the last stage is missing
 
 
-@pytest.mark.slow
 def test_a_search_finds_strategies():
     status, output, errors = dry_run("--parallel.world_size=8", "--parallel.strategy_search")
     assert status == 0, errors
@@ -336,6 +335,15 @@ def test_a_difference_is_told(monkeypatch, capsys):
         dry_run_here.dry_run(config, "1")
     assert left.value.code == 1
     assert "AllReduce among 2, layer 1, forward: 2 times, planned 3" in capsys.readouterr().out
+
+
+def test_a_compiler_that_crashes_is_told_by_its_signal(monkeypatch, capsys):
+    crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
+    run_process = subprocess.run
+    monkeypatch.setattr(dry_run_here.subprocess, "run", lambda command, **options: run_process(crash, **options))
+    config = parse(TrainConfig, "train.py", ["--mode=tiny", "--parallel.tensor=2"])
+    with pytest.raises(InputError, match=r"rank 1 does not compile: MindSpore's compiler crashed \(SIGSEGV\)"):
+        dry_run_here.dry_run(config, "1")
 
 
 def test_another_mindspore_is_refused_in_one_line():

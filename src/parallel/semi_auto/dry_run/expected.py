@@ -92,8 +92,8 @@ def messages(config: RunConfig, plan: Plan, rank: int) -> Counter[Message]:
             # A loss by chunks computes its logits again, and with them the sums of all but the labels' logits.
             sums_of_rows = (5 if chunks > 1 else 3) if phase == "forward" else 2
             add(sums_of_rows * chunks * calls, "AllReduce", plan.vocab_parts, "head and loss", phase)
-            # Without stages, all parts of micro_batch_interleaved share the gradient of their losses' sums.
-            of_losses = calls if phase == "forward" or plan.pipeline > 1 else config.micro_steps
+            # All parts of micro_batch_interleaved share the gradient of their losses' sums.
+            of_losses = calls if phase == "forward" else config.micro_steps
             add(of_losses, "AllReduce", plan.data_ranks, "head and loss", phase)
     _of_experts(config, plan, at.pipeline, calls, add)
     sliced = sum(sliced_sums(config, plan, chunk) for chunk in plan.chunks(at.pipeline))

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,7 @@ def _compile(config: RunConfig, rank: int, graph: str, rows: int) -> Compiled:
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         if process.returncode:
-            raise InputError(f"rank {rank} does not compile: {_reason(process.stderr)}")
+            raise InputError(f"rank {rank} does not compile: {_reason(process.returncode, process.stderr)}")
         result = json.loads((folder / "result.json").read_text())
     parameters = {name: Array(tuple(one["shape"]), one["dtype"]) for name, one in result["parameters"].items()}
     collectives = Counter()
@@ -119,11 +120,15 @@ def _deep_stack() -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (most, most))
 
 
-def _reason(errors: str) -> str:
-    """Return the line of stderr that names the error."""
+def _reason(status: int, errors: str) -> str:
+    """Return the line of stderr that names the error, or how a process ended that had nothing to say."""
     lines = [line for line in errors.splitlines() if line.strip() and not line.startswith((" ", "[", "#", "-"))]
     told = [line for line in lines if "Error" in line.partition(":")[0] or line.startswith("error: ")]
-    return (told or lines or ["it was killed: out of memory?"])[0].removeprefix("error: ")
+    if status == -signal.SIGKILL:
+        return "it was killed: out of memory?"
+    if status < 0:
+        return f"MindSpore's compiler crashed ({signal.Signals(-status).name})"
+    return (told or lines or [f"it ended with status {status}"])[0].removeprefix("error: ")
 
 
 def differences_to_plan(config: RunConfig, plan: Plan, rank: int, compiled: Compiled) -> list[str]:
