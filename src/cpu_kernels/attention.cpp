@@ -179,7 +179,7 @@ class Head {
   // Turns the scores of a query into weights, relative to the largest score so far.
   void weigh(int64_t i, int64_t width) {
     float *scores = scores_.data() + i * kKeys;
-    Floats highest = Floats{} + largest_[i], total{};
+    Floats highest = all(largest_[i]), total{};
     for (int64_t j = 0; j < width; j += kLanes) {
       const Floats x = load<Floats>(scores + j);
       highest = x > highest ? x : highest;

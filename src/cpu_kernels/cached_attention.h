@@ -52,7 +52,7 @@ inline void add_values(const CachedHead &head, int64_t first, const Floats *weig
 // last of them. `queries` and `mixed` have d vectors, and may be the same.
 inline void attend_tile(const CachedHead &head, Ints places, int32_t length, float factor, const Floats *queries,
                         Floats *mixed, AttentionScratch &scratch) {
-  const Floats masked = Floats{} - 1e30f;
+  const Floats masked = all(-1e30f);
   Floats *weights = scratch.weights.data(), largest = masked, total{};
   for (int32_t i = 0; i < length; i += 8) {
     const float *key[8];  // past the end, the last key is repeated

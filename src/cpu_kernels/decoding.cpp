@@ -31,17 +31,20 @@ struct Tokens {
   float *logits;                       // (wanted, V)
 };
 
+constexpr int64_t kQueries = 0, kKeys = 1, kValues = 2;  // kinds of projections
+
 constexpr int64_t kTokensAtOnce = 128;  // tokens whose numbers stay in the second-level cache during a product
 
-// Rows of numbers, each from a new cache line on.
+// Rows of numbers, each from a new cache line on. The number of vectors from row to row is odd, so that the same
+// columns of many rows do not compete for a few places of the first-level cache.
 class Numbers {
  public:
-  Numbers(int64_t rows, int64_t width) : vectors_((width + kLanes - 1) / kLanes), data_(rows * vectors_) {}
+  Numbers(int64_t rows, int64_t width) : vectors_((width + kLanes - 1) / kLanes | 1), data_(rows * vectors_) {}
   float *operator[](int64_t row) { return reinterpret_cast<float *>(data_.data() + row * vectors_); }
   Rows<float> from(int64_t row) { return {(*this)[row], vectors_ * kLanes}; }
 
  private:
-  const int64_t vectors_;
+  int64_t vectors_;
   std::vector<Floats> data_;
 };
 
@@ -52,12 +55,13 @@ class Decoder {
         factor_(1 / std::sqrt(std::sqrt(static_cast<float>(head_size_)))), team_(t_.threads), x_(t_.count, n_.hidden),
         normed_(t_.count, n_.hidden), top_queries_(t_.count, n_.hidden), mixed_(t_.count, n_.hidden),
         inner_(t_.count, n_.inner), scratch_(t_.threads, AttentionScratch(t_.capacity)),
-        queries_(t_.threads * head_size_) {
+        queries_(t_.threads * head_size_), workspaces_(t_.threads), rows_(t_.rows, t_.rows + t_.count),
+        places_(t_.places, t_.places + t_.count), token_at_(t_.count), feature_at_(n_.hidden) {
     for (int64_t token = 0; token < t_.count; ++token) {
-      const bool goes_on = token && t_.rows[token] == t_.rows[token - 1] && token - tiles_.back() < kLanes;
-      if (!goes_on) tiles_.push_back(token);
+      token_at_[token] = t_.rows[token] * n_.heads * t_.capacity * head_size_ + t_.places[token] * head_size_;
     }
-    tiles_.push_back(t_.count);
+    for (int64_t i = 0; i < n_.hidden; ++i) feature_at_[i] = i / head_size_ * t_.capacity * head_size_ + i % head_size_;
+    share_out();
   }
 
   void run() {
@@ -65,6 +69,18 @@ class Decoder {
   }
 
  private:
+  int64_t count() const { return rows_.size(); }
+
+  // Splits the tokens into tiles, of at most kLanes tokens of one text.
+  void share_out() {
+    tiles_.clear();
+    for (int64_t token = 0; token < count(); ++token) {
+      const bool goes_on = token && rows_[token] == rows_[token - 1] && token - tiles_.back() < kLanes;
+      if (!goes_on) tiles_.push_back(token);
+    }
+    tiles_.push_back(count());
+  }
+
   void work(int64_t member) {
     each_token(member, [this](int64_t token) { embed(token); });
     for (int64_t index = 0; index < n_.layers; ++index) {
@@ -74,7 +90,13 @@ class Decoder {
         if (is_query_layer) normalize(token, n_.gamma, n_.beta, x_);
         normalize(token, layer.gamma1, layer.beta1, normed_);
       });
-      project(layer, is_query_layer ? top_queries_ : normed_, member);
+      if (is_query_layer) {
+        project(layer, kKeys, kValues, member);
+        leave_wanted(member);
+        project(layer, kQueries, kQueries, member);
+      } else {
+        project(layer, kQueries, kValues, member);
+      }
       each(static_cast<int64_t>(tiles_.size() - 1) * n_.heads, member, [&](int64_t item) {
         attend(layer, item / n_.heads, item % n_.heads, queries_.data() + member * head_size_, scratch_[member]);
       });
@@ -95,7 +117,7 @@ class Decoder {
 
   template <class Body>
   void each_token(int64_t member, const Body &body) {
-    each(t_.count, member, body);
+    each(count(), member, body);
   }
 
   // Calls body(first token, tokens, first column, last column) for all parts of a product.
@@ -123,17 +145,17 @@ class Decoder {
 
   // y += x times the weights + bias
   void add_product(const Weights &weights, Numbers &x, Numbers &y, int64_t member) {
-    each_part(t_.count, weights.outputs, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
-      pangu::add_product(weights, tokens, x.from(first), y.from(first), begin, end);
+    each_part(count(), weights.outputs, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+      pangu::add_product(weights, tokens, x.from(first), y.from(first), begin, end, workspaces_[member]);
     });
   }
 
   // Computes the hidden units.
   void map(const Weights &weights, int64_t member) {
-    each_part(t_.count, n_.inner, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+    each_part(count(), n_.inner, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
       for (int64_t token = first; token < first + tokens; ++token)
         std::fill_n(inner_[token] + begin, end - begin, 0.0f);
-      pangu::add_product(weights, tokens, normed_.from(first), inner_.from(first), begin, end);
+      pangu::add_product(weights, tokens, normed_.from(first), inner_.from(first), begin, end, workspaces_[member]);
       for (int64_t token = first; token < first + tokens; ++token) {
         float *units = inner_[token];
 #pragma omp simd
@@ -142,33 +164,63 @@ class Decoder {
     });
   }
 
-  // Computes queries into mixed_, and writes new keys and values to the caches.
-  void project(const Layer &layer, Numbers &query_input, int64_t member) {
-    each_part(t_.count, 3 * n_.hidden, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
-      while (begin < end) {
-        const int64_t kind = begin / n_.hidden, start = kind * n_.hidden, last = std::min(end, start + n_.hidden);
-        const float *weight = kind == 0 ? layer.query : kind == 1 ? layer.key : layer.value;
-        const float *bias = kind == 0 ? layer.query_bias : kind == 1 ? layer.key_bias : layer.value_bias;
-        Numbers &input = kind == 0 ? query_input : normed_;
-        multiply_transposed({weight, bias, n_.hidden, n_.hidden}, tokens, input.from(first), begin - start,
-                            last - start, [&](int64_t row, int64_t output, float product) {
-                              const int64_t token = first + row;
-                              if (kind == 0) {
-                                mixed_[token][output] = product * factor_;
-                              } else {
-                                cached(kind == 1 ? layer.keys : layer.values, token,
-                                       output / head_size_)[t_.places[token] * head_size_ + output % head_size_] =
-                                    kind == 1 ? product * factor_ : product;
-                              }
-                            });
-        begin = last;
+  // Computes queries into mixed_ and keys and values into the caches: those from kind `from` to kind `to`.
+  void project(const Layer &layer, int64_t from, int64_t to, int64_t member) {
+    each_part(count(), (to - from + 1) * n_.hidden, member,
+              [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+                while (begin < end) {
+                  const int64_t kind = from + begin / n_.hidden, start = (kind - from) * n_.hidden;
+                  const int64_t last = std::min(end, start + n_.hidden);
+                  project_part(layer, kind, first, tokens, begin - start, last - start, workspaces_[member]);
+                  begin = last;
+                }
+              });
+  }
+
+  void project_part(const Layer &layer, int64_t kind, int64_t first, int64_t tokens, int64_t begin, int64_t end,
+                    Workspace &workspace) {
+    if (kind == kQueries) {
+      Numbers &input = &layer == &n_.layer[n_.layers - 1] ? top_queries_ : normed_;
+      multiply_transposed(
+          {layer.query, layer.query_bias, n_.hidden, n_.hidden}, tokens, input.from(first), begin, end, workspace,
+          [&](int64_t row, int64_t output, float product) { mixed_[first + row][output] = product * factor_; });
+      return;
+    }
+    const bool is_key = kind == kKeys;
+    const Weights weights{is_key ? layer.key : layer.value, is_key ? layer.key_bias : layer.value_bias, n_.hidden,
+                          n_.hidden};
+    float *cache = is_key ? layer.keys : layer.values;
+    const float factor = is_key ? factor_ : 1.0f;
+    multiply_transposed(weights, tokens, normed_.from(first), begin, end, workspace,
+                        [&](int64_t row, int64_t output, float product) {
+                          cache[token_at_[first + row] + feature_at_[output]] = product * factor;
+                        });
+  }
+
+  // Leaves the tokens that need logits: the others have done their part when the last layer has their keys and values.
+  void leave_wanted(int64_t member) {
+    if (member == 0) {
+      for (int64_t i = 0; i < t_.wanted; ++i) {
+        std::copy_n(x_[t_.which[i]], n_.hidden, normed_[i]);
+        std::copy_n(top_queries_[t_.which[i]], n_.hidden, mixed_[i]);
       }
-    });
+      std::swap(x_, normed_);
+      std::swap(top_queries_, mixed_);
+      std::vector<int32_t> rows, places;
+      for (int64_t i = 0; i < t_.wanted; ++i) {
+        rows.push_back(t_.rows[t_.which[i]]);
+        places.push_back(t_.places[t_.which[i]]);
+      }
+      rows_ = rows;
+      places_ = places;
+      share_out();
+    }
+    team_.wait();
   }
 
   // Returns the cached keys or values (capacity, d) of one head, for the text of a token.
   float *cached(float *cache, int64_t token, int64_t head) const {
-    return cache + (t_.rows[token] * n_.heads + head) * t_.capacity * head_size_;
+    return cache + (rows_[token] * n_.heads + head) * t_.capacity * head_size_;
   }
 
   // Replaces the queries of one head by its output, for a tile of tokens of one text.
@@ -177,28 +229,27 @@ class Decoder {
     const CachedHead text{cached(layer.keys, begin, head), cached(layer.values, begin, head), head_size_};
     if (end - begin <= kLanes / 4) {
       for (int64_t token = begin; token < end; ++token) {
-        attend_token(text, t_.places[token] + 1, 1.0f, mixed_[token] + first, scratch);
+        attend_token(text, places_[token] + 1, 1.0f, mixed_[token] + first, scratch);
       }
       return;
     }
     Ints places{};
     for (int64_t token = begin; token < end; ++token) {
-      places[token - begin] = t_.places[token];
+      places[token - begin] = places_[token];
       for (int64_t k = 0; k < head_size_; ++k) queries[k][token - begin] = mixed_[token][first + k];
     }
-    attend_tile(text, places, t_.places[end - 1] + 1, 1.0f, queries, queries, scratch);
+    attend_tile(text, places, places_[end - 1] + 1, 1.0f, queries, queries, scratch);
     for (int64_t token = begin; token < end; ++token) {
       for (int64_t k = 0; k < head_size_; ++k) mixed_[token][first + k] = queries[k][token - begin];
     }
   }
 
   void head(int64_t member) {
-    each(t_.wanted, member, [this](int64_t i) { std::copy_n(x_[t_.which[i]], n_.hidden, normed_[i]); });
     const Weights words{n_.words, nullptr, n_.hidden, n_.classes};
-    each_part(t_.wanted, n_.classes, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
-      multiply_transposed(words, tokens, normed_.from(first), begin, end, [&](int64_t row, int64_t word, float logit) {
-        t_.logits[(first + row) * n_.classes + word] = logit;
-      });
+    each_part(count(), n_.classes, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+      multiply_transposed(
+          words, tokens, x_.from(first), begin, end, workspaces_[member],
+          [&](int64_t row, int64_t word, float logit) { t_.logits[(first + row) * n_.classes + word] = logit; });
     });
   }
 
@@ -210,7 +261,10 @@ class Decoder {
   Numbers x_, normed_, top_queries_, mixed_, inner_;
   std::vector<AttentionScratch> scratch_;  // of each thread, as are the queries
   std::vector<Floats> queries_;
-  std::vector<int64_t> tiles_;  // first token of each, and the end
+  std::vector<Workspace> workspaces_;           // of each thread
+  std::vector<int32_t> rows_, places_;          // of the tokens that are left
+  std::vector<int64_t> tiles_;                  // first token of each, and the end
+  std::vector<int64_t> token_at_, feature_at_;  // where a cache has a token, and a feature of a token
 };
 
 }  // namespace

@@ -160,7 +160,7 @@ class Reader {
   }
 
   Floats activate(Floats x) const {
-    const Floats slope = n_.is_fast_gelu ? Floats{} + kGeluSlope : 1.5957691f + 0.0713548f * x * x;  // gelu, tanh form
+    const Floats slope = n_.is_fast_gelu ? all(kGeluSlope) : 1.5957691f + 0.0713548f * x * x;  // gelu, tanh form
     return x / (1 + exponential<Floats, Ints>(-slope * x));
   }
 

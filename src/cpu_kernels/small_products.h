@@ -69,7 +69,7 @@ inline void multiply_tile(Strided a, const float *b, int64_t b_row, float *c, in
     for (int j = 0; j < Vectors; ++j) row[j] = load<Floats>(b + k * b_row + j * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
-      const Floats factor = Floats{} + a.data[i * a.row + k * a.column];
+      const Floats factor = all(a.data[i * a.row + k * a.column]);
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; ++j) sums[i][j] += factor * row[j];
     }
