@@ -33,7 +33,7 @@ struct Tokens {
 
 constexpr int64_t kQueries = 0, kKeys = 1, kValues = 2;  // kinds of projections
 
-constexpr int64_t kTokensAtOnce = 128;  // tokens whose numbers stay in the second-level cache during a product
+constexpr int64_t kTokensAtOnce = 256;  // tokens whose numbers stay in the second-level cache during a product
 
 // Rows of numbers, each from a new cache line on. The number of vectors from row to row is odd, so that the same
 // columns of many rows do not compete for a few places of the first-level cache.
@@ -181,9 +181,10 @@ class Decoder {
                     Workspace &workspace) {
     if (kind == kQueries) {
       Numbers &input = &layer == &n_.layer[n_.layers - 1] ? top_queries_ : normed_;
-      multiply_transposed(
-          {layer.query, layer.query_bias, n_.hidden, n_.hidden}, tokens, input.from(first), begin, end, workspace,
-          [&](int64_t row, int64_t output, float product) { mixed_[first + row][output] = product * factor_; });
+      multiply_transposed({layer.query, layer.query_bias, n_.hidden, n_.hidden}, tokens, input.from(first), begin, end,
+                          workspace, [&](int64_t row, int64_t output, int64_t size, const float *products) {
+                            for (int64_t i = 0; i < size; ++i) mixed_[first + row][output + i] = products[i] * factor_;
+                          });
       return;
     }
     const bool is_key = kind == kKeys;
@@ -192,8 +193,9 @@ class Decoder {
     float *cache = is_key ? layer.keys : layer.values;
     const float factor = is_key ? factor_ : 1.0f;
     multiply_transposed(weights, tokens, normed_.from(first), begin, end, workspace,
-                        [&](int64_t row, int64_t output, float product) {
-                          cache[token_at_[first + row] + feature_at_[output]] = product * factor;
+                        [&](int64_t row, int64_t output, int64_t size, const float *products) {
+                          float *to = cache + token_at_[first + row];
+                          for (int64_t i = 0; i < size; ++i) to[feature_at_[output + i]] = products[i] * factor;
                         });
   }
 
@@ -247,9 +249,10 @@ class Decoder {
   void head(int64_t member) {
     const Weights words{n_.words, nullptr, n_.hidden, n_.classes};
     each_part(count(), n_.classes, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
-      multiply_transposed(
-          words, tokens, x_.from(first), begin, end, workspaces_[member],
-          [&](int64_t row, int64_t word, float logit) { t_.logits[(first + row) * n_.classes + word] = logit; });
+      multiply_transposed(words, tokens, x_.from(first), begin, end, workspaces_[member],
+                          [&](int64_t row, int64_t word, int64_t size, const float *logits) {
+                            std::copy_n(logits, size, t_.logits + (first + row) * n_.classes + word);
+                          });
     });
   }
 

@@ -12,10 +12,10 @@ inline constexpr int64_t kRowsAtOnce = 8, kVectors = 3;  // their sums stay in r
 #else
 inline constexpr int64_t kRowsAtOnce = 4, kVectors = 2;
 #endif
-inline constexpr int64_t kGroups = 4;                             // of kVectors columns, in a panel
-inline constexpr int64_t kColumns = kGroups * kVectors * kLanes;  // outputs that a thread computes at once: a panel
-inline constexpr int64_t kDepth = 64, kPackedDepth = 256;         // inputs at once, for few rows and for many
-inline constexpr int64_t kFewRows = 2 * kRowsAtOnce;              // so few that reading the weights takes the time
+inline constexpr int64_t kChunk = kVectors * kLanes;                          // outputs
+inline constexpr int64_t kColumns = 4 * kChunk, kPackedColumns = 2 * kChunk;  // outputs that a thread computes at once
+inline constexpr int64_t kDepth = 64, kPackedDepth = 256;  // inputs at once, for few rows and for many
+inline constexpr int64_t kFewRows = 2 * kRowsAtOnce;       // so few that reading the weights takes most of the time
 
 // A matrix (inputs, outputs), or (outputs, inputs) for multiply_transposed.
 struct Weights {
@@ -64,7 +64,7 @@ struct Here {
 };
 
 // y (kRows, kWidth vectors) += x (kRows, inputs) times weight (inputs, kWidth vectors). It is not inlined, because GCC
-// runs out of registers for addresses if it shares them with its surroundings; multiply_lanes neither.
+// runs out of registers for addresses if it shares them with its surroundings.
 template <int kRows, int kWidth, class Asking>
 [[gnu::noinline]] void add_block(Rows<const float> x, const float *weight, int64_t stride, int64_t inputs,
                                  Rows<float> y, Asking ahead) {
@@ -89,17 +89,53 @@ template <int kRows, int kWidth, class Asking>
 // Calls body(first column, number of vectors) for each kVectors vectors, or fewer, of the columns [begin, end).
 template <class Body>
 inline void each_group(int64_t begin, int64_t end, const Body &body) {
-  for (int64_t column = begin; column < end; column += kVectors * kLanes) {
+  for (int64_t column = begin; column < end; column += kChunk) {
     with_constant<kVectors>((end - column) / kLanes, [&](auto vectors) { body(column, vectors); });
   }
 }
 
 // Copies the columns [begin, end) of a weight (depth, stride) group by group, so that each group is read as one stream.
-inline void pack(const float *weight, int64_t stride, int64_t depth, int64_t begin, int64_t end, Floats *panel) {
+inline void pack(const float *weight, int64_t stride, int64_t depth, int64_t begin, int64_t end, float *panel) {
   for (int64_t k = 0; k < depth; ++k) {
     each_group(begin, end, [&](int64_t column, auto vectors) {
-      Floats *to = panel + (column - begin) / kLanes * depth + k * vectors;
-      for (int j = 0; j < vectors; ++j) to[j] = load<Floats>(weight + k * stride + column + j * kLanes);
+      float *to = panel + (column - begin) * depth + k * vectors * kLanes;
+      for (int j = 0; j < vectors; ++j) store(load<Floats>(weight + k * stride + column + j * kLanes), to + j * kLanes);
+    });
+  }
+}
+
+// y (rows, outputs) += x (rows, inputs) times the whole vectors of columns [begin, end) of the matrix, for many rows
+inline void add_packed(const Weights &m, int64_t rows, Rows<const float> x, Rows<float> y, int64_t begin, int64_t end,
+                       Workspace &workspace) {
+  auto *panel = reinterpret_cast<float *>(workspace.of(kPackedDepth * (end - begin) / kLanes));
+  for (int64_t first = 0; first < m.inputs; first += kPackedDepth) {
+    const int64_t depth = std::min(kPackedDepth, m.inputs - first);
+    pack(m.weight + first * m.outputs, m.outputs, depth, begin, end, panel);
+    each_group(begin, end, [&](int64_t column, auto vectors) {
+      for (int64_t row = 0; row < rows; row += kRowsAtOnce) {
+        with_constant<kRowsAtOnce>(rows - row, [&](auto count) {
+          add_block<count(), vectors()>({x[row] + first, x.stride}, panel + (column - begin) * depth, vectors * kLanes,
+                                        depth, {y[row] + column, y.stride}, Here{});
+        });
+      }
+    });
+  }
+}
+
+// The same for few rows. The blocks of rows take turns, so that a weight is read from memory once.
+inline void add_streamed(const Weights &m, int64_t rows, Rows<const float> x, Rows<float> y, int64_t begin,
+                         int64_t end) {
+  const int64_t blocks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
+  for (int64_t first = 0; first < m.inputs; first += kDepth) {
+    const int64_t depth = std::min(kDepth, m.inputs - first);
+    const int64_t distance = first + depth < m.inputs ? depth * m.outputs : 0;
+    each_group(begin, end, [&](int64_t column, auto vectors) {
+      for (int64_t row = 0; row < rows; row += kRowsAtOnce) {
+        with_constant<kRowsAtOnce>(rows - row, [&](auto count) {
+          add_block<count(), vectors()>({x[row] + first, x.stride}, m.weight + first * m.outputs + column, m.outputs,
+                                        depth, {y[row] + column, y.stride}, Ahead{distance, blocks, row / kRowsAtOnce});
+        });
+      }
     });
   }
 }
@@ -107,108 +143,88 @@ inline void pack(const float *weight, int64_t stride, int64_t depth, int64_t beg
 // y (rows, outputs) += x (rows, inputs) times the matrix + bias, for the outputs [begin, end) only, a panel of them.
 inline void add_product(const Weights &m, int64_t rows, Rows<const float> x, Rows<float> y, int64_t begin, int64_t end,
                         Workspace &workspace) {
-  const int64_t blocks = (rows + kRowsAtOnce - 1) / kRowsAtOnce, whole = begin + (end - begin) / kLanes * kLanes;
+  const int64_t whole = begin + (end - begin) / kLanes * kLanes;
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = begin; column < end; ++column) y[row][column] += m.bias[column];
   }
-  const int64_t most = rows > kFewRows ? kPackedDepth : kDepth;
-  Floats *panel = rows > kFewRows ? workspace.of(most * (whole - begin) / kLanes) : nullptr;
-  for (int64_t first = 0; first < m.inputs; first += most) {
-    const int64_t depth = std::min(most, m.inputs - first);
-    const int64_t distance = first + depth < m.inputs ? depth * m.outputs : 0;
-    const float *weight = m.weight + first * m.outputs;
-    if (rows > kFewRows) pack(weight, m.outputs, depth, begin, whole, panel);
-    each_group(begin, whole, [&](int64_t column, auto vectors) {
-      for (int64_t row = 0; row < rows; row += kRowsAtOnce) {
-        with_constant<kRowsAtOnce>(rows - row, [&](auto count) {
-          const Rows<const float> from{x[row] + first, x.stride};
-          const Rows<float> to{y[row] + column, y.stride};
-          if (rows > kFewRows) {
-            const auto *group = reinterpret_cast<const float *>(panel + (column - begin) / kLanes * depth);
-            add_block<count(), vectors()>(from, group, vectors * kLanes, depth, to, Here{});
-          } else {
-            add_block<count(), vectors()>(from, weight + column, m.outputs, depth, to,
-                                          Ahead{distance, blocks, row / kRowsAtOnce});
-          }
-        });
-      }
-    });
-    for (int64_t row = 0; row < rows; ++row) {
+  if (rows > kFewRows) {
+    for (int64_t column = begin; column < whole; column += kPackedColumns) {
+      add_packed(m, rows, x, y, column, std::min(column + kPackedColumns, whole), workspace);
+    }
+  } else {
+    add_streamed(m, rows, x, y, begin, whole);
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t k = 0; k < m.inputs; ++k) {
       for (int64_t column = whole; column < end; ++column) {
-        for (int64_t k = 0; k < depth; ++k) y[row][column] += x[row][first + k] * weight[k * m.outputs + column];
+        y[row][column] += x[row][k] * m.weight[k * m.outputs + column];
       }
     }
   }
 }
 
-// The products of numbers in the same lane, before their sum: x (vectors, kRows) and weight (kWidth, inputs) -> lanes
-// (kWidth, kRows). Inputs after the last whole vector are left out.
+// The products of numbers in the same lane, before their sum: x (kRows, inputs) and weight (kWidth, inputs) -> lanes
+// (kRows, kWidth), rows of which are kChunk apart. Inputs after the last whole vector are left out.
 template <int kRows, int kWidth>
-[[gnu::noinline]] void multiply_lanes(const Floats *x, const float *weight, int64_t inputs, Ahead ahead,
-                                      Floats *lanes) {
+inline void multiply_lanes(Rows<const float> x, const float *weight, int64_t inputs, Ahead ahead, Floats *lanes) {
   Floats sums[kRows][kWidth] = {};
-  for (int64_t left = inputs / kLanes; left; --left, weight += kLanes, x += kRows) {
-    ahead.ask<kWidth>(weight, inputs);
+  const int64_t whole = inputs / kLanes * kLanes;
+  for (int64_t k = 0; k < whole; k += kLanes) {
+    ahead.ask<kWidth>(weight + k, inputs);
     Floats w[kWidth];
-    for (int j = 0; j < kWidth; ++j) w[j] = load<Floats>(weight + j * inputs);
+    for (int j = 0; j < kWidth; ++j) w[j] = load<Floats>(weight + j * inputs + k);
     for (int i = 0; i < kRows; ++i) {
-      const Floats numbers = in_register(x[i]);
+      const Floats numbers = in_register(load<Floats>(x[i] + k));
       for (int j = 0; j < kWidth; ++j) sums[i][j] += numbers * w[j];
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kWidth; ++j) lanes[j * kRows + i] = sums[i][j];
+#pragma GCC unroll 8
+    for (int j = 0; j < kWidth; ++j) lanes[i * kChunk + j] = sums[i][j];
   }
 }
 
-// sums (kRows) += the products of the inputs [first, inputs)
-template <int kRows>
-[[gnu::noinline]] void add_last_inputs(Rows<const float> x, const float *weight, int64_t first, int64_t inputs,
-                                       float *sums) {
-  for (int i = 0; i < kRows; ++i) {
-    for (int64_t k = first; k < inputs; ++k) sums[i] += x[i][k] * weight[k];
+// products (kChunk) of a row, of which `count` count: the sums of their lanes, the last inputs, and the bias.
+inline void finish_chunk(const Weights &m, const float *x, int64_t output, int64_t count, const Floats *lanes,
+                         float *products) {
+  for (int64_t i = 0; i < kChunk; i += kLanes) store(sums_of<kLanes>(lanes + i), products + i);
+  for (int64_t k = m.inputs / kLanes * kLanes; k < m.inputs; ++k) {
+    for (int64_t i = 0; i < count; ++i) products[i] += x[k] * m.weight[(output + i) * m.inputs + k];
   }
+  if (m.bias == nullptr) return;
+  for (int64_t i = 0; i < count; ++i) products[i] += m.bias[output + i];
 }
 
-// Calls store(row, output, product) for each row of x (rows, inputs) and each of the outputs [begin, end). A block of
-// rows is copied, so that it is read as one stream. Each weight is used for all rows at once if they are few. Otherwise
-// a block of rows stays in the first-level cache, and the weights of these outputs in the second.
+// Calls store(row, output, count, products) for each row of x (rows, inputs) and each chunk of the outputs [begin,
+// end). Each weight is used for all rows at once if they are few. Otherwise a block of rows stays in the first-level
+// cache, and the weights of these outputs in the second.
 template <class Store>
 inline void multiply_transposed(const Weights &m, int64_t rows, Rows<const float> x, int64_t begin, int64_t end,
                                 Workspace &workspace, const Store &store) {
-  const int64_t height = rows > kFewRows ? kRowsAtOnce : rows, vectors = m.inputs / kLanes, whole = vectors * kLanes;
-  const int64_t blocks = (height + kRowsAtOnce - 1) / kRowsAtOnce;
-  Floats *packed = workspace.of(vectors * height);
-  const auto each_block = [&](int64_t top, const auto &body) {
-    for (int64_t row = top; row < std::min(top + height, rows); row += kRowsAtOnce) {
-      with_constant<kRowsAtOnce>(rows - row, [&](auto count) { body(row, packed + (row - top) * vectors, count); });
-    }
-  };
-  for (int64_t top = 0; top < rows; top += height) {
-    each_block(top, [&](int64_t row, Floats *to, auto count) {
-      for (int64_t k = 0; k < vectors; ++k) {
-        for (int i = 0; i < count; ++i) to[k * count + i] = load<Floats>(x[row + i] + k * kLanes);
+  const int64_t most = rows > kFewRows ? kRowsAtOnce : rows;
+  Floats *lanes = workspace.of(most * kChunk);
+  for (int64_t top = 0; top < rows; top += most) {
+    const int64_t height = std::min(most, rows - top), blocks = (height + kRowsAtOnce - 1) / kRowsAtOnce;
+    for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
+      const int64_t last = std::min(chunk + kChunk, end);
+      for (int64_t output = chunk; output < last; output += kVectors) {
+        const int64_t distance = output + 2 * kVectors <= m.outputs ? kVectors * m.inputs : 0;
+        for (int64_t row = 0; row < height; row += kRowsAtOnce) {
+          with_constant<kRowsAtOnce>(height - row, [&](auto count) {
+            with_constant<kVectors>(last - output, [&](auto width) {
+              multiply_lanes<count(), width()>({x[top + row], x.stride}, m.weight + output * m.inputs, m.inputs,
+                                               Ahead{distance, blocks, row / kRowsAtOnce},
+                                               lanes + row * kChunk + output - chunk);
+            });
+          });
+        }
       }
-    });
-    for (int64_t output = begin; output < end; output += kVectors) {
-      const float *weight = m.weight + output * m.inputs;
-      const int64_t distance = output + 2 * kVectors <= m.outputs ? kVectors * m.inputs : 0;
-      each_block(top, [&](int64_t row, const Floats *from, auto count) {
-        with_constant<kVectors>(end - output, [&](auto width) {
-          Floats lanes[width() * count()];
-          multiply_lanes<count(), width()>(from, weight, m.inputs, Ahead{distance, blocks, (row - top) / kRowsAtOnce},
-                                           lanes);
-          for (int j = 0; j < width; ++j) {
-            float sums[kLanes];
-            pangu::store(sums_of<count()>(lanes + j * count), sums);
-            if (whole < m.inputs) {
-              add_last_inputs<count()>({x[row], x.stride}, weight + j * m.inputs, whole, m.inputs, sums);
-            }
-            const float bias = m.bias ? m.bias[output + j] : 0.0f;
-            for (int i = 0; i < count; ++i) store(row + i, output + j, sums[i] + bias);
-          }
-        });
-      });
+      for (int64_t row = 0; row < height; ++row) {
+        float products[kChunk];
+        finish_chunk(m, x[top + row], chunk, last - chunk, lanes + row * kChunk, products);
+        store(top + row, chunk, last - chunk, products);
+      }
     }
   }
 }

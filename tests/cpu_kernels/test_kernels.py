@@ -240,9 +240,10 @@ def test_decoding_by_kernel(sizes, library):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_a_text_gets_the_same_numbers_to_the_last_bit_whatever_else_is_read(library):
+@pytest.mark.parametrize("sizes", [dict(), dict(num_heads=6, hidden_size=72, ffn_hidden_size=130)], ids=str)
+def test_a_text_gets_the_same_numbers_to_the_last_bit_whatever_else_is_read(library, sizes):
     """Texts of many lengths are read alone, together, and in other rows; nothing differs."""
-    model, _ = random_model(num_layers=2, seq_length=600)
+    model, _ = random_model(num_layers=2, seq_length=600, **sizes)
     runtime, draw = build_runtime(model, cpu_kernels=True), np.random.default_rng(0)
     lengths = np.array([1, 3, 590, 14, 22, 28, 17, 530, 5, 31, 16, 4], np.int32)
     ids = draw.integers(0, model.config.vocab_size, (len(lengths), 590), dtype=np.int32)
