@@ -16,7 +16,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
 from src.nn.attention import CoreAttention
-from src.nn.dropout import Dropout
+from src.nn.dropout import Dropout, key_after
 from src.pangu_alpha import PanguAlphaModel
 
 TRIANGLE = 2048  # sides of the mask that the operator wants for a causal attention of any length
@@ -147,7 +147,7 @@ class MaskedAttention(FusedAttention):
         if dropout_key is None:
             _, _, _, mixed = self.flash(q, k, v, None, None, None, mask, None, None, None)
         else:
-            kept = self.kept_bits(dropout_key)
+            kept = self.kept_bits(key_after(v, dropout_key))
             _, _, _, mixed = self.dropping_flash(q, k, v, None, kept, None, mask, None, None, None)
         return self.reshape(mixed, (-1, self.num_heads * self.head_size))
 

@@ -93,6 +93,9 @@ class _Stage:
         self.heads = self.hidden // plan.tensor  # queries, keys, values or weighted sums of the heads of a rank
         self.pairs = pairs(config)
         self.dropout = bool(self.model.dropout_rate)
+        # Two arrays of int32 at once make the mask of fused attention.
+        drops = config.has_flash_attention and self.model.attention_dropout > 0
+        self.mask_of_pairs = 2 * INT32 * self.pairs if drops else 0
         self.parameters: list[tuple[str, Box, Box]] = [
             (name, box(name, shape, plan, at), compiled_box(name, shape, plan, at))
             for name, shape in shapes_of_stage(config, plan, at.pipeline).items()
@@ -171,11 +174,11 @@ class _Stage:
         units = feed_forward_bytes(self.config, last)
         if self.parallel.recompute == "none":
             freed = attention_bytes(self.config) - scores  # weights in the compute dtype, by then
-            return max(2 * scores - min(freed, self.pairs * self.item), units)
+            return max(2 * scores - min(freed, self.pairs * self.item), units, self.mask_of_pairs)
         attention = 3 * scores + 4 * self.heads + self.hidden
         if self.parallel.recompute == "selective":  # the layer's units are freed before its attention
-            return max(attention - self.products_of_units(last), units + 2 * self.own_float32)
-        return self.own_float32 + max(attention, 2 * units + self.hidden)
+            return max(attention - self.products_of_units(last), units + 2 * self.own_float32, self.mask_of_pairs)
+        return self.own_float32 + max(attention + self.mask_of_pairs, 2 * units + self.hidden)
 
     @cached_property
     def copies(self) -> int:

@@ -157,6 +157,8 @@ def test_recomputed_activations_are_gathered_from_the_ranks_that_keep_their_slic
 SIX_LAYERS = ["--model.hidden_size=256", "--model.num_heads=8", "--model.num_layers=6", "--model.vocab_size=1024"]
 SIX_LAYERS += ["--model.seq_length=256", "--training.batch_size=4", "--model.compute_dtype=float16"]
 HALF = "--model.param_init_dtype=float16"
+DROPPING_FLASH = [HALF, "--parallel.tensor=2", "--parallel.chip=A2", "--model.dropout_rate=0.1"]
+DROPPING_FLASH += ["--model.seq_length=512", "--training.batch_size=8"]
 
 
 @pytest.mark.slow
@@ -166,6 +168,8 @@ HALF = "--model.param_init_dtype=float16"
         [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1"],
         [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1", "--parallel.sequence_parallel"],
         [HALF, "--parallel.tensor=2", "--model.dropout_rate=0.1", "--parallel.recompute"],
+        [*DROPPING_FLASH, "--parallel.recompute"],  # the masks of one layer at a time
+        [*DROPPING_FLASH, "--parallel.recompute=selective"],
         [HALF, "--parallel.tensor=2", "--parallel.recompute=selective"],
         [HALF, "--parallel.tensor=2", "--parallel.recompute", "--parallel.sequence_parallel"],
         [HALF, "--parallel.tensor=2", "--training.batch_size=1", "--model.seq_length=64"],  # the update needs most
