@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 from src.common.settings import Recompute
 from src.nn.attention import CoreAttention
 from src.nn.moe import MixtureOfExperts
-from src.nn.operators import BiasedRows, Product
+from src.nn.operators import Product
 from src.pangu_alpha import Block, FeedForward, PanguAlphaModel
 
 
@@ -81,10 +81,10 @@ def _use_plain_products(layer: Block) -> None:
 
 
 def _recompute_activation(output: FeedForward | MixtureOfExperts) -> None:
-    if not isinstance(output, FeedForward):
-        output.ffn.activation = RecomputedActivation(output.ffn.activation)
-    elif isinstance(output.biased_activation, BiasedRows):
-        # MindSpore can't compile this with the sum of the bias inside, in a graph that is called for each micro-batch.
-        output.biased_activation.activation = RecomputedActivation(output.biased_activation.activation)
+    # MindSpore can't compile this with the sum of the bias inside, in a graph that is called for each micro-batch. Only
+    # a compiled kernel has both in one.
+    holder = output.biased_activation if isinstance(output, FeedForward) else output.ffn
+    if hasattr(holder, "activation"):
+        holder.activation = RecomputedActivation(holder.activation)
     else:
-        output.biased_activation = RecomputedActivation(output.biased_activation)
+        output.biased_activation = RecomputedActivation(holder)

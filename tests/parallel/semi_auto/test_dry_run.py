@@ -129,6 +129,15 @@ def test_virtual_stages_of_eight_ranks_are_as_planned(flags, sends):
     assert len(planned(output)) == 2 and output.count(f" {sends} Send among 2") == 2
 
 
+def test_selective_recompute_of_micro_batches_is_as_planned():
+    """A micro-batch's graph can compute an activation again, but not together with its bias."""
+    flags = SPREAD[:1] + SPREAD[2:]
+    status, output, errors = dry_run(*flags, "--parallel.recompute=selective", "--model.compute_dtype=float16")
+    assert status == 0, errors
+    assert len(planned(output)) == 2
+    assert max(map(abs, differences(output))) <= 10
+
+
 def test_a_whole_vocabulary_is_as_planned():
     """Groups of 2 have 12 sums in the layers, none for the embedding and a row's loss, 2 for the losses of both
     replicas, and the gradients of 10 parameters in each layer. Groups of 4 have the gradients of 6 parameters in each
@@ -180,6 +189,7 @@ DROPPING_FLASH += ["--model.seq_length=512", "--training.batch_size=8"]
         ["--parallel.tensor=2", "--parallel.optimizer_shard"],  # no replicas
         ["--parallel.tensor=2", "--parallel.pipeline=4", "--parallel.micro_batch_num=4"],
         [*SPREAD, HALF, "--parallel.optimizer_shard", "--parallel.micro_batch_num=4", "--parallel.recompute"],
+        [*SPREAD, HALF, "--parallel.micro_batch_num=4", "--parallel.recompute=selective"],
         [*SPREAD, "--parallel.optimizer_shard", "--parallel.micro_batch_num=4"],
     ],
     ids=str,
