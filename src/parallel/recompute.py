@@ -27,15 +27,18 @@ class KeptSum(nn.Cell):
 
 
 class RecomputedActivation(nn.Cell):
-    """An activation whose result is computed again in the backward pass, from its input, which is kept."""
+    """An activation whose result is computed again in the backward pass, from its input, which is kept.
 
-    def __init__(self, activation: Callable[..., Tensor]):
+    With `*inputs` in the place of x MindSpore would keep the result of an operator.
+    """
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]):
         super().__init__()
         self.activation = activation
         self.recompute(output_recompute=True)
 
-    def construct(self, *inputs: Tensor) -> Tensor:
-        return self.activation(*inputs)
+    def construct(self, x: Tensor) -> Tensor:
+        return self.activation(x)
 
 
 def recompute_layers(
@@ -87,4 +90,4 @@ def _recompute_activation(output: FeedForward | MixtureOfExperts) -> None:
     if hasattr(holder, "activation"):
         holder.activation = RecomputedActivation(holder.activation)
     else:
-        output.biased_activation = RecomputedActivation(holder)
+        holder.recompute(output_recompute=True)
