@@ -95,6 +95,9 @@ class HttpServer(TcpWSGIServer):
         return super().readable()
 
     def handle_accept(self) -> None:
-        """Accept some connections. Waitress accepts one between two looks at all others."""
+        """Accept the connections that wait. Waitress accepts one between two looks at all others."""
         for _ in range(self.adj.connection_limit // 20):
+            before = len(self._map)
             super().handle_accept()
+            if len(self._map) == before:
+                return

@@ -22,10 +22,11 @@ from src.common.errors import BackendError, BusyError, InputError, TimeLimitErro
 from src.inference.job import Completion, Job
 from src.inference.loop import Sampling
 from src.inference.runtime import RowRuntime
-from src.inference.sampling import log_normalizer
+from src.inference.sampling import Summary
 
 Answers = list[list[Completion]]
 _PROMPT_TOKENS = 128  # of several calls that are read in one round; running answers wait for them
+_STEP_SECONDS = 0.004  # between the steps of a caller: to wake one takes as long as a token of a small model
 _LOOK_SECONDS = 0.1  # how often a waiting call looks whether its caller has gone
 Result = TypeVar("Result")
 
@@ -35,6 +36,7 @@ class _Call:
 
     Attributes:
         rows: int64, the runtime's row of each answer.
+        ended: Set when no more steps come.
         tokens: int64, the next token to read for each live answer.
         positions: int64, the position of the next token of each answer.
     """
@@ -45,6 +47,7 @@ class _Call:
         self.tokens = np.zeros(0, np.int64)
         self.positions = np.array([len(prompt) for prompt in self.sampling.prompts])
         self.steps: queue.SimpleQueue[Answers | Exception] = queue.SimpleQueue()
+        self.ended = threading.Event()
         self.abandoned = False
 
     @property
@@ -52,10 +55,17 @@ class _Call:
         """Rows of the runtime with growing answers."""
         return self.rows[self.sampling.live]
 
-    def advance(self, logits: np.ndarray, normalizers: np.ndarray | None) -> None:
+    def advance(self, logits: np.ndarray, summary: Summary | None) -> None:
         """Choose tokens from the logits of the live rows, and give the caller the new step."""
-        self.tokens = self.sampling.advance(logits, normalizers)
+        self.tokens = self.sampling.advance(logits, summary)
         self.steps.put([[answer.copy() for answer in group] for group in self.sampling.answers])
+        if not len(self.sampling.live):
+            self.ended.set()
+
+    def fail(self, error: Exception) -> None:
+        """Give the caller an error in the place of more steps."""
+        self.steps.put(error)
+        self.ended.set()
 
 
 class ContinuousBatch:
@@ -92,9 +102,11 @@ class ContinuousBatch:
         return self.rows - len(self._free)
 
     def run(self, job: Job, is_wanted: Callable[[], bool] | None = None) -> Iterator[Answers]:
-        """Run a job and return its steps, see `src.inference.loop.stream_tokens`. A slow reader misses some steps but
-        never the last one. Closing the iterator ends the generation. If the job has more answers than there are rows,
-        its prompts are answered in turns.
+        """Run a job and return its steps, see `src.inference.loop.stream_tokens`. Closing the iterator ends the
+        generation.
+
+        A slow reader misses some steps but never the last one. So does every reader where steps follow each other
+        within milliseconds. If the job has more answers than there are rows, its prompts are answered in turns.
 
         Args:
             job: The job.
@@ -143,6 +155,7 @@ class ContinuousBatch:
                 yield step
                 if all(answer.finish_reason for group in step for answer in group):
                     return
+                call.ended.wait(_STEP_SECONDS)
         finally:
             with self._changed:
                 call.abandoned = True
@@ -209,11 +222,11 @@ class ContinuousBatch:
                 self._decode()
             except Exception as error:  # ends the running calls; the thread goes on for later calls
                 for call in self._running:
-                    call.steps.put(error)
+                    call.fail(error)
                 self._running.clear()
                 self._free = list(range(self.rows))
         for call in [*self._running, *self._waiting]:
-            call.steps.put(BusyError("the server is ending"))
+            call.fail(BusyError("the server is ending"))
 
     def _take(self) -> list[_Call]:
         """Take the waiting calls, in order, for which there are free rows and whose prompts are read together."""
@@ -261,7 +274,7 @@ class ContinuousBatch:
 
     def _fail(self, call: _Call, error: Exception) -> None:
         """End one call with an error. Its rows become free before the next token."""
-        call.steps.put(error)
+        call.fail(error)
         call.abandoned = True
 
     def _decode(self) -> None:
@@ -282,19 +295,19 @@ class ContinuousBatch:
     def _share(self, calls: list[_Call], logits: np.ndarray) -> None:
         """Give each call the logits of its live rows. What all rows need is computed in one go, which is faster."""
         try:
-            normalizers = log_normalizer(logits)
+            summary = Summary.of(logits)
         except InputError:  # the calls with these rows raise it again
-            normalizers = None
+            summary = None
         ends = np.cumsum([len(call.live_rows) for call in calls])
         for call, first, end in zip(calls, [0, *ends], ends):
-            self._advance(call, logits[first:end], None if normalizers is None else normalizers[first:end])
+            self._advance(call, logits[first:end], summary and summary.rows(first, end))
 
-    def _advance(self, call: _Call, logits: np.ndarray, normalizers: np.ndarray | None) -> None:
+    def _advance(self, call: _Call, logits: np.ndarray, summary: Summary | None) -> None:
         """Give a call its logits, and free the rows of answers that ended."""
         before = call.live_rows
         self.generated_tokens += len(before)
         try:
-            call.advance(logits, normalizers)
+            call.advance(logits, summary)
         except Exception as error:  # concerns this call only
             self._fail(call, error)
             return

@@ -16,7 +16,7 @@ from src.common.settings import GenerationConfig
 from src.inference.beam_search import search_beams
 from src.inference.job import Batch, Completion, Job
 from src.inference.runtime import Runtime
-from src.inference.sampling import Penalties, choose_tokens, is_greedy, likeliest_tokens, log_normalizer, row_generator
+from src.inference.sampling import Penalties, Summary, choose_tokens, is_greedy, likeliest_tokens, row_generator
 
 
 def stream_tokens(
@@ -98,25 +98,28 @@ class Sampling:
             for sample in samples
         ]
         self._penalties = Penalties(self.prompts, job.vocab_size, job.config, job.bias)
+        self._takes_likeliest = is_greedy(job.config) and not self._penalties.change_logits
 
-    def advance(self, logits: np.ndarray, normalizers: np.ndarray | None = None) -> np.ndarray:
+    def advance(self, logits: np.ndarray, summary: Summary | None = None) -> np.ndarray:
         """Add a token to each live answer, and remove the rows of ended answers from `live`.
 
         Args:
             logits: float32 (number of live rows, V).
-            normalizers: float64 (number of live rows,), their `log_normalizer` if it is known.
+            summary: Their summary, if it is known.
 
         Returns:
             int64 (number of rows still live,), the next tokens for these rows to read.
         """
         job, live = self.job, self.live
-        if normalizers is None:
-            normalizers = log_normalizer(logits)
-        tokens = choose_tokens(
-            self._penalties.apply(logits[:, : job.vocab_size], live),
-            job.config,
-            [self._generators[row] for row in live] if self._generators else [],
-        )
+        likeliest, normalizers = summary or Summary.of(logits)
+        if self._takes_likeliest and (likeliest < job.vocab_size).all():
+            tokens = likeliest
+        else:
+            tokens = choose_tokens(
+                self._penalties.apply(logits[:, : job.vocab_size], live),
+                job.config,
+                [self._generators[row] for row in live] if self._generators else [],
+            )
         log_probs = logits[np.arange(len(live)), tokens] - normalizers
         growing = []
         for place, row in enumerate(live):

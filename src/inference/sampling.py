@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,6 +54,11 @@ class Penalties:
             logits = logits.copy()
             logits[:, self._biased] += self._bias
         return logits
+
+    @property
+    def change_logits(self) -> bool:
+        """Whether `apply` returns other logits than it gets."""
+        return self.on or bool(self._biased)
 
     def count(self, tokens: np.ndarray, rows: np.ndarray) -> None:
         """Count one new token of the answer in each of `rows`."""
@@ -200,13 +206,41 @@ def log_normalizer(logits: np.ndarray) -> np.ndarray:
     Raises:
         InputError: Logits are NaN or infinite.
     """
-    highest = logits.max(axis=-1)
-    if not np.isfinite(highest).all():
-        raise InputError(
-            "the model's logits are not finite: its weights are damaged, or overflow in "
-            "model.compute_dtype; try float32"
-        )
-    return highest + np.log(np.exp(logits - highest[:, None]).sum(axis=-1, dtype=np.float64))
+    return Summary.of(logits).normalizers
+
+
+class Summary(NamedTuple):
+    """What the choice of a token needs of each row of logits. It is computed for many rows at once, which is faster.
+
+    Args:
+        likeliest: int64 (B,), the id with the largest logit.
+        normalizers: float64 (B,), `log_normalizer`.
+    """
+
+    likeliest: np.ndarray
+    normalizers: np.ndarray
+
+    @classmethod
+    def of(cls, logits: np.ndarray) -> Summary:
+        """Return the summary of logits, float32 (B, V).
+
+        Raises:
+            InputError: Logits are NaN or infinite.
+        """
+        likeliest = logits.argmax(axis=-1)
+        highest = logits[np.arange(len(logits)), likeliest]
+        if not np.isfinite(highest).all():
+            raise InputError(
+                "the model's logits are not finite: its weights are damaged, or overflow in "
+                "model.compute_dtype; try float32"
+            )
+        weights = np.subtract(logits, highest[:, None])
+        np.exp(weights, out=weights)
+        return cls(likeliest, highest + np.log(weights.sum(axis=-1, dtype=np.float64)))
+
+    def rows(self, first: int, end: int) -> Summary:
+        """Return the summary of some of the rows."""
+        return Summary(self.likeliest[first:end], self.normalizers[first:end])
 
 
 def largest_entries(scores: np.ndarray, count: int) -> list[tuple[int, int]]:

@@ -89,6 +89,14 @@ def test_answers_grow_step_by_step(slow):
         next(steps)
 
 
+def test_a_caller_is_not_woken_for_every_token_of_a_fast_model(batch):
+    """It gets the first token at once, and then what has come in a few milliseconds."""
+    batch.runtime.table[..., 0] = -1000  # the answer does not end
+    wanted = job([[5, 6]], end_token=0, max_new_tokens=60)
+    steps = [len(answers[0][0].tokens) for answers in batch.run(wanted)]
+    assert len(steps) < 30 and steps[-1] == 60 and steps == sorted(set(steps))
+
+
 def test_a_job_joins_while_another_runs_and_leaves_before_it(slow):
     long = slow.run(job([[5, 6]], end_token=0, max_new_tokens=15))
     next(long)

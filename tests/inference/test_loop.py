@@ -66,8 +66,8 @@ def test_answers_end_at_the_model_s_seq_length():
 def test_ids_that_only_the_model_has_never_come():
     runtime = ToyRuntime(20)
     runtime.table[..., 10:] += 10
-    for method in ("greedy", "sample", "beam"):
-        config = GenerationConfig(method=method, max_new_tokens=20, repetition_penalty=1.1)
+    for method, penalty in (("greedy", 1.1), ("greedy", 1.0), ("sample", 1.1), ("beam", 1.1)):
+        config = GenerationConfig(method=method, max_new_tokens=20, repetition_penalty=penalty)
         [[completion]] = generate_tokens(runtime, [[1, 2]], config, PAD, vocab_size=10)
         assert completion.tokens and max(completion.tokens) < 10
         assert completion.log_prob < -5 * len(completion.tokens)  # of all ids

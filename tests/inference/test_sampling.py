@@ -9,6 +9,7 @@ from src.common.errors import InputError
 from src.common.settings import GenerationConfig
 from src.inference.sampling import (
     Penalties,
+    Summary,
     choose_tokens,
     draw,
     keep_top_k,
@@ -183,6 +184,18 @@ def test_log_normalizer():
     logits[1, 3] = np.nan
     with pytest.raises(InputError, match="not finite"):
         log_normalizer(logits)
+
+
+def test_summary():
+    logits = np.random.default_rng(0).normal(0, 5, (40, 700)).astype(np.float32)
+    logits[7, [3, 90]] = 50  # the smallest id of equal logits
+    likeliest, normalizers = Summary.of(logits)
+    exact = logits.astype(np.float64)
+    np.testing.assert_array_equal(likeliest, exact.argmax(axis=-1))
+    np.testing.assert_allclose(normalizers, np.log(np.exp(exact).sum(axis=-1)), rtol=1e-6)
+    part = Summary.of(logits).rows(5, 9)
+    assert part.likeliest[2] == 3
+    np.testing.assert_array_equal(part.normalizers, normalizers[5:9])
 
 
 def test_largest_entries():

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from serving_increment.http_server import HttpServer
 from tests.support.programs import ROOT, run
 from tests.support.serving import ask, serving, serving_app, toy_service
 from tests.support.toy_runtime import ToyRuntime
@@ -105,6 +106,22 @@ def test_a_new_connection_is_not_idle_before_its_request_is_read():
             assert caller.recv(100).startswith(b"HTTP/1.1 200")
         finally:
             ended.set()
+
+
+def test_a_connection_is_looked_for_once_more_and_not_fifty_times(monkeypatch):
+    """Each look is a call of the system, for which the threads that make answers have to wait."""
+    looks = []
+    accept = HttpServer.accept
+    monkeypatch.setattr(HttpServer, "accept", lambda self: looks.append(1) or accept(self))
+
+    def work(environ, start_response):
+        start_response("200 OK", [("Content-Length", "0")])
+        return [b""]
+
+    with serving_app(work) as port:
+        for _ in range(10):
+            assert ask(port, "GET", "/")[0] == 200
+    assert 10 <= len(looks) <= 20
 
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
