@@ -120,14 +120,20 @@ class Decoder {
     each(count(), member, body);
   }
 
-  // Calls body(first token, tokens, first column, last column) for all parts of a product.
+  // Calls body(first token, tokens, first column, last column) for all parts of a product, of `width` columns each.
   template <class Body>
-  void each_part(int64_t tokens, int64_t columns, int64_t member, const Body &body) {
-    const int64_t chunks = (tokens + kTokensAtOnce - 1) / kTokensAtOnce, panels = (columns + kColumns - 1) / kColumns;
+  void each_part(int64_t columns, int64_t width, int64_t member, const Body &body) {
+    const int64_t chunks = (count() + kTokensAtOnce - 1) / kTokensAtOnce, panels = (columns + width - 1) / width;
     each(chunks * panels, member, [&](int64_t item) {
-      const int64_t first = item % chunks * kTokensAtOnce, begin = item / chunks * kColumns;
-      body(first, std::min(kTokensAtOnce, tokens - first), begin, std::min(begin + kColumns, columns));
+      const int64_t first = item % chunks * kTokensAtOnce, begin = item / chunks * width;
+      body(first, std::min(kTokensAtOnce, count() - first), begin, std::min(begin + width, columns));
     });
+  }
+
+  // Returns the columns of a part of a matrix (inputs, outputs): all that a thread gets, where it reads them in runs.
+  int64_t width(int64_t columns) const {
+    const int64_t share = (columns + team_.size() - 1) / team_.size();
+    return count() > kLoneRows ? kColumns : (share + kChunk - 1) / kChunk * kChunk;
   }
 
   void embed(int64_t token) {
@@ -145,14 +151,15 @@ class Decoder {
 
   // y += x times the weights + bias
   void add_product(const Weights &weights, Numbers &x, Numbers &y, int64_t member) {
-    each_part(count(), weights.outputs, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
-      pangu::add_product(weights, tokens, x.from(first), y.from(first), begin, end, workspaces_[member]);
-    });
+    each_part(weights.outputs, width(weights.outputs), member,
+              [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+                pangu::add_product(weights, tokens, x.from(first), y.from(first), begin, end, workspaces_[member]);
+              });
   }
 
   // Computes the hidden units.
   void map(const Weights &weights, int64_t member) {
-    each_part(count(), n_.inner, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+    each_part(n_.inner, width(n_.inner), member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
       for (int64_t token = first; token < first + tokens; ++token)
         std::fill_n(inner_[token] + begin, end - begin, 0.0f);
       pangu::add_product(weights, tokens, normed_.from(first), inner_.from(first), begin, end, workspaces_[member]);
@@ -166,7 +173,7 @@ class Decoder {
 
   // Computes queries into mixed_ and keys and values into the caches: those from kind `from` to kind `to`.
   void project(const Layer &layer, int64_t from, int64_t to, int64_t member) {
-    each_part(count(), (to - from + 1) * n_.hidden, member,
+    each_part((to - from + 1) * n_.hidden, kColumns, member,
               [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
                 while (begin < end) {
                   const int64_t kind = from + begin / n_.hidden, start = (kind - from) * n_.hidden;
@@ -248,7 +255,7 @@ class Decoder {
 
   void head(int64_t member) {
     const Weights words{n_.words, nullptr, n_.hidden, n_.classes};
-    each_part(count(), n_.classes, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+    each_part(n_.classes, kColumns, member, [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
       multiply_transposed(words, tokens, x_.from(first), begin, end, workspaces_[member],
                           [&](int64_t row, int64_t word, int64_t size, const float *logits) {
                             std::copy_n(logits, size, t_.logits + (first + row) * n_.classes + word);

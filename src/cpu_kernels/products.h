@@ -16,6 +16,7 @@ inline constexpr int64_t kChunk = kVectors * kLanes;                          //
 inline constexpr int64_t kColumns = 4 * kChunk, kPackedColumns = 2 * kChunk;  // outputs that a thread computes at once
 inline constexpr int64_t kDepth = 64, kPackedDepth = 256;  // inputs at once, for few rows and for many
 inline constexpr int64_t kFewRows = 2 * kRowsAtOnce;       // so few that reading the weights takes most of the time
+inline constexpr int64_t kLoneRows = 2;                    // so few that their sums stay in the first-level cache
 
 // A matrix (inputs, outputs), or (outputs, inputs) for multiply_transposed.
 struct Weights {
@@ -140,6 +141,29 @@ inline void add_streamed(const Weights &m, int64_t rows, Rows<const float> x, Ro
   }
 }
 
+// The same for a lone row or two, which read the weights in long runs. Each sum takes its inputs in the same order.
+inline void add_in_runs(const Weights &m, int64_t rows, Rows<const float> x, Rows<float> y, int64_t begin,
+                        int64_t end) {
+  constexpr int64_t kInputs = 4;
+  for (int64_t k = 0; k < m.inputs; k += kInputs) {
+    const float *weight = m.weight + k * m.outputs;
+    const int64_t distance = k + 2 * kInputs <= m.inputs ? kInputs * m.outputs : 0;
+    with_constant<kInputs>(m.inputs - k, [&](auto inputs) {
+      for (int64_t row = 0; row < rows; ++row) {
+        Ahead ahead{distance, rows, row};
+        Floats numbers[inputs];
+        for (int i = 0; i < inputs; ++i) numbers[i] = all(x[row][k + i]);
+        for (int64_t column = begin; column < end; column += kLanes) {
+          Floats sum = load<Floats>(y[row] + column);
+          for (int i = 0; i < inputs; ++i) sum += numbers[i] * load<Floats>(weight + i * m.outputs + column);
+          store(sum, y[row] + column);
+          ahead.template ask<inputs()>(weight + column, m.outputs);
+        }
+      }
+    });
+  }
+}
+
 // y (rows, outputs) += x (rows, inputs) times the matrix + bias, for the outputs [begin, end) only, a panel of them.
 inline void add_product(const Weights &m, int64_t rows, Rows<const float> x, Rows<float> y, int64_t begin, int64_t end,
                         Workspace &workspace) {
@@ -151,6 +175,8 @@ inline void add_product(const Weights &m, int64_t rows, Rows<const float> x, Row
     for (int64_t column = begin; column < whole; column += kPackedColumns) {
       add_packed(m, rows, x, y, column, std::min(column + kPackedColumns, whole), workspace);
     }
+  } else if (rows <= kLoneRows) {
+    add_in_runs(m, rows, x, y, begin, whole);
   } else {
     add_streamed(m, rows, x, y, begin, whole);
   }
