@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.cpu.weight_file import TABLE, Format, Stored, matrices, tensors
+from src.cpu_kernels.threads import thread_count
 from src.inference.cache import Cache
 from src.pangu_alpha_config import PanguAlphaConfig
 
@@ -58,7 +59,7 @@ class KernelNetwork:
         stored: Places of the tensors in it.
         config: The network.
         format: Format of its matrices. `fits` must be true for it.
-        threads: Processor cores to compute on.
+        threads: Processor cores to compute on; little work is done on fewer of them.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class KernelNetwork:
             len(words),
             len(wanted),
             cache.capacity,
-            self._threads,
+            thread_count(self._config, len(words), len(wanted), self._threads),
             embedded.ctypes.data,
             queries.ctypes.data,
             rows.ctypes.data,

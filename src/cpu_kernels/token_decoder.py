@@ -9,9 +9,8 @@ import numpy as np
 from mindspore import Parameter
 
 from src.common.container import count_cores
+from src.cpu_kernels.threads import thread_count
 from src.pangu_alpha import Block, PanguAlphaModel
-
-_PRODUCTS_OF_A_THREAD = 5_000_000  # fewer take less time than to start another thread and to wait for it
 
 
 class _Layer(ctypes.Structure):
@@ -104,19 +103,12 @@ class TokenDecoder:
             len(ids),
             len(which),
             values[0].shape[2],
-            self.threads(len(ids), len(which)),
+            thread_count(config, len(ids), len(which), self._cores),
             *(array.ctypes.data for array in (ids, rows, places, which, logits)),
         )
         if self._kernel(ctypes.byref(network), ctypes.byref(tokens)):
             raise MemoryError("the decoding kernel found no memory or thread for its work")
         return logits
-
-    def threads(self, tokens: int, wanted: int) -> int:
-        """Return how many threads read `tokens` tokens and compute the logits after `wanted` of them."""
-        config = self._config
-        of_layer = (4 * config.hidden_size + 2 * config.ffn_hidden_size) * config.hidden_size
-        products = tokens * config.num_layers * of_layer + wanted * config.vocab_size * config.hidden_size
-        return max(1, min(self._cores, products // _PRODUCTS_OF_A_THREAD))
 
 
 def _weights(layer: Block) -> list[Parameter]:

@@ -7,8 +7,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from src.common.settings import TrainingConfig
-from src.cpu_kernels import build, cells
-from src.cpu_kernels import token_decoder as decoder_module
+from src.cpu_kernels import build, cells, threads
 from src.cpu_kernels.attach import attach_to_training, token_decoder
 from src.dataset import documents_of
 from src.inference.mindspore.load import build_runtime
@@ -223,7 +222,8 @@ def test_it_is_compiled_once(library, monkeypatch):
 
 
 @pytest.mark.parametrize("sizes", [dict(num_heads=6, hidden_size=72, ffn_hidden_size=130), dict(num_heads=1)])
-def test_decoding_by_kernel(sizes, library):
+def test_decoding_by_kernel(sizes, library, monkeypatch):
+    monkeypatch.setattr(threads, "PRODUCTS_OF_A_THREAD", 1)
     model, other = (random_model(**{"num_layers": 3, **sizes})[0] for _ in range(2))
     plain, ours = build_runtime(model), build_runtime(other, cpu_kernels=True)
     draw = np.random.default_rng(0)
@@ -245,7 +245,7 @@ def test_decoding_by_kernel(sizes, library):
 def test_a_text_gets_the_same_numbers_to_the_last_bit_whatever_else_is_read(library, sizes, monkeypatch):
     """Texts of many lengths are read alone, together, in other rows, by one thread and by more; nothing differs."""
     model, _ = random_model(num_layers=2, seq_length=600, **sizes)
-    monkeypatch.setattr(decoder_module, "_PRODUCTS_OF_A_THREAD", 1)
+    monkeypatch.setattr(threads, "PRODUCTS_OF_A_THREAD", 1)
     runtime, draw = build_runtime(model, cpu_kernels=True), np.random.default_rng(0)
     lengths = np.array([1, 3, 590, 14, 22, 28, 17, 530, 5, 31, 16, 4], np.int32)
     ids = draw.integers(0, model.config.vocab_size, (len(lengths), 590), dtype=np.int32)
@@ -253,21 +253,12 @@ def test_a_text_gets_the_same_numbers_to_the_last_bit_whatever_else_is_read(libr
     together = [runtime.prefill(ids, lengths, 600), runtime.decode(next_ids, lengths)]
     together.append(runtime.decode(next_ids[::2], lengths[::2] + 1, np.arange(len(lengths))[::2]))
     for number, length in enumerate(lengths):
-        monkeypatch.setattr(decoder_module, "_PRODUCTS_OF_A_THREAD", 1 if number % 3 == 0 else 10**12)
+        monkeypatch.setattr(threads, "PRODUCTS_OF_A_THREAD", 1 if number % 3 == 0 else 10**12)
         row, own = np.array([(number + 5) % len(lengths)]), slice(number, number + 1)
         alone = [runtime.join(ids[own, :length], lengths[own], row)]
         alone += [runtime.decode(next_ids[own], lengths[own] + step, row) for step in range(2)]
         for step in range(2 + (number % 2 == 0)):
             np.testing.assert_array_equal(alone[step][0], together[step][number // 2 if step == 2 else number])
-
-
-def test_little_work_is_done_by_one_thread(library, monkeypatch):
-    monkeypatch.setattr(decoder_module, "count_cores", lambda: 4)
-    sizes = dict(hidden_size=64, ffn_hidden_size=256, num_layers=2, vocab_size=1000)
-    decoder = token_decoder(random_model(**sizes)[0])
-    # A token takes 98,304 products in the layers, and 64,000 for its logits.
-    assert [decoder.threads(tokens, 1) for tokens in (1, 101, 102, 153, 1000)] == [1, 1, 2, 3, 4]
-    assert decoder.threads(1, 200) == 2
 
 
 def test_only_what_the_kernel_computes_is_run_by_it(library):
