@@ -40,8 +40,7 @@ class Visitors:
 
     def __init__(self, hosts: str = "", origins: str = "", api_key: str = "", listens_on: str = "") -> None:
         self.hosts, self.origins, self.api_key = _names(hosts), _names(origins), api_key
-        machine = socket.gethostname().lower()
-        self._own_names = {"localhost", machine, f"{machine}.local", listens_on.lower()}
+        self.listens_on = listens_on.lower()
         for origin in self.origins:
             require(
                 _ORIGIN.fullmatch(origin),
@@ -100,7 +99,9 @@ class Visitors:
         """Return whether a hostname is the server's own. Only a name can be rebound, an IP address can't."""
         if EVERY in self.hosts or name in self.hosts:
             return True
-        return bool(name) and (name in self._own_names or name.endswith(".localhost") or _is_ip(name))
+        machine = socket.gethostname().lower()
+        own = ("localhost", machine, f"{machine}.local", self.listens_on)
+        return bool(name) and (name in own or name.endswith(".localhost") or _is_ip(name))
 
     def _is_own(self, origin: str, host: str | None) -> bool:
         place = origin.lower().partition("://")[2]
