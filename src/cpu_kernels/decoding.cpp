@@ -55,7 +55,7 @@ class Decoder {
         factor_(1 / std::sqrt(std::sqrt(static_cast<float>(head_size_)))), team_(t_.threads), x_(t_.count, n_.hidden),
         normed_(t_.count, n_.hidden), top_queries_(t_.count, n_.hidden), mixed_(t_.count, n_.hidden),
         inner_(t_.count, n_.inner), scratch_(t_.threads, AttentionScratch(t_.capacity)),
-        queries_(t_.threads * head_size_), workspaces_(t_.threads), rows_(t_.rows, t_.rows + t_.count),
+        queries_(t_.threads * kMostTiles * head_size_), workspaces_(t_.threads), rows_(t_.rows, t_.rows + t_.count),
         places_(t_.places, t_.places + t_.count), token_at_(t_.count), feature_at_(n_.hidden) {
     for (int64_t token = 0; token < t_.count; ++token) {
       token_at_[token] = t_.rows[token] * n_.heads * t_.capacity * head_size_ + t_.places[token] * head_size_;
@@ -71,14 +71,14 @@ class Decoder {
  private:
   int64_t count() const { return rows_.size(); }
 
-  // Splits the tokens into tiles, of at most kLanes tokens of one text.
+  // Splits the tokens into groups that attend together, of at most kMostTiles tiles of one text.
   void share_out() {
-    tiles_.clear();
+    groups_.clear();
     for (int64_t token = 0; token < count(); ++token) {
-      const bool goes_on = token && rows_[token] == rows_[token - 1] && token - tiles_.back() < kLanes;
-      if (!goes_on) tiles_.push_back(token);
+      const bool goes_on = token && rows_[token] == rows_[token - 1] && token - groups_.back() < kMostTiles * kLanes;
+      if (!goes_on) groups_.push_back(token);
     }
-    tiles_.push_back(count());
+    groups_.push_back(count());
   }
 
   void work(int64_t member) {
@@ -97,8 +97,9 @@ class Decoder {
       } else {
         project(layer, kQueries, kValues, member);
       }
-      each(static_cast<int64_t>(tiles_.size() - 1) * n_.heads, member, [&](int64_t item) {
-        attend(layer, item / n_.heads, item % n_.heads, queries_.data() + member * head_size_, scratch_[member]);
+      each(static_cast<int64_t>(groups_.size() - 1) * n_.heads, member, [&](int64_t item) {
+        attend(layer, item / n_.heads, item % n_.heads, queries_.data() + member * kMostTiles * head_size_,
+               scratch_[member]);
       });
       add_product({layer.projection, layer.projection_bias, n_.hidden, n_.hidden}, mixed_, x_, member);
       each_token(member, [&](int64_t token) { normalize(token, layer.gamma2, layer.beta2, normed_); });
@@ -232,9 +233,9 @@ class Decoder {
     return cache + (rows_[token] * n_.heads + head) * t_.capacity * head_size_;
   }
 
-  // Replaces the queries of one head by its output, for a tile of tokens of one text.
-  void attend(const Layer &layer, int64_t tile, int64_t head, Floats *queries, AttentionScratch &scratch) {
-    const int64_t begin = tiles_[tile], end = tiles_[tile + 1], first = head * head_size_;
+  // Replaces the queries of one head by its output, for a group of tokens of one text.
+  void attend(const Layer &layer, int64_t group, int64_t head, Floats *queries, AttentionScratch &scratch) {
+    const int64_t begin = groups_[group], end = groups_[group + 1], first = head * head_size_;
     const CachedHead text{cached(layer.keys, begin, head), cached(layer.values, begin, head), head_size_};
     if (end - begin <= kLanes / 4) {
       for (int64_t token = begin; token < end; ++token) {
@@ -242,14 +243,18 @@ class Decoder {
       }
       return;
     }
-    Ints places{};
+    Ints places[kMostTiles] = {};
     for (int64_t token = begin; token < end; ++token) {
-      places[token - begin] = places_[token];
-      for (int64_t k = 0; k < head_size_; ++k) queries[k][token - begin] = mixed_[token][first + k];
+      const int64_t tile = (token - begin) / kLanes, lane = (token - begin) % kLanes;
+      places[tile][lane] = places_[token];
+      for (int64_t k = 0; k < head_size_; ++k) queries[tile * head_size_ + k][lane] = mixed_[token][first + k];
     }
-    attend_tile(text, places, places_[end - 1] + 1, 1.0f, queries, queries, scratch);
+    with_constant<kMostTiles>((end - begin + kLanes - 1) / kLanes, [&](auto tiles) {
+      attend_tiles<tiles()>(text, places, places_[end - 1] + 1, 1.0f, queries, queries, head_size_, scratch);
+    });
     for (int64_t token = begin; token < end; ++token) {
-      for (int64_t k = 0; k < head_size_; ++k) mixed_[token][first + k] = queries[k][token - begin];
+      const int64_t tile = (token - begin) / kLanes, lane = (token - begin) % kLanes;
+      for (int64_t k = 0; k < head_size_; ++k) mixed_[token][first + k] = queries[tile * head_size_ + k][lane];
     }
   }
 
@@ -273,7 +278,7 @@ class Decoder {
   std::vector<Floats> queries_;
   std::vector<Workspace> workspaces_;           // of each thread
   std::vector<int32_t> rows_, places_;          // of the tokens that are left
-  std::vector<int64_t> tiles_;                  // first token of each, and the end
+  std::vector<int64_t> groups_;                 // first token of each, and the end
   std::vector<int64_t> token_at_, feature_at_;  // where a cache has a token, and a feature of a token
 };
 

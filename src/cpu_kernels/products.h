@@ -7,16 +7,21 @@
 
 namespace pangu {
 
+// Sums that stay in registers: of so many rows and vectors of outputs, and of so many rows and outputs in lanes.
+// So few rows that reading the weights takes most of the time, and that no copies of the weights are worth theirs.
 #if defined(__AVX512F__)
-inline constexpr int64_t kRowsAtOnce = 8, kVectors = 3;  // their sums stay in registers
+inline constexpr int64_t kRowsAtOnce = 8, kVectors = 3, kLaneRows = 8, kLaneOutputs = 3, kFewRows = 16;
 #else
-inline constexpr int64_t kRowsAtOnce = 4, kVectors = 2;
+inline constexpr int64_t kRowsAtOnce = 6, kVectors = 2, kLaneRows = 4, kLaneOutputs = 3, kFewRows = 36;
 #endif
-inline constexpr int64_t kChunk = kVectors * kLanes;                          // outputs
-inline constexpr int64_t kColumns = 4 * kChunk, kPackedColumns = 2 * kChunk;  // outputs that a thread computes at once
-inline constexpr int64_t kDepth = 64, kPackedDepth = 256;  // inputs at once, for few rows and for many
-inline constexpr int64_t kFewRows = 2 * kRowsAtOnce;       // so few that reading the weights takes most of the time
-inline constexpr int64_t kLoneRows = 2;                    // so few that their sums stay in the first-level cache
+inline constexpr int64_t kChunk = kVectors * kLanes, kLaneChunk = kLaneOutputs * kLanes;  // outputs
+inline constexpr int64_t kColumns = 4 * kLaneChunk;  // outputs that a thread computes at once
+inline constexpr int64_t kDepth = 64;                // inputs at once, for few rows
+inline constexpr int64_t kLoneRows = 2;              // so few that their sums stay in the first-level cache
+
+// For many rows: rows and columns of x and of a weight that are in the second-level cache, and inputs of those in the
+// first.
+inline constexpr int64_t kPackedRows = 96, kPackedColumns = 96, kPackedDepth = 256, kLaneDepth = 1024;
 
 // A matrix (inputs, outputs), or (outputs, inputs) for multiply_transposed.
 struct Weights {
@@ -60,6 +65,7 @@ struct Ahead {
 
 // Asks for nothing, where the weights are in a cache.
 struct Here {
+  explicit Here(int64_t = 0, int64_t = 0, int64_t = 0) {}
   template <int kWidth>
   void ask(const float *, int64_t) {}
 };
@@ -105,21 +111,25 @@ inline void pack(const float *weight, int64_t stride, int64_t depth, int64_t beg
   }
 }
 
-// y (rows, outputs) += x (rows, inputs) times the whole vectors of columns [begin, end) of the matrix, for many rows
+// y (rows, outputs) += x (rows, inputs) times the whole vectors of columns [begin, end) of the matrix, for many rows.
+// Some of the rows stay in the second-level cache while all the columns are computed.
 inline void add_packed(const Weights &m, int64_t rows, Rows<const float> x, Rows<float> y, int64_t begin, int64_t end,
                        Workspace &workspace) {
   auto *panel = reinterpret_cast<float *>(workspace.of(kPackedDepth * (end - begin) / kLanes));
   for (int64_t first = 0; first < m.inputs; first += kPackedDepth) {
     const int64_t depth = std::min(kPackedDepth, m.inputs - first);
     pack(m.weight + first * m.outputs, m.outputs, depth, begin, end, panel);
-    each_group(begin, end, [&](int64_t column, auto vectors) {
-      for (int64_t row = 0; row < rows; row += kRowsAtOnce) {
-        with_constant<kRowsAtOnce>(rows - row, [&](auto count) {
-          add_block<count(), vectors()>({x[row] + first, x.stride}, panel + (column - begin) * depth, vectors * kLanes,
-                                        depth, {y[row] + column, y.stride}, Here{});
-        });
-      }
-    });
+    for (int64_t top = 0; top < rows; top += kPackedRows) {
+      const int64_t bottom = std::min(top + kPackedRows, rows);
+      each_group(begin, end, [&](int64_t column, auto vectors) {
+        for (int64_t row = top; row < bottom; row += kRowsAtOnce) {
+          with_constant<kRowsAtOnce>(bottom - row, [&](auto count) {
+            add_block<count(), vectors()>({x[row] + first, x.stride}, panel + (column - begin) * depth,
+                                          vectors * kLanes, depth, {y[row] + column, y.stride}, Here{});
+          });
+        }
+      });
+    }
   }
 }
 
@@ -189,16 +199,23 @@ inline void add_product(const Weights &m, int64_t rows, Rows<const float> x, Row
   }
 }
 
-// The products of numbers in the same lane, before their sum: x (kRows, inputs) and weight (kWidth, inputs) -> lanes
-// (kRows, kWidth), rows of which are kChunk apart. Inputs after the last whole vector are left out.
-template <int kRows, int kWidth>
-inline void multiply_lanes(Rows<const float> x, const float *weight, int64_t inputs, Ahead ahead, Floats *lanes) {
-  Floats sums[kRows][kWidth] = {};
+// The products of numbers in the same lane, before their sum: lanes (kRows, kWidth) += x (kRows, inputs) times weight
+// (kWidth, inputs), whose rows are `stride` apart. Rows of lanes are kLaneChunk apart. Inputs after the last whole
+// vector are left out. It is not inlined, for the reason that add_block has.
+template <int kRows, int kWidth, class Asking>
+[[gnu::noinline]] void add_lanes(Rows<const float> x, const float *weight, int64_t stride, int64_t inputs,
+                                 Asking ahead, Floats *lanes) {
+  Floats sums[kRows][kWidth];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kWidth; ++j) sums[i][j] = lanes[i * kLaneChunk + j];
+  }
   const int64_t whole = inputs / kLanes * kLanes;
   for (int64_t k = 0; k < whole; k += kLanes) {
-    ahead.ask<kWidth>(weight + k, inputs);
+    ahead.template ask<kWidth>(weight + k, stride);
     Floats w[kWidth];
-    for (int j = 0; j < kWidth; ++j) w[j] = load<Floats>(weight + j * inputs + k);
+    for (int j = 0; j < kWidth; ++j) w[j] = in_register(load<Floats>(weight + j * stride + k));
     for (int i = 0; i < kRows; ++i) {
       const Floats numbers = in_register(load<Floats>(x[i] + k));
       for (int j = 0; j < kWidth; ++j) sums[i][j] += numbers * w[j];
@@ -207,14 +224,33 @@ inline void multiply_lanes(Rows<const float> x, const float *weight, int64_t inp
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kWidth; ++j) lanes[i * kChunk + j] = sums[i][j];
+    for (int j = 0; j < kWidth; ++j) lanes[i * kLaneChunk + j] = sums[i][j];
   }
 }
 
-// products (kChunk) of a row, of which `count` count: the sums of their lanes, the last inputs, and the bias.
+// lanes (rows, kLaneChunk) += x (rows, depth) times the inputs [first, first + depth) of outputs [begin, end)
+template <class Asking>
+inline void add_chunk(const Weights &m, int64_t rows, Rows<const float> x, int64_t first, int64_t depth, int64_t begin,
+                      int64_t end, Floats *lanes) {
+  const int64_t blocks = (rows + kLaneRows - 1) / kLaneRows;
+  for (int64_t output = begin; output < end; output += kLaneOutputs) {
+    const int64_t distance = output + 2 * kLaneOutputs <= m.outputs ? kLaneOutputs * m.inputs : 0;
+    for (int64_t row = 0; row < rows; row += kLaneRows) {
+      with_constant<kLaneRows>(rows - row, [&](auto count) {
+        with_constant<kLaneOutputs>(end - output, [&](auto width) {
+          add_lanes<count(), width()>({x[row], x.stride}, m.weight + output * m.inputs + first, m.inputs, depth,
+                                      Asking{distance, blocks, row / kLaneRows},
+                                      lanes + row * kLaneChunk + output - begin);
+        });
+      });
+    }
+  }
+}
+
+// products (kLaneChunk) of a row, of which `count` count: the sums of their lanes, the last inputs, and the bias.
 inline void finish_chunk(const Weights &m, const float *x, int64_t output, int64_t count, const Floats *lanes,
                          float *products) {
-  for (int64_t i = 0; i < kChunk; i += kLanes) store(sums_of<kLanes>(lanes + i), products + i);
+  for (int64_t i = 0; i < kLaneChunk; i += kLanes) store(sums_of<kLanes>(lanes + i), products + i);
   for (int64_t k = m.inputs / kLanes * kLanes; k < m.inputs; ++k) {
     for (int64_t i = 0; i < count; ++i) products[i] += x[k] * m.weight[(output + i) * m.inputs + k];
   }
@@ -223,32 +259,26 @@ inline void finish_chunk(const Weights &m, const float *x, int64_t output, int64
 }
 
 // Calls store(row, output, count, products) for each row of x (rows, inputs) and each chunk of the outputs [begin,
-// end). Each weight is used for all rows at once if they are few. Otherwise a block of rows stays in the first-level
+// end). Each weight is used for all rows at once if they are few. Otherwise a part of some rows stays in the first-level
 // cache, and the weights of these outputs in the second.
 template <class Store>
 inline void multiply_transposed(const Weights &m, int64_t rows, Rows<const float> x, int64_t begin, int64_t end,
                                 Workspace &workspace, const Store &store) {
-  const int64_t most = rows > kFewRows ? kRowsAtOnce : rows;
-  Floats *lanes = workspace.of(most * kChunk);
+  const bool few = rows <= kFewRows;
+  const int64_t most = few ? rows : kLaneRows, depth = few ? m.inputs : kLaneDepth;
+  Floats *lanes = workspace.of(most * kLaneChunk);
   for (int64_t top = 0; top < rows; top += most) {
-    const int64_t height = std::min(most, rows - top), blocks = (height + kRowsAtOnce - 1) / kRowsAtOnce;
-    for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
-      const int64_t last = std::min(chunk + kChunk, end);
-      for (int64_t output = chunk; output < last; output += kVectors) {
-        const int64_t distance = output + 2 * kVectors <= m.outputs ? kVectors * m.inputs : 0;
-        for (int64_t row = 0; row < height; row += kRowsAtOnce) {
-          with_constant<kRowsAtOnce>(height - row, [&](auto count) {
-            with_constant<kVectors>(last - output, [&](auto width) {
-              multiply_lanes<count(), width()>({x[top + row], x.stride}, m.weight + output * m.inputs, m.inputs,
-                                               Ahead{distance, blocks, row / kRowsAtOnce},
-                                               lanes + row * kChunk + output - chunk);
-            });
-          });
-        }
+    const int64_t height = std::min(most, rows - top);
+    for (int64_t chunk = begin; chunk < end; chunk += kLaneChunk) {
+      const int64_t last = std::min(chunk + kLaneChunk, end);
+      std::fill_n(lanes, height * kLaneChunk, Floats{});
+      for (int64_t first = 0; first < m.inputs; first += depth) {
+        const auto add = few || top == 0 ? add_chunk<Ahead> : add_chunk<Here>;
+        add(m, height, {x[top] + first, x.stride}, first, std::min(depth, m.inputs - first), chunk, last, lanes);
       }
       for (int64_t row = 0; row < height; ++row) {
-        float products[kChunk];
-        finish_chunk(m, x[top + row], chunk, last - chunk, lanes + row * kChunk, products);
+        float products[kLaneChunk];
+        finish_chunk(m, x[top + row], chunk, last - chunk, lanes + row * kLaneChunk, products);
         store(top + row, chunk, last - chunk, products);
       }
     }

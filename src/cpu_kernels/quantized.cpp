@@ -212,7 +212,8 @@ class Reader {
       if (end - begin > kLanes / 4 && t_.rows[begin] == t_.rows[end - 1]) {
         Ints places{};
         std::copy(t_.places + begin, t_.places + end, reinterpret_cast<int32_t *>(&places));
-        attend_tile(text(begin), places, t_.places[end - 1] + 1, factor_, &queries_[first], &mixed_[first], attention);
+        attend_tiles<1>(text(begin), &places, t_.places[end - 1] + 1, factor_, &queries_[first], &mixed_[first], 0,
+                        attention);
         continue;
       }
       for (int64_t token = begin; token < end; ++token) {

@@ -29,6 +29,8 @@ inline V load(const void *from) {
 inline Floats in_register(Floats x) {
 #if defined(__AVX512F__)
   __asm__("" : "+v"(x));
+#elif defined(__AVX2__)
+  __asm__("" : "+x"(x));
 #endif
   return x;
 }
