@@ -54,7 +54,8 @@ struct Strided {
 
 // c (Rows, Vectors * kLanes) = a (Rows, depth) b (depth, Vectors * kLanes), or += with `adds`.
 template <int Rows, int Vectors>
-inline void multiply_tile(Strided a, const float *b, int64_t b_row, float *c, int64_t c_row, int64_t depth, bool adds) {
+[[gnu::noinline]] void multiply_tile(Strided a, const float *b, int64_t b_row, float *c, int64_t c_row, int64_t depth,
+                                     bool adds) {
   Floats sums[Rows][Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {
@@ -66,7 +67,7 @@ inline void multiply_tile(Strided a, const float *b, int64_t b_row, float *c, in
   for (int64_t k = 0; k < depth; ++k) {
     Floats row[Vectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j) row[j] = load<Floats>(b + k * b_row + j * kLanes);
+    for (int j = 0; j < Vectors; ++j) row[j] = in_register(load<Floats>(b + k * b_row + j * kLanes));
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
       const Floats factor = all(a.data[i * a.row + k * a.column]);
