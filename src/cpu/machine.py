@@ -30,6 +30,7 @@ def require_avx2(bits: int) -> None:
         )
 
 
-def has_vnni() -> bool:
-    """Return whether the processor has VNNI: dot products of four 8-bit numbers in one instruction."""
-    return bool((_flags() or set()) & {"avx512_vnni", "avx_vnni"})
+def has_kernel() -> bool:
+    """Return whether the kernel for few bits has products for this processor: by VNNI, or by AVX2 without AVX-512."""
+    flags = _flags() or set()
+    return bool(flags & {"avx512_vnni", "avx_vnni"}) or ("avx2" in flags and "avx512f" not in flags)

@@ -13,7 +13,7 @@ from src.common.errors import BackendError, InputError
 from src.common.files import file_state
 from src.common.memory import require_memory
 from src.cpu.kernel_network import KernelNetwork
-from src.cpu.machine import has_vnni, require_avx2
+from src.cpu.machine import has_kernel, require_avx2
 from src.cpu.onnx_network import OnnxNetwork
 from src.cpu.packing import dequantize
 from src.cpu.weight_file import (
@@ -75,8 +75,8 @@ class CpuRuntime(CacheOwner):
     Args:
         folder: Folder that `src.cpu.quantize` wrote.
         threads: Processor cores to compute on; 0 for all.
-        cpu_kernels: Whether to use this project's own kernel if it fits the format and the processor has VNNI, where it
-            is faster than ONNX Runtime.
+        cpu_kernels: Whether to use this project's own kernel, which is faster than ONNX Runtime, if it fits the format
+            and the processor.
         tokenizer_path: A vocabulary as `load_tokenizer` takes it, to report errors in it before the weights are read;
             None for no check.
 
@@ -120,7 +120,7 @@ class CpuRuntime(CacheOwner):
         self.network = self._build_network(data, stored, threads, cpu_kernels)
 
     def _build_network(self, data: np.ndarray, stored: dict[str, Stored], threads: int, cpu_kernels: bool) -> Network:
-        if cpu_kernels and KernelNetwork.fits(self.format) and has_vnni():
+        if cpu_kernels and KernelNetwork.fits(self.format) and has_kernel():
             from src.cpu_kernels import build  # it cannot be imported on every system
 
             library = build.library("ONNX Runtime's", "--cpu_kernels=false (pangu_inference.py)")

@@ -83,8 +83,8 @@ inline void compute_scores(const CachedHead &head, int64_t first, int64_t last, 
 }
 
 // The lanes of a tile are tokens of one text. The token of a lane attends to the keys up to its place, and `length`
-// covers the last of them. `queries` and `mixed` have d vectors for each tile, `stride` apart, and may be the same. What a
-// token gets does not depend on the number of tiles.
+// covers the last of them. `queries` and `mixed` have d vectors for each tile, `stride` apart, and may be the same.
+// What a token gets does not depend on the number of tiles.
 template <int kTiles>
 inline void attend_tiles(const CachedHead &head, const Ints *places, int32_t length, float factor,
                          const Floats *queries, Floats *mixed, int64_t stride, AttentionScratch &scratch) {

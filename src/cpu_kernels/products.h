@@ -203,8 +203,8 @@ inline void add_product(const Weights &m, int64_t rows, Rows<const float> x, Row
 // (kWidth, inputs), whose rows are `stride` apart. Rows of lanes are kLaneChunk apart. Inputs after the last whole
 // vector are left out. It is not inlined, for the reason that add_block has.
 template <int kRows, int kWidth, class Asking>
-[[gnu::noinline]] void add_lanes(Rows<const float> x, const float *weight, int64_t stride, int64_t inputs,
-                                 Asking ahead, Floats *lanes) {
+[[gnu::noinline]] void add_lanes(Rows<const float> x, const float *weight, int64_t stride, int64_t inputs, Asking ahead,
+                                 Floats *lanes) {
   Floats sums[kRows][kWidth];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -259,8 +259,8 @@ inline void finish_chunk(const Weights &m, const float *x, int64_t output, int64
 }
 
 // Calls store(row, output, count, products) for each row of x (rows, inputs) and each chunk of the outputs [begin,
-// end). Each weight is used for all rows at once if they are few. Otherwise a part of some rows stays in the first-level
-// cache, and the weights of these outputs in the second.
+// end). Each weight is used for all rows at once if they are few. Otherwise a part of some rows stays in the
+// first-level cache, and the weights of these outputs in the second.
 template <class Store>
 inline void multiply_transposed(const Weights &m, int64_t rows, Rows<const float> x, int64_t begin, int64_t end,
                                 Workspace &workspace, const Store &store) {

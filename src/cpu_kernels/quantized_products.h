@@ -11,11 +11,17 @@
 namespace pangu {
 
 inline constexpr int64_t kVector = sizeof(Ints);  // bytes
-inline constexpr int64_t kFew = 4;                // up to this number of tokens, the lanes are weights
+inline constexpr int64_t kFew = 4;                // up to this number of tokens, the lanes are weights of 8 bits
 inline constexpr int64_t kPanel = 80;             // rows of a matrix that a thread multiplies at once
 inline constexpr int64_t kChunk = 512;            // columns at once; they stay in the first-level cache
-inline constexpr int64_t kTileRows = 5;           // rows that are multiplied with two tiles at once, in registers
 inline constexpr int64_t kMostBlock = 256;        // largest number of weights that share a scale
+
+// Rows that are multiplied with two tiles at once, in registers; and the like of kFew for weights of 4 bits.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+inline constexpr int64_t kTileRows = 5, kFewPacked = kFew;
+#else
+inline constexpr int64_t kTileRows = 3, kFewPacked = 2;
+#endif
 
 // A weight is scale * (code - middle code). Each block of a row has its scale.
 struct Matrix {
@@ -26,13 +32,24 @@ struct Matrix {
 
 inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
 
-// In each lane: sums + the products of four unsigned codes and four signed 8-bit numbers.
+// In each lane: sums + the products of four unsigned codes of kBits and four signed 8-bit numbers, all exact.
+template <int kBits>
 inline Ints dot(Ints sums, Ints codes, Ints x) {
 #if defined(__AVX512VNNI__)
   return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, (__m512i)x);
 #elif defined(__AVXVNNI__)
   return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, (__m256i)x);
-#else  // not used: without VNNI, ONNX Runtime computes the network
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (kBits == 4) {  // a pair of products fits 16 bits
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, (__m256i)x);
+    return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  } else {
+    const __m256i odd = _mm256_srai_epi16((__m256i)x, 8), even = _mm256_srai_epi16(_mm256_slli_epi16((__m256i)x, 8), 8);
+    const __m256i low = _mm256_and_si256((__m256i)codes, _mm256_set1_epi16(255));
+    return sums + (Ints)_mm256_madd_epi16(low, even) +
+           (Ints)_mm256_madd_epi16(_mm256_srli_epi16((__m256i)codes, 8), odd);
+  }
+#else  // not used: ONNX Runtime computes the network
   for (int64_t i = 0; i < kVector; ++i) {
     sums[i / 4] += reinterpret_cast<const uint8_t *>(&codes)[i] * reinterpret_cast<const int8_t *>(&x)[i];
   }
@@ -56,7 +73,8 @@ class Input {
       : tokens(tokens), tiles((tokens + kLanes - 1) / kLanes), parts(8 / bits), block_size(block_size),
         blocks((columns + block_size - 1) / block_size), block_bytes(block_size / parts),
         vectors(std::max<int64_t>(1, block_bytes / kVector)),
-        groups((blocks * block_bytes + vectors * kVector - 1) / (vectors * kVector)), few(tokens <= kFew),
+        groups((blocks * block_bytes + vectors * kVector - 1) / (vectors * kVector)),
+        few(tokens <= (bits == 4 ? kFewPacked : kFew)),
         stride_(few ? groups * vectors * parts : blocks * block_size / 4), codes_(stride_ * (few ? kFew : tiles)),
         offsets_(tiles * blocks), scales_(offsets_.size()) {}
 
@@ -177,9 +195,10 @@ class Multiplier {
             for (int i = 0; i < kLanes; ++i) {
               const Ints packed = load<Ints>(codes[i] + group * bytes + v * kVector);
               if constexpr (kBits == 4) {
-                totals[i] = dot(dot(totals[i], packed & 0x0f0f0f0f, x[2 * v]), packed >> 4 & 0x0f0f0f0f, x[2 * v + 1]);
+                const Ints low = packed & 0x0f0f0f0f, high = packed >> 4 & 0x0f0f0f0f;
+                totals[i] = dot<4>(dot<4>(totals[i], low, x[2 * v]), high, x[2 * v + 1]);
               } else {
-                totals[i] = dot(totals[i], packed, x[v]);
+                totals[i] = dot<8>(totals[i], packed, x[v]);
               }
             }
           }
@@ -239,9 +258,10 @@ class Multiplier {
           const int64_t rows = whole ? kTileRows : 1;
           if (tile == 0)
             prefetch<kBits>(matrix.codes + (row + kPanel) * columns * kBits / 8, rows, columns, first, count);
-          const auto multiply_some = whole ? two ? multiply_tile<kTileRows, 2> : multiply_tile<kTileRows, 1>
-                                     : two ? multiply_tile<1, 2>
-                                           : multiply_tile<1, 1>;
+          const auto multiply_some = whole
+                                         ? two ? multiply_tile<kBits, kTileRows, 2> : multiply_tile<kBits, kTileRows, 1>
+                                     : two ? multiply_tile<kBits, 1, 2>
+                                           : multiply_tile<kBits, 1, 1>;
           multiply_some(codes + (row - begin) * stride, stride, matrix.scales + row * input.blocks, input, tile, first,
                         count, products_.data() + tile * kPanel + row - begin);
           row += rows;
@@ -269,7 +289,7 @@ class Multiplier {
   }
 
   // to (tiles, kPanel) += kRows rows of a matrix times kTiles tiles, for `count` columns from `first` on.
-  template <int kRows, int kTiles>
+  template <int kBits, int kRows, int kTiles>
   static void multiply_tile(const uint8_t *codes, int64_t stride, const float *scales, const Input &input, int64_t tile,
                             int64_t first, int64_t count, Floats *to) {
     const int64_t size = input.block_size, fours = size / 4, first_block = first / size, blocks = count / size;
@@ -292,7 +312,7 @@ class Multiplier {
       for (int64_t k = 0; k < fours; ++k, codes += 4) {
         for (int i = 0; i < kRows; ++i) {
           const Ints four = Ints{} + load<int32_t>(codes + i * stride);
-          for (int j = 0; j < kTiles; ++j) products[i][j] = dot(products[i][j], four, x[j][k]);
+          for (int j = 0; j < kTiles; ++j) products[i][j] = dot<kBits>(products[i][j], four, x[j][k]);
         }
       }
       for (int j = 0; j < kTiles; ++j) {

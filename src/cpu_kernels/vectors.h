@@ -4,7 +4,7 @@
 
 #include "common.h"
 
-#if defined(__AVX512F__) || defined(__AVXVNNI__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 

@@ -173,7 +173,7 @@ class InferenceArguments:
             mindspore runs predict.py.
         top_k: Sample from the k likeliest tokens; 1 always takes the likeliest token, 0 samples from all.
         threads: Processor cores to compute on; 0 for all. Only for onnx-cpu.
-        cpu_kernels: Use the compiled kernel on processors with VNNI; false for ONNX Runtime. Only for onnx-cpu.
+        cpu_kernels: Use the compiled kernel where it fits the processor; false for ONNX Runtime. Only for onnx-cpu.
         tokenizer: Folder of vocab.model. It may be left out if the checkpoint has its own.
         max_new_tokens: Most tokens to add to a prompt.
         temperature: Number by which the logits are divided before sampling; 0 means greedy.

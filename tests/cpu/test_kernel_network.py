@@ -20,7 +20,7 @@ from tests.support.programs import TINY, random_model
 CONFIG = replace(TINY, hidden_size=72, num_heads=3, ffn_hidden_size=200, vocab_size=53, seq_length=300)
 FORMATS = [Format(8, 128), Format(8, 16), Format(4, 32), Format(4, 256), Format(4, 16, table_bits=4)]
 
-pytestmark = pytest.mark.skipif(not machine.has_vnni(), reason="this processor has no VNNI")
+pytestmark = pytest.mark.skipif(not machine.has_kernel(), reason="the kernel has no products for this processor")
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ def test_what_lies_between_the_tensors_is_no_matter(folder, length):
     assert np.isfinite(found[0]).all() and (found[0] == found[1]).all()
 
 
-INSTRUCTIONS = {"AVX-VNNI": ["-mno-avx512f", "-mavxvnni"], "without VNNI": ["-march=x86-64-v3"]}
+INSTRUCTIONS = {"AVX-VNNI": ["-mno-avx512f", "-mavxvnni"], "AVX2": ["-march=x86-64-v3"]}
 
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
@@ -173,11 +173,16 @@ def test_formats_for_onnx_runtime(tmp_path, format):
     assert isinstance(CpuRuntime(folder).network, OnnxNetwork)
 
 
-def test_a_processor_without_vnni(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "flags, network",
+    [("fpu avx2", KernelNetwork), ("fpu avx2 avx_vnni", KernelNetwork), ("fpu avx2 avx512f", OnnxNetwork)],
+    ids=str,
+)
+def test_which_processors_use_the_kernel(flags, network, folder, tmp_path, monkeypatch):
     info = tmp_path / "cpuinfo"
-    info.write_text("processor\t: 0\nflags\t\t: fpu avx2\n")
+    info.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     monkeypatch.setattr(machine, "CPU_INFO", info)
-    assert isinstance(CpuRuntime(folder).network, OnnxNetwork)
+    assert isinstance(CpuRuntime(folder).network, network)
 
 
 def test_without_a_compiler(folder, monkeypatch, tmp_path, capsys):
