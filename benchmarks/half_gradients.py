@@ -126,7 +126,8 @@ def error(found: Gradients, truth: Gradients, ends: tuple[str, ...]) -> float:
 
 def run(arguments: BenchmarkArguments) -> None:
     """Compute the gradients, and print the table."""
-    half, exact = Ours(arguments, in_half=True), Ours(arguments, in_half=False)  # a machine that cannot says so at once
+    half = Ours(arguments, in_half=True)  # first, because not all machines have such products
+    exact = Ours(arguments, in_half=False)
     autocast = peer_gradients(arguments, exact.weights, in_half=True)
     float32 = peer_gradients(arguments, exact.weights, in_half=False)
     rows = []

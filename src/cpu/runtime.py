@@ -75,7 +75,7 @@ class CpuRuntime(CacheOwner):
     Args:
         folder: Folder that `src.cpu.quantize` wrote.
         threads: Processor cores to compute on; 0 for all.
-        cpu_kernels: Whether to use this project's own kernel, which is faster than ONNX Runtime, if it fits the format
+        cpu_kernels: Whether to use this project's own kernel, mostly faster than ONNX Runtime, if it fits the format
             and the processor.
         tokenizer_path: A vocabulary as `load_tokenizer` takes it, to report errors in it before the weights are read;
             None for no check.

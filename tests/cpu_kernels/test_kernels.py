@@ -221,7 +221,10 @@ def test_it_is_compiled_once(library, monkeypatch):
     assert build.library() == library
 
 
-@pytest.mark.parametrize("sizes", [dict(num_heads=6, hidden_size=72, ffn_hidden_size=130), dict(num_heads=1)])
+WIDE = dict(num_heads=8, hidden_size=1040, std=0.02)  # more inputs than one part of a product takes
+
+
+@pytest.mark.parametrize("sizes", [dict(num_heads=6, hidden_size=72, ffn_hidden_size=130), dict(num_heads=1), WIDE])
 def test_decoding_by_kernel(sizes, library, monkeypatch):
     monkeypatch.setattr(threads, "PRODUCTS_OF_A_THREAD", 1)
     model, other = (random_model(**{"num_layers": 3, **sizes})[0] for _ in range(2))
@@ -241,7 +244,7 @@ def test_decoding_by_kernel(sizes, library, monkeypatch):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("sizes", [dict(), dict(num_heads=6, hidden_size=72, ffn_hidden_size=130)], ids=str)
+@pytest.mark.parametrize("sizes", [dict(), dict(num_heads=6, hidden_size=72, ffn_hidden_size=130), WIDE], ids=str)
 def test_a_text_gets_the_same_numbers_to_the_last_bit_whatever_else_is_read(library, sizes, monkeypatch):
     """Texts of many lengths are read alone, together, in other rows, by one thread and by more; nothing differs."""
     model, _ = random_model(num_layers=2, seq_length=600, **sizes)
