@@ -1,5 +1,6 @@
 """The page and the API: `python -m serving_increment.flask.server --model device0 --tokenizer DIR`. See `--help`."""
 
+import gc
 import logging
 import os
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ def main() -> None:
         threads = config.waiting_limit + backend.rows + 8
         server = HttpServer(create_app(backend, settings), place, threads, root_path=config.root_path)
         address = f"http://{config.host}:{config.port}"
+        gc.freeze()  # else the garbage collector looks through all that was imported, while requests wait
         print(f"the page: {address}    the API: {address}/v1", flush=True)
         server.run()
 

@@ -116,7 +116,7 @@ class KernelNetwork:
     ) -> np.ndarray:
         embedded, queries = words + self._tensors["positions"][places], self._tensors["queries"][places]
         wanted, logits = wanted.astype(np.int32), np.empty((len(wanted), self._config.vocab_size), np.float32)
-        caches = (c_void_p * len(cache.values))(*(values.ctypes.data for values in cache.values.values()))
+        caches = (c_void_p * len(cache.addresses))(*cache.addresses)
         tokens = _Tokens(
             len(words),
             len(wanted),

@@ -1,8 +1,9 @@
 """The kernel that runs a float32 network on tokens. It is called through ctypes: MindSpore needs 2 ms to launch it."""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Sequence
 from ctypes import c_float, c_int64, c_void_p
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,9 @@ class _Network(ctypes.Structure):
     ]
 
 
+_TABLES, _WEIGHTS = 5, 16  # addresses of the network's own parameters, and of the weights of a layer
+
+
 class _Tokens(ctypes.Structure):
     _fields_ = [
         *((name, c_int64) for name in ("count", "wanted", "capacity", "threads")),
@@ -50,18 +54,25 @@ class TokenDecoder:
     def __init__(self, library: Path, model: PanguAlphaModel):
         self._config, self._cores = model.config, count_cores()
         backbone = model.backbone
-        self._tables = {
-            "words": backbone.embedding.word_embedding.embedding_table,
-            "places": backbone.embedding.position_embedding.embedding_table,
-            "queries": backbone.top_query_embedding.embedding_table,
-            "gamma": backbone.layernorm.gamma,
-            "beta": backbone.layernorm.beta,
-        }
-        self._weights = [_weights(layer) for layer in [*backbone.blocks, backbone.top_query_layer]]
+        tables = [
+            backbone.embedding.word_embedding.embedding_table,
+            backbone.embedding.position_embedding.embedding_table,
+            backbone.top_query_embedding.embedding_table,
+            backbone.layernorm.gamma,
+            backbone.layernorm.beta,
+        ]
+        self._parameters = [*tables, *chain.from_iterable(map(_weights, [*backbone.blocks, backbone.top_query_layer]))]
+        self._addresses: list[int] = []
         self._kernel = ctypes.CDLL(str(library)).pangu_decode_tokens
 
     def __call__(
-        self, ids: np.ndarray, rows: np.ndarray, places: np.ndarray, which: np.ndarray, caches: Mapping[str, np.ndarray]
+        self,
+        ids: np.ndarray,
+        rows: np.ndarray,
+        places: np.ndarray,
+        which: np.ndarray,
+        caches: Sequence[int],
+        capacity: int,
     ) -> np.ndarray:
         """Read n tokens. The tokens of a text follow each other; pieces of a text begin at multiples of 16.
 
@@ -70,7 +81,8 @@ class TokenDecoder:
             rows: int32 (n,), their rows of the cache.
             places: int32 (n,), their positions.
             which: int32 (m,), indices of the tokens for which to compute logits.
-            caches: The values of a `src.inference.cache.Cache`. The kernel writes new keys and values into them.
+            caches: The addresses of a `src.inference.cache.Cache`. The kernel writes new keys and values there.
+            capacity: Tokens that each row of the cache has room for.
 
         Returns:
             float32 (m, V), the logits.
@@ -79,36 +91,44 @@ class TokenDecoder:
             MemoryError: There is no memory or thread left.
         """
         config = self._config
-        values = list(caches.values())
-        # The addresses are asked for each time, because MindSpore may move a parameter when it runs a graph.
-        layers = (_Layer * config.num_layers)(
+        logits = np.empty((len(which), config.vocab_size), np.float32)
+        ids, rows, places, which = (np.ascontiguousarray(array, np.int32) for array in (ids, rows, places, which))
+        tokens = _Tokens(
+            len(ids),
+            len(which),
+            capacity,
+            thread_count(config, len(ids), len(which), self._cores),
+            *(array.ctypes.data for array in (ids, rows, places, which, logits)),
+        )
+        self._find(caches)
+        if self._kernel(ctypes.byref(self._network), ctypes.byref(tokens)):
+            raise MemoryError("the decoding kernel found no memory or thread for its work")
+        return logits
+
+    def _find(self, caches: Sequence[int]) -> None:
+        """Describe the network anew if something has moved: MindSpore may move a parameter when it runs a graph."""
+        addresses = [*caches, *(parameter.data_ptr() for parameter in self._parameters)]
+        if addresses == self._addresses:
+            return
+        config = self._config
+        tables, weights = addresses[len(caches) :][:_TABLES], addresses[len(caches) + _TABLES :]
+        self._layers = (_Layer * config.num_layers)(
             *(
-                _Layer(*(weight.data_ptr() for weight in weights), keys.ctypes.data, values.ctypes.data)
-                for weights, keys, values in zip(self._weights, values[::2], values[1::2], strict=True)
+                _Layer(*weights[number * _WEIGHTS :][:_WEIGHTS], *caches[2 * number :][:2])
+                for number in range(config.num_layers)
             )
         )
-        network = _Network(
+        self._network = _Network(
             config.hidden_size,
             config.ffn_hidden_size,
             config.num_heads,
             config.vocab_size,
             config.num_layers,
             config.layernorm_epsilon,
-            *(table.data_ptr() for table in self._tables.values()),
-            ctypes.addressof(layers),
+            *tables,
+            ctypes.addressof(self._layers),
         )
-        logits = np.empty((len(which), config.vocab_size), np.float32)
-        ids, rows, places, which = (np.ascontiguousarray(array, np.int32) for array in (ids, rows, places, which))
-        tokens = _Tokens(
-            len(ids),
-            len(which),
-            values[0].shape[2],
-            thread_count(config, len(ids), len(which), self._cores),
-            *(array.ctypes.data for array in (ids, rows, places, which, logits)),
-        )
-        if self._kernel(ctypes.byref(network), ctypes.byref(tokens)):
-            raise MemoryError("the decoding kernel found no memory or thread for its work")
-        return logits
+        self._addresses = addresses
 
 
 def _weights(layer: Block) -> list[Parameter]:

@@ -19,12 +19,18 @@ def cache_bytes(config: PanguAlphaConfig, rows: int, capacity: int) -> int:
 
 
 class Cache:
-    """Keys and values of each layer, float32 (rows, A, capacity, d). They never move in memory."""
+    """Keys and values of each layer, float32 (rows, A, capacity, d). They never move in memory.
+
+    Attributes:
+        values: The arrays by `cache_names`.
+        addresses: Addresses of the arrays, in this order, for compiled kernels.
+    """
 
     def __init__(self, config: PanguAlphaConfig, rows: int, capacity: int) -> None:
         self.rows, self.capacity = rows, capacity
         shape = (rows, config.num_heads, capacity, config.head_size)
         self.values = {name: np.zeros(shape, np.float32) for name in cache_names(config)}
+        self.addresses = [values.ctypes.data for values in self.values.values()]
 
     def of_row(self, row: int) -> dict[str, np.ndarray]:
         """Return views of one row."""

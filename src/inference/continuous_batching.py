@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -298,7 +299,7 @@ class ContinuousBatch:
             summary = Summary.of(logits)
         except InputError:  # the calls with these rows raise it again
             summary = None
-        ends = np.cumsum([len(call.live_rows) for call in calls])
+        ends = list(accumulate(len(call.sampling.live) for call in calls))
         for call, first, end in zip(calls, [0, *ends], ends):
             self._advance(call, logits[first:end], summary and summary.rows(first, end))
 
@@ -311,6 +312,7 @@ class ContinuousBatch:
         except Exception as error:  # concerns this call only
             self._fail(call, error)
             return
-        self._free += set(before.tolist()) - set(call.live_rows.tolist())
-        if not len(call.live_rows):
+        if len(call.sampling.live) < len(before):
+            self._free += set(before.tolist()) - set(call.live_rows.tolist())
+        if not len(call.sampling.live):
             self._running.remove(call)

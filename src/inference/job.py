@@ -38,8 +38,13 @@ class Completion:
 
     def copy(self) -> Completion:
         """Return the answer in its present state."""
-        return replace(
-            self, tokens=self.tokens.copy(), log_probs=self.log_probs.copy(), likeliest=self.likeliest.copy()
+        return Completion(
+            self.tokens.copy(),
+            self.log_prob,
+            self.finish_reason,
+            self.log_probs.copy(),
+            self.likeliest.copy(),
+            self.end_log_prob,
         )
 
 

@@ -90,6 +90,7 @@ class Sampling:
         self.job = job
         self.answers = job.no_answers()
         self.prompts = [prompt for prompt in job.prompts for _ in samples]
+        self._limits = [job.limit(prompt) for prompt in self.prompts]
         self.live = np.arange(len(self.prompts))
         numbers = range(len(job.prompts)) if job.numbers is None else job.numbers
         self._generators = [
@@ -112,7 +113,7 @@ class Sampling:
         """
         job, live = self.job, self.live
         likeliest, normalizers = summary or Summary.of(logits)
-        if self._takes_likeliest and (likeliest < job.vocab_size).all():
+        if self._takes_likeliest and likeliest.max() < job.vocab_size:
             tokens = likeliest
         else:
             tokens = choose_tokens(
@@ -122,14 +123,16 @@ class Sampling:
             )
         log_probs = logits[np.arange(len(live)), tokens] - normalizers
         growing = []
-        for place, row in enumerate(live):
+        for place, (row, token, log_prob) in enumerate(zip(live.tolist(), tokens.tolist(), log_probs.tolist())):
             answer = self.answers[row // job.config.num_samples][row % job.config.num_samples]
-            job.extend(answer, int(tokens[place]), float(log_probs[place]), job.limit(self.prompts[row]))
+            job.extend(answer, token, log_prob, self._limits[row])
             if job.likeliest:
                 allowed = logits[place, : job.vocab_size]
                 answer.likeliest.append(likeliest_tokens(allowed, float(normalizers[place]), job.likeliest))
             growing.append(answer.finish_reason is None)
         self._penalties.count(tokens, live)
+        if all(growing):
+            return tokens
         self.live = live[growing]
         return tokens[growing]
 

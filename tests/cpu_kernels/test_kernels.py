@@ -264,6 +264,23 @@ def test_a_text_gets_the_same_numbers_to_the_last_bit_whatever_else_is_read(libr
             np.testing.assert_array_equal(alone[step][0], together[step][number // 2 if step == 2 else number])
 
 
+def test_weights_and_caches_are_read_where_they_are_now(library):
+    """A parameter gets other memory when it is set, and a cache when it is opened with another size."""
+    model, _ = random_model(num_layers=2)
+    runtime, ids, lengths = build_runtime(model, cpu_kernels=True), np.arange(12, dtype=np.int32)[None], np.array([12])
+    before = runtime.prefill(ids, lengths, 20)
+    for _, parameter in model.parameters_and_names():
+        address = parameter.data_ptr()
+        parameter.set_data(Tensor(parameter.asnumpy() + np.float32(0.01)))
+        assert parameter.data_ptr() != address
+    for capacity in (20, 30):
+        after = [runtime.prefill(ids, lengths, capacity), runtime.decode(ids[:, 0], lengths)]
+        fresh = build_runtime(model, cpu_kernels=True)
+        np.testing.assert_array_equal(after[0], fresh.prefill(ids, lengths, capacity))
+        np.testing.assert_array_equal(after[1], fresh.decode(ids[:, 0], lengths))
+        assert abs(after[0] - before).max() > 1e-3
+
+
 def test_only_what_the_kernel_computes_is_run_by_it(library):
     for sizes, fits in ((dict(), True), (dict(hidden_act="gelu"), False), (dict(num_experts=2), False)):
         assert (token_decoder(random_model(num_layers=2, **sizes)[0]) is not None) == fits

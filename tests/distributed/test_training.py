@@ -13,12 +13,12 @@ QUICK = {
     "dp2 with ZeRO": Run({"data": 2, "optimizer_shard": True}),
     "tp2 x pp2": Run({"tensor": 2, "pipeline": 2}),
     "experts over ep2": Run({"expert": 2}, MOE),
-    "pp2 in virtual stages": Run({"pipeline": 2, "virtual_stages": 2}, FOUR_LAYERS),
 }
 EVERY_SECOND = MOE | {"expert_interval": 2, "num_layers": 3}
 SLOW = {
     "tp2 with sequence parallel": Run({"tensor": 2, "sequence_parallel": True}),
     "pp2": Run({"pipeline": 2}),
+    "pp2 in virtual stages": Run({"pipeline": 2, "virtual_stages": 2}, FOUR_LAYERS),
     "dp2": Run({"data": 2}),
     "tp2": Run({"tensor": 2}),
     "tp2 with ZeRO": Run({"tensor": 2, "optimizer_shard": True}),

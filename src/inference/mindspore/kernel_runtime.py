@@ -37,12 +37,16 @@ class KernelRuntime(CacheOwner):
             wanted = [number for number, (text, places) in enumerate(pieces) if places[-1] == lengths[text] - 1]
             texts = [pieces[number][0] for number in wanted]
             places = np.concatenate([places for _, places in pieces])
-            logits[texts] = self._decoder(tokens, owners, places, ends[wanted], self._opened().values)
+            logits[texts] = self._read(tokens, owners, places, ends[wanted])
         return logits
 
     def decode(self, ids: np.ndarray, positions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """See `Runtime`."""
-        return self._decoder(ids, every_row(ids, rows), positions, np.arange(len(ids)), self._opened().values)
+        return self._read(ids, every_row(ids, rows), positions, np.arange(len(ids)))
+
+    def _read(self, ids: np.ndarray, rows: np.ndarray, places: np.ndarray, which: np.ndarray) -> np.ndarray:
+        cache = self._opened()
+        return self._decoder(ids, rows, places, which, cache.addresses, cache.capacity)
 
 
 def _calls(lengths: np.ndarray) -> Iterator[list[tuple[int, np.ndarray]]]:

@@ -150,10 +150,9 @@ def test_train_finetune_evaluate_and_predict(typed, records, answer, expected_pe
     assert f"[{{'text_generation_text': ['{answer}']}}]" in printed
 
 
-def test_two_processes_have_the_losses_of_one(typed, work, records, expected_perplexity, tmp_path):
-    rates = ("embedding_dropout_prob", "hidden_dropout_rate", "attention_dropout_rate")  # the same masks, too
-    dropout = " ".join(f"model.model_config.{name}=0.1" for name in rates)
-    train = f"--train_dataset_dir {records}/train.mindrecord"
+@pytest.fixture
+def one_and_two(typed, tmp_path):
+    """Return two functions that run a mode with flags and return what is printed: by one process, by two ranks."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
 
@@ -166,18 +165,27 @@ def test_two_processes_have_the_losses_of_one(typed, work, records, expected_per
         first = told(typed(line, folder=tmp_path / "two", program=["bash"], DEVICE_TARGET="CPU"))
         return first, (tmp_path / "two/device1/log1.log").read_text()
 
-    right = losses(alone("train", f"{train} --epochs 10 --options {dropout}"))
-    first, other = both("train", f"{train} --epochs 10 --options {dropout}")
+    return alone, both
+
+
+def test_two_processes_have_the_losses_of_one(one_and_two, records):
+    alone, both = one_and_two
+    rates = ("embedding_dropout_prob", "hidden_dropout_rate", "attention_dropout_rate")  # the same masks, too
+    dropout = " ".join(f"model.model_config.{name}=0.1" for name in rates)
+    train = f"--train_dataset_dir {records}/train.mindrecord --epochs 10 --options {dropout}"
+    right, (first, other) = losses(alone("train", train)), both("train", train)
     assert len(set(right)) == 20
     assert losses(first) == pytest.approx(right, abs=1e-5) and losses(other) == losses(first)
 
-    tune = f"{train} --epochs 1 --load_checkpoint"
-    right = losses(alone("finetune", f"{tune} {tmp_path}/one/output/checkpoint"))
-    first, _ = both("finetune", f"{tune} {tmp_path}/two/output/checkpoint")
-    assert len(right) == 2 and losses(first) == pytest.approx(right, abs=1e-5)
 
-    weights = work / "checkpoint_download/pangualpha/pangualpha_tiny.ckpt"
-    for printed in both("eval", f"--eval_dataset_dir {records}/validation.mindrecord --load_checkpoint {weights}"):
+@pytest.mark.slow
+def test_two_processes_finetune_and_evaluate_as_one(one_and_two, work, records, expected_perplexity):
+    alone, both = one_and_two
+    weights = f"--load_checkpoint {work}/checkpoint_download/pangualpha/pangualpha_tiny.ckpt"
+    tune = f"--train_dataset_dir {records}/train.mindrecord --epochs 1 {weights}"
+    right, (first, _) = losses(alone("finetune", tune)), both("finetune", tune)
+    assert len(right) == 2 and losses(first) == pytest.approx(right, abs=1e-5)
+    for printed in both("eval", f"--eval_dataset_dir {records}/validation.mindrecord {weights}"):
         assert perplexity(printed) == expected_perplexity
 
 
