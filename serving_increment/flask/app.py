@@ -51,14 +51,13 @@ def create_app(backend: TokenBackend, settings: AppSettings) -> Flask:
         MAX_CONTENT_LENGTH=settings.max_body_bytes,
     )
     app.json.ensure_ascii = False
-    visitors = settings.visitors()
     app.register_blueprint(api.routes)
     app.register_blueprint(page.routes)
 
     @app.before_request
     def begin() -> Response | None:
         g.begin, g.identity = time.perf_counter(), uuid.uuid4().hex[:12]
-        header = request.headers.get
+        visitors, header = settings.visitors(), request.headers.get
         if reason := visitors.refusal(request.method, request.path, header):
             raise Forbidden(reason)
         if is_preflight(request.method, header):
@@ -70,7 +69,7 @@ def create_app(backend: TokenBackend, settings: AppSettings) -> Flask:
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.identity
-        response.headers.update(visitors.cors(request.headers.get))
+        response.headers.update(settings.visitors().cors(request.headers.get))
         response.call_on_close(_Ending(app.config["METRICS"], response.status_code))
         return response
 

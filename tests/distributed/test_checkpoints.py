@@ -20,7 +20,7 @@ CASES = {
     "tp2 with the word table whole, tp2": (SLOW["tp2, the word table whole"], DENSE, [({"tensor": 2}, 20)]),
     "tp2 x pp2, dp2 with ZeRO": (QUICK["tp2 x pp2"], DENSE, [({"data": 2, "optimizer_shard": True}, 20)]),
     "pp2 in virtual stages, tp2, pp2 in virtual stages": (
-        QUICK["pp2 in virtual stages"],
+        SLOW["pp2 in virtual stages"],
         FOUR_LAYERS,
         [({"tensor": 2}, 15), (PP2 | {"virtual_stages": 2}, 20)],
     ),
@@ -54,7 +54,7 @@ def test_the_loss_goes_on_under_another_plan(data, finished, tmp_path, saved, mo
 
 @pytest.mark.slow
 def test_a_run_in_virtual_stages_is_merged_and_goes_on_in_one_process(data, finished, tmp_path):
-    saved, output = QUICK["pp2 in virtual stages"], tmp_path / "run"
+    saved, output = SLOW["pp2 in virtual stages"], tmp_path / "run"
     shutil.copytree(finished(saved), output)
     split = output / "checkpoint" / "step_00000010"
     status, _, errors = run("-m", "src.checkpoint.merge", "--checkpoint", split, "--output", tmp_path / "merged")

@@ -161,13 +161,10 @@ DROPPING_FLASH = [HALF, "--parallel.tensor=2", "--parallel.chip=A2", "--model.dr
 DROPPING_FLASH += ["--model.seq_length=512", "--training.batch_size=8"]
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--parallel.chip=A2"],
-        pytest.param(["--parallel.pipeline=2", "--parallel.micro_batch_num=2"], marks=pytest.mark.slow),
-    ],
-)
+IN_STAGES = pytest.param(["--parallel.pipeline=2", "--parallel.micro_batch_num=2"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("flags", [["--parallel.chip=A2"], IN_STAGES])
 def test_selective_recompute_is_as_planned(flags):
     """Tokens are so many that what is kept of them is most of what is alive. Micro-batches call a graph."""
     plan = [HALF, "--training.batch_size=32", "--parallel.tensor=2", "--parallel.recompute=selective"]
