@@ -179,13 +179,18 @@ def test_two_processes_have_the_losses_of_one(one_and_two, records):
 
 
 @pytest.mark.slow
-def test_two_processes_finetune_and_evaluate_as_one(one_and_two, work, records, expected_perplexity):
+def test_two_processes_finetune_and_evaluate_as_one(one_and_two, work, records, expected_perplexity, tmp_path):
     alone, both = one_and_two
-    weights = f"--load_checkpoint {work}/checkpoint_download/pangualpha/pangualpha_tiny.ckpt"
-    tune = f"--train_dataset_dir {records}/train.mindrecord --epochs 1 {weights}"
-    right, (first, _) = losses(alone("finetune", tune)), both("finetune", tune)
+    train = f"--train_dataset_dir {records}/train.mindrecord --epochs 1"
+    for run in (alone, both):
+        run("train", train)
+    tune = f"{train} --load_checkpoint {tmp_path}"
+    right = losses(alone("finetune", f"{tune}/one/output/checkpoint"))
+    first, _ = both("finetune", f"{tune}/two/output/checkpoint")
     assert len(right) == 2 and losses(first) == pytest.approx(right, abs=1e-5)
-    for printed in both("eval", f"--eval_dataset_dir {records}/validation.mindrecord {weights}"):
+
+    weights = work / "checkpoint_download/pangualpha/pangualpha_tiny.ckpt"
+    for printed in both("eval", f"--eval_dataset_dir {records}/validation.mindrecord --load_checkpoint {weights}"):
         assert perplexity(printed) == expected_perplexity
 
 
