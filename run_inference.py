@@ -55,8 +55,9 @@ def flags_of_predict(arguments: RunInferenceArguments, device: str) -> list[str]
     """Return the same request as flags of predict.py, for a device (CPU or GPU)."""
     flags = {name: value for name, flag in FLAGS.items() if (value := getattr(arguments, flag))}
     flags |= {"mode": arguments.model.removesuffix(HALF), "parallel.device_target": device}
-    if device == "GPU" and arguments.model.endswith(HALF):
-        flags |= {"model.compute_dtype": "float16", "model.param_init_dtype": "float16"}
+    if device == "GPU":
+        dtype = "float16" if arguments.model.endswith(HALF) else "float32"
+        flags |= {"model.compute_dtype": dtype, "model.param_init_dtype": dtype}
     return [f"--{name}={value}" for name, value in flags.items()]
 
 

@@ -4,9 +4,10 @@ import sys
 
 from src.common.cli import parse
 from src.common.errors import run_program
+from src.common.model_sizes import told_recipe
 from src.parallel.plan.fitting import require_fit
 from src.parallel.plan.report import describe
-from src.training.config import TrainConfig, recipe_of, told_recipe
+from src.training.config import TrainConfig, recipe_of
 
 
 def main() -> None:

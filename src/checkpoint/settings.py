@@ -1,12 +1,13 @@
 """Parse command lines with --checkpoint, where the checkpoint brings settings of its own."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from src.checkpoint.vocabulary import located
 from src.common.cli import flag_value, parse
-from src.common.model_sizes import check_mode
+from src.common.model_sizes import check_mode, device_recipe, told_recipe
 from src.pangu_alpha_config import RunConfig
 
 Arguments = TypeVar("Arguments", bound=RunConfig)
@@ -16,6 +17,9 @@ def parse_with_checkpoint(
     arguments_class: type[Arguments], prog: str, arguments: Sequence[str]
 ) -> tuple[Arguments, Path | None]:
     """Parse a command line with --checkpoint. Flags override the settings that lie beside the checkpoint.
+
+    Without settings beside it, the size of --mode has weights and products in half precision on an Ascend or GPU, as
+    the ModelZoo loads a release. One line on stderr says so.
 
     Args:
         arguments_class: Dataclass of the settings.
@@ -34,9 +38,20 @@ def parse_with_checkpoint(
 
         weights = store.find(checkpoint, flag_value("--checkpoint_name", arguments) or "")
         beside = store.config_beside(weights)
-    config = parse(arguments_class, prog, arguments, beside)
+    halves = {} if beside else _half_precision(arguments)
+    config = parse(arguments_class, prog, arguments, beside, after_mode={"model": halves})
+    if kept := {name: dtype for name, dtype in halves.items() if getattr(config.model, name) == dtype}:
+        print(told_recipe({"model": kept}), file=sys.stderr)
     if not flag_value("--data.tokenizer_path", arguments):  # nothing takes the place of what a user names
         config.data = located(config.data, beside)
     if beside and (mode := flag_value("--mode", arguments)):
         check_mode(mode, config.model, beside)
     return config, weights
+
+
+def _half_precision(arguments: Sequence[str]) -> dict[str, object]:
+    mode, device = flag_value("--mode", arguments), flag_value("--parallel.device_target", arguments)
+    if not mode or device not in ("Ascend", "GPU"):
+        return {}
+    half = device_recipe(mode)["model"]["compute_dtype"]
+    return {"compute_dtype": half, "param_init_dtype": half}

@@ -1,6 +1,7 @@
 """Model sizes for `--mode`: `configs/` has one YAML file for each."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -47,6 +48,16 @@ def device_recipe(mode: str) -> dict[str, dict[str, object]]:
         InputError: There is no such size.
     """
     return yaml.safe_load(mode_file(mode).read_text(encoding="utf-8")).get(DEVICE, {})
+
+
+def told_recipe(recipe: Mapping[str, Mapping[str, object]]) -> str:
+    """Return the line that says what a device recipe sets, unless flags or --config say otherwise."""
+    settings = [
+        f"{group}.{name} {str(value).lower() if isinstance(value, bool) else value}"
+        for group, values in recipe.items()
+        for name, value in values.items()
+    ]
+    return f"on a device this --mode has {', '.join(settings)}; flags win"
 
 
 def check_mode(mode: str, config: object, beside: Path) -> None:

@@ -1,6 +1,6 @@
 """Settings of train.py. The docstring of TrainConfig is the command line's help."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from src.common.checks import require
@@ -148,25 +148,20 @@ class TrainConfig(RunConfig):
 def recipe_of(arguments: Sequence[str]) -> dict[str, dict[str, object]]:
     """Return the settings that the file of --mode has for training on a device, if the arguments name a device.
 
-    It leaves out optimizer_shard where the arguments ask for what can't have it.
+    It leaves out optimizer_shard and half precision of the weights where the arguments ask for what can't have them.
 
     Raises:
         InputError: There is no such mode.
     """
     mode, device = flag_value("--mode", arguments), flag_value("--parallel.device_target", arguments)
     recipe = device_recipe(mode) if mode and device in ("Ascend", "GPU") else {}
-    searches = any(argument.partition("=")[0] == "--parallel.strategy_search" for argument in arguments)
-    searches = searches and flag_value("--parallel.strategy_search", arguments) != "false"
-    if searches or flag_value("--training.optimizer", arguments) == "lamb":
+    if _asked("--parallel.strategy_search", arguments) or flag_value("--training.optimizer", arguments) == "lamb":
         recipe.get("parallel", {}).pop("optimizer_shard", None)
+    if _asked("--parallel.optimizer_offload", arguments):
+        recipe.get("model", {}).pop("param_init_dtype", None)
     return recipe
 
 
-def told_recipe(recipe: Mapping[str, Mapping[str, object]]) -> str:
-    """Return the line that says what a recipe sets, unless flags or --config say otherwise."""
-    settings = [
-        f"{group}.{name} {str(value).lower() if isinstance(value, bool) else value}"
-        for group, values in recipe.items()
-        for name, value in values.items()
-    ]
-    return f"on a device this --mode has {', '.join(settings)}; flags win"
+def _asked(flag: str, arguments: Sequence[str]) -> bool:
+    there = any(argument.partition("=")[0] == flag for argument in arguments)
+    return there and flag_value(flag, arguments) != "false"

@@ -104,6 +104,8 @@ def test_the_gpu_port_s_command(checkpoint, monkeypatch, capsys):
         "--model.param_init_dtype=float16",
     ]
     assert not any("float16" in flag for flag in run_inference.flags_of_predict(arguments, "CPU"))
+    whole = run_inference.flags_of_predict(run_inference.RunInferenceArguments("2B6", "model.ckpt"), "GPU")
+    assert whole[-2:] == ["--model.compute_dtype=float32", "--model.param_init_dtype=float32"]
     errors = refused(monkeypatch, capsys, run_inference, "--model=2B7", f"--load_ckpt_path={checkpoint}")
     assert "'2B7' is none of" in errors
     monkeypatch.setattr(memory, "available_memory", lambda: 12 << 30)

@@ -24,6 +24,7 @@ from src.parallel.chip import settle_chip
 from src.parallel.mesh import Mesh, connect, prepare_device
 from src.parallel.paged_attention import attend_by_caches
 from src.parallel.plan.costs import weight_bytes
+from src.parallel.plan.fitting import require_weights_fit
 from src.parallel.plan.plan import Plan
 from src.tokenization import Tokenizer, load_tokenizer
 
@@ -93,11 +94,12 @@ def open_checkpoint(config: RunConfig, weights: Path | None, cpu_kernels: bool |
         cpu_kernels: Whether to use the compiled kernels; None means what `config` says.
 
     Raises:
-        InputError: MindSpore has no such device, or the device is of another kind, or another number of processes was
-            started than the plan has ranks.
+        InputError: MindSpore has no such device, or the device is of another kind, or it has not enough memory for the
+            weights, or another number of processes was started than the plan has ranks.
     """
     prepare_device(config.parallel)
     settle_chip(config.parallel)
+    require_weights_fit(config)
     mesh = connect(Plan.of(config.parallel, config.model))
     return OpenedCheckpoint(
         config, weights, mesh, config.parallel.uses_cpu_kernels if cpu_kernels is None else cpu_kernels

@@ -7,7 +7,7 @@ from itertools import product
 from src.common.errors import InputError
 from src.common.settings import ParallelConfig
 from src.pangu_alpha_config import RunConfig
-from src.parallel.plan.costs import rank_memory
+from src.parallel.plan.costs import rank_memory, weight_bytes
 from src.parallel.plan.plan import Plan
 
 GB = 10**9
@@ -71,6 +71,26 @@ def require_fit(config: RunConfig) -> None:
         raise InputError(
             f"this plan does not fit: a rank of stage {need.stage} needs {need.bytes / GB:.1f} GB, a device has "
             f"{need.limit / GB:.0f} (parallel.device_memory); {nearest_fit(config)}"
+        )
+
+
+def require_weights_fit(config: RunConfig) -> None:
+    """Check that the weights of a model fit the memory of devices that only generate and score.
+
+    Raises:
+        InputError: They do not.
+    """
+    if not is_known(config.parallel):
+        return
+    plan, limit = Plan.of(config.parallel, config.model), device_memory(config.parallel)
+    width = plan.world_size // plan.pipeline
+    held = max(weight_bytes(config.graph_model, plan, stage * width) for stage in range(plan.pipeline)) / GB
+    if held > limit:
+        is_whole = config.model.param_init_dtype == "float32"
+        halves = "halve them (model.param_init_dtype float16), or " if is_whole else ""
+        raise InputError(
+            f"the weights do not fit: a rank holds {held:.1f} GB, a device has {limit:.0f} (parallel.device_memory); "
+            f"{halves}spread them over more devices (parallel.tensor)"
         )
 
 

@@ -1,11 +1,13 @@
 """Plans that do not fit a device, and the nearest ones that do."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 
 from src.common.cli import parse
 from src.common.errors import InputError
+from src.inference.config import CheckpointConfig
 from src.parallel.plan import fitting
 from src.parallel.plan.costs import rank_memory
 from src.training.config import TrainConfig, recipe_of
@@ -93,3 +95,26 @@ def test_each_mode_has_a_recipe_that_is_told_and_that_flags_win_over():
     )
     assert status == 0 and output.startswith("on a device this --mode has model.compute_dtype float16, parallel.")
     assert "\nDoes not fit: a rank of stage 0 needs " in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--mode=13B"], r"holds 51.\d GB, a device has 32 .*; halve them \(model.param_init_dtype float16\), or"),
+        (["--mode=200B", "--model.param_init_dtype=float16", "--parallel.tensor=8"], "has 32 .*; spread them over"),
+        (["--mode=13B", "--model.param_init_dtype=float16"], ""),
+        (["--mode=13B", "--parallel.chip=A2"], ""),
+        (["--mode=13B", "--parallel.device_target=CPU"], ""),
+    ],
+    ids=str,
+)
+def test_weights_must_fit_the_device_that_generates(flags, told):
+    config = parse(CheckpointConfig, "predict.py", ["--parallel.device_target=Ascend", *flags])
+    with pytest.raises(InputError, match=told) if told else nullcontext():
+        fitting.require_weights_fit(config)
+
+
+def test_moments_on_the_host_have_float32_weights():
+    recipe = recipe_of(["--mode=60B-moe", "--parallel.device_target=Ascend", "--parallel.optimizer_offload", "true"])
+    assert recipe["model"] == {"compute_dtype": "float16"}
+    assert recipe_of(["--mode=60B-moe", "--parallel.device_target=Ascend"])["model"]["param_init_dtype"] == "float16"
