@@ -1,4 +1,4 @@
-"""Answers the commands of older systems whose programs are not here. Links with the old names lead to this file.
+"""Runs programs of older systems under their old names, or says what does their work. The names are links to this file.
 
 docs/migration.md lists the commands of all older systems beside their equals.
 """
@@ -21,9 +21,10 @@ SAME = {
 # Other programs: what does their work here.
 EQUALS = {
     "generate_samples_Pangu.py": "`python -m src.checkpoint.convert --from megatron --to mindspore --checkpoint DIR "
-    "--output FILE`, then `python predict.py --checkpoint FILE --mode 2.6B --generation.method sample "
-    "--generation.top_k 10 --generation.max_new_tokens 50`; in PyTorch the same flags after "
-    "`.venv-huggingface/bin/python -m ports.huggingface.generate`",
+    "--output FILE`, then `python predict.py --checkpoint FILE --mode 2.6B --data.tokenizer_path DIR "
+    "--generation.method sample --generation.top_k 10 --generation.max_new_tokens 50`; in PyTorch convert `--to hf "
+    "--tokenizer vocab.model`, then the same flags after `.venv-huggingface/bin/python -m ports.huggingface.generate`, "
+    "without --vocab-file",
     "split_full_model_into_mp_model.py": "`python -m src.checkpoint.convert --from megatron --to megatron --checkpoint "
     "DIR --output FOLDER --parts 2` for the port; training here splits a checkpoint by itself",
     "merge_mp_partitions.py": "`python -m src.checkpoint.convert --from megatron --to megatron --checkpoint DIR "

@@ -6,7 +6,7 @@
 #   DATASET            folder with MindRecord files
 #   RANK_TABLE         rank table of all devices, made by python -m src.parallel.hccl_tools; or none
 #   RANK_SIZE          number of ranks on all machines; a rank is one process with one device
-#   TYPE               data type of the parameters: fp32 or fp16
+#   TYPE               data type of the parameters: fp32. The update on the host takes no fp16
 #   MODE               model size of configs/: tiny, 350M, 1.3B, 2.6B, 13B, 200B, 60B-moe
 #   STAGE_NUM          number of pipeline stages
 #   MICRO_SIZE         micro-batches per step, at least STAGE_NUM

@@ -8,7 +8,7 @@
 #   MODE         train, finetune, eval or predict
 #   RANK_TABLE   rank table of all devices, made by python -m src.parallel.hccl_tools; or none
 #   [FIRST,END]  ranks of this machine, from FIRST to before END
-#   RANK_SIZE    number of ranks on all machines
+#   RANK_SIZE    number of ranks on all machines, such as 96, or 8*12 as MindFormers' document has it
 # The log of rank r is device{r}/log{r}.log; the terminal also shows the log of this machine's first rank.
 #
 # Environment: DEVICE_TARGET is the kind of device, Ascend (default), GPU or CPU; run_standalone.sh takes that of CONFIG by
@@ -42,8 +42,10 @@ case $name in
         [[ $ranks =~ $range ]] || fail "'$ranks' is no range of ranks such as [0,8]"
         first=$((10#${BASH_REMATCH[1]})) end=$((10#${BASH_REMATCH[2]}))
         [ "$first" -lt "$end" ] || fail "$ranks holds no rank; [0,8] are the ranks 0 to 7"
+        product='^[1-9][0-9]{0,5}(\*[1-9][0-9]{0,5})?$'
+        [[ $size =~ $product ]] || fail "RANK_SIZE '$size' is no number of ranks"
         [ "$table" != none ] || table=
-        exec "$python" -m src.parallel.launch --rank_size "$size" ${table:+--rank_table "$table"} \
+        exec "$python" -m src.parallel.launch --rank_size $((size)) ${table:+--rank_table "$table"} \
             --rank_start "$first" --local_device_num $((end - first)) --device_target "${DEVICE_TARGET:-Ascend}" \
             ${MS_SCHED_HOST:+--scheduler_address "$MS_SCHED_HOST"} ${MS_SCHED_PORT:+--scheduler_port "$MS_SCHED_PORT"} \
             -- "${program[@]}" --config "$config" --run_mode "$mode" --use_parallel True \

@@ -1,5 +1,6 @@
 """Starts this machine's ranks of the distributed servable, and restarts them when one is lost."""
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class AgentConfig:
 
     Args:
         models: Folder of device0, device1, ...
-        rank_table: Rank table of all devices; needed on several Ascend machines.
+        rank_table: Rank table of all devices; needed on several Ascend machines. Default: RANK_TABLE of the
+            environment, or pangu_distributed/hccl_*p.json if it exists.
         rank_start: First rank of this machine. Default: from the rank table, by the address of this machine.
         local_device_num: Number of ranks on this machine. Default: from the rank table, or all remaining ranks.
         device_target: CPU, GPU or Ascend.
@@ -60,6 +62,11 @@ def world_size(models: Path) -> int:
     return Manifest.read_settings(slices[0].parent).world_size
 
 
+def find_rank_table(given: str) -> str:
+    """Return the path of the rank table: the given one, or its default as AgentConfig says; empty if there is none."""
+    return given or os.environ.get("RANK_TABLE") or next(map(str, sorted(MODELS.parent.glob("hccl_*p.json"))), "")
+
+
 def main() -> None:
     """Run the ranks until they are stopped."""
     config = parse(AgentConfig, "serving_agent.py")
@@ -67,7 +74,7 @@ def main() -> None:
     size = world_size(Path(config.models))
     arguments = LaunchArguments(
         size,
-        config.rank_table,
+        find_rank_table(config.rank_table),
         config.rank_start,
         config.local_device_num,
         config.device_target,

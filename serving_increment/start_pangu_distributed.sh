@@ -20,7 +20,6 @@
 [ $# -eq 0 ] || [ "$*" = agent ] || usage "bash serving_increment/start_pangu_distributed.sh [agent]"
 folder=$SERVING/pangu_distributed
 models=${PANGU_MODELS:-$folder/models}
-table=${RANK_TABLE:-$(find "$folder" -maxdepth 1 -name 'hccl_*p.json' | head -n 1)}
 if [ $# -eq 0 ] && [[ ${DISTRIBUTED_ADDRESS:-127.} == 127.* ]]; then
     export DISTRIBUTED_KEY=${DISTRIBUTED_KEY:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}
 fi
@@ -29,7 +28,7 @@ of_rank_0=$models/device_0  # as the ModelZoo's documents name it
 [ $# -gt 0 ] || check_places "$of_rank_0" "${PANGU_TOKENIZER:-$folder/pangu/tokenizer}"
 begin
 in_background "$ROOT" serving_agent.log "$VENV_PYTHON" "$folder/serving_agent.py" --models "$(realpath "$models")" \
-    ${table:+--rank_table "$(realpath "$table")"} ${RANK_START:+--rank_start "$RANK_START"} \
+    ${RANK_TABLE:+--rank_table "$(realpath "$RANK_TABLE")"} ${RANK_START:+--rank_start "$RANK_START"} \
     ${LOCAL_DEVICE_NUM:+--local_device_num "$LOCAL_DEVICE_NUM"} --device_target "$DEVICE_TARGET" \
     ${MS_SCHED_HOST:+--scheduler_address "$MS_SCHED_HOST"} ${MS_SCHED_PORT:+--scheduler_port "$MS_SCHED_PORT"} \
     --log_dir "$PANGU_RUN"

@@ -126,6 +126,16 @@ def test_scripts_take_the_arguments(command, started):
     assert STARTS[command] in started(command)
 
 
+def test_mindformers_counts_the_ranks_of_several_machines(started):
+    """Its document sets device_num=8*$server_count, which bash does not compute."""
+    place = started.root / ".venv-mindformers/bin"
+    place.mkdir(parents=True)
+    (place / "python").symlink_to(started.root / ".venv/bin/python")
+    command = "scripts$ bash run_distribute.sh table.json ../configs/pangualpha/run_pangualpha_2_6b.yaml [8,16] train "
+    assert "--rank_size 96 --rank_table table.json --rank_start 8 --local_device_num 8" in started(command + "8*12")
+    assert "error: RANK_SIZE 'a[$(id)]' is no number" in typed(started.root, command + "'a[$(id)]'")[2]
+
+
 @pytest.mark.parametrize("command", MOVES)
 def test_exported_folders_can_be_moved(command, started):
     """The fake export leaves its log; a distributed one leaves nothing, and a rank's folder is made for it."""

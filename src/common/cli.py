@@ -16,7 +16,7 @@ from src.common.model_sizes import mode_settings, modes
 from src.common.reading import check_brackets, read_yaml
 
 # What does the work of flags that older systems have.
-INSTEAD = {"hccl_connect_time": "set HCCL_CONNECT_TIMEOUT in the environment, in seconds"}
+INSTEAD = {"hccl_connect_time": "set HCCL_CONNECT_TIMEOUT in the environment, in seconds (6000 if you don't)"}
 
 
 class Dataclass(Protocol):

@@ -103,7 +103,7 @@ def test_export(scripts):
                 "--local_device_num": "8",
                 "--device_target": "Ascend",
             },
-            {"--mode": "13B", "--parallel.tensor": "16", "--rows": "1"},
+            {"--mode": "200B", "--parallel.tensor": "16", "--rows": "1"},
         ),
     ],
 )

@@ -12,7 +12,7 @@ from multiprocessing.connection import Client
 import numpy as np
 import pytest
 
-from serving_increment import ranks
+from serving_increment import agent, ranks
 from src.common.errors import InputError
 from src.inference.manifest import Manifest
 from src.pangu_alpha_config import PanguAlphaConfig
@@ -169,3 +169,14 @@ def test_a_taken_port(address):
     with pytest.raises(InputError, match="another server may be there"):
         ranks.Ranks(manifest())
     assert asked
+
+
+def test_the_rank_table_of_the_agent(tmp_path, monkeypatch):
+    """That of the flag, of the environment, or beside the models, where the ModelZoo's document puts it."""
+    monkeypatch.setattr(agent, "MODELS", tmp_path / "models")
+    monkeypatch.delenv("RANK_TABLE", raising=False)
+    assert agent.find_rank_table("") == ""
+    (tmp_path / "hccl_8p.json").touch()
+    assert agent.find_rank_table("") == str(tmp_path / "hccl_8p.json")
+    monkeypatch.setenv("RANK_TABLE", "table.json")
+    assert (agent.find_rank_table(""), agent.find_rank_table("flag.json")) == ("table.json", "flag.json")

@@ -43,6 +43,8 @@ LAUNCH_VARIABLES = (
     "DEVICE_ID",
     LOCAL_SIZE,
 )
+# Before they meet, ranks compile for minutes, some longer than others. The ModelZoo's train.py lets HCCL wait as long.
+HCCL_SECONDS = {"HCCL_CONNECT_TIMEOUT": "6000"}
 MPI_RANK, MPI_LOCAL_RANK, MPI_SIZE = "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"
 
 
@@ -202,7 +204,8 @@ def _shared_environment(arguments: LaunchArguments) -> dict[str, str]:
     """Return the environment of all ranks, before the variables by which they find each other."""
     # Unbuffered output, so that the log of a killed rank is complete.
     own = {"PYTHONUNBUFFERED": "1", "RANK_SIZE": str(arguments.rank_size)}
-    return {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES} | own
+    defaults = HCCL_SECONDS if arguments.device_target == "Ascend" else {}
+    return defaults | {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES} | own
 
 
 def supervisor(arguments: LaunchArguments, program: Sequence[str]) -> Supervisor:

@@ -221,6 +221,11 @@ def read(path: Path) -> RankTable:
             f"rank table {path} can't be read: {error.strerror}; `python -m src.parallel.hccl_tools` writes one"
         ) from error
     table = parse_json(text, f"rank table {path}")
+    require(
+        not isinstance(table, dict) or "group_list" not in table,
+        f"rank table {path} has HCCL's old format (group_list); only server_list can be used: make a table on each "
+        "machine (python -m src.parallel.hccl_tools), and one of all (python -m src.parallel.merge_hccl)",
+    )
     fields = _Fields(table, f"rank table {path}")
     for name, allowed in (("version", (PLAIN, SUPER_PODS)), ("status", (COMPLETED,))):
         found = fields.text(name)

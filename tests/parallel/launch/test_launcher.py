@@ -18,23 +18,32 @@ def test_the_launcher_does_not_load_mindspore():
     assert run("-c", code) == (0, "[]\n", "")
 
 
-def test_ascend_ranks_get_their_place_in_the_table(folder, mark):
+def test_ascend_ranks_get_their_place_in_the_table(folder, mark, monkeypatch):
     for rank in (2, 3):
         (folder / f"device{rank}").mkdir()
         (folder / f"device{rank}" / f"log{rank}.log").write_text("an earlier run's\n")
+    monkeypatch.delenv("HCCL_CONNECT_TIMEOUT", raising=False)
     status, told, errors = finish(launch(folder, *LAST_TWO, behaviours=["all:environment"]))
     assert (status, errors) == (0, "")
     assert told == log(folder, 2)  # the output of this machine's first rank, complete, and of no other
     for rank, device in ((2, "0"), (3, "1")):
         environment = json.loads(log(folder, rank))
-        assert {name: environment.get(name) for name in ("RANK_ID", "DEVICE_ID", "RANK_SIZE", "RANK_TABLE_FILE")} == {
+        wanted = {
             "RANK_ID": str(rank),
             "DEVICE_ID": device,
             "RANK_SIZE": "4",
             "RANK_TABLE_FILE": str(folder / "four.json"),
+            "HCCL_CONNECT_TIMEOUT": "6000",
         }
+        assert {name: environment.get(name) for name in wanted} == wanted
         assert not any(name.startswith("MS_") for name in environment)
     assert sorted(path.name for path in folder.iterdir()) == ["device2", "device3", "four.json", "rank.py"]
+
+
+def test_a_time_limit_of_hccl_that_is_set_stays(folder, mark, monkeypatch):
+    monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "1200")
+    assert finish(launch(folder, *LAST_TWO, behaviours=["all:environment"]))[0] == 0
+    assert json.loads(log(folder, 2))["HCCL_CONNECT_TIMEOUT"] == "1200"
 
 
 def test_ranks_of_a_cluster_know_their_scheduler(folder, mark, monkeypatch):

@@ -92,7 +92,13 @@ def test_a_wrong_table_is_refused_by_name(name, written):
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [('{"version": "1.0",', "not JSON"), ("[]", "version is missing"), (None, "can't be read"), ("", "not JSON")],
+    [
+        ('{"group_count": "1", "group_list": []}', "HCCL's old format .* only server_list can be used"),
+        ('{"version": "1.0",', "not JSON"),
+        ("[]", "version is missing"),
+        (None, "can't be read"),
+        ("", "not JSON"),
+    ],
 )
 def test_what_is_no_table_is_refused(content, part, tmp_path):
     path = tmp_path / "table.json"
