@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from src.checkpoint.settings import parse_with_checkpoint
 from src.common.errors import run_program
+from src.common.memory import freeze_objects
 from src.evaluation.config import EvalConfig, typed_generation
 
 
@@ -14,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, weights = parse_with_checkpoint(EvalConfig, "eval.py", arguments)
     from src.evaluation.run import evaluate  # imports MindSpore, after errors in the arguments are reported
 
+    freeze_objects()
     evaluate(config, weights, typed_generation(arguments))
 
 

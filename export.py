@@ -21,11 +21,13 @@ def main() -> None:
     from src.checkpoint.finite import require_finite
     from src.checkpoint.vocabulary import check_trained_with
     from src.common.files import require_writable
+    from src.common.memory import freeze_objects
     from src.common.vocabulary import vocabulary_md5
     from src.inference.manifest import Manifest
     from src.inference.mindir.export import default_lengths, export_model
     from src.inference.mindspore.load import open_checkpoint
 
+    freeze_objects()
     data = config.data
     if data.tokenizer_path:
         check_trained_with(data)

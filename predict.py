@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
 from src.common.errors import own_flags, run_program
+from src.common.memory import freeze_objects
 from src.evaluation.config import CLIENT_FLAG, CLIENT_FLAGS, EvalConfig, flags_of_client
 from src.generate import TextGenerator
 from src.inference.config import PredictConfig
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from src.inference.mindspore.load import open_checkpoint
 
+    freeze_objects()
     lines = read_prompts(config.prompt_file) if config.prompt_file else []
     opened = open_checkpoint(config, weights)
     tokenizer = opened.tokenizer  # a missing vocabulary is reported before the model is loaded

@@ -30,10 +30,12 @@ def main() -> None:
         dry_run(config, config.rank)
         return
     # MindSpore takes seconds to import, so it is imported after the arguments are checked.
+    from src.common.memory import freeze_objects
     from src.parallel.chip import settle_chip
     from src.parallel.mesh import prepare_device
     from src.training.trainer import Trainer
 
+    freeze_objects()
     prepare_device(config.parallel)
     settle_chip(config.parallel)
     require_fit(config)

@@ -1,6 +1,5 @@
 """The page and the API: `python -m serving_increment.flask.server --model device0 --tokenizer DIR`. See `--help`."""
 
-import gc
 import logging
 import os
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Literal
 from src.common.checks import at_least, require, whole_numbers
 from src.common.cli import parse
 from src.common.errors import InputError, run_program
+from src.common.memory import freeze_objects
 from src.serving.backends import DEFAULT_SERVER, TokenBackend
 from src.serving.listening import bound
 from src.serving.visitors import check_root_path, warn_if_open
@@ -123,7 +123,7 @@ def main() -> None:
         threads = config.waiting_limit + backend.rows + 8
         server = HttpServer(create_app(backend, settings), place, threads, root_path=config.root_path)
         address = f"http://{config.host}:{config.port}"
-        gc.freeze()  # else the garbage collector looks through all that was imported, while requests wait
+        freeze_objects()  # else requests wait for the garbage collector
         print(f"the page: {address}    the API: {address}/v1", flush=True)
         server.run()
 
