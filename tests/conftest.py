@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from src.common.memory import freeze_objects
 from src.evaluation.tasks.tnews import LABELS as TNEWS_LABELS
 from src.tokenization_jieba import words_for_sentencepiece
 from tests.support.programs import ROOT, python_of
@@ -49,6 +50,10 @@ class _ByFile(LoadFileScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return _ByFile(config, log)
+
+
+def pytest_collection_finish():
+    freeze_objects()
 
 
 @pytest.fixture(scope="session")

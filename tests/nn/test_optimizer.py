@@ -121,7 +121,9 @@ def test_updates_are_the_published_ones(name):
         assert (key == "still.weight") == (value == values[key]).all()
 
 
-@pytest.mark.parametrize("name", SPECIFICATIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "adamw")) for name in SPECIFICATIONS]
+)
 def test_half_precision_parameters_keep_float32_moments(name):
     config = settings(name)
     values, gradients = draw_problem(1)

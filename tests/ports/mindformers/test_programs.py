@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -125,10 +126,11 @@ def test_a_release_becomes_one_file(typed, tmp_path):
     assert bits(read_checkpoint(tmp_path / "pangualpha.ckpt")) == bits(known)
 
 
+REFUSALS = ROOT / "tests/ports/mindformers/in_mindformers/refusals.py"
 OTHER_MODEL = "model:\n  model_config:\n    type: LlamaConfig\n"
 
 
-def test_bad_input_is_told_in_one_line(typed, records, tmp_path):
+def test_bad_input_is_told_in_one_line(in_mindformers, records, tmp_path):
     (tmp_path / "llama.yaml").write_text(OTHER_MODEL)
     (tmp_path / "empty").mkdir()
     shutil.copy(ROOT / "tests/golden/make_golden.py", tmp_path / "no.ckpt")
@@ -156,11 +158,12 @@ def test_bad_input_is_told_in_one_line(typed, records, tmp_path):
         f"-m ports.mindformers.convert_weight --config_path_or_name x {convert}": "is none of pangualpha_tiny",
         f"-m ports.mindformers.cmrc2018_data_process --dev_file {tmp_path}/gone --output_file x": "gone is not there",
     }
-    for command, words in cases.items():
-        done = typed(command, folder=tmp_path / "empty")
-        line = done.stderr.strip().splitlines()[-1]
-        assert done.returncode == 2 and line.startswith("error: ") and words in line, (command, done.stderr[-1500:])
-        assert "Traceback" not in done.stderr
+    commands = json.dumps([shlex.split(command)[1:] for command in cases])
+    outcomes = json.loads(in_mindformers(REFUSALS, commands, folder=tmp_path / "empty").stdout.splitlines()[-1])
+    for (command, words), (status, errors) in zip(cases.items(), outcomes, strict=True):
+        line = errors.strip().splitlines()[-1]
+        assert status == 2 and line.startswith("error: ") and words in line, (command, errors[-1500:])
+        assert "Traceback" not in errors
 
 
 VERSION = """

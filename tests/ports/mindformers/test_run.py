@@ -194,7 +194,10 @@ def test_two_processes_finetune_and_evaluate_as_one(one_and_two, work, records, 
         assert perplexity(printed) == expected_perplexity
 
 
-@pytest.mark.parametrize("more", ["", "parallel_config.use_seq_parallel=True recompute_config.recompute=True"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param("", marks=pytest.mark.slow), "parallel_config.use_seq_parallel=True recompute_config.recompute=True"],
+)
 def test_tensor_parallel_compiles_as_planned(typed, more, tmp_path):
     options = f"--dry_run --options parallel_config.model_parallel=2 parallel_config.data_parallel=2 {more}"
     printed = told(typed(f"-W ignore {PROGRAM} {options}", folder=tmp_path))
