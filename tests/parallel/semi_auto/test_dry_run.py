@@ -101,8 +101,7 @@ VIRTUAL = ["--parallel.pipeline=2", "--parallel.virtual_stages=2", "--model.num_
 
 @pytest.mark.slow
 def test_virtual_stages_are_as_planned():
-    """Each of 2 micro-batches crosses three boundaries up and three down. The last stage sends on one side of each of
-    them, and the gradient of the word table."""
+    """Both micro-batches cross three boundaries up and down. The last stage also sends the word table's gradient."""
     status, output, errors = dry_run(*VIRTUAL, "--parallel.tensor=2", "--parallel.micro_batch_num=2", "--rank=2")
     assert status == 0, errors
     assert len(planned(output)) == 1 and f"{2 * (2 * 2 - 1) + 1} Send among 2" in output
