@@ -8,6 +8,7 @@ import pytest
 from src.common.cli import parse
 from src.common.errors import InputError
 from src.inference.config import CheckpointConfig
+from src.inference.mindspore import load
 from src.parallel.plan import fitting
 from src.parallel.plan.costs import rank_memory
 from src.training.config import TrainConfig, recipe_of
@@ -112,6 +113,15 @@ def test_weights_must_fit_the_device_that_generates(flags, told):
     config = parse(CheckpointConfig, "predict.py", ["--parallel.device_target=Ascend", *flags])
     with pytest.raises(InputError, match=told) if told else nullcontext():
         fitting.require_weights_fit(config)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(monkeypatch):
+    monkeypatch.setattr(load, "prepare_device", lambda parallel: None)  # there is no such device here
+    monkeypatch.setattr(load, "settle_chip", lambda parallel: None)
+    with pytest.raises(InputError, match="the weights do not fit"):
+        load.open_checkpoint(
+            parse(CheckpointConfig, "predict.py", ["--parallel.device_target=Ascend", "--mode=13B"]), None
+        )
 
 
 def test_moments_on_the_host_have_float32_weights():

@@ -99,7 +99,6 @@ def test_every_rank_of_eight_is_as_planned(flags):
 VIRTUAL = ["--parallel.pipeline=2", "--parallel.virtual_stages=2", "--model.num_layers=4", "--model.dropout_rate=0.1"]
 
 
-@pytest.mark.slow
 def test_virtual_stages_are_as_planned():
     """Both micro-batches cross three boundaries up and down. The last stage also sends the word table's gradient."""
     status, output, errors = dry_run(*VIRTUAL, "--parallel.tensor=2", "--parallel.micro_batch_num=2", "--rank=2")
@@ -129,7 +128,6 @@ def test_virtual_stages_of_eight_ranks_are_as_planned(flags, sends):
     assert len(planned(output)) == 2 and output.count(f" {sends} Send among 2") == 2
 
 
-@pytest.mark.slow
 def test_a_whole_vocabulary_is_as_planned():
     """Groups of 2 have 12 sums in the layers, none for the embedding and a row's loss, 2 for the losses of both
     replicas, and the gradients of 10 parameters in each layer. Groups of 4 have the gradients of 6 parameters in each
